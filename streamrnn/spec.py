@@ -1,0 +1,71 @@
+"""What a deployment is about, as plain frozen values that every floor may read.
+
+The configuration file (floor 4) is turned into these once; nothing below ever sees YAML, environment
+variables or defaults chosen elsewhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Within = Literal["one", "last", "mean", "sum"]
+Cell = Literal["rnn", "gru", "lstm", "gru-d"]
+
+DAY_MS = 86_400_000
+
+
+@dataclass(frozen=True, slots=True)
+class StreamSpec:
+    """The event-time grid, the channels and the bounds of one stream.
+
+    `step_ms == 0` means irregular: every tick is a step. All times are milliseconds.
+    """
+
+    channels: tuple[str, ...]
+    step_ms: int
+    horizon: int
+    quantiles: tuple[float, ...] = (0.05, 0.5, 0.95)
+    within: Within = "one"
+    lateness_ms: int = 0
+    idle_after_ms: int = 60_000
+    gap_max: int = 64
+    future_max_ms: int = 60_000
+    burn_in: int = 64
+    warm_up: int = 64
+    series_max: int = 10_000
+    # Ticks a series may hold back in steps not yet closed (`lateness` > 0, long records, aggregation).
+    pending_max: int = 1024
+    # Periods, in ms, whose phase the network is shown as sine and cosine (calendar features).
+    calendar_ms: tuple[int, ...] = ()
+    # Decay per step of the running scale of differences, and of the running level and its spread.
+    scale_decay: float = 0.99
+    level_decay: float = 0.999
+
+    @property
+    def irregular(self) -> bool:
+        return self.step_ms == 0
+
+    @property
+    def input_size(self) -> int:
+        """Width F of one network input row: (u, z) per channel, log Δt, sine and cosine per calendar period."""
+        return 2 * len(self.channels) + 1 + 2 * len(self.calendar_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """The network's shape: everything needed to build it before its weights are loaded."""
+
+    channels: int
+    horizon: int
+    quantiles: tuple[float, ...]
+    calendars: int = 0
+    cell: Cell = "gru"
+    hidden: int = 64
+    layers: int = 2
+    layer_norm: bool = False
+    dropout: float = 0.0
+
+    @property
+    def input_size(self) -> int:
+        return 2 * self.channels + 1 + 2 * self.calendars

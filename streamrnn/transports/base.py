@@ -1,0 +1,171 @@
+"""What every transport offers: a Source of records, a Sink for outputs, a reader of whole partitions, an admin.
+
+Transports know bytes, offsets and partitions; they know nothing of models, series or JSON. `memory`, `files` and
+`kafka` implement these, and one contract suite (tests/transports/contract.py) runs against memory and Kafka alike.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from streamrnn.records import Record
+
+
+class TransportError(Exception):
+    """The broker could not do what was asked. The message says what, where, and what to do."""
+
+
+class DeliveryFailed(TransportError):
+    """Some output was not acknowledged in time or was refused; nothing may be committed on its strength."""
+
+
+class OwnershipLost(TransportError):
+    """The partition belongs to another member of the group by now; roll back and wait to be assigned again."""
+
+
+class TopicMissing(TransportError):
+    """A topic that is needed does not exist; the message names the command that creates it."""
+
+
+class Deadline:
+    """A moment by which waiting ends; passed along so that several waits share one budget."""
+
+    __slots__ = ("_at_s",)
+
+    def __init__(self, seconds: float) -> None:
+        self._at_s = time.monotonic() + seconds
+
+    def remaining_s(self) -> float:
+        return max(0.0, self._at_s - time.monotonic())
+
+    @property
+    def passed(self) -> bool:
+        return self.remaining_s() == 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """A group's committed offset (the next one to process) with the small string stored beside it."""
+
+    offset: int
+    metadata: str = ""
+
+
+class Listener(Protocol):
+    """Told of rebalances. `revoked` runs before the partitions go to others; both run inside the rebalance, so they must be
+    quick; an exception in either is fatal to the Source (its next poll raises it)."""
+
+    async def revoked(self, partitions: frozenset[int]) -> None: ...
+    async def assigned(self, partitions: frozenset[int]) -> None: ...
+
+
+class Source(Protocol):
+    """A member of a consumer group on one input topic. Positions are its user's: nothing is committed unasked."""
+
+    topic: str
+
+    async def start(self, listener: Listener) -> None: ...
+    async def poll(self, timeout_ms: int, records_max: int) -> Sequence[tuple[int, Sequence[Record]]]:
+        """Records by partition, in offset order within each. Empty when nothing came in time."""
+        ...
+
+    async def commit(self, offsets: Mapping[int, Committed], deadline: Deadline) -> None:
+        """Raises OwnershipLost if one of the partitions is no longer ours, TransportError otherwise."""
+        ...
+
+    async def committed(self, partitions: Sequence[int]) -> dict[int, Committed | None]: ...
+    async def begin_offsets(self, partitions: Sequence[int]) -> dict[int, int]: ...
+    async def end_offsets(self, partitions: Sequence[int]) -> dict[int, int]: ...
+    def seek(self, partition: int, offset: int) -> None: ...
+    def pause(self, partitions: Sequence[int]) -> None: ...
+    def resume(self, partitions: Sequence[int]) -> None: ...
+    def lag(self) -> dict[int, int | None]:
+        """Per owned partition: high watermark − position; None while the watermark is unknown."""
+        ...
+
+    async def stop(self, deadline: Deadline) -> None: ...
+
+
+class Delivery(Protocol):
+    """Everything appended to a Sink between two calls of `seal`."""
+
+    async def wait(self, deadline: Deadline) -> None:
+        """Returns when every record is acknowledged; raises DeliveryFailed otherwise."""
+        ...
+
+
+class Sink(Protocol):
+    """Appends outputs to record batches built per partition. Bounded: when `in_flight_bytes_max` is reached, the
+    records wait in the Sink's user (see `has_room`)."""
+
+    async def start(self) -> None: ...
+    async def append_many(
+        self,
+        topic: str,
+        partition: int,
+        keys: Sequence[bytes | None],
+        values: Sequence[bytes | None],
+        timestamps_ms: Sequence[int],
+        headers: Sequence[Sequence[tuple[str, bytes]]] | None = None,
+    ) -> None: ...
+    async def partitions_for(self, topic: str) -> int:
+        """How many partitions the topic has; raises TopicMissing."""
+        ...
+
+    async def seal(self) -> Delivery:
+        """Hands the open batches to the client and returns the handle that covers all since the last seal."""
+        ...
+
+    async def stop(self, deadline: Deadline) -> None: ...
+
+
+class PartitionReader(Protocol):
+    """Reads named partitions of a topic from given offsets without a group: the trainer's input, the models topic."""
+
+    async def start(self, topic: str, start: Mapping[int, int] | None) -> None:
+        """`start` maps partition to offset; None reads every partition from its beginning."""
+        ...
+
+    async def poll(self, timeout_ms: int, records_max: int) -> Sequence[tuple[int, Sequence[Record]]]: ...
+    async def begin_offsets(self) -> dict[int, int]: ...
+    async def end_offsets(self) -> dict[int, int]: ...
+    def position(self, partition: int) -> int:
+        """The next offset to be read: beyond holes that compaction or transaction markers left."""
+        ...
+
+    async def stop(self, deadline: Deadline) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class TopicNeed:
+    """A topic the service needs and how it must be made."""
+
+    name: str
+    partitions: int
+    config: Mapping[str, str]
+    replication: int = -1  # the broker's default
+
+
+class Admin(Protocol):
+    async def start(self) -> None: ...
+    async def describe(self, names: Sequence[str]) -> dict[str, int | None]:
+        """Partition count per topic, None where it does not exist. Never creates one."""
+        ...
+
+    async def create(self, needs: Sequence[TopicNeed]) -> list[str]:
+        """Creates those that are missing; returns their names. Raises TransportError with the broker's reason."""
+        ...
+
+    async def stop(self) -> None: ...
+
+
+class Transport(Protocol):
+    """One way to reach a broker; makes the four above. `group` is the consumer group's name."""
+
+    def source(self, topic: str, group: str) -> Source: ...
+    def sink(self) -> Sink: ...
+    def reader(self) -> PartitionReader: ...
+    def admin(self) -> Admin: ...
