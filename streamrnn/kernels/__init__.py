@@ -23,8 +23,3 @@ F = TypeVar("F", bound=Callable[..., Any])
 def compiled(function: F) -> F:
     """`numba.njit` with this package's settings: cached, without the GIL, IEEE division, no fastmath."""
     return cast(F, numba.njit(cache=True, nogil=True, error_model="numpy")(function))
-
-
-def inlined(function: F) -> F:
-    """As `compiled`, for small helpers that belong inside their callers' loops."""
-    return cast(F, numba.njit(cache=True, nogil=True, error_model="numpy", inline="always")(function))

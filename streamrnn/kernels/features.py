@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from streamrnn.kernels import compiled, inlined
+from streamrnn.kernels import compiled
 from streamrnn.records import F32, F64, I32, I64
 
 # A move or a deviation is shown up to this many units; beyond, the network learns nothing but that it was large.
@@ -25,12 +25,12 @@ SPIKE = 25.0
 FLOOR = 1e-7
 
 
-@inlined
+@compiled
 def _clip(x: float) -> float:
     return min(max(x, -CLIP), CLIP)
 
 
-@inlined
+@compiled
 def unit_of(scale2: float, value: float, seen: int) -> float:
     """The scale in the channel's own unit; never 0. Before a second value there is none: a tenth of the value."""
     if seen < 2:

@@ -1,0 +1,1 @@
+"""Stream semantics: series, frames, the engine, the replay buffer. No I/O, no clock."""

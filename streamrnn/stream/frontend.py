@@ -1,0 +1,262 @@
+"""From decoded ticks to frames: rows of the table, the event-time grid, online scaling. Shared by engine and trainer.
+
+Both see exactly the same frames, so that what a network is trained on is what it will be shown when it serves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from streamrnn.grid import DUE_UNKNOWN, STATUS_REASONS, GridReference, GridState
+from streamrnn.kernels import features, grid
+from streamrnn.records import F32, F64, I16, I32, I64, U8, Reason, TickBatch
+from streamrnn.spec import StreamSpec
+from streamrnn.stream.table import Field, SeriesTable
+
+
+def frontend_fields(spec: StreamSpec) -> list[Field]:
+    """The columns that the grid and the scaling keep per series."""
+    channels = (len(spec.channels),)
+    return [
+        Field("last_step", (), np.int64, fill=grid.NEVER),
+        Field("real_step", (), np.int64, fill=grid.NEVER),
+        Field("last_ts", (), np.int64, fill=grid.NEVER),
+        Field("resting", (), np.uint8),
+        Field("prev_step", (), np.int64),
+        Field("steps", (), np.int64),
+        Field("dt_mean", (), np.float32),
+        Field("last", channels, np.float64),
+        Field("level", channels, np.float64),
+        Field("level_spread2", channels, np.float32),
+        Field("scale2", channels, np.float32),
+        Field("seen", channels, np.int32),
+        Field("since", channels, np.float32),
+    ]
+
+
+@dataclass(slots=True)
+class Frames:
+    """Aligned, scaled steps in (series, time) order; gaps are frames whose channels are all missing.
+
+    `values` [frame, channel] with NaN for missing; `inputs` [frame, F] what the network is shown (rounded to half
+    precision, as it is kept for rebuilding states); `base` [frame, channel] the last seen value; `scale`
+    [frame, channel] the running scale of moves; `age` [frame, channel] steps since last seen; `number` [frame] how
+    many steps the series had taken before. `runs` [run, 3] holds (slot, start, stop) per series.
+    """
+
+    slot: I32
+    step: I64
+    ts_ms: I64
+    kind: U8
+    tick: I64
+    values: F64
+    inputs: F32
+    base: F64
+    scale: F32
+    age: F32
+    number: I64
+    runs: I64
+    # Parts of the result that are not frames.
+    consumed: int  # ticks of the batch that were taken; the rest must be offered again
+    evicted: list[int]  # slots that were emptied before these frames
+    rejected: list[tuple[int, Reason, str]]
+    skipped: int
+
+    def __len__(self) -> int:
+        return len(self.slot)
+
+
+class FrontEnd:
+    """Turns tick batches into frames; owns no state but the table's columns, open steps and partitions' event time."""
+
+    def __init__(self, spec: StreamSpec, table: SeriesTable | None = None) -> None:
+        self.spec = spec
+        self.table = table if table is not None else SeriesTable([], spec.series_max)
+        self.table.add(frontend_fields(spec))
+        self._calendar: I64 = np.array(spec.calendar_ms, dtype=np.int64)
+        self._reference = GridReference(spec)
+        # Wide ticks, one a step (or irregular), nothing held back: the compiled grid serves them.
+        self._plain = spec.lateness_ms == 0 and (spec.irregular or spec.within == "one")
+        self._held = False  # a long tick came by: from then on steps may be open, which only the reference knows
+        self._partition_ts: I64 = np.full(16, grid.NEVER, dtype=np.int64)
+        self._partition_due: I64 = np.full(16, DUE_UNKNOWN, dtype=np.int64)
+        self._capacity = 4096
+
+    def series_name(self, slot: int) -> str:
+        name = self.table.names[slot]
+        if name is None:
+            raise KeyError(f"row {slot} holds no series")
+        return name
+
+    def event_time_ms(self, partition: int) -> int | None:
+        """The newest event time of a partition, None before its first tick."""
+        if partition >= len(self._partition_ts) or self._partition_ts[partition] == grid.NEVER:
+            return None
+        return int(self._partition_ts[partition])
+
+    def drop(self, partition: int) -> int:
+        """Forgets a partition and its series; returns how many they were."""
+        for row in self.table.series(partition).values():
+            self._reference.forget(row)
+        if partition < len(self._partition_ts):
+            self._partition_ts[partition] = grid.NEVER
+            self._partition_due[partition] = DUE_UNKNOWN
+        return self.table.drop(partition)
+
+    def process(self, batch: TickBatch, begin: int = 0) -> Frames:
+        """Frames of ticks `begin..begin + consumed`; offer the rest again (see `SeriesTable.assign`)."""
+        slot, evicted = self.table.assign(batch.partition, batch.series, begin)
+        for row in evicted:
+            self._reference.forget(row)
+        stop = begin + len(slot)
+        self._room_for_partitions(batch.partition[begin:stop])
+        state = self._state()
+        status: U8 = np.zeros(len(slot), dtype=np.uint8)
+        channel = batch.channel[begin:stop]
+        part, ts, record_ts = batch.partition[begin:stop], batch.ts_ms[begin:stop], batch.record_ts_ms[begin:stop]
+        values = batch.values[begin:stop]
+        if self._plain and not self._held and not (channel >= 0).any():
+            out = self._align_compiled(state, slot, part, ts, record_ts, values, status)
+        else:
+            self._held = True
+            out = self._align_reference(state, slot, part, ts, record_ts, values, channel, status)
+        frame_slot, step, frame_ts, kind, tick, frame_values, skipped = out
+        rejected: list[tuple[int, Reason, str]] = []
+        if status.any():
+            for i in np.flatnonzero(status):
+                reason = STATUS_REASONS[status[i]]
+                if reason is not None:
+                    rejected.append((begin + int(i), reason, self._detail(reason, state, int(slot[i]), int(ts[i]))))
+        return self._scaled(
+            frame_slot, step, frame_ts, kind, tick + begin, frame_values, len(slot), evicted, rejected, skipped
+        )
+
+    # ── the grid ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _room_for_partitions(self, partition: I32) -> None:
+        highest = int(partition.max(initial=0))
+        if highest >= len(self._partition_ts):
+            extra = max(highest + 1 - len(self._partition_ts), len(self._partition_ts))
+            self._partition_ts = np.concatenate([self._partition_ts, np.full(extra, grid.NEVER, dtype=np.int64)])
+            self._partition_due = np.concatenate([self._partition_due, np.full(extra, DUE_UNKNOWN, dtype=np.int64)])
+
+    def _state(self) -> GridState:
+        columns = self.table.columns
+        return GridState(
+            row_partition=self.table.partition,
+            last_step=columns["last_step"],
+            real_step=columns["real_step"],
+            last_ts=columns["last_ts"],
+            resting=columns["resting"],
+            partition_ts=self._partition_ts,
+            partition_due=self._partition_due,
+        )
+
+    def _align_compiled(
+        self, state: GridState, slot: I32, part: I32, ts: I64, record_ts: I64, values: F64, status: U8
+    ) -> tuple[I32, I64, I64, U8, I64, F64, int]:
+        spec = self.spec
+        parts: list[tuple[I32, I64, I64, U8, I64]] = []
+        begin, skipped = 0, 0
+        while begin < len(slot):
+            size = self._capacity
+            out_slot: I32 = np.empty(size, dtype=np.int32)
+            out_step, out_ts, out_tick = (np.empty(size, dtype=np.int64) for _ in range(3))
+            out_kind: U8 = np.empty(size, dtype=np.uint8)
+            consumed, written, skips = grid.align(
+                begin, slot, part, ts, record_ts, spec.step_ms, spec.idle_after_ms, spec.gap_max, spec.future_max_ms,
+                self.table.used, state.row_partition, state.last_step, state.real_step, state.last_ts, state.resting,
+                state.partition_ts, state.partition_due, status, out_slot, out_step, out_ts, out_kind, out_tick,
+            )  # fmt: skip
+            if consumed == 0:
+                self._capacity *= 2  # one tick reveals more gaps than fit
+                continue
+            begin += consumed
+            skipped += skips
+            parts.append(
+                (out_slot[:written], out_step[:written], out_ts[:written], out_kind[:written], out_tick[:written])
+            )
+        if len(parts) == 1:
+            all_slot, step, frame_ts, kind, tick = parts[0]
+        else:
+            columns = list(zip(*parts, strict=True)) if parts else [(np.empty(0, np.int64),)] * 5
+            all_slot = np.concatenate(columns[0]).astype(np.int32)
+            step, frame_ts, tick = (np.concatenate(columns[i]) for i in (1, 2, 4))
+            kind = np.concatenate(columns[3]).astype(np.uint8)
+        frame_values: F64 = np.empty((len(all_slot), values.shape[1]))
+        grid.spread_values(tick, kind, values, frame_values)
+        return all_slot, step, frame_ts, kind, tick, frame_values, skipped
+
+    def _align_reference(
+        self, state: GridState, slot: I32, part: I32, ts: I64, record_ts: I64, values: F64, channel: I16, status: U8
+    ) -> tuple[I32, I64, I64, U8, I64, F64, int]:
+        steps, skipped = self._reference.align(
+            state, self.table.used, slot, part, ts, record_ts, values, channel, status
+        )
+        frame_values = np.array(steps.values, dtype=np.float64).reshape(len(steps.slot), values.shape[1])
+        return (
+            np.array(steps.slot, dtype=np.int32),
+            np.array(steps.step, dtype=np.int64),
+            np.array(steps.ts, dtype=np.int64),
+            np.array(steps.kind, dtype=np.uint8),
+            np.array(steps.tick, dtype=np.int64),
+            frame_values,
+            skipped,
+        )
+
+    def _detail(self, reason: Reason, state: GridState, row: int, ts: int) -> str:
+        if reason == "future":
+            return f"ts {ts} is more than future_max ({self.spec.future_max_ms} ms) ahead of the record's own time"
+        if reason == "pending-full":
+            return f"the series holds back {self.spec.pending_max} ticks (pending_max) in steps not closed yet"
+        return f"ts {ts}; the series has closed its steps up to {int(state.last_step[row]) * max(self.spec.step_ms, 1)}"
+
+    # ── scaling ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _scaled(
+        self,
+        slot: I32,
+        step: I64,
+        ts: I64,
+        kind: U8,
+        tick: I64,
+        values: F64,
+        consumed: int,
+        evicted: list[int],
+        rejected: list[tuple[int, Reason, str]],
+        skipped: int,
+    ) -> Frames:
+        spec = self.spec
+        count = len(slot)
+        order = np.argsort(slot, kind="stable")  # frames of one series together, in time
+        slot, step, ts, kind, tick, values = (
+            slot[order],
+            step[order],
+            ts[order],
+            kind[order],
+            tick[order],
+            values[order],
+        )
+        inputs: F32 = np.empty((count, spec.input_size), dtype=np.float32)
+        base: F64 = np.empty(values.shape)
+        scale: F32 = np.empty(values.shape, dtype=np.float32)
+        age: F32 = np.empty(values.shape, dtype=np.float32)
+        number: I64 = np.empty(count, dtype=np.int64)
+        column = self.table.columns
+        features.observe(
+            slot, step, ts, values, spec.irregular, spec.scale_decay, spec.level_decay, self._calendar,
+            column["last"], column["level"], column["level_spread2"], column["scale2"], column["seen"],
+            column["since"], column["prev_step"], column["dt_mean"], column["steps"],
+            inputs, base, scale, age, number,
+        )  # fmt: skip
+        inputs = inputs.astype(np.float16).astype(np.float32)
+        edges = np.flatnonzero(np.diff(slot)) + 1
+        starts = np.concatenate([[0], edges]) if count else np.empty(0, dtype=np.int64)
+        stops = np.concatenate([edges, [count]]) if count else np.empty(0, dtype=np.int64)
+        runs = np.stack([slot[starts], starts, stops], axis=1) if count else np.empty((0, 3), dtype=np.int64)
+        return Frames(
+            slot, step, ts, kind, tick, values, inputs, base, scale, age, number, runs.astype(np.int64),
+            consumed, evicted, rejected, skipped,
+        )  # fmt: skip

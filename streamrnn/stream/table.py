@@ -1,0 +1,199 @@
+"""The one owner of mutable per-series state: a row per series in contiguous arrays, one array per field.
+
+A batch of series is then one gather, one step, one scatter, and a series' whole state is row i of every array. Rules:
+
+1. A row belongs to one (partition, series); state moves with its partition, so the same name in two partitions is two rows.
+2. At most `rows_max` rows. When they are used up, the series that has been silent longest is let go.
+3. Rows are reused only after they were reset to the fields' fill values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from streamrnn.records import I32, I64
+
+# How many of the longest silent rows are looked up at once when rows run out: one partial sort then serves many
+# newcomers. Larger finds more per search, smaller forgets less when churn stops.
+VICTIMS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One array of the table: `shape` is the shape of a row, `fill` the value of a fresh one."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: DTypeLike
+    fill: float = 0
+
+
+class SeriesTable:
+    """Rows of state by (partition, series); `columns[name]` is [capacity, *shape]."""
+
+    def __init__(self, fields: Iterable[Field], rows_max: int, rows_start: int = 64) -> None:
+        self.rows_max = rows_max
+        self.capacity = min(rows_start, rows_max)
+        self.fields: dict[str, Field] = {}
+        self.columns: dict[str, NDArray[np.generic]] = {}
+        self.used = 0  # rows ever handed out: all live rows are below it
+        self.names: list[str | None] = []
+        self.partition: I32 = np.full(self.capacity, -1, dtype=np.int32)
+        self.evictions = 0
+        self._seen: I64 = np.zeros(self.capacity, dtype=np.int64)
+        self._arrivals = 1  # ticks given a row so far; a row's entry in _seen is the last of them that was its own
+        self._index: dict[int, dict[str, int]] = {}
+        self._free: list[int] = []
+        self._victims: list[tuple[int, int]] = []
+        self.add(fields)
+
+    def add(self, fields: Iterable[Field]) -> None:
+        for field in fields:
+            if field.name in self.fields:
+                raise ValueError(f"field {field.name!r} is in the table already")
+            self.fields[field.name] = field
+            self.columns[field.name] = np.full((self.capacity, *field.shape), field.fill, dtype=field.dtype)
+
+    def replace(self, field: Field) -> None:
+        """Puts a field of another shape in the place of an old one, all rows fresh (a new kind of network came)."""
+        self.fields.pop(field.name, None)
+        self.add([field])
+
+    def __len__(self) -> int:
+        return sum(len(rows) for rows in self._index.values())
+
+    def row_bytes(self) -> int:
+        """Bytes of state one series takes in the arrays (its name and index entry come on top)."""
+        return sum(array[:1].nbytes for array in self.columns.values()) + self.partition.itemsize + self._seen.itemsize
+
+    def series(self, partition: int) -> dict[str, int]:
+        """Row by series name of one partition; not to be changed by the caller."""
+        return self._index.get(partition, {})
+
+    def find(self, partition: int, series: str) -> int | None:
+        return self._index.get(partition, {}).get(series)
+
+    # ── rows for a batch ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def assign(self, partition: I32, series: Sequence[str], begin: int) -> tuple[I32, list[int]]:
+        """Rows for ticks `begin..`, newcomers included, and the rows that were reset for them.
+
+        Stops short where a newcomer would need the row of a series that spoke earlier in the same call: the caller
+        processes what it got and calls again, so that the outcome is the same as tick by tick.
+        """
+        rows: list[int] = []
+        evicted: list[int] = []
+        total = len(series)
+        at = begin
+        while at < total:
+            p = int(partition[at])
+            stop = at + 1
+            while stop < total and partition[stop] == p:
+                stop += 1
+            index = self._index.setdefault(p, {})
+            get = index.get
+            chunk = [get(name, -1) for name in series[at:stop]]
+            if -1 in chunk and not self._admit(p, series, at, stop, chunk, index, evicted):
+                rows += chunk[: chunk.index(-2)]
+                break  # the row needed is one of this very call
+            rows += chunk
+            self._seen[chunk] = self._arrivals  # spoken in this call: no victims of the next partition's newcomers
+            at = stop
+        out = np.array(rows, dtype=np.int32)
+        if out.size:
+            # With repeated rows numpy keeps the last value written, which is the newest arrival.
+            self._seen[out] = np.arange(self._arrivals, self._arrivals + out.size)
+            self._arrivals += out.size
+        return out, evicted
+
+    def _admit(
+        self,
+        partition: int,
+        series: Sequence[str],
+        at: int,
+        stop: int,
+        chunk: list[int],
+        index: dict[str, int],
+        evicted: list[int],
+    ) -> bool:
+        """Gives the chunk's newcomers (−1) rows in order; False, with −2 in the chunk, where it has to end."""
+        arrived = self._arrivals  # everything seen before this call is older
+        for i in range(len(chunk)):
+            name = series[at + i]
+            row = index.get(name, -1)  # looked up anew: a newcomer may have spoken before, or taken a row of this chunk
+            if row < 0:
+                row = self._allocate(arrived, evicted)
+                if row < 0:
+                    chunk[i] = -2
+                    return False
+                index[name] = row
+                self.names[row] = name
+                self.partition[row] = partition
+            chunk[i] = row
+            self._seen[row] = arrived
+        return True
+
+    def _allocate(self, arrived: int, evicted: list[int]) -> int:
+        if self._free:
+            return self._free.pop()
+        if self.used < self.rows_max:
+            if self.used == self.capacity:
+                self._grow()
+            self.used += 1
+            self.names.append(None)
+            return self.used - 1
+        while True:
+            if not self._victims:
+                self._find_victims(arrived)
+                if not self._victims:
+                    return -1
+            row, seen = self._victims.pop()
+            if self._seen[row] == seen:  # it has not spoken since it was looked up
+                break
+        self._forget(row)
+        self.evictions += 1
+        evicted.append(row)
+        return row
+
+    def _find_victims(self, arrived: int) -> None:
+        count = min(VICTIMS, self.used)
+        seen = self._seen[: self.used]
+        oldest = np.argpartition(seen, count - 1)[:count] if count < self.used else np.arange(self.used)
+        oldest = oldest[seen[oldest] < arrived]
+        ordered = oldest[np.argsort(seen[oldest], kind="stable")][::-1]  # popped from the end: the oldest first
+        self._victims = [(int(row), int(seen[row])) for row in ordered]
+
+    def _grow(self) -> None:
+        capacity = min(self.capacity * 2, self.rows_max)
+        extra = capacity - self.capacity
+        for name, field in self.fields.items():
+            fresh = np.full((extra, *field.shape), field.fill, dtype=field.dtype)
+            self.columns[name] = np.concatenate([self.columns[name], fresh])
+        self.partition = np.concatenate([self.partition, np.full(extra, -1, dtype=np.int32)])
+        self._seen = np.concatenate([self._seen, np.zeros(extra, dtype=np.int64)])
+        self.capacity = capacity
+
+    # ── letting go ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _forget(self, row: int) -> None:
+        name = self.names[row]
+        if name is not None:
+            del self._index[int(self.partition[row])][name]
+        self.names[row] = None
+        self.partition[row] = -1
+        for field_name, field in self.fields.items():
+            self.columns[field_name][row] = field.fill
+
+    def drop(self, partition: int) -> int:
+        """Lets a whole partition go (it was revoked); returns how many series that were."""
+        rows = list(self._index.get(partition, {}).values())
+        for row in rows:
+            self._forget(row)
+        self._free += rows
+        self._victims = []
+        self._index.pop(partition, None)
+        return len(rows)
