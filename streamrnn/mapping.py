@@ -1,0 +1,205 @@
+"""Where the fields of a record are, and the types generated from that: the decoder's schema is its validator.
+
+People's topics have their own shapes. `DecodeSpec` names a path for each field of the contract; `shape_of` builds one
+msgspec struct per JSON object on those paths, so that parsing, typing and bounds are one pass in C and fields that the
+contract does not name cost only their bytes.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from operator import attrgetter
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from streamrnn.spec import StreamSpec
+
+TsUnit = Literal["s", "ms", "us", "ns"]
+
+# Stands for "the field is not there" among the channel values. `null` arrives as None and a number as another object,
+# and JSON has no NaN, so identity tells the three apart (tuples compare by identity first).
+ABSENT = math.nan
+
+Path = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeSpec:
+    r"""Field paths and bounds. A path is JSON keys joined by dots (`device.id`); `\.` is a dot inside a key.
+
+    `values` maps every channel to its path; None means `values.<channel>`. `channel` and `value` are the long form;
+    both None: long records are not read. `ts_unit` says what an integer `ts` counts (RFC 3339 text is read always).
+    """
+
+    series: str = "series"
+    ts: str = "ts"
+    ts_unit: TsUnit = "ms"
+    values: Mapping[str, str] | None = None
+    channel: str | None = "channel"
+    value: str | None = "value"
+    record_bytes_max: int = 1 << 20
+    series_bytes_max: int = 256
+    value_abs_max: float = 1e15
+    # 1970. Seconds taken for milliseconds land in January 1970: a deployment that knows better raises this.
+    ts_min_ms: int = 0
+
+
+Head = tuple[str | None, "int | float | datetime | None", str | None, "float | None"]
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A generated schema and how to read one decoded row.
+
+    `head(row)` is (series, ts, channel, value), `body(row)` the channel values in the stream's order, ABSENT where
+    there is no field. Both raise AttributeError where an object on the way is `null`; `head_sparse` and `body_sparse`
+    do not, and are slower. `ts_path` is the path as msgspec writes it in its messages.
+    """
+
+    root: type[msgspec.Struct]
+    head: Callable[[Any], Head]
+    body: Callable[[Any], tuple[float | None, ...]]
+    head_sparse: Callable[[Any], Head]
+    body_sparse: Callable[[Any], tuple[float | None, ...]]
+    ts_path: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Leaf:
+    kind: Any
+    default: object
+
+
+_Tree = dict[str, "_Leaf | _Tree"]
+
+
+def split_path(path: str) -> Path:
+    r"""Keys of a dotted path; `\.` is a dot within a key. Raises ValueError on an empty key."""
+    keys = tuple(key.replace("\\.", ".") for key in re.split(r"(?<!\\)\.", path))
+    if "" in keys:
+        raise ValueError(f"decode: the field path {path!r} has an empty key")
+    return keys
+
+
+def shape_of(spec: StreamSpec, decode: DecodeSpec) -> Shape:
+    """The structs for these paths. Raises ValueError where paths collide or cannot be mapped; it says which."""
+    _check_bounds(decode)
+    number = Annotated[float, Meta(ge=-decode.value_abs_max, le=decode.value_abs_max)]
+    instant = Annotated[datetime, Meta(tz=True)]
+    # Seconds come with a fraction (`time.time()`); in the finer units a fraction is a sign of the wrong unit.
+    # The bound keeps seconds x 10^6 finite; the codec's own bounds are narrower.
+    seconds = Annotated[float, Meta(ge=-1e15, le=1e15)]
+    ts_kind = int | seconds | instant | None if decode.ts_unit == "s" else int | instant | None
+
+    tree: _Tree = {}
+    head_paths = [split_path(decode.series), split_path(decode.ts)]
+    head_leaves = [_Leaf(str | None, None), _Leaf(ts_kind, None)]
+    if decode.channel is not None and decode.value is not None:
+        head_paths += [split_path(decode.channel), split_path(decode.value)]
+        head_leaves += [_Leaf(str | None, None), _Leaf(number | None, ABSENT)]
+    for path, leaf in zip(head_paths, head_leaves, strict=True):
+        _plant(tree, path, leaf)
+    value_paths = _value_paths(spec, decode)
+    for path in value_paths:
+        _plant(tree, path, _Leaf(number | None, ABSENT))
+
+    attributes: dict[Path, str] = {}
+    root = _struct("Row", tree, (), "", attributes)
+    names_head = [attributes[path] for path in head_paths]
+    names_head += ["unmapped"] * (4 - len(names_head))
+    names_body = [attributes[path] for path in value_paths]
+    return Shape(
+        root=root,
+        head=_getter(names_head),
+        body=_getter(names_body),
+        head_sparse=_sparse_getter(names_head, (None, None, None, ABSENT)),
+        body_sparse=_sparse_getter(names_body, (ABSENT,) * len(names_body)),
+        ts_path=".".join(split_path(decode.ts)),
+    )
+
+
+def _check_bounds(decode: DecodeSpec) -> None:
+    if (decode.channel is None) != (decode.value is None):
+        raise ValueError("decode: the long form needs both `channel` and `value`, or neither")
+    if not 0.0 < decode.value_abs_max < math.inf:
+        raise ValueError("decode: value_abs_max must be positive and finite")
+    if decode.record_bytes_max < 1 or decode.series_bytes_max < 1:
+        raise ValueError("decode: record_bytes_max and series_bytes_max must be positive")
+
+
+def _value_paths(spec: StreamSpec, decode: DecodeSpec) -> list[Path]:
+    if len(set(spec.channels)) < len(spec.channels):
+        raise ValueError("a channel is named twice")
+    if decode.values is None:
+        return [("values", channel) for channel in spec.channels]
+    unknown = sorted(set(decode.values) - set(spec.channels))
+    without = [channel for channel in spec.channels if channel not in decode.values]
+    if unknown:
+        raise ValueError(f"decode: values maps {unknown[0]!r}, which is not one of the channels")
+    if without:
+        raise ValueError(f"decode: values maps no path to the channel {without[0]!r}")
+    paths = [split_path(decode.values[channel]) for channel in spec.channels]
+    if len(set(paths)) < len(paths):
+        raise ValueError("decode: values maps two channels to the same path")
+    return paths
+
+
+def _plant(tree: _Tree, path: Path, leaf: _Leaf) -> None:
+    """Puts a leaf at its path. Two fields of one kind may share a path (`series: sensor, channel: sensor`)."""
+    hint = "; set decode.channel and decode.value to null if the topic has no long records"
+    node = tree
+    for key in path[:-1]:
+        below = node.setdefault(key, {})
+        if isinstance(below, _Leaf):
+            raise ValueError(f"decode: {'.'.join(path)!r} goes through {key!r}, which is mapped itself{hint}")
+        node = below
+    if node.setdefault(path[-1], leaf) != leaf:
+        raise ValueError(f"decode: two fields are mapped to {'.'.join(path)!r}, or one goes through it{hint}")
+
+
+def _struct(name: str, tree: _Tree, at: Path, prefix: str, attributes: dict[Path, str]) -> type[msgspec.Struct]:
+    """One struct per JSON object; `attributes` is filled with the dotted attribute of each leaf.
+
+    Attributes are numbered: JSON keys need not be identifiers.
+    """
+    fields: list[tuple[str, Any, Any]] = []
+    rename: dict[str, str] = {}
+    for index, (key, below) in enumerate(tree.items()):
+        attribute = f"f{index}"
+        rename[attribute] = key
+        if isinstance(below, _Leaf):
+            fields.append((attribute, below.kind, below.default))
+            attributes[(*at, key)] = prefix + attribute
+        else:
+            inner = _struct(f"{name}_{index}", below, (*at, key), f"{prefix}{attribute}.", attributes)
+            # An absent object is one with nothing in it; frozen, so every row may share this one.
+            fields.append((attribute, inner | None, inner()))
+    try:
+        # gc=False: rows are trees of scalars, so the cycle collector need not walk a batch of them.
+        return msgspec.defstruct(name, fields, rename=rename, frozen=True, gc=False, namespace={"unmapped": None})
+    except ValueError as error:
+        raise ValueError(f"decode: the keys {sorted(tree)} cannot be mapped: {error}") from None
+
+
+def _getter(names: Sequence[str]) -> Callable[[Any], Any]:
+    getter = attrgetter(*names)
+    return getter if len(names) > 1 else lambda row: (getter(row),)  # one name: attrgetter gives no tuple
+
+
+def _sparse_getter(names: Sequence[str], absent: tuple[object, ...]) -> Callable[[Any], Any]:
+    steps = [name.split(".") for name in names]
+
+    def walk(row: Any, path: Sequence[str], default: object) -> object:
+        for attribute in path[:-1]:
+            row = getattr(row, attribute)
+            if row is None:
+                return default
+        return getattr(row, path[-1])
+
+    return lambda row: tuple(walk(row, path, default) for path, default in zip(steps, absent, strict=True))
