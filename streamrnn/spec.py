@@ -38,6 +38,10 @@ class StreamSpec:
     pending_max: int = 1024
     # Periods, in ms, whose phase the network is shown as sine and cosine (calendar features).
     calendar_ms: tuple[int, ...] = ()
+    # Every n-th step of a series is forecast (on the grid: steps whose number divides by n).
+    forecast_every: int = 1
+    # The imputed topic carries the complete series, not only the steps with something filled.
+    impute_all: bool = False
     # Decay per step of the running scale of differences, and of the running level and its spread.
     scale_decay: float = 0.99
     level_decay: float = 0.999

@@ -16,10 +16,10 @@ Values are kept as float32 relative to the series' `anchor` (a float64 near its 
 Experts. Persistence, and the network once there is one; weights are exponential in the share of the discounted squared
 error (forgetting LOSS_DECAY per matured forecast), per channel and horizon.
 
-Quantiles. offset = (mixed shape) + θ · σ, with σ the decayed root mean square of matured errors at that horizon and θ moved
-by the pinball gradient at each matured target: θ += RATE · (level − [target ≤ quantile]) (quantile tracking: Angelopoulos,
-Candès, Tibshirani, "Conformal PID control for time series prediction", NeurIPS 2023; Gibbs & Candès, 2021). Its long-run
-frequency is right whatever the data do, because θ is an integrator.
+Quantiles. offset = (mixed shape) + θ · σ, with σ the decayed root mean square of matured errors at that horizon and θ
+moved by the pinball gradient at each matured target: θ += RATE · (level − [target ≤ quantile]) (quantile tracking:
+Angelopoulos, Candès, Tibshirani, "Conformal PID control for time series prediction", NeurIPS 2023; Gibbs & Candès,
+2021). Its long-run frequency is right whatever the data do, because θ is an integrator.
 """
 
 from __future__ import annotations
@@ -128,9 +128,10 @@ def advance(
 ) -> None:
     """One pass over frames in (series, time) order.
 
-    Frame arrays: `values`, `base`, `scale`, `age` [frame, channel]; `net` [frame, channel, horizon, 1 + level] in units of
-    scale·√h around `base`; `out_row`/`fill_row` [frame] the row to write outputs to, or −1. State: [row, cell, channel],
-    [row, horizon, channel], ... Outputs: `mean_out` [row, channel, horizon], `quantile_out` [row, channel, level, horizon].
+    Frame arrays: `values`, `base`, `scale`, `age` [frame, channel]; `net` [frame, channel, horizon, 1 + level]
+    in units of scale·√h around `base`; `out_row`/`fill_row` [frame] the row to write outputs to, or −1. State:
+    [row, cell, channel], [row, horizon, channel], ... Outputs: `mean_out` [row, channel, horizon], `quantile_out`
+    [row, channel, level, horizon].
     `skill` [horizon] is the network's squared error over persistence's on held-out data: its weight until it has a
     record of its own. `frame_error` [frame]: mean scaled one-step error of the frame's matured channels (NaN: none).
     """

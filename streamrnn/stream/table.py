@@ -2,7 +2,8 @@
 
 A batch of series is then one gather, one step, one scatter, and a series' whole state is row i of every array. Rules:
 
-1. A row belongs to one (partition, series); state moves with its partition, so the same name in two partitions is two rows.
+1. A row belongs to one (partition, series); state moves with its partition, so one name in two partitions is two
+   rows.
 2. At most `rows_max` rows. When they are used up, the series that has been silent longest is let go.
 3. Rows are reused only after they were reset to the fields' fill values.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -39,7 +41,7 @@ class SeriesTable:
         self.rows_max = rows_max
         self.capacity = min(rows_start, rows_max)
         self.fields: dict[str, Field] = {}
-        self.columns: dict[str, NDArray[np.generic]] = {}
+        self.columns: dict[str, NDArray[Any]] = {}
         self.used = 0  # rows ever handed out: all live rows are below it
         self.names: list[str | None] = []
         self.partition: I32 = np.full(self.capacity, -1, dtype=np.int32)

@@ -1,0 +1,131 @@
+"""Outputs to bytes: forecasts and imputations in the wire format of DESIGN 3."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import orjson
+
+from streamrnn.kernels import text
+from streamrnn.records import I64, KIND_TICK, U8, ForecastBatch, ImputationBatch, TickBatch
+from streamrnn.spec import StreamSpec
+
+# Names are written as JSON once per series; beyond this many the cache starts anew.
+NAMES_MAX = 100_000
+
+
+class Encoder:
+    """Encodes what the engine gives for one input topic."""
+
+    def __init__(self, spec: StreamSpec, topic: str) -> None:
+        self.spec = spec
+        self.topic = topic
+        self._names: dict[str, bytes] = {}
+        self._pieces: dict[str, tuple[U8, I64]] = {}
+        self._buffer: U8 = np.empty(1 << 20, dtype=np.uint8)
+
+    def forecasts(self, batch: ForecastBatch, ticks: TickBatch) -> list[bytes]:
+        """One JSON document per forecast, in the batch's order."""
+        pieces, edges = self._pieces_for(batch.model)
+        names = self._name_bytes(batch.series)
+        values: list[bytes] = []
+        begin = 0
+        while begin < len(batch):
+            part = slice(begin, None)
+            blob = np.frombuffer(b"".join(names[part]), dtype=np.uint8)
+            name_edges: I64 = np.zeros(len(batch) - begin + 1, dtype=np.int64)
+            np.cumsum([len(name) for name in names[part]], out=name_edges[1:])
+            ends: I64 = np.zeros(len(batch) - begin, dtype=np.int64)
+            tick = batch.tick[part]
+            fitted = text.write_forecasts(
+                self._buffer, pieces, edges, blob, name_edges, batch.ts_ms[part], batch.step_ms[part],
+                ticks.partition[tick], ticks.offset[tick], batch.warm[part], batch.mean[part], batch.quantiles[part],
+                batch.scale[part], ends,
+            )  # fmt: skip
+            if fitted == 0:
+                self._buffer = np.empty(2 * len(self._buffer), dtype=np.uint8)
+                continue
+            whole = self._buffer[: ends[fitted - 1]].tobytes()
+            start = 0
+            for end in ends[:fitted].tolist():
+                values.append(whole[start:end])
+                start = end
+            begin += fitted
+        return values
+
+    def imputations(self, batch: ImputationBatch, ticks: TickBatch) -> list[bytes]:
+        """One JSON document per filled step, in the batch's order; values that came are repeated as they came."""
+        values: list[bytes] = []
+        channels = self.spec.channels
+        for i in range(len(batch)):
+            shown: dict[str, float | None] = {}
+            imputed: dict[str, dict[str, float]] = {}
+            for c, name in enumerate(channels):
+                value = float(batch.values[i, c])
+                if batch.filled[i, c]:
+                    places = text.decimals_of(float(batch.scale[i, c]))
+                    shown[name] = round(value, places)
+                    imputed[name] = {
+                        "lower": round(float(batch.lower[i, c]), places),
+                        "upper": round(float(batch.upper[i, c]), places),
+                    }
+                else:
+                    shown[name] = None if math.isnan(value) else value
+            tick = batch.tick[i]
+            document = {
+                "series": batch.series[i],
+                "ts": int(batch.ts_ms[i]),
+                "values": shown,
+                "imputed": imputed,
+                "kind": "missing-channel" if batch.kind[i] == KIND_TICK else "missing-tick",
+                "source": {
+                    "topic": self.topic,
+                    "partition": int(ticks.partition[tick]),
+                    "offset": int(ticks.offset[tick]),
+                },
+            }
+            values.append(orjson.dumps(document))
+        return values
+
+    def _name_bytes(self, series: list[str]) -> list[bytes]:
+        names = self._names
+        try:
+            return [names[name] for name in series]
+        except KeyError:
+            if len(names) > NAMES_MAX:
+                names.clear()
+            for name in series:
+                if name not in names:
+                    names[name] = orjson.dumps(name)
+            return [names[name] for name in series]
+
+    def _pieces_for(self, model: str) -> tuple[U8, I64]:
+        """The constant text around the numbers, as one blob with edges (see `kernels.text`)."""
+        if model in self._pieces:
+            return self._pieces[model]
+        pieces = [b""] * text.FIXED
+        pieces[text.SERIES] = b'{"series":'
+        pieces[text.TS] = b',"ts":'
+        pieces[text.STEP] = b',"step_ms":'
+        pieces[text.CHANNELS] = b',"channels":{'
+        pieces[text.MODEL] = b'},"model":' + orjson.dumps(model) + b',"warm":'
+        pieces[text.TRUE] = b"true"
+        pieces[text.FALSE] = b"false"
+        pieces[text.SOURCE] = b',"source":{"topic":' + orjson.dumps(self.topic) + b',"partition":'
+        pieces[text.OFFSET] = b',"offset":'
+        pieces[text.END] = b"}}"
+        pieces[text.COMMA] = b","
+        pieces[text.CHANNEL_END] = b"]}}"
+        for channel in self.spec.channels:
+            pieces.append(orjson.dumps(channel) + b':{"mean":[')
+            for q, level in enumerate(self.spec.quantiles):
+                opening = b'],"quantiles":{' if q == 0 else b"],"
+                pieces.append(opening + orjson.dumps(f"{level:g}") + b":[")
+        blob = np.frombuffer(b"".join(pieces), dtype=np.uint8)
+        edges: I64 = np.zeros(len(pieces) + 1, dtype=np.int64)
+        np.cumsum([len(piece) for piece in pieces], out=edges[1:])
+        if len(self._pieces) > 8:
+            self._pieces.clear()
+        self._pieces[model] = (blob, edges)
+        return blob, edges

@@ -1,0 +1,171 @@
+"""Writes forecasts as JSON text straight into one buffer: numbers with as many digits as the series' scale deserves.
+
+A forecast of 4 channels × 12 steps × (mean + 3 quantiles) is 192 numbers. Turning each into a Python float and then
+into its shortest exact text costs more than the whole recurrent step, and most of those digits are noise: a value is
+worth about a thousandth of the usual move between two ticks. So a number is written with a fixed count of decimals,
+chosen per series and channel from the running scale.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from streamrnn.kernels import compiled
+from streamrnn.records import F32, F64, I32, I64, U8, Bool
+
+DIGITS = 3  # decimal places below the leading digit of the scale
+NUMBER_BYTES = 26  # sign, 19 digits, point, exponent "e-45"
+LARGEST = 9.0e18
+
+# Indices of the constant pieces around a record's numbers, in `pieces`; the channels' names come after FIXED.
+SERIES, TS, STEP, CHANNELS, MODEL, TRUE, FALSE, SOURCE, OFFSET, END, COMMA, CHANNEL_END, FIXED = range(13)
+
+
+@compiled
+def decimals_of(scale: float) -> int:
+    if not scale > 0.0:
+        return DIGITS
+    return max(0, DIGITS - int(np.floor(np.log10(scale))))
+
+
+@compiled
+def _put_integer(buffer: U8, at: int, value: int) -> int:
+    """Writes a whole number; returns the next free position."""
+    if value < 0:
+        buffer[at] = 45
+        at += 1
+        value = -value
+    digits = 1
+    rest = value // 10
+    while rest > 0:
+        digits += 1
+        rest //= 10
+    for k in range(at + digits - 1, at - 1, -1):
+        buffer[k] = 48 + value % 10
+        value //= 10
+    return at + digits
+
+
+@compiled
+def _put_number(buffer: U8, at: int, value: float, decimals: int, factor: float) -> int:
+    """Writes `value` rounded to `decimals` places (`factor` is 10 to that power), beyond 15 with an exponent."""
+    scaled = np.rint(abs(value) * factor)
+    while scaled > LARGEST and decimals > 0:
+        decimals -= 1
+        scaled = np.rint(abs(value) * 10.0**decimals)
+    whole = np.int64(min(scaled, LARGEST))
+    if value < 0.0 and whole > 0:
+        buffer[at] = 45
+        at += 1
+    if decimals == 0 or decimals > 15:
+        at = _put_integer(buffer, at, whole)
+        if decimals > 15 and whole > 0:
+            buffer[at] = 101
+            buffer[at + 1] = 45
+            at = _put_integer(buffer, at + 2, decimals)
+        return at
+    # The digits are laid down from the right, below a bound on their count; before the point there is at least one.
+    bound = 10
+    digits = 1
+    while digits < 18 and bound <= whole:
+        bound *= 10
+        digits += 1
+    if bound <= whole:
+        digits += 1
+    digits = max(digits, decimals + 1)
+    end = at + digits + 1
+    point = end - 1 - decimals
+    rest = np.uint64(whole)
+    ten = np.uint64(10)
+    for k in range(end - 1, point, -1):
+        left = rest // ten
+        buffer[k] = np.uint8(np.uint8(48) + np.uint8(rest - left * ten))
+        rest = left
+    buffer[point] = 46
+    for k in range(point - 1, at - 1, -1):
+        left = rest // ten
+        buffer[k] = np.uint8(np.uint8(48) + np.uint8(rest - left * ten))
+        rest = left
+    return end
+
+
+@compiled
+def _put_piece(buffer: U8, at: int, pieces: U8, edges: I64, piece: int) -> int:
+    for k in range(edges[piece], edges[piece + 1]):
+        buffer[at] = pieces[k]
+        at += 1
+    return at
+
+
+@compiled
+def write_forecasts(
+    buffer: U8,
+    pieces: U8,
+    edges: I64,
+    series: U8,
+    series_edges: I64,
+    ts: I64,
+    step_ms: I64,
+    partition: I32,
+    offset: I64,
+    warm: Bool,
+    mean: F64,
+    quantiles: F64,
+    scale: F32,
+    ends: I64,
+) -> int:
+    """Writes records one after another into `buffer`; `ends[i]` is where record i ends. Returns how many fitted.
+
+    `mean` [record, channel, horizon], `quantiles` [record, channel, level, horizon]. A channel whose mean is NaN has
+    never been seen and is left out. Piece FIXED + c·(levels + 1) opens channel c, the next ones open its levels.
+    """
+    records, channels, horizon = mean.shape
+    levels = quantiles.shape[2]
+    numbers = channels * (levels + 1) * horizon * (NUMBER_BYTES + 1)
+    at = 0
+    for i in range(records):
+        room = numbers + edges[len(edges) - 1] + series_edges[i + 1] - series_edges[i] + 128
+        if at + room > buffer.shape[0]:
+            return i
+        at = _put_piece(buffer, at, pieces, edges, SERIES)
+        for k in range(series_edges[i], series_edges[i + 1]):
+            buffer[at] = series[k]
+            at += 1
+        at = _put_piece(buffer, at, pieces, edges, TS)
+        at = _put_integer(buffer, at, ts[i])
+        at = _put_piece(buffer, at, pieces, edges, STEP)
+        at = _put_integer(buffer, at, step_ms[i])
+        at = _put_piece(buffer, at, pieces, edges, CHANNELS)
+        first = True
+        for c in range(channels):
+            if np.isnan(mean[i, c, 0]):
+                continue
+            if not first:
+                at = _put_piece(buffer, at, pieces, edges, COMMA)
+            first = False
+            decimals = decimals_of(scale[i, c])
+            factor = 10.0**decimals
+            opening = FIXED + c * (levels + 1)
+            at = _put_piece(buffer, at, pieces, edges, opening)
+            for h in range(horizon):
+                if h > 0:
+                    buffer[at] = 44
+                    at += 1
+                at = _put_number(buffer, at, mean[i, c, h], decimals, factor)
+            for q in range(levels):
+                at = _put_piece(buffer, at, pieces, edges, opening + 1 + q)
+                for h in range(horizon):
+                    if h > 0:
+                        buffer[at] = 44
+                        at += 1
+                    at = _put_number(buffer, at, quantiles[i, c, q, h], decimals, factor)
+            at = _put_piece(buffer, at, pieces, edges, CHANNEL_END)
+        at = _put_piece(buffer, at, pieces, edges, MODEL)
+        at = _put_piece(buffer, at, pieces, edges, TRUE if warm[i] else FALSE)
+        at = _put_piece(buffer, at, pieces, edges, SOURCE)
+        at = _put_integer(buffer, at, partition[i])
+        at = _put_piece(buffer, at, pieces, edges, OFFSET)
+        at = _put_integer(buffer, at, offset[i])
+        at = _put_piece(buffer, at, pieces, edges, END)
+        ends[i] = at
+    return records

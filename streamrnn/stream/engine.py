@@ -1,0 +1,183 @@
+"""The engine: ticks in, forecasts, imputations and refusals out. No clock, no socket, no await, no randomness.
+
+The way of a batch:
+
+    ticks ─► FrontEnd: rows, grid, scaling ─► Frames ─► network over all frames (ragged, batched over series)
+                                                 └────► kernels.forecast.advance: score ─► fill ─► mix ─► quantiles
+
+The result does not depend on how the ticks are cut into batches, nor on which series share one: bit for bit.
+All per-series state is in one SeriesTable; the engine itself owns only the network and the partitions' event time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from statistics import NormalDist
+
+import numpy as np
+
+from streamrnn.kernels import forecast
+from streamrnn.model.network import Network
+from streamrnn.records import F32, F64, I64, Bool, Outputs, Reason, Scores, TickBatch
+from streamrnn.spec import StreamSpec
+from streamrnn.stream.frontend import Frames, FrontEnd
+from streamrnn.stream.outputs import OutputPart, empty_scores, join_forecasts, join_imputations
+from streamrnn.stream.runner import Runner, make_runner
+from streamrnn.stream.table import Field, SeriesTable
+
+# Beyond this many channels the covariance that corrects imputations by the other channels is left out: it grows with
+# the square (16 channels: 1 KiB a series).
+COVARIANCE_CHANNELS_MAX = 16
+
+NO_MODEL = "persistence"
+
+
+def engine_fields(spec: StreamSpec) -> list[Field]:
+    """The columns that forecasting keeps per series; together with the front end's they are a series' whole state."""
+    channels, horizon, levels = len(spec.channels), spec.horizon, len(spec.quantiles)
+    cells = horizon * (horizon + 1) // 2
+    correlated = channels if 1 < channels <= COVARIANCE_CHANNELS_MAX else 0
+    nan = float("nan")
+    return [
+        Field("anchor", (channels,), np.float64, nan),
+        Field("base_ring", (horizon, channels), np.float32, nan),
+        Field("pend_mean", (cells, channels), np.float32, nan),
+        Field("pend_net", (cells, channels), np.float32, nan),
+        Field("pend_off", (cells, channels, levels), np.uint16),
+        Field("spread2", (horizon, channels), np.float32),
+        Field("theta", (horizon, channels, levels), np.float32),
+        Field("loss", (horizon, channels, 2), np.float32),
+        Field("covariance", (correlated, correlated), np.float32),
+        Field("net_ready", (), np.uint8),
+        Field("ring", (spec.burn_in, spec.input_size), np.float16),
+        Field("generation", (), np.int32),
+        Field("state", (0,), np.float32),
+    ]
+
+
+class Engine:
+    """Serves one worker's series. `process` is the whole of it; `load` swaps weights between two batches."""
+
+    def __init__(self, spec: StreamSpec) -> None:
+        self.spec = spec
+        self.table = SeriesTable(engine_fields(spec), spec.series_max)
+        self.front = FrontEnd(spec, self.table)
+        self.model = NO_MODEL
+        self._runner: Runner | None = None
+        self._generation = 0
+        self._levels: F64 = np.array(spec.quantiles)
+        self._normal: F64 = np.array([NormalDist().inv_cdf(q) for q in spec.quantiles])
+        self._skill: F32 = np.ones(spec.horizon, dtype=np.float32)
+
+    def load(self, network: Network, model: str, skill: F32 | None = None) -> None:
+        """Serves with these weights from the next tick on.
+
+        `skill` [horizon]: held-out squared error over persistence's. Every series' state is rebuilt from its last
+        `burn_in` frames when it is next touched: the same numbers as rebuilding all now, without the stall.
+        Raises ValueError when the network was built for other channels, horizon or quantiles.
+        """
+        shape = network.spec
+        spec = self.spec
+        wanted = (len(spec.channels), spec.horizon, spec.quantiles, len(spec.calendar_ms))
+        if (shape.channels, shape.horizon, tuple(shape.quantiles), shape.calendars) != wanted:
+            raise ValueError(
+                f"weights {model} are for {shape.channels} channels, horizon {shape.horizon}, quantiles "
+                f"{list(shape.quantiles)}; this stream has {wanted[0]}, {wanted[1]}, {list(wanted[2])}"
+            )
+        self._runner = make_runner(network)
+        if self.table.fields["state"].shape != (network.state_size,):
+            self.table.replace(Field("state", (network.state_size,), np.float32))
+        self.model = model
+        self._generation += 1
+        self._skill = np.ones(spec.horizon, dtype=np.float32) if skill is None else skill.astype(np.float32)
+
+    def drop(self, partition: int) -> int:
+        """Lets a partition's series go; returns how many they were."""
+        return self.front.drop(partition)
+
+    def process(self, batch: TickBatch, emit_from: Mapping[int, int] | None = None) -> Outputs:
+        """Steps every series the ticks concern. Records below `emit_from[partition]` move the state silently."""
+        spec = self.spec
+        parts: list[OutputPart] = []
+        rejected: list[tuple[int, Reason, str]] = []
+        scores = empty_scores(spec)
+        frames_total, skipped, begin = 0, 0, 0
+        evictions = self.table.evictions
+        silent = self._silent(batch, emit_from)
+        while begin < len(batch):
+            frames = self.front.process(batch, begin)
+            begin += frames.consumed
+            rejected += frames.rejected
+            skipped += frames.skipped
+            frames_total += len(frames)
+            if len(frames):
+                parts.append(self._advance(frames, silent, scores))
+        if silent is not None:
+            rejected = [item for item in rejected if not silent[item[0]]]
+        return Outputs(
+            forecasts=join_forecasts(spec, parts, self.model),
+            imputations=join_imputations(spec, parts),
+            rejected=rejected,
+            scores=scores,
+            frames=frames_total,
+            skipped=skipped,
+            evicted=self.table.evictions - evictions,
+        )
+
+    # ── one stretch of frames ────────────────────────────────────────────────────────────────────────────────────
+
+    def _silent(self, batch: TickBatch, emit_from: Mapping[int, int] | None) -> Bool | None:
+        if not emit_from:
+            return None
+        silent: Bool = np.zeros(len(batch), dtype=np.bool_)
+        for partition, offset in emit_from.items():
+            silent |= (batch.partition == partition) & (batch.offset < offset)
+        return silent if silent.any() else None
+
+    def _advance(self, frames: Frames, silent: Bool | None, scores: Scores) -> OutputPart:
+        spec = self.spec
+        column = self.table.columns
+        net, has_net = self._run_network(frames)
+        column["ring"][frames.slot, frames.number % spec.burn_in] = frames.inputs
+        part = OutputPart(spec, frames, silent, self.table)
+        forecast.advance(
+            frames.slot, frames.values, frames.base, frames.scale, frames.age, frames.number,
+            part.out_row, part.fill_row, net, has_net, self._skill, self._levels, self._normal,
+            column["anchor"], column["base_ring"], column["pend_mean"], column["pend_net"], column["pend_off"],
+            column["spread2"], column["theta"], column["loss"], column["covariance"], column["net_ready"],
+            part.mean, part.quantiles, part.fill_value, part.fill_lower, part.fill_upper, part.filled,
+            scores.count, scores.abs_error, scores.abs_persistence, scores.abs_network, scores.count_network,
+            scores.abs_persistence_network, scores.below, scores.inside, part.frame_error,
+        )  # fmt: skip
+        return part
+
+    def _run_network(self, frames: Frames) -> tuple[F32, bool]:
+        if self._runner is None:
+            shape = (0, len(self.spec.channels), self.spec.horizon, 1 + len(self.spec.quantiles))
+            return np.zeros(shape, dtype=np.float32), False
+        column = self.table.columns
+        state: F32 = column["state"]
+        slots = frames.runs[:, 0]
+        stale = frames.runs[column["generation"][slots] != self._generation]
+        if len(stale):
+            self._rebuild(self._runner, stale, frames.number[stale[:, 1]], state)
+        return self._runner.run(frames.inputs, frames.runs, state), True
+
+    def _rebuild(self, runner: Runner, runs: I64, number: I64, state: F32) -> None:
+        """Runs the kept frames of these series through the weights now served, from a zero state."""
+        column = self.table.columns
+        slots = runs[:, 0]
+        state[slots] = 0.0
+        kept = np.minimum(number, self.spec.burn_in)
+        some = kept > 0
+        if some.any():
+            ring = column["ring"]
+            pieces, begins, begin = [], [], 0
+            for slot, count, length in zip(slots[some], number[some], kept[some], strict=True):
+                at = np.arange(count - length, count) % self.spec.burn_in
+                pieces.append(ring[slot, at])
+                begins.append((slot, begin, begin + length))
+                begin += length
+            inputs = np.concatenate(pieces).astype(np.float32)
+            runner.rebuild(inputs, np.array(begins, dtype=np.int64), state)
+        column["generation"][slots] = self._generation

@@ -1,0 +1,142 @@
+"""Which frames of a stretch are sent, room for their numbers, and one batch out of several stretches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from streamrnn.records import (
+    F32,
+    F64,
+    I64,
+    KIND_IDLE,
+    KIND_TICK,
+    U8,
+    Bool,
+    ForecastBatch,
+    ImputationBatch,
+    Scores,
+)
+from streamrnn.spec import StreamSpec
+from streamrnn.stream.frontend import Frames
+from streamrnn.stream.table import SeriesTable
+
+
+def empty_scores(spec: StreamSpec) -> Scores:
+    shape = (len(spec.channels), spec.horizon)
+    return Scores(
+        count=np.zeros(shape, dtype=np.int64),
+        abs_error=np.zeros(shape),
+        abs_persistence=np.zeros(shape),
+        abs_network=np.zeros(shape),
+        count_network=np.zeros(shape, dtype=np.int64),
+        abs_persistence_network=np.zeros(shape),
+        below=np.zeros((*shape, len(spec.quantiles)), dtype=np.int64),
+        inside=np.zeros(shape, dtype=np.int64),
+    )
+
+
+class OutputPart:
+    """The outputs of one stretch of frames: rows are given out in the order of the source ticks.
+
+    A forecast leaves at every step a tick filled (every n-th with `forecast_every`) and at the end of an idle fill; a
+    gap before a tick is filled but not forecast from: the tick's own forecast, in the same batch, knows more.
+    """
+
+    def __init__(self, spec: StreamSpec, frames: Frames, silent: Bool | None, table: SeriesTable) -> None:
+        count = len(frames)
+        channels, levels = len(spec.channels), len(spec.quantiles)
+        heard: Bool = np.ones(count, dtype=np.bool_) if silent is None else ~silent[frames.tick]
+
+        ends_idle: Bool = frames.kind == KIND_IDLE
+        if count > 1:
+            goes_on = (
+                (frames.kind[1:] == KIND_IDLE)
+                & (frames.slot[1:] == frames.slot[:-1])
+                & (frames.tick[1:] == frames.tick[:-1])
+            )
+            ends_idle[:-1] &= ~goes_on
+        forecasts: Bool = ((frames.kind == KIND_TICK) | ends_idle) & heard
+        if spec.forecast_every > 1:
+            turn = frames.number if spec.irregular else frames.step
+            forecasts &= turn % spec.forecast_every == 0
+        self.out_row, chosen = _rows(forecasts, frames.tick)
+        self.forecast_tick: I64 = frames.tick[chosen]
+        self.forecast_ts: I64 = frames.ts_ms[chosen]
+        slots = frames.slot[chosen]
+        names = table.names
+        self.forecast_series: list[str] = [names[slot] or "" for slot in slots.tolist()]
+        self.forecast_step: I64 = (
+            np.maximum(np.rint(table.columns["dt_mean"][slots]), 1).astype(np.int64)
+            if spec.irregular
+            else np.full(len(chosen), spec.step_ms, dtype=np.int64)
+        )
+        self.forecast_scale: F32 = frames.scale[chosen]
+        self.forecast_warm: Bool = frames.number[chosen] + 1 >= spec.warm_up
+        self.mean: F64 = np.empty((len(chosen), channels, spec.horizon))
+        self.quantiles: F64 = np.empty((len(chosen), channels, levels, spec.horizon))
+
+        fills: Bool = heard.copy()
+        if not spec.impute_all:
+            fills &= np.isnan(frames.values).any(axis=1)
+        self.fill_row, chosen = _rows(fills, frames.tick)
+        self.fill_tick: I64 = frames.tick[chosen]
+        self.fill_ts: I64 = frames.ts_ms[chosen]
+        self.fill_series: list[str] = [names[slot] or "" for slot in frames.slot[chosen].tolist()]
+        self.fill_kind: U8 = frames.kind[chosen]
+        self.fill_scale: F32 = frames.scale[chosen]
+        self.fill_value: F64 = np.empty((len(chosen), channels))
+        self.fill_lower: F64 = np.empty((len(chosen), channels))
+        self.fill_upper: F64 = np.empty((len(chosen), channels))
+        self.filled: Bool = np.zeros((len(chosen), channels), dtype=np.bool_)
+
+        self.frame_error: F32 = np.empty(count, dtype=np.float32)
+
+
+def _rows(chosen: Bool, tick: I64) -> tuple[I64, I64]:
+    """Output row per frame (−1: none) in the order of the ticks, and the chosen frames in that order."""
+    frames = np.flatnonzero(chosen)
+    ordered = frames[np.argsort(tick[frames], kind="stable")]
+    rows: I64 = np.full(len(chosen), -1, dtype=np.int64)
+    rows[ordered] = np.arange(len(ordered))
+    return rows, ordered
+
+
+def join_forecasts(spec: StreamSpec, parts: Sequence[OutputPart], model: str) -> ForecastBatch:
+    channels, horizon = len(spec.channels), spec.horizon
+    return ForecastBatch(
+        tick=_joined([part.forecast_tick for part in parts], np.int64),
+        series=[name for part in parts for name in part.forecast_series],
+        ts_ms=_joined([part.forecast_ts for part in parts], np.int64),
+        step_ms=_joined([part.forecast_step for part in parts], np.int64),
+        mean=_joined([part.mean for part in parts], np.float64, channels, horizon),
+        quantiles=_joined([part.quantiles for part in parts], np.float64, channels, len(spec.quantiles), horizon),
+        scale=_joined([part.forecast_scale for part in parts], np.float32, channels),
+        warm=_joined([part.forecast_warm for part in parts], np.bool_),
+        model=model,
+    )
+
+
+def join_imputations(spec: StreamSpec, parts: Sequence[OutputPart]) -> ImputationBatch:
+    channels = len(spec.channels)
+    return ImputationBatch(
+        tick=_joined([part.fill_tick for part in parts], np.int64),
+        series=[name for part in parts for name in part.fill_series],
+        ts_ms=_joined([part.fill_ts for part in parts], np.int64),
+        values=_joined([part.fill_value for part in parts], np.float64, channels),
+        filled=_joined([part.filled for part in parts], np.bool_, channels),
+        lower=_joined([part.fill_lower for part in parts], np.float64, channels),
+        upper=_joined([part.fill_upper for part in parts], np.float64, channels),
+        scale=_joined([part.fill_scale for part in parts], np.float32, channels),
+        kind=_joined([part.fill_kind for part in parts], np.uint8),
+    )
+
+
+def _joined(arrays: Sequence[np.ndarray], dtype: DTypeLike, *shape: int) -> np.ndarray:  # type: ignore[type-arg]
+    if len(arrays) == 1:
+        return arrays[0]
+    if not arrays:
+        return np.empty((0, *shape), dtype=dtype)
+    return np.concatenate(arrays)
