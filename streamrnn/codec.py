@@ -41,7 +41,7 @@ _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
 # Characters a series name may not have: controls, line separators, and the marks that reorder text in a log.
 _UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
-_NOT_A_NUMBER = re.compile(rb".?[-+]?(?:nan|inf)", re.IGNORECASE | re.DOTALL)
+_NOT_A_NUMBER = re.compile(rb"(?<![\w\"])(?:nan|inf)", re.IGNORECASE)
 _BYTE_AT = re.compile(r"\(byte (\d+)\)")
 # msgspec calls a lone surrogate that ends the text a truncation or a short escape, so both are looked at again.
 _SURROGATE_TROUBLE = re.compile("surrogate|hex escape|truncated")
@@ -251,7 +251,8 @@ class Decoder:
         # Python's json module writes NaN, and JavaScript can cut a character in two: these are worth a word of help.
         payload = record.value or b""
         at = _BYTE_AT.search(message)
-        if at is not None and _NOT_A_NUMBER.match(payload, max(0, int(at[1]) - 1)):
+        # The place that is named lies up to four bytes behind the literal's beginning (`nan` is taken for a `null`).
+        if at is not None and _NOT_A_NUMBER.search(payload, max(0, int(at[1]) - 4), int(at[1]) + 3):
             return "range", f"{message}: NaN and Infinity are not JSON, send null"
         if _SURROGATE_TROUBLE.search(message) and _LONE_SURROGATE.search(payload):
             return "range", f"{message}: a lone surrogate is not a character"
