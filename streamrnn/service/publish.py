@@ -1,0 +1,107 @@
+"""Engine outputs to the three output topics, partition by partition: outputs of input partition p go to partition p."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from streamrnn.codec import dead_letter
+from streamrnn.encode import Encoder
+from streamrnn.records import I64, Outputs, Rejected, TickBatch
+from streamrnn.spec import StreamSpec
+from streamrnn.transports.base import Sink
+
+KEYS_MAX = 100_000
+
+
+class Publisher:
+    """Encodes and appends; what was appended is covered by the Sink's next `seal`."""
+
+    def __init__(
+        self, spec: StreamSpec, input_topic: str, forecasts: str, imputed: str, dead_letters: str, sink: Sink
+    ) -> None:
+        self._encoder = Encoder(spec, input_topic)
+        self._forecasts, self._imputed, self._dead_letters = forecasts, imputed, dead_letters
+        self._sink = sink
+        self._keys: dict[str, bytes] = {}
+        self._partitions: dict[str, int] = {}
+
+    async def check(self) -> Mapping[str, int]:
+        """Partition counts of the output topics; raises TopicMissing."""
+        for topic in (self._forecasts, self._imputed, self._dead_letters):
+            self._partitions[topic] = await self._sink.partitions_for(topic)
+        return self._partitions
+
+    async def publish(self, outputs: Outputs, batch: TickBatch, unread: Sequence[Rejected]) -> tuple[int, int, int]:
+        """Appends all of a batch's outputs; returns how many forecasts, imputations and dead letters."""
+        forecasts, imputations = outputs.forecasts, outputs.imputations
+        if len(forecasts):
+            await self._append(
+                self._forecasts, forecasts.tick, forecasts.series, self._encoder.forecasts(forecasts, batch), batch
+            )
+        if len(imputations):
+            await self._append(
+                self._imputed,
+                imputations.tick,
+                imputations.series,
+                self._encoder.imputations(imputations, batch),
+                batch,
+            )
+        refused = [
+            *unread,
+            *(Rejected(batch.records[tick], reason, detail) for tick, reason, detail in outputs.rejected),
+        ]
+        if refused:
+            await self._bury(refused)
+        return len(forecasts), len(imputations), len(refused)
+
+    async def _append(self, topic: str, tick: I64, series: list[str], values: list[bytes], batch: TickBatch) -> None:
+        keys = self._key_bytes(series)
+        # Outputs carry the time of the record that caused them, so that retention treats both alike.
+        times: list[int] = batch.record_ts_ms[tick].tolist()
+        for partition, begin, end in _stretches(batch.partition[tick]):
+            await self._sink.append_many(
+                topic,
+                partition % self._partitions.get(topic, partition + 1),
+                keys[begin:end],
+                values[begin:end],
+                times[begin:end],
+            )
+
+    async def _bury(self, refused: Iterable[Rejected]) -> None:
+        topic = self._dead_letters
+        by_partition: dict[int, list[Rejected]] = {}
+        for item in refused:
+            by_partition.setdefault(item.record.partition, []).append(item)
+        for partition, items in by_partition.items():
+            items.sort(key=lambda item: item.record.offset)
+            letters = [dead_letter(item) for item in items]
+            await self._sink.append_many(
+                topic,
+                partition % self._partitions.get(topic, partition + 1),
+                [key for key, _, _ in letters],
+                [value for _, value, _ in letters],
+                [item.record.timestamp for item in items],
+                [headers for _, _, headers in letters],
+            )
+
+    def _key_bytes(self, series: list[str]) -> list[bytes]:
+        keys = self._keys
+        try:
+            return [keys[name] for name in series]
+        except KeyError:
+            if len(keys) > KEYS_MAX:
+                keys.clear()
+            for name in series:
+                if name not in keys:
+                    keys[name] = name.encode()
+            return [keys[name] for name in series]
+
+
+def _stretches(partition: np.ndarray) -> Iterable[tuple[int, int, int]]:  # type: ignore[type-arg]
+    """(partition, begin, end) of runs of equal partitions."""
+    edges = [0, *(np.flatnonzero(np.diff(partition)) + 1).tolist(), len(partition)]
+    for begin, end in pairwise(edges):
+        yield int(partition[begin]), begin, end

@@ -1,0 +1,91 @@
+"""Where to begin reading after a restart, so that the first forecast is warm.
+
+State lives in memory; what is committed is only how far outputs were delivered. So beside every committed offset
+stands a second one, in the small string Kafka keeps with it: from there on the partition's ticks, replayed silently,
+give every series that speaks regularly its `warm_up` steps before the first forecast leaves.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+
+import msgspec
+
+from streamrnn.spec import StreamSpec
+from streamrnn.transports.base import Committed
+
+# A mark is kept every so many records: finer ones would cost memory, coarser ones only replay a little more.
+MARK_EVERY = 256
+# With an irregular grid there is no step to count time by; ticks are counted instead, with room for uneven series.
+UNEVEN = 1.5
+
+
+class _Note(msgspec.Struct, forbid_unknown_fields=False):
+    replay_from: int
+
+
+class ReplayPoints:
+    """Per partition, the marks from which one will do. Owned by the worker's pump."""
+
+    def __init__(self, spec: StreamSpec) -> None:
+        self.spec = spec
+        # partition → (offset, event time before it, ticks before it), oldest first
+        self._marks: dict[int, deque[tuple[int, int, int]]] = {}
+        self._ticks: dict[int, int] = {}
+
+    def note(self, partition: int, offset: int, event_time_ms: int | None, ticks: int) -> None:
+        """A batch of `ticks` records begins at `offset`, when the partition's event time is `event_time_ms`."""
+        marks = self._marks.setdefault(partition, deque())
+        count = self._ticks.get(partition, 0)
+        if not marks or offset - marks[-1][0] >= MARK_EVERY:
+            marks.append((offset, event_time_ms if event_time_ms is not None else -(2**62), count))
+        self._ticks[partition] = count + ticks
+
+    def replay_from(self, partition: int, event_time_ms: int | None, series: int, offset: int) -> int:
+        """The offset to go back to, were `offset` committed now; older marks are forgotten."""
+        marks = self._marks.get(partition)
+        if not marks:
+            return offset
+        spec = self.spec
+        if spec.irregular:
+            least = self._ticks.get(partition, 0) - int(UNEVEN * spec.warm_up * max(series, 1))
+            enough = [ticks <= least for _, _, ticks in marks]
+        else:
+            until = (event_time_ms or 0) - (spec.warm_up + 1) * spec.step_ms - spec.lateness_ms
+            enough = [time <= until for _, time, _ in marks]
+        while len(marks) > 1 and enough[1]:
+            marks.popleft()
+            enough.pop(0)
+        return min(marks[0][0], offset)
+
+    def forget(self, partition: int) -> None:
+        self._marks.pop(partition, None)
+        self._ticks.pop(partition, None)
+
+
+def committed_with(offset: int, replay_from: int) -> Committed:
+    return Committed(offset, msgspec.json.encode(_Note(replay_from)).decode())
+
+
+def starting_points(
+    committed: Mapping[int, Committed | None], begin: Mapping[int, int], fresh: Mapping[int, int]
+) -> dict[int, tuple[int, int]]:
+    """Per partition (where to read from, first offset whose outputs are emitted).
+
+    A partition that was never committed starts at `fresh` (its begin or its end, by configuration). A note that cannot
+    be read, or that retention has overtaken, costs warmth and nothing else.
+    """
+    points: dict[int, tuple[int, int]] = {}
+    for partition, known in committed.items():
+        low = begin[partition]
+        if known is None:
+            points[partition] = (fresh[partition], fresh[partition])
+            continue
+        try:
+            replay = msgspec.json.decode(known.metadata, type=_Note).replay_from
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            replay = known.offset
+        emit = max(known.offset, low)
+        points[partition] = (min(max(replay, low), emit), emit)
+    return points
