@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamrnn.durations import DURATION_MS_MAX, format_ms, parse_ms
@@ -63,6 +63,7 @@ def test_a_negative_duration_cannot_be_written() -> None:
         format_ms(-1)
 
 
+@settings(deadline=None)
 @given(st.integers(0, DURATION_MS_MAX))
 def test_round_trip(ms: int) -> None:
     assert parse_ms(format_ms(ms)) == ms
