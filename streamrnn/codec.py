@@ -45,7 +45,7 @@ _NOT_A_NUMBER = re.compile(rb"(?<![\w\"])(?:nan|inf)", re.IGNORECASE)
 _BYTE_AT = re.compile(r"\(byte (\d+)\)")
 # msgspec calls a lone surrogate that ends the text a truncation or a short escape, so both are looked at again.
 _SURROGATE_TROUBLE = re.compile("surrogate|hex escape|truncated")
-_LONE_SURROGATE = re.compile(rb"\\u[dD](?:[89abAB]..(?!\\u[dD][c-fC-F])|[c-fC-F])", re.DOTALL)
+_LONE_SURROGATE = re.compile(rb"\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]", re.DOTALL)
 
 
 class _Refused(Exception):

@@ -31,6 +31,7 @@ POISON: list[tuple[str, bytes | None, Reason]] = [
     ("avro-like", b"\x00\x00\x00\x00\x07\x0cpump-7", "malformed"),
     ("truncated", GOOD[:-1], "malformed"),
     ("truncated in a name", GOOD[:9], "malformed"),
+    ("truncated after an astral character", rb'{"series":"\ud83d\ude00', "malformed"),
     ("trailing bytes", GOOD + b"x", "malformed"),
     ("two documents", GOOD + b"\n" + GOOD, "malformed"),
     ("single quotes", b"{'series':'p'}", "malformed"),
