@@ -4,7 +4,8 @@ Three rules keep a series' numbers independent of who shares its batch, bit for 
 
 1. A kernel walks frames in order and touches only the row of the frame's own series; rows never meet in a reduction
    (sums for metrics are kept apart and feed nothing back).
-2. No `fastmath`: the order of every floating-point operation is the one written here.
+2. No `fastmath`: the order of every floating-point operation is the one written here. (`fused` permits a product and
+   a sum to become one instruction with one rounding, nothing else; that is settled when the code is compiled.)
 3. Randomness and clocks do not exist on this floor.
 
 Compiled code is cached beside the sources (or under NUMBA_CACHE_DIR), so only the first start on a machine compiles.
@@ -23,3 +24,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 def compiled(function: F) -> F:
     """`numba.njit` with this package's settings: cached, without the GIL, IEEE division, no fastmath."""
     return cast(F, numba.njit(cache=True, nogil=True, error_model="numpy")(function))
+
+
+def fused(function: F) -> F:
+    """As `compiled`, with fused multiply-add."""
+    return cast(F, numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})(function))
