@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,7 @@ def run(front: FrontEnd, batch: TickBatch, cuts: list[int] | None = None) -> tup
     frames_by_series: dict[str, list[Any]] = {}
     rejected: list[Any] = []
     edges = [0, *sorted(set(cuts or [])), len(batch)]
-    for begin, end in zip(edges, edges[1:], strict=False):
+    for begin, end in pairwise(edges):
         part = cut(batch, begin, end)
         done = 0
         while done < len(part):

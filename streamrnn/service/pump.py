@@ -206,7 +206,7 @@ class Pump:
     # ── delivered, then committed ────────────────────────────────────────────────────────────────────────────────
 
     async def _settle(self, leave: int) -> None:
-        """Awaits deliveries until only `leave` are on their way; a broker that makes us wait finds us paused, not gone."""
+        """Awaits deliveries until only `leave` are on their way; a slow broker finds us paused, not gone."""
         while len(self._in_flight) > leave:
             head = self._in_flight[0]
             deadline = Deadline(self.settings.delivery_timeout_s - (time.monotonic() - head.sent_s))

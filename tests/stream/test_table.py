@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from itertools import pairwise
 
 import numpy as np
 from hypothesis import given, settings
@@ -50,7 +51,7 @@ def test_rows_follow_the_least_recently_seen_rule_however_the_ticks_are_cut(
         model[key] = model.get(key, 0) + 1
     target = table(rows_max)
     edges = sorted({0, len(ticks), *(c for c in cuts if c < len(ticks))})
-    for begin, end in zip(edges, edges[1:], strict=False):
+    for begin, end in pairwise(edges):
         feed(target, [p for p, _ in ticks[begin:end]], [n for _, n in ticks[begin:end]])
     held = {(p, n): int(target.columns["count"][r]) for p in (0, 1) for n, r in target.series(p).items()}
     assert held == dict(model)
