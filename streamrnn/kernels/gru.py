@@ -24,7 +24,7 @@ C2, C3, C4, C5, C6 = (np.float32(1.0 / n) for n in (2.0, 6.0, 24.0, 120.0, 720.0
 
 @compiled
 def _sigmoid(x: F32, begin: int, end: int, gain: float) -> None:
-    """x ← σ(gain · x) in place, by plain arithmetic and an exponent shift: that vectorises, a call of `exp` does not."""
+    """x ← σ(gain · x) in place, by plain arithmetic and an exponent shift: that vectorises, `exp` does not."""
     scale = np.float32(gain)
     for i in range(begin, end):
         y = -x[i] * scale
@@ -85,7 +85,8 @@ def run_gru(
 
     `features` [frame, input]; `weights_first` [input, 3h] of layer 0, `weights_in` [layer, h, 3h] of the others (entry
     0 unused), `weights_hidden` [layer, h, 3h], biases [layer, 3h], gates in the order r, z, n. Written: `out`
-    [frame, h], the last layer's hidden state. Runs of like length should stand together: lanes walk as far as their longest.
+    [frame, h], the last layer's hidden state. Runs of like length should stand together: lanes walk as far
+    as their longest.
     """
     layers = weights_hidden.shape[0]
     hidden = weights_hidden.shape[1]

@@ -16,6 +16,8 @@ from streamrnn.records import F32, F64, I32, I64, U8, Bool
 DIGITS = 3  # decimal places below the leading digit of the scale
 NUMBER_BYTES = 26  # sign, 19 digits, point, exponent "e-45"
 LARGEST = 9.0e18
+# "00", "01", … "99": two digits for one division.
+PAIRS = np.frombuffer("".join(f"{n:02d}" for n in range(100)).encode(), dtype=np.uint8)
 
 # Indices of the constant pieces around a record's numbers, in `pieces`; the channels' names come after FIXED.
 SERIES, TS, STEP, CHANNELS, MODEL, TRUE, FALSE, SOURCE, OFFSET, END, COMMA, CHANNEL_END, FIXED = range(13)
@@ -25,7 +27,7 @@ SERIES, TS, STEP, CHANNELS, MODEL, TRUE, FALSE, SOURCE, OFFSET, END, COMMA, CHAN
 def decimals_of(scale: float) -> int:
     if not scale > 0.0:
         return DIGITS
-    return max(0, DIGITS - int(np.floor(np.log10(scale))))
+    return max(0, DIGITS - int(np.floor(np.log10(np.float64(scale)))))
 
 
 @compiled
@@ -52,7 +54,8 @@ def _put_number(buffer: U8, at: int, value: float, decimals: int, factor: float)
     scaled = np.rint(abs(value) * factor)
     while scaled > LARGEST and decimals > 0:
         decimals -= 1
-        scaled = np.rint(abs(value) * 10.0**decimals)
+        factor /= 10.0
+        scaled = np.rint(abs(value) * factor)
     whole = np.int64(min(scaled, LARGEST))
     if value < 0.0 and whole > 0:
         buffer[at] = 45
@@ -64,29 +67,27 @@ def _put_number(buffer: U8, at: int, value: float, decimals: int, factor: float)
             buffer[at + 1] = 45
             at = _put_integer(buffer, at + 2, decimals)
         return at
-    # The digits are laid down from the right, below a bound on their count; before the point there is at least one.
-    bound = 10
-    digits = 1
-    while digits < 18 and bound <= whole:
-        bound *= 10
-        digits += 1
-    if bound <= whole:
-        digits += 1
-    digits = max(digits, decimals + 1)
-    end = at + digits + 1
-    point = end - 1 - decimals
-    rest = np.uint64(whole)
-    ten = np.uint64(10)
-    for k in range(end - 1, point, -1):
-        left = rest // ten
-        buffer[k] = np.uint8(np.uint8(48) + np.uint8(rest - left * ten))
+    # Before the point there are mostly one to three digits; behind it there are always `decimals`, laid in pairs.
+    power = np.uint64(factor)
+    front = np.uint64(whole) // power
+    rest = np.uint64(whole) - front * power
+    if front < np.uint64(10):
+        buffer[at] = np.uint8(48) + np.uint8(front)
+        at += 1
+    else:
+        at = _put_integer(buffer, at, np.int64(front))
+    buffer[at] = 46
+    k = at + decimals
+    while k > at + 1:
+        left = rest // np.uint64(100)
+        pair = np.int64(rest - left * np.uint64(100)) * 2
+        buffer[k] = PAIRS[pair + 1]
+        buffer[k - 1] = PAIRS[pair]
         rest = left
-    buffer[point] = 46
-    for k in range(point - 1, at - 1, -1):
-        left = rest // ten
-        buffer[k] = np.uint8(np.uint8(48) + np.uint8(rest - left * ten))
-        rest = left
-    return end
+        k -= 2
+    if k == at + 1:
+        buffer[k] = np.uint8(48) + np.uint8(rest)
+    return at + decimals + 1
 
 
 @compiled

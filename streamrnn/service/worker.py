@@ -1,0 +1,247 @@
+"""The worker: one process that serves the partitions it is given. Wires the parts, keeps them alive, ends cleanly.
+
+Who owns what: the Pump owns positions and the batch in hand; the Engine all series' state; the ModelsFollower the
+view of the models topic; the Supervisor the trainer's process; the Observer metrics, health and history.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import random
+import signal
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import structlog
+import torch
+
+from streamrnn.codec import Decoder
+from streamrnn.model.network import Network
+from streamrnn.model.weights import WeightsError, unpack
+from streamrnn.service.observe import WorkerObserver
+from streamrnn.service.publish import Publisher
+from streamrnn.service.pump import Pump, PumpSettings
+from streamrnn.stream.engine import Engine
+from streamrnn.transports.base import Deadline, TopicMissing, Transport, TransportError
+from streamrnn.transports.models import ModelsFollower
+
+if TYPE_CHECKING:
+    from streamrnn.service.config import Settings
+
+log = structlog.get_logger(__name__)
+
+# So many rebuilds of the clients within the window mean that rebuilding does not help: exit and let the operator's
+# supervisor decide (systemd and Kubernetes restart with back-off).
+REBUILDS_MAX = 10
+REBUILD_WINDOW_S = 600.0
+BACKOFF_S = (0.2, 10.0)
+MODELS_POLL_S = 0.5
+LOOP_PROBE_S = 0.25
+
+
+class GaveUp(TransportError):
+    """The broker could not be brought back by rebuilding the clients."""
+
+
+class Worker:
+    """Serves until stopped. `transport` is Kafka in production, memory in tests."""
+
+    def __init__(self, settings: Settings, transport: Transport, observer: WorkerObserver) -> None:
+        self.settings = settings
+        self.transport = transport
+        self.observer = observer
+        self.spec = settings.stream_spec()
+        self.engine = Engine(self.spec)
+        self.decoder = Decoder(self.spec, settings.decode_spec())
+        self.follower: ModelsFollower | None = None
+        self.pump: Pump | None = None
+        self._pending: tuple[str, bytes] | None = None
+        self._stopping = asyncio.Event()
+        self._rebuilds: deque[float] = deque()
+
+    def stop(self) -> None:
+        """Asks for a clean end: the batch in hand is delivered and committed, then `run` returns."""
+        self._stopping.set()
+        if self.pump is not None:
+            self.pump.stop()
+
+    async def run(self) -> None:
+        """Runs until `stop`. Raises TopicMissing, GaveUp or another TransportError; ends no process by itself."""
+        await self._check_topics()
+        self.follower = ModelsFollower(self.transport, self.settings.topics.models)
+        await self.follower.start()
+        tasks: list[asyncio.Task[None]] = []
+        try:
+            for weights in await self.follower.catch_up():
+                self._pending = weights
+            self._swap()
+            tasks = [asyncio.create_task(self._follow_models()), asyncio.create_task(self._probe_loop())]
+            await self._serve()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self.follower.stop(Deadline(5.0))
+            self.observer.stopped()
+
+    # ── topics ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _check_topics(self) -> None:
+        settings = self.settings
+        admin = self.transport.admin()
+        await admin.start()
+        try:
+            found = await admin.describe([settings.input, *settings.topics.names()])
+        finally:
+            await admin.stop()
+        missing = [name for name, partitions in found.items() if partitions is None]
+        if missing:
+            raise TopicMissing(
+                f"missing on the broker: {', '.join(missing)}. "
+                + ("Create the input topic first. " if settings.input in missing else "")
+                + "`streamrnn topics --create` makes the others with the right partition counts."
+            )
+        inputs = found[settings.input] or 0
+        for topic in (settings.topics.forecasts, settings.topics.imputed):
+            if (found[topic] or 0) < inputs:
+                raise TransportError(
+                    f"{topic} has {found[topic]} partitions, {settings.input} has {inputs}: outputs of "
+                    f"partition p go to partition p. Add some: kafka-topics.sh --alter --topic {topic} --partitions {inputs}"
+                )
+
+    # ── serving ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _serve(self) -> None:
+        while not self._stopping.is_set():
+            source = self.transport.source(self.settings.input, self.settings.app)
+            sink = self.transport.sink()
+            try:
+                await sink.start()
+                publisher = self._publisher(sink)
+                await publisher.check()
+                self.pump = Pump(
+                    source, sink, self.decoder, self.engine, publisher, self.observer, self._pump_settings(), self._swap
+                )
+                await source.start(self.pump)
+                self.observer.serving()
+                gc.collect()
+                gc.freeze()  # what was made by now lives on: the collector need not walk it again
+                if self._stopping.is_set():
+                    self.pump.stop()
+                await self.pump.run()
+            except TopicMissing:
+                raise
+            except TransportError as error:
+                if self._stopping.is_set():
+                    log.warning("stopped with the broker away; the last batch comes again", error=str(error))
+                    return
+                await self._roll_back(error)
+            finally:
+                grace = Deadline(self.settings.shutdown_grace_s)
+                for part in (source, sink):
+                    with contextlib.suppress(TransportError):
+                        await part.stop(grace)
+
+    async def _roll_back(self, error: TransportError) -> None:
+        """Drops all state with the broken clients; raises GaveUp when that has happened too often."""
+        now = time.monotonic()
+        while self._rebuilds and now - self._rebuilds[0] > REBUILD_WINDOW_S:
+            self._rebuilds.popleft()
+        self._rebuilds.append(now)
+        self.observer.rebuilding(str(error))
+        if self.pump is not None:
+            for partition in list(self.pump.owned):
+                self.engine.drop(partition)
+                self.observer.revoked(partition)
+        if len(self._rebuilds) > REBUILDS_MAX:
+            raise GaveUp(f"{REBUILDS_MAX} rebuilds in {REBUILD_WINDOW_S:.0f} s did not help; the last error: {error}")
+        least, most = BACKOFF_S
+        wait_s = min(most, least * 2 ** (len(self._rebuilds) - 1)) * random.uniform(0.5, 1.0)  # noqa: S311
+        log.warning("clients are rebuilt after an error", error=str(error), wait_s=round(wait_s, 2))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), wait_s)
+
+    def _publisher(self, sink: Any) -> Publisher:
+        topics = self.settings.topics
+        return Publisher(self.spec, self.settings.input, topics.forecasts, topics.imputed, topics.dlq, sink)
+
+    def _pump_settings(self) -> PumpSettings:
+        settings = self.settings
+        return PumpSettings(
+            records_max=settings.batch_records_max,
+            poll_timeout_ms=settings.poll_timeout_ms,
+            delivery_timeout_s=settings.delivery_timeout_s,
+            start=settings.start,
+        )
+
+    # ── weights ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _follow_models(self) -> None:
+        while True:
+            await asyncio.sleep(MODELS_POLL_S)
+            try:
+                assert self.follower is not None  # noqa: S101
+                for weights in await self.follower.poll():
+                    self._pending = weights
+            except TransportError as error:
+                # Weights that do not come cost freshness, not forecasts.
+                log.warning("the models topic cannot be read; the weights in use serve on", error=str(error))
+
+    def _swap(self) -> None:
+        """Between two batches: the newest weights take over."""
+        if self._pending is None:
+            return
+        (model, blob), self._pending = self._pending, None
+        try:
+            shape, tensors, meta = unpack(blob)
+            network = Network(shape)
+            network.load_state_dict(tensors)
+            skill = np.array(meta.skill, dtype=np.float32) if meta.skill else None
+            self.engine.load(network.eval(), model, skill)
+        except (WeightsError, ValueError, RuntimeError) as error:
+            log.error("weights refused; the ones in use stay", model=model, error=str(error))
+            self.observer.weights_refused(model, str(error))
+            return
+        self.observer.swapped(model, meta)
+        log.info("weights swapped in", model=model, loss=meta.loss)
+
+    async def _probe_loop(self) -> None:
+        """How late the event loop runs what is due: the first sign of a blocked process."""
+        while True:
+            due = time.monotonic() + LOOP_PROBE_S
+            await asyncio.sleep(LOOP_PROBE_S)
+            self.observer.loop_lag(max(0.0, time.monotonic() - due))
+
+
+def prepare_process() -> None:
+    """Settings of torch and the collector for a serving process; to be called once, before any tensor exists.
+
+    One thread: the model's steps are small, more threads only burn cores (pytorch #80777). Denormals as zero: decaying
+    states would otherwise slow down a hundredfold. The collector runs rarely: the hot path makes no cycles.
+    """
+    torch.set_num_threads(1)
+    with contextlib.suppress(RuntimeError):
+        torch.set_num_interop_threads(1)
+    torch.set_flush_denormal(True)
+    gc.set_threshold(50_000, 20, 50)
+
+
+def stop_on_signals(stop: Any) -> None:
+    """SIGTERM and SIGINT ask for a clean end; a second one ends the process at once."""
+    loop = asyncio.get_running_loop()
+    asked = False
+
+    def handle(number: int) -> None:
+        nonlocal asked
+        if asked:
+            raise SystemExit(128 + number)
+        asked = True
+        log.info("stopping", signal=signal.Signals(number).name)
+        stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, handle, number)
