@@ -146,3 +146,27 @@ def _gate(gate_in: F32, gate_hidden: F32, h: F32, hidden: int) -> None:
     for j in range(hidden):
         candidate = np.float32(2.0) * gate_in[2 * hidden + j] - ONE
         h[j] = candidate + gate_in[hidden + j] * (h[j] - candidate)
+
+
+@compiled
+def see(inputs: F32, runs: I64, state: F32, channels: int, features: F32) -> None:
+    """What the cells see [frame, F + 2C] from the front end's inputs [frame, F]; as `Network.features`.
+
+    Zeros for missing values, the mask, the log of the steps since each channel was last seen, which are the last
+    `channels` numbers of a state row and move here.
+    """
+    width = inputs.shape[1]
+    ages = state.shape[1] - channels
+    for r in range(runs.shape[0]):
+        slot, start, stop = runs[r]
+        for i in range(start, stop):
+            delta = np.float32(np.expm1(np.float64(inputs[i, 2 * channels])))
+            for j in range(width):
+                value = inputs[i, j]
+                features[i, j] = np.float32(0.0) if np.isnan(value) else value
+            for c in range(channels):
+                age = state[slot, ages + c] + delta
+                missing = np.isnan(inputs[i, c])
+                features[i, width + c] = np.float32(0.0) if missing else ONE
+                features[i, width + channels + c] = np.float32(np.log1p(np.float64(age)))
+                state[slot, ages + c] = age if missing else np.float32(0.0)

@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from streamrnn.kernels import gru
 from streamrnn.model.network import Network
 from streamrnn.records import F32, I64
 
@@ -43,15 +44,7 @@ class TorchRunner:
         self.network = network.eval()
 
     def run(self, inputs: F32, runs: I64, state: F32) -> F32:
-        hidden = self._hidden(inputs, runs, state)
-        count = len(inputs)
-        padded = _padded(count)
-        xs: F32 = np.zeros((padded, inputs.shape[1]), dtype=np.float32)
-        xs[:count] = inputs
-        with torch.inference_mode():
-            out = self.network.head(hidden, torch.from_numpy(xs))  # [padded, C, H, 1 + Q]
-        result: F32 = out.numpy()[:count]
-        return result
+        return _head(self.network, self._hidden(inputs, runs, state), len(inputs))
 
     def rebuild(self, inputs: F32, runs: I64, state: F32) -> None:
         state[runs[:, 0]] = self.network.zero_state(1).numpy()
@@ -89,8 +82,59 @@ class TorchRunner:
         return hidden
 
 
+class GruRunner:
+    """The runner for plain GRUs, the default: layers compiled (`kernels.gru`), the head one matrix product by torch."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network.eval()
+        weights = {name: tensor.detach().numpy() for name, tensor in network.stack.state_dict().items()}
+
+        def stacked(name: str, begin: int) -> F32:
+            layers = range(begin, network.spec.layers)
+            return np.ascontiguousarray(np.stack([weights[f"cells.{layer}.core.{name}_l0"].T for layer in layers]))
+
+        hidden = network.spec.hidden
+        self._first = np.ascontiguousarray(weights["cells.0.core.weight_ih_l0"].T)
+        self._above: F32 = np.zeros((network.spec.layers, hidden, 3 * hidden), dtype=np.float32)
+        if network.spec.layers > 1:
+            self._above[1:] = stacked("weight_ih", 1)
+        self._hidden = stacked("weight_hh", 0)
+        self._bias_in = stacked("bias_ih", 0)
+        self._bias_hidden = stacked("bias_hh", 0)
+
+    def run(self, inputs: F32, runs: I64, state: F32) -> F32:
+        return _head(self.network, torch.from_numpy(self._layers(inputs, runs, state)), len(inputs))
+
+    def rebuild(self, inputs: F32, runs: I64, state: F32) -> None:
+        state[runs[:, 0]] = 0.0
+        self._layers(inputs, runs, state)
+
+    def _layers(self, inputs: F32, runs: I64, state: F32) -> F32:
+        """[frames padded to 16, D]: hidden states and what the cells saw."""
+        network = self.network
+        count = len(inputs)
+        seen: F32 = np.empty((count, network.width), dtype=np.float32)
+        gru.see(inputs, runs, state, network.spec.channels, seen)
+        if len(runs) > gru.LANES:  # runs of like length side by side
+            runs = runs[np.argsort(runs[:, 1] - runs[:, 2], kind="stable")]
+        out: F32 = np.zeros((_padded(count), network.spec.hidden + network.width), dtype=np.float32)
+        last: F32 = np.empty((count, network.spec.hidden), dtype=np.float32)
+        gru.run_gru(
+            seen, runs, state, self._above, self._first, self._hidden, self._bias_in, self._bias_hidden, last
+        )  # fmt: skip
+        out[:count, : network.spec.hidden] = last
+        out[:count, network.spec.hidden :] = seen
+        return out
+
+
 def make_runner(network: Network) -> Runner:
-    return TorchRunner(network)
+    return GruRunner(network) if network.plain_gru else TorchRunner(network)
+
+
+def _head(network: Network, hidden: torch.Tensor, count: int) -> F32:
+    with torch.inference_mode():
+        out: F32 = network.head(hidden).numpy()  # [padded, C, H, 1 + Q]
+    return out[:count]
 
 
 def _padded(rows: int) -> int:
