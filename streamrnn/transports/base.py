@@ -55,8 +55,8 @@ class Committed:
 
 
 class Listener(Protocol):
-    """Told of rebalances. `revoked` runs before the partitions go to others; both run inside the rebalance, so they must be
-    quick; an exception in either is fatal to the Source (its next poll raises it)."""
+    """Told of rebalances. `revoked` runs before the partitions go to others; both run inside the rebalance, so they
+    must be quick; an exception in either is fatal to the Source (its next poll raises it)."""
 
     async def revoked(self, partitions: frozenset[int]) -> None: ...
     async def assigned(self, partitions: frozenset[int]) -> None: ...

@@ -1,0 +1,149 @@
+"""Reading whole partitions without a group, and looking after topics."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+
+from streamrnn.records import Record
+from streamrnn.transports.base import Deadline, TopicMissing, TopicNeed
+from streamrnn.transports.kafka_errors import explained
+
+if TYPE_CHECKING:
+    from streamrnn.transports.kafka import KafkaSettings
+
+
+class KafkaReader:
+    """See transports.base.PartitionReader."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self._settings = settings
+        self._consumer: Any = None
+        self._topic = ""
+        self._positions: dict[int, int] = {}
+
+    async def start(self, topic: str, start: Mapping[int, int] | None) -> None:
+        settings = self._settings
+        self._topic = topic
+        self._consumer = AIOKafkaConsumer(
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            isolation_level=settings.isolation_level,
+            fetch_max_bytes=settings.fetch_max_bytes,
+            max_partition_fetch_bytes=settings.max_partition_fetch_bytes,
+            **settings.client(),
+        )
+        try:
+            await asyncio.wait_for(self._consumer.start(), settings.request_timeout_ms / 1000 + 10)
+            await self._consumer.topics()  # asks for all topics: asking for one by name could create it
+            partitions = self._consumer.partitions_for_topic(topic)
+            if not partitions:
+                await self.stop(Deadline(5.0))
+                raise TopicMissing(f"no topic {topic!r}: `streamrnn topics --create` makes those of this service")
+            wanted = sorted(partitions) if start is None else sorted(start)
+            self._consumer.assign([self._tp(partition) for partition in wanted])
+            begin = await self._consumer.beginning_offsets([self._tp(partition) for partition in wanted])
+        except (KafkaError, OSError, TimeoutError) as error:
+            raise explained(error, settings, f"reading {topic}") from error
+        for partition in wanted:
+            low = begin[self._tp(partition)]
+            self._positions[partition] = low if start is None else max(start[partition], low)
+            self._consumer.seek(self._tp(partition), self._positions[partition])
+
+    async def poll(self, timeout_ms: int, records_max: int) -> Sequence[tuple[int, Sequence[Record]]]:
+        try:
+            fetched = await self._consumer.getmany(timeout_ms=timeout_ms, max_records=records_max)
+            for partition in self._positions:
+                # The client's own position goes beyond holes that compaction or transaction markers left.
+                self._positions[partition] = await self._consumer.position(self._tp(partition))
+        except (KafkaError, OSError, ValueError) as error:
+            raise explained(error, self._settings, f"reading {self._topic}") from error
+        return [(tp.partition, records) for tp, records in fetched.items() if records]
+
+    async def begin_offsets(self) -> dict[int, int]:
+        return await self._offsets(self._consumer.beginning_offsets)
+
+    async def end_offsets(self) -> dict[int, int]:
+        return await self._offsets(self._consumer.end_offsets)
+
+    async def _offsets(self, ask: Any) -> dict[int, int]:
+        try:
+            answer = await ask([self._tp(partition) for partition in self._positions])
+        except (KafkaError, OSError) as error:
+            raise explained(error, self._settings, f"asking for the offsets of {self._topic}") from error
+        return {tp.partition: offset for tp, offset in answer.items()}
+
+    def position(self, partition: int) -> int:
+        return self._positions[partition]
+
+    async def stop(self, deadline: Deadline) -> None:
+        if self._consumer is None:
+            return
+        consumer, self._consumer = self._consumer, None
+        stopping = asyncio.ensure_future(consumer.stop())
+        done, _ = await asyncio.wait({stopping}, timeout=max(deadline.remaining_s(), 0.1))
+        if not done:
+            stopping.cancel()
+
+    def _tp(self, partition: int) -> TopicPartition:
+        return TopicPartition(self._topic, partition)
+
+
+class KafkaAdmin:
+    """See transports.base.Admin."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        self._settings = settings
+        self._client: Any = None
+
+    async def start(self) -> None:
+        settings = self._settings
+        self._client = AIOKafkaAdminClient(**settings.client())
+        try:
+            await asyncio.wait_for(self._client.start(), settings.request_timeout_ms / 1000 + 10)
+        except (KafkaError, OSError, TimeoutError) as error:
+            await self.stop()
+            raise explained(error, settings, "connecting") from error
+
+    async def describe(self, names: Sequence[str]) -> dict[str, int | None]:
+        try:
+            existing = set(await self._client.list_topics())
+            known = [name for name in names if name in existing]
+            described = await self._client.describe_topics(known) if known else []
+        except (KafkaError, OSError) as error:
+            raise explained(error, self._settings, "asking for topics") from error
+        counts = {entry["topic"]: len(entry["partitions"]) for entry in described}
+        return {name: counts.get(name) for name in names}
+
+    async def create(self, needs: Sequence[TopicNeed]) -> list[str]:
+        found = await self.describe([need.name for need in needs])
+        missing = [need for need in needs if found[need.name] is None]
+        if not missing:
+            return []
+        topics = [
+            NewTopic(need.name, need.partitions, need.replication, topic_configs=dict(need.config)) for need in missing
+        ]
+        try:
+            answer = await self._client.create_topics(topics)
+        except AttributeError:
+            # librdkafka's built-in broker names no controller, but makes any topic that is asked about.
+            await self._client.describe_topics([need.name for need in missing])
+            return [need.name for need in missing]
+        except (KafkaError, OSError) as error:
+            raise explained(error, self._settings, "creating topics") from error
+        for name, code, *rest in answer.topic_errors:
+            if code and for_code(code) is not TopicAlreadyExistsError:
+                detail = rest[0] if rest and rest[0] else for_code(code).__name__
+                raise explained(for_code(code)(str(detail)), self._settings, f"creating topic {name}")
+        return [need.name for need in missing]
+
+    async def stop(self) -> None:
+        if self._client is not None:
+            client, self._client = self._client, None
+            await client.close()

@@ -1,0 +1,186 @@
+"""A member of a consumer group, by aiokafka. Why it is written as it is (aiokafka 0.14, FAULTS 2):
+
+- Positions are ours. When `getmany` raises, records it had drained from other partitions are gone and their positions
+  have moved on, so every exception ends this source: its user makes a new one and seeks to where it knows it was.
+- `getmany` is never wrapped in a time-out: a cancelled one disables the client's idle watchdog for good.
+- No deserializers (a raising one repeats its record for ever), no auto-commit, no automatic offset reset.
+- Round-robin, not sticky, assignment (aiokafka #1175, #1176).
+- Exceptions in rebalance listeners are swallowed by the client; here they end the source.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
+from aiokafka.structs import OffsetAndMetadata
+
+from streamrnn.records import Record
+from streamrnn.transports.base import Committed, Deadline, Listener, OwnershipLost, TransportError
+from streamrnn.transports.kafka_errors import explained
+
+if TYPE_CHECKING:
+    from streamrnn.transports.kafka import KafkaSettings
+
+
+class _Rebalances(ConsumerRebalanceListener):
+    def __init__(self, source: KafkaSource, listener: Listener) -> None:
+        self._source, self._listener = source, listener
+
+    async def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:
+        partitions = frozenset(tp.partition for tp in revoked)
+        await self._source.guarded(self._listener.revoked(partitions), "giving partitions up")
+        self._source.forget(partitions)
+
+    async def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
+        partitions = frozenset(tp.partition for tp in assigned)
+        await self._source.guarded(self._listener.assigned(partitions), "taking partitions over")
+
+
+class KafkaSource:
+    """See transports.base.Source."""
+
+    def __init__(self, settings: KafkaSettings, topic: str, group: str) -> None:
+        self.topic = topic
+        self._settings, self._group = settings, group
+        self._consumer: Any = None
+        self._positions: dict[int, int] = {}
+        self._failure: TransportError | None = None
+
+    async def start(self, listener: Listener) -> None:
+        settings = self._settings
+        self._consumer = AIOKafkaConsumer(
+            group_id=self._group,
+            group_instance_id=settings.group_instance_id,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            partition_assignment_strategy=[RoundRobinPartitionAssignor],
+            session_timeout_ms=settings.session_timeout_ms,
+            heartbeat_interval_ms=settings.heartbeat_interval_ms,
+            rebalance_timeout_ms=settings.rebalance_timeout_ms,
+            max_poll_interval_ms=settings.max_poll_interval_ms,
+            isolation_level=settings.isolation_level,
+            fetch_max_wait_ms=settings.fetch_max_wait_ms,
+            fetch_max_bytes=settings.fetch_max_bytes,
+            max_partition_fetch_bytes=settings.max_partition_fetch_bytes,
+            **settings.client(),
+        )
+        self._consumer.subscribe([self.topic], listener=_Rebalances(self, listener))
+        try:
+            # With a subscription, start() waits for the first assignment: connect deadlines apply inside it.
+            await asyncio.wait_for(self._consumer.start(), (settings.request_timeout_ms + 60_000) / 1000)
+        except (KafkaError, OSError, TimeoutError) as error:
+            raise explained(error, settings, f"joining group {self._group}") from error
+        if self._failure is not None:
+            raise self._failure
+
+    async def poll(self, timeout_ms: int, records_max: int) -> Sequence[tuple[int, Sequence[Record]]]:
+        if self._failure is not None:
+            raise self._failure
+        try:
+            fetched = await self._consumer.getmany(timeout_ms=timeout_ms, max_records=records_max)
+        except (KafkaError, OSError, ValueError) as error:
+            # ValueError among others: a corrupt record batch whose frame cannot be parsed.
+            raise explained(error, self._settings, f"reading {self.topic}") from error
+        polled: list[tuple[int, Sequence[Record]]] = []
+        for tp, records in fetched.items():
+            if tp.partition in self._positions and records:
+                self._positions[tp.partition] = records[-1].offset + 1
+                polled.append((tp.partition, records))
+        if self._failure is not None:
+            raise self._failure
+        return polled
+
+    async def commit(self, offsets: Mapping[int, Committed], deadline: Deadline) -> None:
+        ours = {tp.partition for tp in self._consumer.assignment()}
+        if not offsets.keys() <= ours:
+            raise OwnershipLost(f"partitions {sorted(offsets.keys() - ours)} of {self.topic} are not ours any more")
+        wanted = {self._tp(p): OffsetAndMetadata(c.offset, c.metadata) for p, c in offsets.items()}
+        try:
+            async with asyncio.timeout(deadline.remaining_s()):
+                await self._consumer.commit(wanted)
+        except (CommitFailedError, IllegalStateError) as error:
+            raise OwnershipLost(f"{self.topic} {sorted(offsets)}: {error}") from error
+        except (KafkaError, OSError, TimeoutError) as error:
+            raise explained(error, self._settings, f"committing offsets of {self.topic}") from error
+
+    async def committed(self, partitions: Sequence[int]) -> dict[int, Committed | None]:
+        # consumer.committed() drops the metadata that was stored beside the offset; the coordinator keeps it.
+        try:
+            known = await self._consumer._coordinator.fetch_committed_offsets(  # noqa: SLF001
+                [self._tp(partition) for partition in partitions]
+            )
+        except (KafkaError, OSError) as error:
+            raise explained(error, self._settings, f"reading the offsets of group {self._group}") from error
+        found: dict[int, Committed | None] = {}
+        for partition in partitions:
+            entry = known.get(self._tp(partition))
+            found[partition] = Committed(entry.offset, entry.metadata or "") if entry and entry.offset >= 0 else None
+        return found
+
+    async def begin_offsets(self, partitions: Sequence[int]) -> dict[int, int]:
+        return await self._offsets(self._consumer.beginning_offsets, partitions)
+
+    async def end_offsets(self, partitions: Sequence[int]) -> dict[int, int]:
+        return await self._offsets(self._consumer.end_offsets, partitions)
+
+    async def _offsets(self, ask: Any, partitions: Sequence[int]) -> dict[int, int]:
+        try:
+            answer = await ask([self._tp(partition) for partition in partitions])
+        except (KafkaError, OSError) as error:
+            raise explained(error, self._settings, f"asking for the offsets of {self.topic}") from error
+        return {tp.partition: offset for tp, offset in answer.items()}
+
+    def seek(self, partition: int, offset: int) -> None:
+        try:
+            self._consumer.seek(self._tp(partition), offset)
+        except IllegalStateError as error:
+            raise OwnershipLost(f"partition {partition} of {self.topic} is not assigned here") from error
+        self._positions[partition] = offset
+
+    def pause(self, partitions: Sequence[int]) -> None:
+        self._consumer.pause(*[self._tp(p) for p in partitions if p in self._positions])
+
+    def resume(self, partitions: Sequence[int]) -> None:
+        self._consumer.resume(*[self._tp(p) for p in partitions if p in self._positions])
+
+    def lag(self) -> dict[int, int | None]:
+        lags: dict[int, int | None] = {}
+        assigned = self._consumer.assignment()
+        for partition, position in self._positions.items():
+            tp = self._tp(partition)
+            end = self._consumer.highwater(tp) if tp in assigned else None
+            lags[partition] = None if end is None else max(0, end - position)
+        return lags
+
+    async def stop(self, deadline: Deadline) -> None:
+        if self._consumer is None:
+            return
+        # Leaving the group can hang on a dead coordinator (aiokafka #659, #773): past the deadline it is abandoned.
+        stopping = asyncio.ensure_future(self._consumer.stop())
+        done, _ = await asyncio.wait({stopping}, timeout=max(deadline.remaining_s(), 0.1))
+        if not done:
+            stopping.cancel()
+        elif stopping.exception() is not None:
+            raise explained(stopping.exception() or TimeoutError(), self._settings, "leaving the group")
+
+    # ── for the rebalance listener ───────────────────────────────────────────────────────────────────────────────
+
+    async def guarded(self, call: Any, doing: str) -> None:
+        try:
+            await call
+        except (TransportError, KafkaError, OSError) as error:
+            self._failure = explained(error, self._settings, doing)
+        except Exception as error:  # noqa: BLE001 - aiokafka would swallow it; the next poll raises it
+            self._failure = TransportError(f"{doing} failed: {type(error).__name__}: {error}")
+
+    def forget(self, partitions: frozenset[int]) -> None:
+        for partition in partitions:
+            self._positions.pop(partition, None)
+
+    def _tp(self, partition: int) -> TopicPartition:
+        return TopicPartition(self.topic, partition)
