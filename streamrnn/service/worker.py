@@ -110,7 +110,8 @@ class Worker:
             if (found[topic] or 0) < inputs:
                 raise TransportError(
                     f"{topic} has {found[topic]} partitions, {settings.input} has {inputs}: outputs of "
-                    f"partition p go to partition p. Add some: kafka-topics.sh --alter --topic {topic} --partitions {inputs}"
+                    f"partition p go to partition p. Add some: kafka-topics.sh --alter --topic {topic} "
+                    f"--partitions {inputs}"
                 )
 
     # ── serving ──────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,0 +1,459 @@
+"""The configuration: one typed, frozen tree from YAML files, the environment and flags, in rising order of precedence.
+
+Unknown keys are errors with a suggestion, all errors are told at once, and no message shows a secret.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from streamrnn.durations import format_ms, parse_ms
+from streamrnn.mapping import DecodeSpec
+from streamrnn.spec import Cell, ModelSpec, StreamSpec, Within
+from streamrnn.transports.base import TopicNeed
+
+if TYPE_CHECKING:
+    from streamrnn.transports.kafka import KafkaSettings
+
+ENV_PREFIX = "STREAMRNN__"
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the message lists every fault with its key and what to do."""
+
+
+def _duration(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise ValueError("write a duration such as 250ms, 1s, 15m or 1d")
+    return parse_ms(str(value))
+
+
+# Durations are written `250ms`, `1s`, `15m`, `1d` and held in milliseconds.
+Duration = Annotated[int, BeforeValidator(_duration)]
+
+
+def _names(value: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(value)) != len(value):
+        raise ValueError("a channel is named twice")
+    if not all(value):
+        raise ValueError("a channel's name is empty")
+    return value
+
+
+def _levels(value: tuple[float, ...]) -> tuple[float, ...]:
+    if any(not 0.0 < q < 1.0 for q in value) or list(value) != sorted(set(value)):
+        raise ValueError("quantiles must rise, each between 0 and 1")
+    return value
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Kafka(_Section):
+    """Kafka's own names; dots instead of underscores are accepted."""
+
+    bootstrap_servers: str = "localhost:9092"
+    client_id: str = "streamrnn"
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    sasl_plain_username: str | None = None
+    sasl_plain_password: SecretStr | None = None
+    sasl_plain_password_file: Path | None = None
+    ssl_cafile: Path | None = None
+    ssl_certfile: Path | None = None
+    ssl_keyfile: Path | None = None
+    ssl_password: SecretStr | None = None
+    allow_sasl_plaintext: bool = False
+    request_timeout_ms: Annotated[int, Field(ge=1000)] = 20_000
+    session_timeout_ms: Annotated[int, Field(ge=500)] = 10_000
+    heartbeat_interval_ms: Annotated[int, Field(ge=100)] = 3_000
+    rebalance_timeout_ms: Annotated[int, Field(ge=1000)] = 60_000
+    max_poll_interval_ms: Annotated[int, Field(ge=1000)] = 300_000
+    isolation_level: Literal["read_uncommitted", "read_committed"] = "read_committed"
+    group_instance_id: str | None = None
+    compression_type: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "none"
+    fetch_max_bytes: Annotated[int, Field(ge=1024)] = 16 * 1024 * 1024
+    max_partition_fetch_bytes: Annotated[int, Field(ge=1024)] = 2 * 1024 * 1024
+    batch_bytes_max: Annotated[int, Field(ge=1024)] = 900_000
+    in_flight_bytes_max: Annotated[int, Field(ge=1_000_000)] = 64 * 1024 * 1024
+
+    @model_validator(mode="before")
+    @classmethod
+    def _dots(cls, value: Any) -> Any:
+        return {str(k).replace(".", "_"): v for k, v in value.items()} if isinstance(value, Mapping) else value
+
+    @model_validator(mode="after")
+    def _sasl(self) -> Kafka:
+        if self.security_protocol.startswith("SASL"):
+            if self.sasl_plain_username is None:
+                raise ValueError("sasl_plain_username is needed with security_protocol " + self.security_protocol)
+            if (self.sasl_plain_password is None) == (self.sasl_plain_password_file is None):
+                raise ValueError("give sasl_plain_password_file (or sasl_plain_password by environment), one of them")
+        if self.heartbeat_interval_ms * 2 > self.session_timeout_ms:
+            raise ValueError("heartbeat_interval_ms must be at most half of session_timeout_ms")
+        return self
+
+
+class Topics(_Section):
+    forecasts: str = ""
+    imputed: str = ""
+    dlq: str = ""
+    models: str = ""
+    state: str = ""
+
+    def names(self) -> list[str]:
+        """The topics this version of the service writes or follows."""
+        return [self.forecasts, self.imputed, self.dlq, self.models]
+
+
+class Model(_Section):
+    cell: Cell = "gru"
+    hidden: Annotated[int, Field(ge=1, le=1024)] = 64
+    layers: Annotated[int, Field(ge=1, le=8)] = 2
+    layer_norm: bool = False
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class Learn(_Section):
+    interval: Duration = 30_000
+    ticks: Annotated[int, Field(ge=1)] = 200_000
+    min_steps: Annotated[int, Field(ge=1)] = 4_000  # steps over all series before the first network is trained
+    budget: Duration = 20_000  # wall clock of one round's training
+    updates: Annotated[int, Field(ge=1)] = 300  # gradient steps of one round at most
+    window: Annotated[int, Field(ge=64)] = 1024  # steps kept per series
+    series_max: Annotated[int, Field(ge=1)] = 2_000
+    holdout: Annotated[int, Field(ge=8)] = 64  # newest steps of a series never trained on, for the gate
+    chunk_len: Annotated[int, Field(ge=1)] = 32
+    burn_in: Annotated[int, Field(ge=0)] = 32
+    length: Annotated[int, Field(ge=2)] = 160
+    batch_series: Annotated[int, Field(ge=1)] = 32
+    lr: Annotated[float, Field(gt=0)] = 4e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    clip_norm: Annotated[float, Field(gt=0)] = 1.0
+    drift: bool = True
+    history: Annotated[int, Field(ge=0)] = 500_000  # records before the end of the topic read at the start
+    keep: Annotated[int, Field(ge=2)] = 5  # versions kept in the models topic
+    threads: Annotated[int, Field(ge=0)] = 0  # 0: as many as there are cores, less one
+    nice: Annotated[int, Field(ge=0, le=19)] = 10
+    memory_max_mb: Annotated[int, Field(ge=256)] = 4096
+    silence_max: Duration = 120_000  # a trainer that says nothing for so long is killed
+    device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
+    seed: int = 0
+
+
+class Http(_Section):
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    token_file: Path | None = None
+
+
+class Log(_Section):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "json", "console"] = "auto"
+
+
+class Decode(_Section):
+    """Where people's own records hold what the contract names; paths with dots."""
+
+    series: str | None = "series"
+    ts: str | None = "ts"
+    ts_unit: Literal["s", "ms", "us", "ns"] = "ms"
+    values: dict[str, str] | None = None
+    channel: str | None = "channel"
+    value: str | None = "value"
+    record_bytes_max: Annotated[int, Field(ge=64)] = 1024 * 1024
+
+
+class Settings(BaseSettings):
+    """The whole configuration. Fields without a default must be given."""
+
+    # Defaults are written in milliseconds, as durations are held, and so not read as what a user writes.
+    model_config = SettingsConfigDict(extra="forbid", frozen=True, validate_default=False)
+
+    app: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")] = "streamrnn"
+    kafka: Kafka = Kafka()
+    input: str
+    channels: Annotated[tuple[str, ...], Field(min_length=1, max_length=256), AfterValidator(_names)]
+    step: str
+    horizon: Annotated[int, Field(ge=1, le=1000)]
+    quantiles: Annotated[tuple[float, ...], Field(min_length=1), AfterValidator(_levels)] = (0.05, 0.5, 0.95)
+    topics: Topics = Topics()
+    within: Within = "one"
+    lateness: Duration = 0
+    idle_after: Duration = 60_000
+    gap_max: Annotated[int, Field(ge=0)] = 64
+    future_max: Duration = 60_000
+    calendar: tuple[Duration, ...] = ()
+    forecast_every: Annotated[int, Field(ge=1)] = 1
+    imputed: Literal["gaps", "all"] = "gaps"
+    delivery: Literal["at-least-once", "exactly-once"] = "at-least-once"
+    start: Literal["earliest", "latest"] = "earliest"
+    train: Literal["auto", "off"] = "auto"
+    model: Model = Model()
+    learn: Learn = Learn()
+    burn_in: Annotated[int, Field(ge=1)] = 64
+    warm_up: Annotated[int, Field(ge=1)] = 64
+    series_max: Annotated[int, Field(ge=1)] = 10_000
+    pending_max: Annotated[int, Field(ge=1)] = 1024
+    batch_records_max: Annotated[int, Field(ge=1)] = 2000
+    poll_timeout: Duration = 100
+    delivery_timeout: Duration = 30_000
+    shutdown_grace: Duration = 15_000
+    decode: Decode = Decode()
+    http: Http = Http()
+    log: Log = Log()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what `load` hands over: files, environment and flags are merged there, in one place."""
+        return (init_settings,)
+
+    @model_validator(mode="after")
+    def _together(self) -> Settings:
+        faults: list[str] = []
+        try:
+            step_ms = 0 if self.step == "irregular" else parse_ms(self.step)
+            if self.step != "irregular" and step_ms < 1:
+                faults.append("step: must be at least 1ms, or irregular")
+        except ValueError as error:
+            step_ms = 1
+            faults.append(f"step: {error}; or write irregular")
+        if step_ms and self.idle_after < step_ms + self.lateness:
+            faults.append("idle_after: must be at least step + lateness, or every series looks idle")
+        if self.step == "irregular" and self.within != "one":
+            faults.append("within: needs a grid; with step: irregular every tick is a step of its own")
+        if self.delivery == "exactly-once":
+            faults.append("delivery: exactly-once is not in this version; at-least-once marks duplicates by `source`")
+        if self.learn.length <= self.learn.burn_in:
+            faults.append("learn.length: must be more than learn.burn_in")
+        if self.learn.window < self.learn.length + 2 * self.learn.holdout:
+            faults.append("learn.window: must hold learn.length and twice learn.holdout")
+        if faults:
+            raise ValueError("\n".join(faults))
+        for kind in Topics.model_fields:
+            if not getattr(self.topics, kind):
+                # Frozen for users; defaults that depend on `app` are settled here, once.
+                object.__setattr__(self, "topics", self.topics.model_copy(update={kind: f"{self.app}.{kind}"}))
+        return self
+
+    # ── for the floors below ─────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def step_ms(self) -> int:
+        return 0 if self.step == "irregular" else parse_ms(self.step)
+
+    @property
+    def poll_timeout_ms(self) -> int:
+        return self.poll_timeout
+
+    @property
+    def delivery_timeout_s(self) -> float:
+        return self.delivery_timeout / 1000
+
+    @property
+    def shutdown_grace_s(self) -> float:
+        return self.shutdown_grace / 1000
+
+    def stream_spec(self) -> StreamSpec:
+        return StreamSpec(
+            channels=self.channels,
+            step_ms=self.step_ms,
+            horizon=self.horizon,
+            quantiles=self.quantiles,
+            within=self.within,
+            lateness_ms=self.lateness,
+            idle_after_ms=self.idle_after,
+            gap_max=self.gap_max,
+            future_max_ms=self.future_max,
+            burn_in=self.burn_in,
+            warm_up=self.warm_up,
+            series_max=self.series_max,
+            pending_max=self.pending_max,
+            calendar_ms=self.calendar,
+            forecast_every=self.forecast_every,
+            impute_all=self.imputed == "all",
+        )
+
+    def model_spec(self) -> ModelSpec:
+        return ModelSpec(
+            channels=len(self.channels),
+            horizon=self.horizon,
+            quantiles=self.quantiles,
+            calendars=len(self.calendar),
+            cell=self.model.cell,
+            hidden=self.model.hidden,
+            layers=self.model.layers,
+            layer_norm=self.model.layer_norm,
+            dropout=self.model.dropout,
+        )
+
+    def decode_spec(self) -> DecodeSpec:
+        return DecodeSpec(**self.decode.model_dump())
+
+    def kafka_settings(self) -> KafkaSettings:
+        """Connection settings with the secrets read. Raises ConfigError when a secret's file cannot be."""
+        from streamrnn.transports.kafka import KafkaSettings  # aiokafka is not needed to check a file
+
+        kafka = self.kafka
+        password = kafka.sasl_plain_password.get_secret_value() if kafka.sasl_plain_password else None
+        if kafka.sasl_plain_password_file is not None:
+            try:
+                password = kafka.sasl_plain_password_file.read_text().strip()
+            except OSError as error:
+                raise ConfigError(f"kafka.sasl_plain_password_file: cannot be read ({error.strerror})") from error
+        values = kafka.model_dump(exclude={"sasl_plain_password", "sasl_plain_password_file", "ssl_password"})
+        for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile"):
+            values[name] = None if values[name] is None else str(values[name])
+        values["compression_type"] = None if kafka.compression_type == "none" else kafka.compression_type
+        return KafkaSettings(
+            sasl_plain_password=password,
+            ssl_password=kafka.ssl_password.get_secret_value() if kafka.ssl_password else None,
+            delivery_timeout_ms=self.delivery_timeout,
+            **values,
+        )
+
+    def topic_needs(self, partitions: int) -> list[TopicNeed]:
+        """The service's own topics, for an input of so many partitions."""
+        plain: dict[str, str] = {}
+        compact = {"cleanup.policy": "compact"}
+        return [
+            TopicNeed(self.topics.forecasts, partitions, plain),
+            TopicNeed(self.topics.imputed, partitions, plain),
+            TopicNeed(self.topics.dlq, partitions, plain),
+            TopicNeed(self.topics.models, 1, compact),
+        ]
+
+    def effective(self) -> dict[str, Any]:
+        """Everything as it is in force, secrets masked, durations as they are written."""
+        shown: dict[str, Any] = self.model_dump(mode="json")
+        for path in _durations(type(self)):
+            at = shown
+            for part in path[:-1]:
+                at = at[part]
+            value = at[path[-1]]
+            at[path[-1]] = [format_ms(v) for v in value] if isinstance(value, list) else format_ms(value)
+        return shown
+
+
+def _durations(model: type[BaseModel]) -> Iterator[tuple[str, ...]]:
+    for name, info in model.model_fields.items():
+        annotation = info.annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            for rest in _durations(annotation):
+                yield (name, *rest)
+        elif any(isinstance(m, BeforeValidator) for m in info.metadata) or "BeforeValidator" in str(annotation):
+            yield (name,)
+
+
+# ── loading ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def load(
+    files: Sequence[Path] = (), overrides: Mapping[str, Any] | None = None, environment: Mapping[str, str] | None = None
+) -> Settings:
+    """The settings from files (later ones win), the environment and `overrides` (dotted keys). Raises ConfigError."""
+    merged: dict[str, Any] = {}
+    for path in files:
+        _merge(merged, _read(path))
+    for name, value in sorted((os.environ if environment is None else environment).items()):
+        if name.startswith(ENV_PREFIX):
+            _put(merged, name.removeprefix(ENV_PREFIX).lower().split("__"), _scalar(value))
+    for key, value in (overrides or {}).items():
+        _put(merged, key.split("."), _scalar(value) if isinstance(value, str) else value)
+    try:
+        return Settings(**merged)
+    except ValidationError as error:
+        raise ConfigError(_told(error)) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not YAML: {error}") from error
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path}: must hold keys and values, not a {type(document).__name__}")
+    return document
+
+
+def _merge(into: dict[str, Any], other: Mapping[str, Any]) -> None:
+    for key, value in other.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def _put(into: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    for part in path[:-1]:
+        into = into.setdefault(part, {})
+        if not isinstance(into, dict):
+            raise ConfigError(f"{'.'.join(path)}: {part} holds a value, not a section")
+    into[path[-1]] = value
+
+
+def _scalar(text: str) -> Any:
+    """Values from the environment and flags are YAML too: numbers, lists, words."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return text if value is None else value
+
+
+def _told(error: ValidationError) -> str:
+    lines = ["the configuration cannot be used:"]
+    for item in error.errors(include_url=False, include_input=False, include_context=False):
+        where = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(str(item["loc"][-1]), _keys_at(item["loc"][:-1]), n=1)
+            lines.append(f"  {where}: unknown key" + (f"; did you mean {near[0]}?" if near else ""))
+        elif item["type"] == "missing":
+            lines.append(f"  {where}: is needed")
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            lines += (
+                [f"  {where + ': ' if where else ''}{part}" for part in message.split("\n")]
+                if not where
+                else [f"  {where}: {message}"]
+            )
+    return "\n".join(lines)
+
+
+def _keys_at(path: Sequence[int | str]) -> list[str]:
+    model: type[BaseModel] = Settings
+    for part in path:
+        info = model.model_fields.get(str(part))
+        if info is None or not (isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel)):
+            return []
+        model = info.annotation
+    return list(model.model_fields)
