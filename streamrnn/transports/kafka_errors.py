@@ -33,9 +33,7 @@ def explained(error: BaseException, settings: KafkaSettings, doing: str) -> Tran
     if isinstance(error, (TopicAuthorizationFailedError, GroupAuthorizationFailedError)):
         return TransportError(f"{where}: not permitted ({error}); deploy/README.md lists the ACLs that are needed")
     if isinstance(error, UnknownTopicOrPartitionError):
-        return TopicMissing(
-            f"{where}: no such topic ({error}); `streamrnn topics --create` makes what is missing"
-        )
+        return TopicMissing(f"{where}: no such topic ({error}); `streamrnn topics --create` makes what is missing")
     if isinstance(error, KafkaConnectionError):
         hint = "is the broker up, and kafka.bootstrap_servers right?"
         if settings.security_protocol in ("SSL", "SASL_SSL"):

@@ -1,0 +1,43 @@
+"""Signals by name, for the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from simulators import book, prices, sensors
+from simulators.drift import KINDS, Drift
+from simulators.signal import Signal
+
+SIMULATORS = ("sensors", "prices", "book")
+
+
+def default_channels(kind: str) -> tuple[str, ...]:
+    return {"sensors": sensors.DEFAULT_CHANNELS, "prices": prices.DEFAULT_CHANNELS, "book": ("value",)}[kind]
+
+
+def make(
+    kind: str,
+    series: int,
+    channels: Sequence[str] = (),
+    seed: int = 0,
+    cycle_steps: float = 600.0,
+    drift: str = "",
+    drift_at: int = 0,
+) -> Signal:
+    """A signal by its kind. Raises ValueError naming the kinds there are."""
+    chosen = tuple(channels)
+    signal: Signal
+    if kind == "sensors":
+        signal = sensors.Sensors(series, chosen or sensors.DEFAULT_CHANNELS, cycle_steps, seed=seed)
+    elif kind == "prices":
+        signal = prices.Prices(series, chosen or prices.DEFAULT_CHANNELS, seed=seed)
+    elif kind == "book":
+        signal = book.Book(series, chosen or ("value",), seed=seed)
+    else:
+        raise ValueError(f"no simulator {kind!r}: there are {', '.join(SIMULATORS)}")
+    if not drift:
+        return signal
+    for known in KINDS:
+        if known == drift:
+            return Drift(signal, known, drift_at)
+    raise ValueError(f"no drift {drift!r}: there are {', '.join(KINDS)}")

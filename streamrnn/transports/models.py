@@ -1,0 +1,183 @@
+"""The models topic: weights in pieces, a manifest that names and digests them, and a pointer to the ones in use.
+
+All in partition 0 of a compacted topic, so that it holds the newest value of every key:
+
+    weights/<id>/<piece>   bytes of the blob, cut so that a record stays far below the broker's limit
+    manifest/<id>          JSON: how many pieces and bytes, SHA-256 over all, what is known of the weights
+    current                JSON: the id in use, and whether the gate or an operator put it there
+
+A writer sends the pieces, then the manifest, then the pointer, each acknowledged before the next; a reader believes a
+pointer only when the pieces are complete and their digest is right. What does not fit is ignored and counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from streamrnn.records import Record
+from streamrnn.transports.base import Deadline, PartitionReader, Sink, Transport, TransportError
+
+# A record of this size passes any broker's default limit (1 MiB) with room for its envelope.
+PIECE_BYTES = 400_000
+PIECES_MAX = 4096
+# How many versions' pieces a reader holds at most; a writer keeps fewer than this in the topic.
+VERSIONS_MAX = 32
+SEND_TIMEOUT_S = 30.0
+POINTER = b"current"
+
+
+class Manifest(msgspec.Struct):
+    id: str
+    pieces: int
+    bytes: int
+    sha256: str
+    meta: dict[str, object] = {}
+
+
+class Pointer(msgspec.Struct):
+    id: str
+    by: str = "gate"
+    at_ms: int = 0
+
+
+class ModelsWriter:
+    """Publishes weights through a started Sink."""
+
+    def __init__(self, sink: Sink, topic: str) -> None:
+        self._sink, self._topic = sink, topic
+
+    async def publish(self, model: str, blob: bytes, meta: Mapping[str, object], at_ms: int) -> None:
+        """Weights that the gate accepted become the current ones. Raises TransportError; then nothing changed."""
+        pieces = [blob[i : i + PIECE_BYTES] for i in range(0, len(blob), PIECE_BYTES)]
+        manifest = Manifest(model, len(pieces), len(blob), hashlib.sha256(blob).hexdigest(), dict(meta))
+        await self._send({_piece_key(model, i): piece for i, piece in enumerate(pieces)}, at_ms)
+        await self._send({f"manifest/{model}".encode(): msgspec.json.encode(manifest)}, at_ms)
+        await self.point(model, "gate", at_ms)
+
+    async def point(self, model: str, by: str, at_ms: int) -> None:
+        """Makes these weights, published before, the current ones (a rollback)."""
+        await self._send({POINTER: msgspec.json.encode(Pointer(model, by, at_ms))}, at_ms)
+
+    async def retire(self, manifests: Sequence[Manifest], at_ms: int) -> None:
+        """Deletes versions: tombstones for the manifest first, so that nobody looks for pieces that are gone."""
+        for manifest in manifests:
+            await self._send({f"manifest/{manifest.id}".encode(): None}, at_ms)
+            await self._send({_piece_key(manifest.id, i): None for i in range(manifest.pieces)}, at_ms)
+
+    async def _send(self, records: Mapping[bytes, bytes | None], at_ms: int) -> None:
+        await self._sink.append_many(
+            self._topic, 0, list(records.keys()), list(records.values()), [at_ms] * len(records)
+        )
+        await (await self._sink.seal()).wait(Deadline(SEND_TIMEOUT_S))
+
+
+class ModelsFollower:
+    """Follows the models topic; tells of weights that newly became current and are whole."""
+
+    def __init__(self, transport: Transport, topic: str) -> None:
+        self._transport, self._topic = transport, topic
+        self._reader: PartitionReader = transport.reader()
+        self._pieces: dict[str, dict[int, bytes]] = {}
+        self.manifests: dict[str, Manifest] = {}
+        self.pointer: Pointer | None = None
+        self._told: str | None = None
+        self.ignored: dict[str, int] = {}  # reason → how many
+
+    async def start(self) -> None:
+        """Raises TopicMissing."""
+        await self._reader.start(self._topic, {0: 0})
+
+    async def catch_up(self, timeout_s: float = 60.0) -> list[tuple[str, bytes]]:
+        """Reads to the end the topic has now; returns the current (id, blob), or nothing where there are none yet."""
+        end = (await self._reader.end_offsets())[0]
+        deadline = Deadline(timeout_s)
+        while self._reader.position(0) < end:
+            self._take(await self._reader.poll(200, 500))
+            if deadline.passed:
+                raise TransportError(f"the models topic {self._topic} could not be read to its end in {timeout_s} s")
+        return self._news()
+
+    async def poll(self, timeout_ms: int = 0) -> list[tuple[str, bytes]]:
+        """What newly became current, if anything. After an error of the reader the next call begins with a new one."""
+        try:
+            self._take(await self._reader.poll(timeout_ms, 500))
+        except TransportError:
+            await self._reader.stop(Deadline(2.0))
+            self._reader = self._transport.reader()
+            await asyncio.sleep(1.0)
+            await self.start()
+            raise
+        return self._news()
+
+    async def stop(self, deadline: Deadline) -> None:
+        await self._reader.stop(deadline)
+
+    def blob(self, model: str) -> bytes | None:
+        """The weights' bytes if they are whole and their digest is right."""
+        manifest = self.manifests.get(model)
+        pieces = self._pieces.get(model, {})
+        if manifest is None or any(i not in pieces for i in range(manifest.pieces)):
+            return None
+        blob = b"".join(pieces[i] for i in range(manifest.pieces))
+        if len(blob) != manifest.bytes or hashlib.sha256(blob).hexdigest() != manifest.sha256:
+            self._ignore("digest")
+            return None
+        return blob
+
+    def _news(self) -> list[tuple[str, bytes]]:
+        if self.pointer is None or self.pointer.id == self._told:
+            return []
+        blob = self.blob(self.pointer.id)
+        if blob is None:
+            self._ignore("incomplete")
+            return []
+        self._told = self.pointer.id
+        return [(self.pointer.id, blob)]
+
+    def _take(self, polled: Sequence[tuple[int, Sequence[Record]]]) -> None:
+        for _, records in polled:
+            for record in records:
+                self._take_one(record.key or b"", record.value)
+
+    def _take_one(self, key: bytes, value: bytes | None) -> None:
+        try:
+            kind, _, rest = key.decode().partition("/")
+            if kind == "weights":
+                model, _, piece = rest.rpartition("/")
+                number = int(piece)
+                if value is None:
+                    self._pieces.get(model, {}).pop(number, None)
+                elif 0 <= number < PIECES_MAX:
+                    self._pieces.setdefault(model, {})[number] = value
+                    self._bound()
+            elif kind == "manifest":
+                if value is None:
+                    self.manifests.pop(rest, None)
+                else:
+                    # Taken out first, so that the order of the dictionary is the order of publication.
+                    self.manifests.pop(rest, None)
+                    self.manifests[rest] = msgspec.json.decode(value, type=Manifest)
+            elif kind == "current" and value is not None:
+                self.pointer = msgspec.json.decode(value, type=Pointer)
+            else:
+                self._ignore("unknown-key")
+        except (ValueError, UnicodeDecodeError, msgspec.MsgspecError):
+            self._ignore("malformed")
+
+    def _bound(self) -> None:
+        while len(self._pieces) > VERSIONS_MAX:
+            current = self.pointer.id if self.pointer else None
+            oldest = next(model for model in self._pieces if model != current)
+            del self._pieces[oldest]
+            self.manifests.pop(oldest, None)
+
+    def _ignore(self, reason: str) -> None:
+        self.ignored[reason] = self.ignored.get(reason, 0) + 1
+
+
+def _piece_key(model: str, piece: int) -> bytes:
+    return f"weights/{model}/{piece}".encode()
