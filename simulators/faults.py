@@ -1,4 +1,4 @@
-"""What goes wrong between a sensor and a topic, at given rates: decided by the seed, step by step, not by the reader."""
+"""What goes wrong between a sensor and a topic, at given rates: decided by the seed, not by the reader."""
 
 from __future__ import annotations
 

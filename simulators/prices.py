@@ -1,7 +1,7 @@
-"""Instruments: a random walk of the logarithm with stochastic volatility and jumps, and a volume that follows volatility.
+"""Instruments: a random walk of the logarithm with stochastic volatility and jumps, and a volume beside it.
 
-log volatility is mean-reverting (Taylor 1982); jumps come at a given rate with heavy size (Merton 1976). Nobody can beat
-"no change" on the price; calibrated intervals are what there is to win.
+log volatility is mean-reverting (Taylor 1982); jumps come at a given rate with heavy size (Merton 1976). Nobody can
+beat "no change" on the price; calibrated intervals are what there is to win.
 """
 
 from __future__ import annotations

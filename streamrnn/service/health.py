@@ -1,0 +1,68 @@
+"""Alive and ready, from what the partitions do: pure logic, time passed in.
+
+Alive: every owned partition advances or is at its end. A partition with records to read and no progress for
+`STALL_S` is the silent stall that clients of Kafka are known for; only a restart helps, so liveness goes red.
+Ready: serving, every partition past its silent replay, and none further behind than `LAG_MAX` records.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+STALL_S = 60.0
+LAG_MAX = 100_000
+
+
+@dataclass(slots=True)
+class _Partition:
+    position: int
+    emit_from: int
+    moved_s: float
+    lag: int | None = None
+
+
+@dataclass(slots=True)
+class Health:
+    """Fed by the worker, asked by HTTP."""
+
+    serving: bool = False
+    trouble: str = "starting"
+    partitions: dict[int, _Partition] = field(default_factory=dict)
+
+    def assigned(self, partition: int, position: int, emit_from: int, now_s: float) -> None:
+        self.partitions[partition] = _Partition(position, emit_from, now_s)
+
+    def revoked(self, partition: int) -> None:
+        self.partitions.pop(partition, None)
+
+    def progress(self, partition: int, position: int, lag: int | None, now_s: float) -> None:
+        entry = self.partitions.get(partition)
+        if entry is None:
+            return
+        if position != entry.position or not lag:
+            entry.moved_s = now_s
+        entry.position, entry.lag = position, lag
+
+    def live(self, now_s: float) -> tuple[bool, str]:
+        stalled = [
+            f"partition {p} has {e.lag} records to read and did not move for {now_s - e.moved_s:.0f} s"
+            for p, e in sorted(self.partitions.items())
+            if e.lag and now_s - e.moved_s > STALL_S
+        ]
+        return not stalled, "; ".join(stalled) or "ok"
+
+    def ready(self, now_s: float) -> tuple[bool, str]:
+        if not self.serving or self.trouble:
+            return False, self.trouble or "starting"
+        replaying = [p for p, e in sorted(self.partitions.items()) if e.position < e.emit_from]
+        if replaying:
+            return False, f"replaying partitions {replaying} to warm their series"
+        behind = [f"{p} by {e.lag}" for p, e in sorted(self.partitions.items()) if (e.lag or 0) > LAG_MAX]
+        if behind:
+            return False, f"behind: partition {', '.join(behind)} records"
+        live, why = self.live(now_s)
+        return live, why
+
+    def view(self) -> dict[str, dict[str, Any]]:
+        return {str(p): {"position": e.position, "lag": e.lag} for p, e in sorted(self.partitions.items())}

@@ -1,0 +1,211 @@
+"""What the worker tells of itself: Prometheus metrics, the rolling summary, health, recent points for the live page.
+
+Everything is fed per batch, never per tick. Series' names are no labels: their number has no bound that a metrics
+database would survive.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter as Tally
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from streamrnn.model.weights import WeightsMeta
+from streamrnn.records import Outputs, Rejected, TickBatch
+from streamrnn.service.health import Health
+from streamrnn.service.history import History
+from streamrnn.service.pump import Timing
+from streamrnn.service.summary import Summary
+from streamrnn.spec import StreamSpec
+
+BATCH_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+LAG_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
+
+
+class Metrics:
+    """The worker's metrics in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        name = "streamrnn_"
+
+        def counter(key: str, text: str, *labels: str) -> Counter:
+            return Counter(name + key, text, labels, registry=self.registry)
+
+        def gauge(key: str, text: str, *labels: str) -> Gauge:
+            return Gauge(name + key, text, labels, registry=self.registry)
+
+        def histogram(key: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
+            return Histogram(name + key, text, labels, registry=self.registry, buckets=tuple(buckets))
+
+        self.ticks = counter("ticks_total", "Ticks that updated a series.")
+        self.rejected = counter("rejected_total", "Records refused and dead-lettered.", "reason")
+        self.outputs = counter("outputs_total", "Records sent.", "kind")
+        self.frames = counter("frames_total", "Steps taken, gaps included.")
+        self.skipped = counter("gap_steps_skipped_total", "Steps of gaps beyond gap_max, not filled.")
+        self.evicted = counter("series_evicted_total", "Series let go because series_max was reached.")
+        self.series = gauge("series", "Series held.")
+        self.batch = histogram("batch_seconds", "Wall time of a batch by stage.", BATCH_SECONDS, "stage")
+        self.processor = counter("batch_processor_seconds_total", "Processor time spent in batches.")
+        self.commit = histogram("commit_seconds", "Round trip of an offset commit.", BATCH_SECONDS)
+        self.lag = gauge("partition_lag", "Records behind the end of the partition.", "partition")
+        self.position = gauge("partition_position", "Next offset to be processed.", "partition")
+        self.committed = gauge("partition_committed", "Committed offset.", "partition")
+        self.matured = counter("matured_targets_total", "Targets that came for forecasts made before.")
+        self.skill = gauge("network_error_ratio", "Mean absolute error of the network over persistence's, last minute.")
+        self.coverage = gauge("coverage", "Share of targets inside the outer quantiles, last minute.")
+        self.swaps = counter("weights_swaps_total", "Weights swapped in.")
+        self.weights_refused = counter("weights_refused_total", "Weights that could not be served.")
+        self.weights = gauge("weights_info", "1 for the weights in use.", "id")
+        self.rebuilds = counter("client_rebuilds_total", "Times the Kafka clients were built anew after an error.")
+        self.loop_lag = histogram("event_loop_lag_seconds", "How late the event loop runs what is due.", LAG_SECONDS)
+        self.trainer_up = gauge("trainer_up", "1 while the trainer's process lives.")
+        self.trainer_restarts = counter("trainer_restarts_total", "Times the trainer was started again.")
+        self.trainer = gauge("trainer", "What the trainer last said of itself.", "what")
+
+    def text(self) -> bytes:
+        return generate_latest(self.registry)
+
+
+class WorkerObserver:
+    """The pump's and the worker's listener; the HTTP server reads from it."""
+
+    def __init__(self, spec: StreamSpec, effective: Mapping[str, Any] | None = None) -> None:
+        self.spec = spec
+        self.metrics = Metrics()
+        self.summary = Summary(spec)
+        self.history = History(spec)
+        self.health = Health()
+        self.effective = dict(effective or {})
+        self.model = "persistence"
+        self.swaps = 0
+        self.trainer: dict[str, Any] = {}
+        self.started_s = time.monotonic()
+        self.rejected: Tally[str] = Tally()
+        self._series = 0
+
+    # ── the pump ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def batch(
+        self,
+        outputs: Outputs,
+        batch: TickBatch,
+        unread: Sequence[Rejected],
+        sent: tuple[int, int, int],
+        timing: Timing,
+    ) -> None:
+        metrics, now = self.metrics, time.monotonic()
+        accepted = len(batch) - len(outputs.rejected)
+        metrics.ticks.inc(accepted)
+        reasons = Tally([item.reason for item in unread] + [reason for _, reason, _ in outputs.rejected])
+        for reason, count in reasons.items():
+            metrics.rejected.labels(reason).inc(count)
+        self.rejected.update(reasons)
+        for kind, count in zip(("forecast", "imputation", "dead-letter"), sent, strict=True):
+            if count:
+                metrics.outputs.labels(kind).inc(count)
+        metrics.frames.inc(outputs.frames)
+        metrics.skipped.inc(outputs.skipped)
+        metrics.evicted.inc(outputs.evicted)
+        metrics.batch.labels("decode").observe(timing.decode_s)
+        metrics.batch.labels("engine").observe(timing.engine_s)
+        metrics.batch.labels("publish").observe(timing.publish_s)
+        metrics.processor.inc(timing.processor_s)
+        metrics.matured.inc(int(outputs.scores.count.sum()))
+        self.summary.add(now, outputs.scores, accepted, sent, sum(reasons.values()))
+        self.history.record(batch, outputs)
+
+    def progress(self, partition: int, position: int, lag: int | None) -> None:
+        self.health.progress(partition, position, lag, time.monotonic())
+
+    def committed(self, partition: int, offset: int, seconds: float) -> None:
+        self.metrics.commit.observe(seconds)
+        self.metrics.committed.labels(str(partition)).set(offset)
+
+    def assigned(self, partition: int, position: int, emit_from: int) -> None:
+        self.health.assigned(partition, position, emit_from, time.monotonic())
+
+    def revoked(self, partition: int) -> None:
+        self.health.revoked(partition)
+        for gauge in (self.metrics.lag, self.metrics.position, self.metrics.committed):
+            try:
+                gauge.remove(str(partition))
+            except KeyError:
+                continue
+
+    # ── the worker ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def serving(self) -> None:
+        self.health.serving = True
+        self.health.trouble = ""
+
+    def rebuilding(self, error: str) -> None:
+        self.metrics.rebuilds.inc()
+        self.health.trouble = f"clients are being rebuilt: {error}"
+
+    def stopped(self) -> None:
+        self.health.serving = False
+        self.health.trouble = "stopped"
+
+    def swapped(self, model: str, meta: WeightsMeta) -> None:
+        self.metrics.weights.clear()
+        self.metrics.weights.labels(model).set(1)
+        self.metrics.swaps.inc()
+        self.model, self.swaps = model, self.swaps + 1
+        self.history.mark("swap", model)
+
+    def weights_refused(self, model: str, error: str) -> None:
+        self.metrics.weights_refused.inc()
+
+    def loop_lag(self, seconds: float) -> None:
+        self.metrics.loop_lag.observe(seconds)
+
+    def trainer_state(self, up: bool, restarts: int, said: Mapping[str, Any]) -> None:
+        self.metrics.trainer_up.set(up)
+        missing = restarts - self.trainer.get("restarts", 0)
+        if missing > 0:
+            self.metrics.trainer_restarts.inc(missing)
+        for what in ("round", "accepted", "refused", "steps_s", "loss", "rss_bytes", "ticks", "drifts"):
+            value = said.get(what)
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                self.metrics.trainer.labels(what).set(value)
+        if int(said.get("drifts", 0)) > int(self.trainer.get("drifts", 0)):
+            self.history.mark("drift", "")
+        self.trainer = {"up": up, "restarts": restarts, **said}
+
+    def held(self, series: int) -> None:
+        self._series = series
+        self.metrics.series.set(series)
+
+    # ── for HTTP ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def status(self) -> dict[str, Any]:
+        """What the page and `streamrnn inspect` show of the worker."""
+        partitions = self.health.view()
+        summary = self.summary.view(time.monotonic(), 20.0)
+        return {
+            "uptime_s": round(time.monotonic() - self.started_s, 1),
+            "model": self.model,
+            "swaps": self.swaps,
+            "series": self._series,
+            "channels": list(self.spec.channels),
+            "partitions": partitions,
+            "lag": sum(entry["lag"] or 0 for entry in partitions.values()),
+            "rejected": dict(self.rejected),
+            "trainer": self.trainer,
+            "summary": summary,
+        }
+
+    def metrics_text(self) -> bytes:
+        for partition, entry in self.health.view().items():
+            self.metrics.position.labels(partition).set(entry["position"])
+            if entry["lag"] is not None:
+                self.metrics.lag.labels(partition).set(entry["lag"])
+        view = self.summary.view(time.monotonic(), 60.0)
+        self.metrics.skill.set(np.nan if view["network_ratio"] is None else view["network_ratio"])
+        self.metrics.coverage.set(np.nan if view["coverage"] is None else view["coverage"])
+        return self.metrics.text()
