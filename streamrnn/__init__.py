@@ -1,4 +1,4 @@
-"""streamrnn: rolling probabilistic forecasts and filled gaps from one recurrent state per series that keeps learning."""
+"""streamrnn: rolling forecasts and filled gaps from one recurrent state per series that keeps learning."""
 
 from __future__ import annotations
 

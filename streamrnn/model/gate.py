@@ -43,12 +43,12 @@ class Verdict:
 
 
 @torch.inference_mode()
-def evaluate(network: Network, batch: Sequences, burn_in: int) -> Evaluation:
-    """Runs the stretch from a zero state; the first `burn_in` steps are not counted."""
+def evaluate(network: Network, batch: Sequences) -> Evaluation:
+    """Runs the stretches from a zero state; steps without targets only warm it."""
     network.eval()
     out, _ = network(batch.inputs, network.zero_state(batch.inputs.shape[1]))
-    mean = out[burn_in:, ..., 0]  # [T, B, C, H]
-    targets = batch.targets[burn_in:].clamp(-TARGET_CLIP, TARGET_CLIP)
+    mean = out[..., 0]  # [T, B, C, H]
+    targets = batch.targets.clamp(-TARGET_CLIP, TARGET_CLIP)
     came = ~torch.isnan(targets)
     y = torch.nan_to_num(targets)
     count = came.sum((0, 2)).clamp(min=1)  # [B, H]

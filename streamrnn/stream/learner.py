@@ -1,0 +1,220 @@
+"""Learning from the stream: when to train, on what, and whether the result may serve. No clock, no I/O: it is told.
+
+A round: train on from the latest own weights (optimizer state kept) up to the held-out steps, then let the gate compare
+the averaged weights with the incumbent on steps that neither was trained on. After REFUSALS_MAX refusals in a row the
+own weights are thrown away for the incumbent's.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+
+from streamrnn.model.gate import Evaluation, GateSpec, Verdict, evaluate, judge
+from streamrnn.model.network import Network
+from streamrnn.model.tbptt import Average, Sequences, TrainSpec, make_optimizer, train_sequences
+from streamrnn.records import TickBatch
+from streamrnn.spec import ModelSpec, StreamSpec
+from streamrnn.stream.drift import DriftWatch
+from streamrnn.stream.frontend import Frames, FrontEnd
+from streamrnn.stream.replay import ReplayBuffer
+
+REFUSALS_MAX = 4
+EVALUATED_SERIES = 64
+WATCHED_SERIES = 32
+# A round looks every so many updates at the selection stretch, and ends when it has not improved for PATIENCE looks.
+SELECT_EVERY = 40
+PATIENCE = 4
+WATCH_EVERY = 16  # steps per series between two looks at the errors in use
+
+
+@dataclass(frozen=True, slots=True)
+class LearnSpec:
+    """How much is kept and how much one round may take."""
+
+    train: TrainSpec = field(default_factory=TrainSpec)
+    gate: GateSpec = field(default_factory=GateSpec)
+    window: int = 1024
+    holdout: int = 64
+    series_max: int = 2000
+    updates: int = 300
+    min_steps: int = 4000
+    drift: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What a round came to. `network` is the accepted candidate on the processor, None when it was refused."""
+
+    number: int
+    verdict: Verdict
+    updates: int
+    loss: float
+    candidate: Evaluation | None
+    incumbent: Evaluation | None
+    network: Network | None
+
+
+class Learner:
+    """Owns the replay buffer, the weights in training, and a copy of the incumbent's."""
+
+    def __init__(
+        self, stream: StreamSpec, model: ModelSpec, spec: LearnSpec, device: torch.device | None = None
+    ) -> None:
+        self.spec, self.model_spec = spec, model
+        self.device = device if device is not None else torch.device("cpu")
+        self.front = FrontEnd(replace(stream, series_max=spec.series_max))
+        self.buffer = ReplayBuffer(self.front.spec, spec.window, spec.holdout)
+        self.incumbent: Network | None = None
+        self.drifted = False
+        self.ticks = 0
+        self.steps = 0
+        self.steps_at_round = 0
+        self.rounds = self.accepted = self.refused = 0
+        self._refused_in_a_row = 0
+        self._watch = DriftWatch()
+        self._watched_at = 0
+        self._rng = np.random.default_rng([spec.train.seed, 5])
+        torch.manual_seed(spec.train.seed)
+        self._network = Network(model).to(self.device)
+        self._restart_training()
+
+    @property
+    def drifts(self) -> int:
+        return self._watch.events
+
+    # ── the stream ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def feed(self, batch: TickBatch) -> None:
+        """Ticks as they arrive; late and double ones fall out as they do in serving."""
+        begin = 0
+        while begin < len(batch):
+            frames = self.front.process(batch, begin)
+            begin += frames.consumed
+            self.take(frames)
+        self.ticks += len(batch)
+
+    def take(self, frames: Frames) -> None:
+        self.buffer.extend(frames)
+        self.steps += len(frames)
+        if self.spec.drift and self.incumbent is not None:
+            self._look_for_drift()
+
+    def ready(self) -> bool:
+        """Whether there is enough for a first round: steps over all series, and a stretch worth a chunk."""
+        least = self.spec.train.burn_in + 2
+        return self.steps >= self.spec.min_steps and self.buffer.longest(self.spec.train.length) >= least
+
+    def adopt(self, network: Network) -> None:
+        """These weights serve now (another trainer's, a rollback, or found at the start): train on from them."""
+        self.incumbent = copy.deepcopy(network).to(self.device).eval()
+        self._network.load_state_dict(self.incumbent.state_dict())
+        self._restart_training()
+        self._watch.forget()
+
+    def _look_for_drift(self) -> None:
+        series = max(1, int((self.buffer.count > 0).sum()))
+        if self.steps - self._watched_at < WATCH_EVERY * series:
+            return
+        self._watched_at = self.steps
+        batch = self.buffer.newest(self._rng, WATCHED_SERIES, self.spec.train.burn_in)
+        if batch is None or self.incumbent is None:
+            return
+        batch = batch.to(self.device)
+        with torch.inference_mode():
+            out, _ = self.incumbent(batch.inputs, self.incumbent.zero_state(batch.inputs.shape[1]))
+            error = (batch.targets[..., 0] - out[..., 0, 0]).abs()[-WATCH_EVERY - 1 : -1]  # one step ahead [T, B, C]
+            for value in torch.nanmean(error.flatten(1), dim=1).tolist():
+                if value == value and self._watch.update(value):
+                    self.drifted = True
+
+    # ── a round ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def round(self, enough: Callable[[], bool] = lambda: False) -> Round:
+        """Trains for `spec.updates` updates, or until `enough()`, and asks the gate. Needs `ready()`."""
+        spec = self.spec.train
+        self.rounds += 1
+        self.drifted = False
+        self.steps_at_round = self.steps
+        updates, loss, looked = 0, 0.0, 0
+        diverged = ""
+        selection = self._drawn(self.buffer.selection)
+        candidate, best, worse = copy.deepcopy(self._average.shadow), float("inf"), 0
+        if selection is not None and self.incumbent is not None:
+            best = evaluate(candidate, selection).score
+        while updates < self.spec.updates and not enough():
+            batch = self.buffer.training(self._rng, spec.batch_series, self.buffer.longest(spec.length))
+            if batch is None:
+                break
+            stats = train_sequences(
+                self._network, self._optimizer, batch.to(self.device), spec, lambda: self._average.update(self._network)
+            )
+            updates += max(stats.updates, 1)
+            loss = stats.loss if loss == 0.0 else loss + 0.1 * (stats.loss - loss)
+            if stats.diverged:
+                diverged = stats.diverged
+                break
+            if selection is not None and updates - looked >= SELECT_EVERY:
+                looked = updates
+                score = evaluate(self._average.shadow, selection).score
+                if score < best:
+                    candidate, best, worse = copy.deepcopy(self._average.shadow), score, 0
+                else:
+                    worse += 1
+                    if worse >= PATIENCE:
+                        break
+        if best == float("inf"):
+            candidate = copy.deepcopy(self._average.shadow)
+        if diverged:
+            self._reset()
+            return self._refuse(Verdict(False, "diverged"), updates, loss, None, None)
+        # The next round goes on from what was chosen, not from where this one ran too far.
+        self._network.load_state_dict(candidate.state_dict())
+        self._average = Average(self._network, spec.ema_decay)
+        newest = self._drawn(self.buffer.newest)
+        if newest is None:
+            return self._refuse(Verdict(False, "no-data"), updates, loss, None, None)
+        anchors = self._drawn(self.buffer.anchors)
+        mine = evaluate(candidate, newest)
+        theirs = evaluate(self.incumbent, newest) if self.incumbent is not None else None
+        mine_anchor = evaluate(candidate, anchors) if anchors is not None else None
+        theirs_anchor = (
+            evaluate(self.incumbent, anchors) if anchors is not None and self.incumbent is not None else None
+        )
+        verdict = judge(mine, theirs, mine_anchor, theirs_anchor, self.spec.gate)
+        if not verdict.accepted:
+            return self._refuse(verdict, updates, loss, mine, theirs)
+        self.accepted += 1
+        self._refused_in_a_row = 0
+        self.incumbent = copy.deepcopy(candidate).eval()
+        self._watch.forget()
+        accepted = copy.deepcopy(candidate).to(torch.device("cpu")).eval()
+        return Round(self.rounds, verdict, updates, loss, mine, theirs, accepted)
+
+    def _drawn(self, draw: Callable[[np.random.Generator, int, int], Sequences | None]) -> Sequences | None:
+        batch = draw(self._rng, EVALUATED_SERIES, self.spec.train.burn_in)
+        return None if batch is None else batch.to(self.device)
+
+    def _refuse(
+        self, verdict: Verdict, updates: int, loss: float, mine: Evaluation | None, theirs: Evaluation | None
+    ) -> Round:
+        self.refused += 1
+        self._refused_in_a_row += 1
+        if self._refused_in_a_row >= REFUSALS_MAX:
+            self._reset()
+        return Round(self.rounds, verdict, updates, loss, mine, theirs, None)
+
+    def _reset(self) -> None:
+        """Back to the incumbent's weights, or to fresh ones where there are none."""
+        self._refused_in_a_row = 0
+        fresh = self.incumbent if self.incumbent is not None else Network(self.model_spec).to(self.device)
+        self._network.load_state_dict(fresh.state_dict())
+        self._restart_training()
+
+    def _restart_training(self) -> None:
+        self._optimizer = make_optimizer(self._network, self.spec.train)
+        self._average = Average(self._network, self.spec.train.ema_decay)
