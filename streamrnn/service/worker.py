@@ -10,9 +10,9 @@ import asyncio
 import contextlib
 import gc
 import random
-import signal
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,13 +20,16 @@ import structlog
 import torch
 
 from streamrnn.codec import Decoder
-from streamrnn.model.network import Network
-from streamrnn.model.weights import WeightsError, unpack
+from streamrnn.model.weights import WeightsError, build
+from streamrnn.service.http import HttpServer
 from streamrnn.service.observe import WorkerObserver
 from streamrnn.service.publish import Publisher
 from streamrnn.service.pump import Pump, PumpSettings
+from streamrnn.service.signals import stop_on_signals
+from streamrnn.service.supervisor import Supervisor, train_command
 from streamrnn.stream.engine import Engine
 from streamrnn.transports.base import Deadline, TopicMissing, Transport, TransportError
+from streamrnn.transports.kafka import KafkaTransport
 from streamrnn.transports.models import ModelsFollower
 
 if TYPE_CHECKING:
@@ -198,12 +201,10 @@ class Worker:
             return
         (model, blob), self._pending = self._pending, None
         try:
-            shape, tensors, meta = unpack(blob)
-            network = Network(shape)
-            network.load_state_dict(tensors)
+            network, meta = build(blob)
             skill = np.array(meta.skill, dtype=np.float32) if meta.skill else None
-            self.engine.load(network.eval(), model, skill)
-        except (WeightsError, ValueError, RuntimeError) as error:
+            self.engine.load(network, model, skill)
+        except (WeightsError, ValueError) as error:
             log.error("weights refused; the ones in use stay", model=model, error=str(error))
             self.observer.weights_refused(model, str(error))
             return
@@ -216,6 +217,7 @@ class Worker:
             due = time.monotonic() + LOOP_PROBE_S
             await asyncio.sleep(LOOP_PROBE_S)
             self.observer.loop_lag(max(0.0, time.monotonic() - due))
+            self.observer.held(len(self.engine.table))
 
 
 def prepare_process() -> None:
@@ -231,18 +233,31 @@ def prepare_process() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
-def stop_on_signals(stop: Any) -> None:
-    """SIGTERM and SIGINT ask for a clean end; a second one ends the process at once."""
-    loop = asyncio.get_running_loop()
-    asked = False
+def run(settings: Settings, config_arguments: Sequence[str] = ()) -> None:
+    """The `streamrnn run` process. `config_arguments` are handed on to the trainer it supervises.
 
-    def handle(number: int) -> None:
-        nonlocal asked
-        if asked:
-            raise SystemExit(128 + number)
-        asked = True
-        log.info("stopping", signal=signal.Signals(number).name)
-        stop()
+    Raises ConfigError, TopicMissing, GaveUp, TransportError, ExposedError or OSError (the HTTP port is taken).
+    """
+    prepare_process()
+    asyncio.run(_run(settings, config_arguments))
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, handle, number)
+
+async def _run(settings: Settings, config_arguments: Sequence[str]) -> None:
+    observer = WorkerObserver(settings.stream_spec(), settings.effective())
+    worker = Worker(settings, KafkaTransport(settings.kafka_settings()), observer)
+    stop_on_signals(worker.stop)
+    token = settings.http.token_file.read_text().strip() if settings.http.token_file else None
+    server = HttpServer(observer, settings.http.host, settings.http.port, token)
+    await server.start()
+    log.info("serving HTTP", url=f"http://{settings.http.host}:{server.port}/")
+    supervisor: Supervisor | None = None
+    if settings.train == "auto":
+        command = train_command(config_arguments)
+        supervisor = Supervisor(command, observer.trainer_state, settings.learn.silence_max / 1000)
+        supervisor.start()
+    try:
+        await worker.run()
+    finally:
+        if supervisor is not None:
+            await supervisor.stop(Deadline(5.0))
+        await server.stop()

@@ -146,7 +146,7 @@ class TopicNeed:
     name: str
     partitions: int
     config: Mapping[str, str]
-    replication: int = -1  # the broker's default
+    replication: int = -1  # chosen by the number of brokers
 
 
 class Admin(Protocol):

@@ -30,6 +30,15 @@ class KafkaReader:
     async def start(self, topic: str, start: Mapping[int, int] | None) -> None:
         settings = self._settings
         self._topic = topic
+        # Asked of the admin, which lists all topics: a consumer that asks for one by name could create it.
+        admin = KafkaAdmin(settings)
+        await admin.start()
+        try:
+            partitions = (await admin.describe([topic]))[topic]
+        finally:
+            await admin.stop()
+        if partitions is None:
+            raise TopicMissing(f"no topic {topic!r}: `streamrnn topics --create` makes those of this service")
         self._consumer = AIOKafkaConsumer(
             group_id=None,
             enable_auto_commit=False,
@@ -41,12 +50,7 @@ class KafkaReader:
         )
         try:
             await asyncio.wait_for(self._consumer.start(), settings.request_timeout_ms / 1000 + 10)
-            await self._consumer.topics()  # asks for all topics: asking for one by name could create it
-            partitions = self._consumer.partitions_for_topic(topic)
-            if not partitions:
-                await self.stop(Deadline(5.0))
-                raise TopicMissing(f"no topic {topic!r}: `streamrnn topics --create` makes those of this service")
-            wanted = sorted(partitions) if start is None else sorted(start)
+            wanted = sorted(start if start is not None else range(partitions))
             self._consumer.assign([self._tp(partition) for partition in wanted])
             begin = await self._consumer.beginning_offsets([self._tp(partition) for partition in wanted])
         except (KafkaError, OSError, TimeoutError) as error:
@@ -126,10 +130,18 @@ class KafkaAdmin:
         missing = [need for need in needs if found[need.name] is None]
         if not missing:
             return []
-        topics = [
-            NewTopic(need.name, need.partitions, need.replication, topic_configs=dict(need.config)) for need in missing
-        ]
         try:
+            # aiokafka cannot say "the broker's default": three copies where there are three brokers.
+            copies = min(3, len((await self._client.describe_cluster())["brokers"]))
+            topics = [
+                NewTopic(
+                    need.name,
+                    need.partitions,
+                    need.replication if need.replication > 0 else copies,
+                    topic_configs=dict(need.config),
+                )
+                for need in missing
+            ]
             answer = await self._client.create_topics(topics)
         except AttributeError:
             # librdkafka's built-in broker names no controller, but makes any topic that is asked about.

@@ -1,0 +1,5 @@
+"""`python -m streamrnn`."""
+
+from streamrnn.cli import main
+
+main()

@@ -1,0 +1,94 @@
+"""`models list|show|rollback`: the weights in the models topic."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from streamrnn.cli.options import AsJson, BadUse, Bootstrap, Config, Sets, overrides, settings_from
+
+if TYPE_CHECKING:
+    from streamrnn.service.config import Settings
+
+app = typer.Typer(help="The weights in the models topic.", no_args_is_help=True)
+ModelId = Annotated[str, typer.Argument(help="The weights' id, as `models list` shows it.")]
+
+
+@app.command("list")
+def list_models(
+    config: Config = None, sets: Sets = None, bootstrap_servers: Bootstrap = None, as_json: AsJson = False
+) -> None:
+    """List the versions, the one in use marked with *."""
+    rows = asyncio.run(_with_follower(settings_from(config, overrides(sets, bootstrap_servers))))
+    if as_json:
+        typer.echo(json.dumps(rows))
+        return
+    if not rows:
+        typer.echo("no weights yet: forecasts are persistence with calibrated intervals")
+    for row in rows:
+        mark = "*" if row["current"] else " "
+        typer.echo(f"{mark} {row['id']}  round {row['round']:<4} loss {row['loss']:.4f}  skill {row['skill']:.3f}")
+
+
+@app.command("show")
+def show_model(model: ModelId, config: Config = None, sets: Sets = None, bootstrap_servers: Bootstrap = None) -> None:
+    """Show what is known of one version, as JSON."""
+    rows = asyncio.run(_with_follower(settings_from(config, overrides(sets, bootstrap_servers))))
+    for row in rows:
+        if row["id"] == model:
+            typer.echo(json.dumps(row, indent=2))
+            return
+    raise BadUse(f"no weights {model}: `streamrnn models list` shows what there is")
+
+
+@app.command("rollback")
+def rollback(model: ModelId, config: Config = None, sets: Sets = None, bootstrap_servers: Bootstrap = None) -> None:
+    """Make an earlier version the one in use; workers swap it in between two batches."""
+    asyncio.run(_with_follower(settings_from(config, overrides(sets, bootstrap_servers)), model))
+    typer.echo(f"{model} is current now")
+
+
+async def _with_follower(settings: Settings, roll_back_to: str | None = None) -> list[dict[str, Any]]:
+    from streamrnn.transports.base import Deadline
+    from streamrnn.transports.kafka import KafkaTransport
+    from streamrnn.transports.models import ModelsFollower, ModelsWriter
+
+    transport = KafkaTransport(settings.kafka_settings())
+    follower = ModelsFollower(transport, settings.topics.models)
+    await follower.start()
+    try:
+        await follower.catch_up()
+        current = follower.pointer.id if follower.pointer else None
+        if roll_back_to is not None:
+            if follower.blob(roll_back_to) is None:
+                raise BadUse(f"no whole weights {roll_back_to}: `streamrnn models list` shows what there is")
+            sink = transport.sink()
+            await sink.start()
+            try:
+                writer = ModelsWriter(sink, settings.topics.models)
+                await writer.point(roll_back_to, "rollback", int(time.time() * 1000))
+            finally:
+                await sink.stop(Deadline(5.0))
+    finally:
+        await follower.stop(Deadline(5.0))
+    rows = []
+    for manifest in follower.manifests.values():
+        known: dict[str, Any] = dict(manifest.meta)
+        skill = known.get("skill") or [1.0]
+        rows.append(
+            {
+                **known,
+                "id": manifest.id,
+                "bytes": manifest.bytes,
+                "current": manifest.id == current,
+                "round": known.get("round", 0),
+                "loss": known.get("loss", 0.0),
+                "skill": sum(skill) / len(skill),
+                "skill_by_horizon": skill,
+            }
+        )
+    return rows
