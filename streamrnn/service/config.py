@@ -49,6 +49,11 @@ def _duration(value: Any) -> Any:
 Duration = Annotated[int, BeforeValidator(_duration)]
 
 
+def _switch(value: Any) -> Any:
+    """YAML reads a bare `off` as false and `on` as true."""
+    return {False: "off", True: "auto"}.get(value, value) if isinstance(value, bool) else value
+
+
 def _names(value: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(value)) != len(value):
         raise ValueError("a channel is named twice")
@@ -206,7 +211,7 @@ class Settings(BaseSettings):
     imputed: Literal["gaps", "all"] = "gaps"
     delivery: Literal["at-least-once", "exactly-once"] = "at-least-once"
     start: Literal["earliest", "latest"] = "earliest"
-    train: Literal["auto", "off"] = "auto"
+    train: Annotated[Literal["auto", "off"], BeforeValidator(_switch)] = "auto"
     model: Model = Model()
     learn: Learn = Learn()
     burn_in: Annotated[int, Field(ge=1)] = 64
@@ -366,7 +371,7 @@ def _durations(model: type[BaseModel]) -> Iterator[tuple[str, ...]]:
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             for rest in _durations(annotation):
                 yield (name, *rest)
-        elif any(isinstance(m, BeforeValidator) for m in info.metadata) or "BeforeValidator" in str(annotation):
+        elif any(isinstance(m, BeforeValidator) and m.func is _duration for m in info.metadata) or name == "calendar":
             yield (name,)
 
 

@@ -30,6 +30,7 @@ BACKOFF_S = (1.0, 60.0)
 # An end so soon after the start counts as a crash in a row; a longer life clears the count.
 SHORT_LIFE_S = 60.0
 GPU_CRASHES_MAX = 3
+END_S = 5.0
 
 
 class Supervisor:
@@ -103,24 +104,28 @@ class Supervisor:
             return None
         self._tell(True, self.restarts, self.said)
         try:
-            await self._listen(child)
+            if await self._listen(child):
+                # It closed its output, so it is ending: no signal to a process that may be gone already.
+                with contextlib.suppress(TimeoutError):
+                    return await asyncio.wait_for(child.wait(), END_S)
         finally:
             self._kill()
         return await child.wait()
 
-    async def _listen(self, child: asyncio.subprocess.Process) -> None:
+    async def _listen(self, child: asyncio.subprocess.Process) -> bool:
+        """Until the child closes its output (True) or has to be killed (False)."""
         assert child.stdout is not None  # noqa: S101
         while True:
             try:
                 line = await asyncio.wait_for(child.stdout.readline(), self._silence_max_s)
             except TimeoutError:
                 log.error("the trainer has been silent for too long and is killed", silence_s=self._silence_max_s)
-                return
+                return False
             except ValueError:
                 log.error("the trainer wrote a line without end and is killed")
-                return
+                return False
             if not line:
-                return
+                return True
             try:
                 said = orjson.loads(line)
             except orjson.JSONDecodeError:
