@@ -22,7 +22,8 @@ def book_series(batch: int, n_steps: int, seed: int = 42) -> NDArray[np.float32]
     series = 0.5 * np.sin((t - o1) * (f1 * 10.0 + 10.0))
     series += 0.2 * np.sin((t - o2) * (f2 * 20.0 + 20.0))
     series += 0.1 * (legacy.rand(batch, n_steps) - 0.5)
-    return series[..., np.newaxis].astype(np.float32)
+    shaped: NDArray[np.float32] = series[..., np.newaxis].astype(np.float32)
+    return shaped
 
 
 @dataclass(frozen=True)

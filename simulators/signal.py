@@ -15,8 +15,10 @@ BLOCK = 256
 
 
 class Signal(Protocol):
-    channels: tuple[str, ...]
-    series: tuple[str, ...]
+    @property
+    def channels(self) -> tuple[str, ...]: ...
+    @property
+    def series(self) -> tuple[str, ...]: ...
 
     def blocks(self) -> Iterator[Values]:
         """Endless blocks [series, BLOCK, channel]; the same every time it is asked."""

@@ -195,7 +195,7 @@ class GridReference:
         spec = self.spec
         due = DUE_UNKNOWN
         until = now // spec.step_ms - 1
-        for row in np.flatnonzero(state.row_partition[:rows] == p):
+        for row in np.flatnonzero(state.row_partition[:rows] == p).tolist():
             if state.resting[row] or (state.last_step[row] <= NEVER and not self.open_steps.get(row)):
                 continue
             falls_due = int(state.last_ts[row]) + spec.idle_after_ms
@@ -203,11 +203,11 @@ class GridReference:
                 due = min(due, falls_due)
                 continue
             for step in sorted(self.open_steps.get(row, {})):
-                self._take(state, int(row), step, out, tick)
+                self._take(state, row, step, out, tick)
             last = int(state.last_step[row])
             fill = min(until - last, spec.gap_max - (last - int(state.real_step[row])))
             for k in range(last + 1, last + 1 + fill):
-                out.add(int(row), k, k * spec.step_ms, KIND_IDLE, tick, self._missing)
+                out.add(row, k, k * spec.step_ms, KIND_IDLE, tick, self._missing)
             state.last_step[row] += max(fill, 0)
             state.resting[row] = 1
         state.partition_due[p] = due

@@ -35,7 +35,7 @@ def unit_of(scale2: float, value: float, seen: int) -> float:
     """The scale in the channel's own unit; never 0. Before a second value there is none: a tenth of the value."""
     if seen < 2:
         return max(0.1 * abs(value), 1e-3)
-    return max(np.sqrt(scale2), FLOOR * abs(value) + 1e-12)
+    return max(float(np.sqrt(scale2)), FLOOR * abs(value) + 1e-12)
 
 
 @compiled

@@ -167,7 +167,7 @@ def _fill_idle(
     written: int,
 ) -> tuple[int, int]:
     """Fills the gaps of partition p's silent series up to `now`, lets them rest; returns the next due time too."""
-    due = np.int64(2**62)
+    due = 2**62
     until = now // step_ms - 1  # the newest step that has ended
     for r in range(rows):
         if row_partition[r] != p or resting[r] == 1 or last_step[r] <= NEVER:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from streamrnn.kernels import compiled, fused
+from streamrnn.kernels import compiled, fused, inlined
 from streamrnn.records import F32, I64
 
 LANES = 4
@@ -22,7 +22,7 @@ ONE = np.float32(1.0)
 C2, C3, C4, C5, C6 = (np.float32(1.0 / n) for n in (2.0, 6.0, 24.0, 120.0, 720.0))
 
 
-@compiled
+@inlined
 def _sigmoid(x: F32, begin: int, end: int, gain: float) -> None:
     """x ← σ(gain · x) in place, by plain arithmetic and an exponent shift: that vectorises, `exp` does not."""
     scale = np.float32(gain)
@@ -67,6 +67,20 @@ def _multiply_add(out: F32, weights: F32, x: F32, inputs: int) -> None:
             out2[j] += c0 * w0
             out3[j] += d0 * w0
         k += 1
+
+
+@inlined
+def _gate(gate_in: F32, gate_hidden: F32, h: F32, hidden: int) -> None:
+    """h ← the next hidden state of one lane, from its two sums of gates."""
+    for j in range(2 * hidden):
+        gate_in[j] += gate_hidden[j]
+    _sigmoid(gate_in, 0, 2 * hidden, 1.0)
+    for j in range(hidden):
+        gate_in[2 * hidden + j] += gate_in[j] * gate_hidden[2 * hidden + j]
+    _sigmoid(gate_in, 2 * hidden, 3 * hidden, 2.0)
+    for j in range(hidden):
+        candidate = np.float32(2.0) * gate_in[2 * hidden + j] - ONE
+        h[j] = candidate + gate_in[hidden + j] * (h[j] - candidate)
 
 
 @compiled
@@ -132,20 +146,6 @@ def run_gru(
                     for layer in range(layers):
                         for j in range(hidden):
                             state[slot, layer * hidden + j] = h[layer, lane, j]
-
-
-@compiled
-def _gate(gate_in: F32, gate_hidden: F32, h: F32, hidden: int) -> None:
-    """h ← the next hidden state of one lane, from its two sums of gates."""
-    for j in range(2 * hidden):
-        gate_in[j] += gate_hidden[j]
-    _sigmoid(gate_in, 0, 2 * hidden, 1.0)
-    for j in range(hidden):
-        gate_in[2 * hidden + j] += gate_in[j] * gate_hidden[2 * hidden + j]
-    _sigmoid(gate_in, 2 * hidden, 3 * hidden, 2.0)
-    for j in range(hidden):
-        candidate = np.float32(2.0) * gate_in[2 * hidden + j] - ONE
-        h[j] = candidate + gate_in[hidden + j] * (h[j] - candidate)
 
 
 @compiled

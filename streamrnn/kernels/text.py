@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from streamrnn.kernels import compiled
+from streamrnn.kernels import compiled, inlined
 from streamrnn.records import F32, F64, I32, I64, U8, Bool
 
 DIGITS = 3  # decimal places below the leading digit of the scale
@@ -30,32 +30,67 @@ def decimals_of(scale: float) -> int:
     return max(0, DIGITS - int(np.floor(np.log10(np.float64(scale)))))
 
 
-@compiled
+@inlined
+def _put_digits(buffer: U8, at: int, value: int, digits: int) -> None:
+    """Writes exactly `digits` digits of a non-negative number, in pairs from the right: one division for two digits."""
+    rest = np.uint64(value)
+    hundred = np.uint64(100)
+    k = at + digits - 1
+    while k > at:
+        left = rest // hundred
+        pair = np.int64(rest - left * hundred) * 2
+        buffer[k] = PAIRS[pair + 1]
+        buffer[k - 1] = PAIRS[pair]
+        rest = left
+        k -= 2
+    if k == at:
+        buffer[k] = np.uint8(48) + np.uint8(rest % np.uint64(10))
+
+
+@inlined
 def _put_integer(buffer: U8, at: int, value: int) -> int:
     """Writes a whole number; returns the next free position."""
     if value < 0:
         buffer[at] = 45
         at += 1
         value = -value
-    digits = 1
-    rest = value // 10
-    while rest > 0:
+    if value < 10:
+        buffer[at] = np.uint8(48) + np.uint8(value)
+        return at + 1
+    digits = 2
+    bound = 100
+    while digits < 18 and value >= bound:
+        bound *= 10
         digits += 1
-        rest //= 10
-    for k in range(at + digits - 1, at - 1, -1):
-        buffer[k] = 48 + value % 10
-        value //= 10
+    if value >= bound:
+        digits += 1
+    _put_digits(buffer, at, value, digits)
     return at + digits
 
 
-@compiled
+@inlined
 def _put_number(buffer: U8, at: int, value: float, decimals: int, factor: float) -> int:
     """Writes `value` rounded to `decimals` places (`factor` is 10 to that power), beyond 15 with an exponent."""
-    scaled = np.rint(abs(value) * factor)
+    size = abs(value)
+    if 0 < decimals <= 9 and size < 1e9:
+        # The usual case: whole part and fraction apart, each a small number, by floating point alone.
+        front = np.floor(size)
+        rest = np.rint((size - front) * factor)
+        if rest >= factor:
+            front += 1.0
+            rest = 0.0
+        if value < 0.0 and front + rest > 0.0:
+            buffer[at] = 45
+            at += 1
+        at = _put_integer(buffer, at, np.int64(front))
+        buffer[at] = 46
+        _put_digits(buffer, at + 1, np.int64(rest), decimals)
+        return at + decimals + 1
+    scaled = np.rint(size * factor)
     while scaled > LARGEST and decimals > 0:
         decimals -= 1
         factor /= 10.0
-        scaled = np.rint(abs(value) * factor)
+        scaled = np.rint(size * factor)
     whole = np.int64(min(scaled, LARGEST))
     if value < 0.0 and whole > 0:
         buffer[at] = 45
@@ -67,30 +102,14 @@ def _put_number(buffer: U8, at: int, value: float, decimals: int, factor: float)
             buffer[at + 1] = 45
             at = _put_integer(buffer, at + 2, decimals)
         return at
-    # Before the point there are mostly one to three digits; behind it there are always `decimals`, laid in pairs.
-    power = np.uint64(factor)
-    front = np.uint64(whole) // power
-    rest = np.uint64(whole) - front * power
-    if front < np.uint64(10):
-        buffer[at] = np.uint8(48) + np.uint8(front)
-        at += 1
-    else:
-        at = _put_integer(buffer, at, np.int64(front))
+    power = np.int64(factor)
+    at = _put_integer(buffer, at, whole // power)
     buffer[at] = 46
-    k = at + decimals
-    while k > at + 1:
-        left = rest // np.uint64(100)
-        pair = np.int64(rest - left * np.uint64(100)) * 2
-        buffer[k] = PAIRS[pair + 1]
-        buffer[k - 1] = PAIRS[pair]
-        rest = left
-        k -= 2
-    if k == at + 1:
-        buffer[k] = np.uint8(48) + np.uint8(rest)
+    _put_digits(buffer, at + 1, whole % power, decimals)
     return at + decimals + 1
 
 
-@compiled
+@inlined
 def _put_piece(buffer: U8, at: int, pieces: U8, edges: I64, piece: int) -> int:
     for k in range(edges[piece], edges[piece + 1]):
         buffer[at] = pieces[k]
@@ -120,7 +139,7 @@ def write_forecasts(
     `mean` [record, channel, horizon], `quantiles` [record, channel, level, horizon]. A channel whose mean is NaN has
     never been seen and is left out. Piece FIXED + c·(levels + 1) opens channel c, the next ones open its levels.
     """
-    records, channels, horizon = mean.shape
+    records, channels, horizon = mean.shape[0], mean.shape[1], mean.shape[2]
     levels = quantiles.shape[2]
     numbers = channels * (levels + 1) * horizon * (NUMBER_BYTES + 1)
     at = 0

@@ -45,9 +45,12 @@ class FusedCell(Cell):
 
     def __init__(self, kind: str, inputs: int, hidden: int) -> None:
         super().__init__(inputs, hidden, states=2 if kind == "lstm" else 1)
-        kinds: dict[str, type[nn.RNNBase]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
         self.kind = kind
-        self.core = kinds[kind](inputs, hidden)
+        self.core: nn.RNNBase
+        if kind == "lstm":
+            self.core = nn.LSTM(inputs, hidden)
+        else:
+            self.core = nn.GRU(inputs, hidden) if kind == "gru" else nn.RNN(inputs, hidden)
 
     def forward(self, xs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         if self.kind == "lstm":
@@ -155,7 +158,7 @@ class Stack(nn.Module):
     def forward(self, xs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """xs [T, B, inputs], state [B, S] → [T, B, hidden], [B, S]."""
         moved: list[Tensor] = []
-        for cell, part in zip(self._layers(), state.split(self.sizes, dim=-1), strict=True):
+        for cell, part in zip(self._layers(), torch.split(state, self.sizes, dim=-1), strict=True):
             xs, new = cell(xs, part)
             moved.append(new)
         return xs, torch.cat(moved, dim=-1)

@@ -79,7 +79,7 @@ class Network(nn.Module):
 
     def hidden(self, xs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """xs [T, B, F], state [B, S] → [T, B, D], [B, S]; D = hidden + width, the head's whole input."""
-        layers, age = state.split([self.stack.state_size, self.spec.channels], dim=-1)
+        layers, age = torch.split(state, [self.stack.state_size, self.spec.channels], dim=-1)
         seen, age = self.features(xs, age)
         out, layers = self.stack(seen, layers)
         return torch.cat([out, seen], dim=-1), torch.cat([layers, age], dim=-1)

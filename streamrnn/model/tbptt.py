@@ -98,7 +98,7 @@ def train_sequences(
             stats.diverged = f"the loss became {value}"
             break
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         norm = float(torch.nn.utils.clip_grad_norm_(network.parameters(), spec.clip_norm))
         if not math.isfinite(norm):
             stats.diverged = f"the gradient's norm became {norm}"

@@ -9,7 +9,7 @@ import numpy as np
 
 from streamrnn.codec import dead_letter
 from streamrnn.encode import Encoder
-from streamrnn.records import I64, Outputs, Rejected, TickBatch
+from streamrnn.records import I32, I64, Outputs, Rejected, TickBatch
 from streamrnn.spec import StreamSpec
 from streamrnn.transports.base import Sink
 
@@ -100,7 +100,7 @@ class Publisher:
             return [keys[name] for name in series]
 
 
-def _stretches(partition: np.ndarray) -> Iterable[tuple[int, int, int]]:  # type: ignore[type-arg]
+def _stretches(partition: I32) -> Iterable[tuple[int, int, int]]:
     """(partition, begin, end) of runs of equal partitions."""
     edges = [0, *(np.flatnonzero(np.diff(partition)) + 1).tolist(), len(partition)]
     for begin, end in pairwise(edges):

@@ -51,14 +51,14 @@ class Supervisor:
         self._environment = dict(os.environ if environment is None else environment)
         self._child: asyncio.subprocess.Process | None = None
         self._task: asyncio.Task[None] | None = None
-        self._stopping = False
+        self.stopping = False
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._keep_alive())
 
     async def stop(self, deadline: Deadline) -> None:
         """Asks the child to end, then makes it."""
-        self._stopping = True
+        self.stopping = True
         child = self._child
         if child is not None and child.returncode is None:
             with contextlib.suppress(ProcessLookupError):
@@ -70,14 +70,17 @@ class Supervisor:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
+    def is_stopping(self) -> bool:
+        return self.stopping
+
     async def _keep_alive(self) -> None:
         in_a_row = 0
-        while not self._stopping:
+        while not self.stopping:
             begin = time.monotonic()
             code = await self._live()
-            if self._stopping:
-                return
             in_a_row = in_a_row + 1 if time.monotonic() - begin < SHORT_LIFE_S else 1
+            if self.is_stopping():
+                return
             self.restarts += 1
             self._tell(False, self.restarts, self.said)
             if in_a_row == GPU_CRASHES_MAX and self.said.get("device") not in (None, "cpu"):

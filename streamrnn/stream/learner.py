@@ -81,7 +81,8 @@ class Learner:
         self._rng = np.random.default_rng([spec.train.seed, 5])
         torch.manual_seed(spec.train.seed)
         self._network = Network(model).to(self.device)
-        self._restart_training()
+        self._optimizer = make_optimizer(self._network, spec.train)
+        self._average = Average(self._network, spec.train.ema_decay)
 
     @property
     def drifts(self) -> int:

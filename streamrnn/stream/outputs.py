@@ -134,7 +134,7 @@ def join_imputations(spec: StreamSpec, parts: Sequence[OutputPart]) -> Imputatio
     )
 
 
-def _joined(arrays: Sequence[np.ndarray], dtype: DTypeLike, *shape: int) -> np.ndarray:  # type: ignore[type-arg]
+def _joined(arrays: Sequence[np.ndarray], dtype: DTypeLike, *shape: int) -> np.ndarray:
     if len(arrays) == 1:
         return arrays[0]
     if not arrays:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from streamrnn.transports.kafka import KafkaSettings
 
 
-class _Rebalances(ConsumerRebalanceListener):
+class _Rebalances(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no types
     def __init__(self, source: KafkaSource, listener: Listener) -> None:
         self._source, self._listener = source, listener
 

@@ -149,7 +149,11 @@ class MemorySource:
 
     async def commit(self, offsets: Mapping[int, Committed], deadline: Deadline) -> None:
         group = self._broker.groups[self._group]
-        if self not in group.members or self._generation != group.generation or not offsets.keys() <= self._positions:
+        if (
+            self not in group.members
+            or self._generation != group.generation
+            or not offsets.keys() <= self._positions.keys()
+        ):
             raise OwnershipLost(f"group {self._group} has moved on to generation {group.generation}")
         for partition, committed in offsets.items():
             group.committed[self.topic, partition] = committed

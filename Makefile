@@ -1,0 +1,49 @@
+# `make run` and `make test` are all a newcomer needs; each makes .venv itself.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SECONDS ?=
+PYTEST := $(BIN)/python -m pytest
+
+.PHONY: help run test lint format test-kafka-long bench soak clean
+
+help:  ## This list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+
+# torch first and by itself: its CPU build serves, and a later resolver step leaves it alone.
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet "torch>=2.10,<2.14"
+	$(BIN)/pip install --quiet -e ".[dev]"
+	@touch $@
+
+run: $(STAMP)  ## Everything on one machine until Ctrl-C; SECONDS=30 ends by itself
+	$(BIN)/streamrnn demo $(if $(SECONDS),--seconds $(SECONDS))
+
+test: $(STAMP) lint  ## All tests; those on a real Kafka when KAFKA_HOME is set
+	$(PYTEST) -m "not kafka_long"
+
+lint: $(STAMP)  ## ruff, ruff format, mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)  ## Put the sources in shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test-kafka-long: $(STAMP)  ## Kill and fault runs on a real Kafka (KAFKA_HOME); tens of minutes
+	$(PYTEST) -m kafka_long -v -s
+
+bench: $(STAMP)  ## Throughput, latency, memory against a real Kafka (KAFKA_HOME)
+	$(BIN)/python tests/benchmarks/throughput.py
+	$(BIN)/python tests/benchmarks/latency.py
+	$(BIN)/python tests/benchmarks/memory.py
+
+soak: $(STAMP)  ## Ten million ticks with churning series; the process must not grow
+	$(BIN)/python tests/benchmarks/memory.py --ticks 10000000
+
+clean:  ## Remove what was made here
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

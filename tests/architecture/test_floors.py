@@ -1,0 +1,70 @@
+"""A module imports from its own floor or below; the lower floors have no clock, no files, no sockets; no pickle at all."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "streamrnn"
+FLOOR_OF_FOLDER = {"kernels": 0, "model": 1, "stream": 2, "baselines": 2, "transports": 3, "service": 4, "cli": 4}
+TOP_LEVEL_FLOOR = {"__main__": 4, "forecaster": 2}
+NOT_BELOW_TRANSPORTS = {"asyncio", "socket", "time", "aiohttp", "aiokafka", "os", "subprocess", "threading"}
+PICKLES = {"pickle", "cloudpickle", "dill", "shelve", "marshal"}
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def floor(parts: tuple[str, ...]) -> int:
+    """The floor of a module given as its path below the package."""
+    if len(parts) > 1 or parts[0] in FLOOR_OF_FOLDER:
+        return FLOOR_OF_FOLDER[parts[0]]
+    return TOP_LEVEL_FLOOR.get(parts[0], 0)
+
+
+def imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_a_module_imports_only_downwards(path: Path) -> None:
+    own = floor(path.relative_to(PACKAGE).with_suffix("").parts)
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] == "streamrnn" and len(parts) > 1 and (PACKAGE / parts[1]).exists():
+            assert floor((parts[1], "")) <= own, f"{path.name} (floor {own}) imports {name}"
+        elif parts[0] == "streamrnn" and len(parts) > 1 and (PACKAGE / f"{parts[1]}.py").exists():
+            assert floor((parts[1],)) <= own, f"{path.name} (floor {own}) imports {name}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_the_lower_floors_have_no_clock_and_no_io(path: Path) -> None:
+    if floor(path.relative_to(PACKAGE).with_suffix("").parts) > 2:
+        return
+    roots = {name.split(".")[0] for name in imports(path)}
+    assert not roots & NOT_BELOW_TRANSPORTS
+    calls = {
+        n.func.id
+        for n in ast.walk(ast.parse(path.read_text()))
+        if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)
+    }
+    assert "open" not in calls
+
+
+def test_floor_zero_knows_no_torch() -> None:
+    for path in MODULES:
+        if floor(path.relative_to(PACKAGE).with_suffix("").parts) == 0:
+            assert "torch" not in {name.split(".")[0] for name in imports(path)}, path
+
+
+def test_nothing_unpickles() -> None:
+    for path in MODULES:
+        text = path.read_text(encoding="utf-8")
+        assert not {name.split(".")[0] for name in imports(path)} & PICKLES, path
+        assert "torch.load" not in text, path

@@ -1,0 +1,145 @@
+"""Apache Kafka itself (KRaft, one node) for tests and benchmarks, from a distribution found by KAFKA_HOME."""
+
+from __future__ import annotations
+
+import base64
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import uuid
+from pathlib import Path
+
+PROPERTIES = {
+    "process.roles": "broker,controller",
+    "node.id": "1",
+    "controller.listener.names": "CONTROLLER",
+    "num.partitions": "4",
+    "auto.create.topics.enable": "false",
+    # One node: one replica of the internal topics, and few partitions, for each costs time when it is first used.
+    "offsets.topic.replication.factor": "1",
+    "offsets.topic.num.partitions": "4",
+    "transaction.state.log.replication.factor": "1",
+    "transaction.state.log.min.isr": "1",
+    "transaction.state.log.num.partitions": "4",
+    "share.coordinator.state.topic.replication.factor": "1",
+    "share.coordinator.state.topic.min.isr": "1",
+    # Tests do not wait: members join at once, and are missed after half a second.
+    "group.initial.rebalance.delay.ms": "0",
+    "group.min.session.timeout.ms": "500",
+    "log.cleaner.backoff.ms": "1000",
+    "num.network.threads": "2",
+    "num.io.threads": "2",
+}
+
+
+def kafka_home() -> Path | None:
+    """The distribution to use: KAFKA_HOME, or the one whose commands are on the PATH."""
+    home = os.environ.get("KAFKA_HOME")
+    if home:
+        return Path(home)
+    found = shutil.which("kafka-server-start.sh")
+    return Path(found).resolve().parents[1] if found else None
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Broker:
+    """One broker in a folder; start, stop, kill -9, freeze and go on, on the same data and port."""
+
+    def __init__(self, folder: Path, cpu: str = "", **settings: str) -> None:
+        home = kafka_home()
+        if home is None:
+            raise RuntimeError("no Kafka: set KAFKA_HOME to a distribution")
+        self.home, self.folder, self.cpu = home, folder, cpu
+        self.port, controller = free_port(), free_port()
+        self.servers = f"127.0.0.1:{self.port}"
+        self.process: subprocess.Popen[bytes] | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+        values = {
+            **PROPERTIES,
+            "listeners": f"PLAINTEXT://{self.servers},CONTROLLER://127.0.0.1:{controller}",
+            "advertised.listeners": f"PLAINTEXT://{self.servers}",
+            "controller.quorum.bootstrap.servers": f"127.0.0.1:{controller}",
+            "log.dirs": str(folder / "data"),
+            **{name.replace("__", "."): value.replace("@PORT@", str(self.port)) for name, value in settings.items()},
+        }
+        self.properties = folder / "server.properties"
+        self.properties.write_text("".join(f"{name}={value}\n" for name, value in values.items()))
+        self.format_options: list[str] = []
+
+    def start(self, timeout_s: float = 60.0) -> Broker:
+        if not (self.folder / "data").exists():
+            cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+            self._run(
+                "kafka-storage.sh", "format", "--standalone", "-t", cluster, "-c", self.properties, *self.format_options
+            )
+        log = (self.folder / "log").open("wb")
+        command = [str(self.home / "bin" / "kafka-server-start.sh"), str(self.properties)]
+        if self.cpu:
+            command = ["taskset", "-c", self.cpu, *command]
+        self.process = subprocess.Popen(
+            command, stdout=log, stderr=log, env=self._environment(), start_new_session=True
+        )
+        begin = time.monotonic()
+        while time.monotonic() - begin < timeout_s:
+            if b"Kafka Server started" in (self.folder / "log").read_bytes():
+                return self
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.1)
+        raise RuntimeError((self.folder / "log").read_text()[-2000:])
+
+    def kill(self) -> None:
+        """kill -9."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def freeze(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        if self.process is None or self.process.poll() is not None:
+            return
+        self.process.send_signal(signal.SIGCONT)
+        self.process.terminate()
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def create(self, topic: str, partitions: int, **config: str) -> None:
+        """By Kafka's own command, so that nothing under test is trusted with it."""
+        options = [
+            part for name, value in config.items() for part in ("--config", f"{name.replace('__', '.')}={value}")
+        ]
+        self._run(
+            "kafka-topics.sh", "--bootstrap-server", self.servers, "--create", "--topic", topic, "--partitions",
+            str(partitions), *options,
+        )  # fmt: skip
+
+    def _run(self, command: str, *arguments: object) -> None:
+        environment = {**self._environment(), "KAFKA_HEAP_OPTS": "-Xmx128m -XX:TieredStopAtLevel=1"}
+        done = subprocess.run(
+            [str(self.home / "bin" / command), *map(str, arguments)], capture_output=True, env=environment, check=False
+        )
+        if done.returncode != 0:
+            raise RuntimeError((done.stdout + done.stderr).decode(errors="replace")[-2000:])
+
+    @staticmethod
+    def _environment() -> dict[str, str]:
+        return {"KAFKA_HEAP_OPTS": "-Xmx512m", "KAFKA_LOG_LEVEL": "INFO", **os.environ}
