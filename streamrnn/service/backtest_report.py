@@ -1,0 +1,136 @@
+"""A back-test's result for people: a table on the terminal, plots in a folder."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from streamrnn.service.backtest_score import Row
+from streamrnn.spec import StreamSpec
+from streamrnn.transports.files import InputError, Table
+
+if TYPE_CHECKING:
+    from streamrnn.service.backtest import Result
+
+
+def table(console: Console, rows: list[Row], document: dict[str, Any]) -> None:
+    protocol = document["protocol"]
+    made = RichTable(
+        title=f"{protocol['file']}: rows {protocol['score_rows'][0]}..{protocol['score_rows'][1]}, horizon {protocol['horizon']}, "
+        "z-scored by the train rows; means over horizons and channels",
+        title_justify="left",
+    )
+    for column in ("model", "MSE", "MAE", "MASE", "pinball", "inside 90 %"):
+        made.add_column(column, justify="left" if column == "model" else "right")
+    for model in dict.fromkeys(row.model for row in rows if row.task == "forecast"):
+        mine = [
+            r for r in rows if r.model == model and r.channel is None and r.horizon is None and r.task == "forecast"
+        ]
+        coverage = [
+            r.coverage["0.95"] - r.coverage["0.05"] for r in mine if "0.95" in r.coverage and "0.05" in r.coverage
+        ]
+        made.add_row(
+            model,
+            _mean([r.mse for r in mine]),
+            _mean([r.mae for r in mine]),
+            _mean([r.mase for r in mine]),
+            _mean([r.pinball for r in mine]),
+            _mean(list(coverage)),
+        )
+    console.print(made)
+    hidden = [r for r in rows if r.task == "imputation" and r.channel is None]
+    if hidden:
+        console.print(f"imputation of {hidden[0].n} hidden cells: MAE {_mean([r.mae for r in hidden])}")
+    console.print(f"{document['wall_s']} s, {document['peak_rss_mb']} MB at most", highlight=False)
+
+
+def _mean(values: list[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "–"
+    spread = f" ± {statistics.stdev(known):.4f}" if len(known) > 1 else ""
+    return f"{statistics.mean(known):.4f}{spread}"
+
+
+def plots(
+    folder: Path, rows: list[Row], result: Result, data: Table, spec: StreamSpec, score_rows: tuple[int, int]
+) -> None:
+    """Error and coverage by horizon, error over time with the swaps, one fan. Raises InputError without matplotlib."""
+    try:
+        import matplotlib as mpl
+
+        mpl.use("Agg")
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise InputError("--plots needs pip install 'streamrnn[plots]'") from error
+    folder.mkdir(parents=True, exist_ok=True)
+    by_horizon: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.channel is None and row.horizon is not None and row.task == "forecast" and row.seed == 0:
+            by_horizon.setdefault(row.model, []).append(row)
+
+    figure, axes = plt.subplots(figsize=(8, 4.5))
+    for model, mine in by_horizon.items():
+        axes.plot(
+            [r.horizon or 0 for r in mine],
+            [r.mse for r in mine],
+            marker=".",
+            label=model,
+            lw=2.5 if model == "streamrnn" else 1.2,
+        )
+    axes.set(xlabel="horizon (steps)", ylabel="MSE (z-scale)", title="Error by horizon")
+    axes.legend()
+    _save(figure, folder / "error_by_horizon.png")
+
+    figure, axes = plt.subplots(figsize=(8, 4.5))
+    for level in spec.quantiles:
+        shares = [r.coverage[f"{level:g}"] for r in by_horizon["streamrnn"]]
+        axes.plot(range(1, len(shares) + 1), shares, marker=".", label=f"{level:g}")
+        axes.axhline(level, color="grey", lw=0.6)
+    axes.set(
+        xlabel="horizon (steps)", ylabel="share of targets at or below", title="Calibration by horizon", ylim=(0, 1)
+    )
+    axes.legend(title="quantile", ncol=4)
+    _save(figure, folder / "calibration_by_horizon.png")
+
+    figure, axes = plt.subplots(figsize=(10, 4.5))
+    spread = np.nanstd(data.values, axis=0)
+    error = np.abs(result.forecasts.mean[:-1, :, 0] - data.values[1:]) / spread
+    naive = np.abs(data.values[:-1] - data.values[1:]) / spread
+    width = max(24, len(error) // 100)
+    for values, label in ((error, "streamrnn"), (naive, "persistence")):
+        rolling = np.convolve(np.nan_to_num(np.nanmean(values, axis=1)), np.ones(width) / width, "valid")
+        axes.plot(np.arange(len(rolling)) + width, rolling, label=label)
+    for row in result.swaps:
+        axes.axvline(row, color="grey", lw=0.4)
+    axes.set(xlabel="row", ylabel=f"one-step error, mean of {width} rows", title="Error over time (grey: new weights)")
+    axes.legend()
+    _save(figure, folder / "error_over_time.png")
+
+    figure, axes = plt.subplots(figsize=(10, 4.5))
+    origin = (score_rows[0] + score_rows[1]) // 2
+    past = slice(max(0, origin - 3 * spec.horizon), origin + spec.horizon + 1)
+    axes.plot(
+        range(past.start, past.start + len(data.values[past])), data.values[past, 0], color="black", label="actual"
+    )
+    ahead = np.arange(origin + 1, origin + 1 + spec.horizon)
+    axes.plot(ahead, result.forecasts.mean[origin, 0], label="forecast")
+    axes.fill_between(
+        ahead, result.forecasts.quantiles[origin, 0, 0], result.forecasts.quantiles[origin, 0, -1], alpha=0.3
+    )
+    axes.set(title=f"{spec.channels[0]}: one forecast with its outer interval", xlabel="row")
+    axes.legend()
+    _save(figure, folder / "fan.png")
+
+
+def _save(figure: Any, path: Path) -> None:
+    import matplotlib.pyplot as plt
+
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)

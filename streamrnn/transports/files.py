@@ -1,0 +1,165 @@
+"""Files as streams: CSV (also gzipped), Parquet where pyarrow is installed, JSON lines in the wire format."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from streamrnn.records import F64, I64
+
+LINE_BYTES_MAX = 1024 * 1024
+TIME_FORMATS = ("%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%d", "%m/%d/%Y", "%d/%m/%Y %H.%M.%S")
+
+
+class InputError(Exception):
+    """A file cannot be used; the message names the file, the place and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One series as a table: `ts_ms` [row], `values` [row, channel] with NaN for missing."""
+
+    channels: tuple[str, ...]
+    ts_ms: I64
+    values: F64
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """A line of a file as a record; its offset is its line number, from 0."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]] = ()
+
+
+def read_table(path: Path, time_column: str, channels: Sequence[str] = ()) -> Table:
+    """A CSV or Parquet file with one row a step. No channels named: every column that holds numbers. Raises InputError."""
+    name = path.name.lower()
+    if name.endswith((".parquet", ".pq")):
+        return _parquet(path, time_column, channels)
+    try:
+        text = gzip.decompress(path.read_bytes()).decode() if name.endswith(".gz") else path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError, EOFError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from error
+    head = text.split("\n", 1)[0]
+    rows = list(csv.reader(io.StringIO(text), delimiter=";" if head.count(";") > head.count(",") else ","))
+    if len(rows) < 2:
+        raise InputError(f"{path}: holds no rows")
+    header = [column.strip() for column in rows[0]]
+    if time_column not in header:
+        raise InputError(f"{path}: no column {time_column!r}; there are {', '.join(header)} (choose with --time)")
+    body = [row for row in rows[1:] if any(cell.strip() for cell in row)]
+    chosen = list(channels) or _numeric(header, body[0], time_column)
+    for channel in chosen:
+        if channel not in header:
+            raise InputError(f"{path}: no column {channel!r}; there are {', '.join(header)}")
+    at = [header.index(channel) for channel in chosen]
+    when = header.index(time_column)
+    values: F64 = np.empty((len(body), len(chosen)))
+    ts: I64 = np.empty(len(body), dtype=np.int64)
+    for i, row in enumerate(body):
+        try:
+            ts[i] = parse_time(row[when])
+            values[i] = [_number(row[column]) for column in at]
+        except (ValueError, IndexError) as error:
+            raise InputError(f"{path}, line {i + 2}: {error}") from error
+    return Table(tuple(chosen), ts, values)
+
+
+def _numeric(header: Sequence[str], row: Sequence[str], time_column: str) -> list[str]:
+    found = []
+    for column, cell in zip(header, row, strict=False):
+        try:
+            _number(cell)
+        except ValueError:
+            continue
+        if column and column != time_column:
+            found.append(column)
+    return found
+
+
+def _number(text: str) -> float:
+    """Empty and the usual words for "not there" are NaN."""
+    text = text.strip()
+    if text.lower() in ("", "nan", "na", "null", "none"):
+        return float("nan")
+    value = float(text)
+    if not np.isfinite(value):
+        raise ValueError(f"{text!r} is not a finite number")
+    return value
+
+
+def parse_time(text: str) -> int:
+    """Epoch (seconds or milliseconds), RFC 3339, or one of the usual ways to write a date; as UTC milliseconds."""
+    text = text.strip()
+    try:
+        number = float(text)
+    except ValueError:
+        pass
+    else:
+        return int(number if abs(number) > 1e11 else number * 1000)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        for form in TIME_FORMATS:
+            try:
+                moment = datetime.strptime(text, form).replace(tzinfo=UTC)
+                break
+            except ValueError:
+                continue
+        else:
+            raise ValueError(f"{text!r} is not a time") from None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return round(moment.timestamp() * 1000)
+
+
+def _parquet(path: Path, time_column: str, channels: Sequence[str]) -> Table:
+    try:
+        import pyarrow.parquet as parquet
+        from pyarrow import ArrowInvalid
+    except ImportError as error:
+        raise InputError(f"{path}: reading Parquet needs pip install 'streamrnn[parquet]'") from error
+    try:
+        table = parquet.read_table(path)
+    except (OSError, ArrowInvalid) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from error
+    names = table.column_names
+    if time_column not in names:
+        raise InputError(f"{path}: no column {time_column!r}; there are {', '.join(names)} (choose with --time)")
+    chosen = tuple(channels) or tuple(n for n in names if n != time_column)
+    missing = [channel for channel in chosen if channel not in names]
+    if missing:
+        raise InputError(f"{path}: no column {missing[0]!r}; there are {', '.join(names)}")
+    when = np.asarray(table.column(time_column).to_numpy(zero_copy_only=False))
+    if when.dtype.kind == "M":
+        ts = when.astype("datetime64[ms]").astype(np.int64)
+    else:
+        ts = np.array([parse_time(str(value)) for value in when], dtype=np.int64)
+    values = [table.column(c).to_numpy(zero_copy_only=False).astype(np.float64) for c in chosen]
+    return Table(chosen, ts, np.stack(values, axis=1))
+
+
+def read_lines(path: Path, topic: str = "file") -> Iterator[FileRecord]:
+    """JSON lines (also gzipped) as records, one at a time. Raises InputError for a file that cannot be opened."""
+    try:
+        with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as file:
+            number = 0
+            while line := file.readline(LINE_BYTES_MAX + 1):
+                if line.strip():
+                    yield FileRecord(topic, 0, number, -1, None, line.rstrip(b"\r\n"))
+                number += 1
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error})") from error

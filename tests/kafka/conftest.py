@@ -1,0 +1,51 @@
+"""One broker for the whole session; tests that kill one make their own."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from broker import Broker
+
+from streamrnn.transports.kafka import KafkaSettings, KafkaTransport
+
+_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    running = Broker(tmp_path_factory.mktemp("kafka")).start()
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def own_broker(tmp_path: Path) -> Iterator[Broker]:
+    """For tests that stop, kill or freeze it."""
+    running = Broker(tmp_path / "kafka").start()
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def transport(broker: Broker) -> KafkaTransport:
+    return KafkaTransport(settings_for(broker))
+
+
+def settings_for(broker: Broker, **changes: object) -> KafkaSettings:
+    values: dict[str, object] = {
+        "bootstrap_servers": broker.servers,
+        "session_timeout_ms": 1000,
+        "heartbeat_interval_ms": 300,
+        "request_timeout_ms": 10_000,
+        "delivery_timeout_ms": 10_000,
+    }
+    return KafkaSettings(**{**values, **changes})  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def unique() -> Callable[[str], str]:
+    """Names nobody else uses."""
+    return lambda prefix: f"{prefix}-{next(_numbers)}"

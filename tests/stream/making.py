@@ -1,0 +1,128 @@
+"""Ticks, networks and comparisons for the engine's tests."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+
+from streamrnn.encode import Encoder
+from streamrnn.model.network import Network
+from streamrnn.records import F64, I32, I64, Outputs, TickBatch
+from streamrnn.spec import ModelSpec, StreamSpec
+from streamrnn.stream.engine import Engine
+
+START = 1_700_000_000_000
+
+
+def spec(**changes: Any) -> StreamSpec:
+    base: dict[str, Any] = {
+        "channels": ("a", "b", "c"),
+        "step_ms": 1000,
+        "horizon": 4,
+        "burn_in": 16,
+        "warm_up": 8,
+        "gap_max": 6,
+        "idle_after_ms": 9000,
+        "series_max": 64,
+    }
+    return StreamSpec(**{**base, **changes})
+
+
+def network(stream: StreamSpec, cell: Any = "gru", seed: int = 0, **shape: Any) -> Network:
+    """Weights that say something: a fresh network would only repeat persistence."""
+    torch.manual_seed(seed)
+    made = Network(
+        ModelSpec(
+            channels=len(stream.channels),
+            horizon=stream.horizon,
+            quantiles=stream.quantiles,
+            calendars=len(stream.calendar_ms),
+            cell=cell,
+            **{"hidden": 12, "layers": 2, **shape},
+        )
+    )
+    torch.nn.init.normal_(made.out.weight, 0.0, 0.2)
+    return made.eval()
+
+
+def batch(series: list[str], ts: Any, values: Any, partition: Any = 0, record_ts: Any = None) -> TickBatch:
+    count = len(series)
+    times: I64 = np.asarray(ts, dtype=np.int64)
+    parts: I32 = (
+        np.full(count, partition, dtype=np.int32) if np.isscalar(partition) else np.asarray(partition, np.int32)
+    )
+    return TickBatch(
+        records=[],
+        partition=parts,
+        offset=np.arange(count, dtype=np.int64),
+        record_ts_ms=times if record_ts is None else np.asarray(record_ts, dtype=np.int64),
+        series=series,
+        ts_ms=times,
+        values=np.asarray(values, dtype=np.float64),
+        channel=np.full(count, -1, dtype=np.int16),
+    )
+
+
+def walk(
+    count: int, names: list[str], channels: int = 3, seed: int = 0, missing: float = 0.1, skip: float = 0.1
+) -> TickBatch:
+    """`count` ticks of several series in turn, some channels missing, some ticks left out, some repeated."""
+    rng = np.random.default_rng(seed)
+    step = np.arange(count) // len(names)
+    which = np.arange(count) % len(names)
+    t = step[:, None]
+    values: F64 = (
+        10.0 + np.sin(0.2 * t + which[:, None] + np.arange(channels)) + 0.1 * rng.standard_normal((count, channels))
+    )
+    values[rng.random(values.shape) < missing] = np.nan
+    keep = rng.random(count) >= skip
+    ts = START + step * 1000
+    ts[rng.random(count) < 0.03] -= 5000  # late or double
+    chosen = np.flatnonzero(keep)
+    return batch([names[which[i]] for i in chosen], ts[chosen], values[chosen], which[chosen] % 2)
+
+
+def cut(ticks: TickBatch, begin: int, end: int) -> TickBatch:
+    part = slice(begin, end)
+    return TickBatch(
+        ticks.records[part],
+        ticks.partition[part],
+        ticks.offset[part],
+        ticks.record_ts_ms[part],
+        ticks.series[part],
+        ticks.ts_ms[part],
+        ticks.values[part],
+        ticks.channel[part],
+    )
+
+
+def said(stream: StreamSpec, outputs: Outputs, ticks: TickBatch) -> list[tuple[int, bytes]]:
+    """Everything that would be sent, as (source offset, bytes)."""
+    encoder = Encoder(stream, "ticks")
+    rows = [*zip(outputs.forecasts.tick, encoder.forecasts(outputs.forecasts, ticks), strict=True)]
+    rows += zip(outputs.imputations.tick, encoder.imputations(outputs.imputations, ticks), strict=True)
+    rows += [(tick, reason.encode()) for tick, reason, _ in outputs.rejected]
+    return [(int(ticks.offset[tick]), text) for tick, text in rows]
+
+
+def feed(engine: Engine, ticks: TickBatch, edges: list[int] | None = None) -> list[tuple[int, bytes]]:
+    """Processes the ticks cut at `edges`; all that was said, in order of source."""
+    bounds = [0, *sorted(set(edges or [])), len(ticks)]
+    rows: list[tuple[int, bytes]] = []
+    for begin, end in pairwise(bounds):
+        if end > begin:
+            part = cut(ticks, begin, end)
+            rows += said(engine.spec, engine.process(part), part)
+    return sorted(rows)
+
+
+def states(engine: Engine) -> dict[tuple[int, str], dict[str, bytes]]:
+    """Every series' whole state as bytes."""
+    rows: dict[tuple[int, str], dict[str, bytes]] = {}
+    for partition in (0, 1):
+        for name, row in engine.table.series(partition).items():
+            rows[partition, name] = {field: column[row].tobytes() for field, column in engine.table.columns.items()}
+    return rows

@@ -1,0 +1,304 @@
+"""The engine's promises: state carries, batches do not matter, nothing leaks, what is refused moves nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from making import START, batch, cut, feed, network, said, spec, states, walk
+
+from streamrnn.records import KIND_GAP, KIND_IDLE, KIND_TICK
+from streamrnn.stream.engine import NO_MODEL, Engine
+
+CELLS = ["gru", "rnn", "lstm", "gru-d"]
+
+
+def engine(stream: Any, cell: str = "gru", **shape: Any) -> Engine:
+    made = Engine(stream)
+    made.load(network(stream, cell, **shape), "weights")
+    return made
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_record_by_record_and_in_batches_give_the_same_bits(cell: str) -> None:
+    stream = spec()
+    ticks = walk(600, ["x", "y", "z"])
+    one, many = engine(stream, cell), engine(stream, cell)
+    edges = np.random.default_rng(3).integers(0, len(ticks), 12).tolist()
+    assert feed(one, ticks, list(range(len(ticks)))) == feed(many, ticks, edges)
+    assert states(one) == states(many)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 1000), st.lists(st.integers(1, 250), max_size=6), st.booleans())
+def test_any_cut_of_any_walk_gives_the_same_bits(seed: int, edges: list[int], served: bool) -> None:
+    stream = spec()
+    ticks = walk(250, ["x", "y"], seed=seed)
+    whole, pieces = Engine(stream), Engine(stream)
+    if served:
+        for made in (whole, pieces):
+            made.load(network(stream), "weights")
+    assert feed(whole, ticks) == feed(pieces, ticks, [edge for edge in edges if edge < len(ticks)])
+    assert states(whole) == states(pieces)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_a_series_does_not_feel_who_shares_its_batch(cell: str) -> None:
+    stream = spec()
+    crowd = walk(900, [f"s{i}" for i in range(9)])
+    alone_rows = [i for i, name in enumerate(crowd.series) if name == "s4"]
+    alone = batch(
+        ["s4"] * len(alone_rows), crowd.ts_ms[alone_rows], crowd.values[alone_rows], crowd.partition[alone_rows]
+    )
+    lonely, crowded = engine(stream, cell), engine(stream, cell)
+    feed(lonely, alone)
+    feed(crowded, crowd, [100, 350])
+    assert states(lonely)[0, "s4"] == states(crowded)[0, "s4"]
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_the_carried_state_is_that_of_one_full_pass(cell: str) -> None:
+    stream = spec(burn_in=400)  # the ring then holds every frame the network was ever shown
+    ticks = walk(300, ["x"], skip=0.0)
+    served = engine(stream, cell)
+    feed(served, ticks, [50, 51, 200])
+    row = served.table.find(0, "x")
+    count = int(served.table.columns["steps"][row])
+    frames = torch.from_numpy(served.table.columns["ring"][row, :count].astype(np.float32))
+    net = network(stream, cell)
+    with torch.inference_mode():
+        _, state = net(frames[:, None], net.zero_state(1))
+    assert np.allclose(state[0].numpy(), served.table.columns["state"][row], atol=1e-5)
+
+
+def test_noise_in_place_of_all_later_ticks_changes_nothing_earlier() -> None:
+    stream = spec()
+    ticks = walk(500, ["x", "y"])
+    noise = cut(ticks, 0, len(ticks))
+    noise.values = ticks.values.copy()
+    noise.values[300:] = np.random.default_rng(9).normal(0, 1e6, noise.values[300:].shape)
+    before = [row for row in feed(engine(stream), ticks, [40, 250]) if row[0] < 300]
+    assert before == [row for row in feed(engine(stream), noise, [40, 250]) if row[0] < 300]
+    assert len(before) > 250
+
+
+def test_refused_ticks_move_no_number() -> None:
+    stream = spec()
+    good = batch(["x"] * 50, START + 1000 * np.arange(50), np.random.default_rng(0).normal(5, 1, (50, 3)))
+    clean, dirty = engine(stream), engine(stream)
+    feed(clean, good)
+    feed(dirty, good)
+    before = states(dirty)
+    bad = batch(
+        ["x", "x", "x"],
+        [START, START + 49_000, START + 10**9],
+        np.full((3, 3), 7.0),
+        record_ts=[START, START + 49_000, START],
+    )
+    outputs = dirty.process(bad)
+    assert [reason for _, reason, _ in outputs.rejected] == ["late", "duplicate", "future"]
+    assert len(outputs.forecasts) == len(outputs.imputations) == 0
+    assert states(dirty) == before == states(clean)
+
+
+# ── swaps ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_after_a_swap_the_state_is_the_kept_frames_run_through_the_new_weights() -> None:
+    stream = spec()
+    first, second = walk(200, ["x", "y"], skip=0), walk(260, ["x", "y"], skip=0, seed=0)
+    served = engine(stream)
+    feed(served, first)
+    row = served.table.find(0, "x")
+    steps = int(served.table.columns["steps"][row])
+    ring = served.table.columns["ring"][row].astype(np.float32)
+    kept = ring[np.arange(steps - stream.burn_in, steps) % stream.burn_in]
+    new = network(stream, seed=1)
+    served.load(new, "second")
+    tail = cut(second, 200, 202)
+    served.process(tail)
+    frame = served.table.columns["ring"][row, steps % stream.burn_in].astype(np.float32)
+    with torch.inference_mode():
+        _, state = new(torch.from_numpy(np.concatenate([kept, frame[None]]))[:, None], new.zero_state(1))
+    assert np.allclose(state[0].numpy(), served.table.columns["state"][row], atol=1e-5)
+
+
+def test_states_rebuilt_when_touched_equal_states_rebuilt_together() -> None:
+    stream = spec()
+    before, after = walk(200, ["x", "y", "z"], seed=1), walk(330, ["x", "y", "z"], seed=1)
+    lazy, eager = engine(stream), engine(stream)
+    for made in (lazy, eager):
+        feed(made, before)
+        made.load(network(stream, seed=5), "second")
+    rest = cut(after, len(before), len(after))
+    assert feed(lazy, rest, list(range(len(rest)))) == feed(eager, rest)
+    assert states(lazy) == states(eager)
+
+
+def test_weights_of_another_shape_are_refused_and_the_old_ones_serve_on() -> None:
+    stream = spec()
+    served = engine(stream)
+    with pytest.raises(ValueError, match="channels"):
+        served.load(network(spec(channels=("a", "b"))), "other")
+    assert served.model == "weights"
+
+
+def test_a_network_of_another_size_takes_over() -> None:
+    stream = spec()
+    served = engine(stream)
+    feed(served, walk(100, ["x", "y"]))
+    served.load(network(stream, hidden=20, layers=1), "larger")
+    rows = feed(served, cut(walk(140, ["x", "y"]), 80, 110))
+    assert any(b'"model":"larger"' in text for _, text in rows)
+
+
+# ── the first start, gaps, silence, bounds ───────────────────────────────────────────────────────────────────────
+
+
+def test_without_weights_it_serves_persistence_with_wide_honest_intervals() -> None:
+    stream = spec()
+    served = Engine(stream)
+    rng = np.random.default_rng(1)
+    count = 3000
+    values = np.cumsum(rng.standard_normal((count, 3)), axis=0)
+    ticks = batch(["x"] * count, START + 1000 * np.arange(count), values)
+    outputs = served.process(ticks)
+    assert outputs.forecasts.model == NO_MODEL
+    assert np.allclose(outputs.forecasts.mean[100:, :, 0], values[100:], rtol=1e-5, atol=1e-4)
+    share = outputs.scores.inside.sum(axis=0) / outputs.scores.count.sum(axis=0)
+    assert (np.abs(share - 0.9) < 0.02).all(), share
+    assert not outputs.forecasts.warm[: stream.warm_up - 1].any()
+    assert outputs.forecasts.warm[stream.warm_up - 1 :].all()
+
+
+def test_intervals_follow_a_change_of_scale() -> None:
+    stream = spec(horizon=2)
+    rng = np.random.default_rng(2)
+    scale = np.where(np.arange(6000) < 3000, 1.0, 12.0)[:, None]
+    values = np.cumsum(scale * rng.standard_normal((6000, 3)), axis=0)
+    served = Engine(stream)
+    first = served.process(batch(["x"] * 3000, START + 1000 * np.arange(3000), values[:3000]))
+    second = served.process(batch(["x"] * 3000, START + 1000 * np.arange(3000, 6000), values[3000:]))
+    for outputs in (first, second):
+        share = outputs.scores.inside.sum() / outputs.scores.count.sum()
+        assert abs(share - 0.9) < 0.02
+
+
+def test_quantiles_never_cross() -> None:
+    stream = spec(quantiles=(0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99))
+    outputs = engine(stream).process(walk(900, ["x", "y", "z"]))
+    gaps = np.diff(outputs.forecasts.quantiles, axis=2)
+    assert (gaps[~np.isnan(gaps)] >= 0).all()
+
+
+def test_every_good_tick_gives_exactly_one_forecast_from_its_own_record() -> None:
+    ticks = walk(400, ["x", "y", "z"])
+    outputs = engine(spec()).process(ticks)
+    refused = {tick for tick, _, _ in outputs.rejected}
+    own = [
+        tick
+        for tick, name in zip(outputs.forecasts.tick, outputs.forecasts.series, strict=True)
+        if ticks.series[tick] == name
+    ]
+    assert sorted(own) == [tick for tick in range(len(ticks)) if tick not in refused]
+
+
+def test_missing_channels_and_missing_ticks_are_filled_with_intervals() -> None:
+    stream = spec()
+    count = 400
+    rng = np.random.default_rng(4)
+    common = np.cumsum(rng.standard_normal(count))[:, None]
+    values = common * np.array([1.0, 2.0, -1.0]) + 0.05 * rng.standard_normal((count, 3)) + 50
+    truth = values.copy()
+    hidden = rng.random(values.shape) < 0.1
+    hidden[:50] = False
+    values[hidden] = np.nan
+    outputs = Engine(stream).process(batch(["x"] * count, START + 1000 * np.arange(count), values))
+    fills = outputs.imputations
+    step = (fills.ts_ms - START) // 1000
+    got, rows = fills.values[fills.filled], truth[step][fills.filled]
+    inside = (fills.lower[fills.filled] <= rows) & (rows <= fills.upper[fills.filled])
+    last_seen = np.array(
+        [values[: s + 1, c][~np.isnan(values[: s + 1, c])][-1] for s, c in zip(*np.nonzero(hidden), strict=True)]
+    )
+    assert fills.filled.sum() == hidden.sum()
+    assert (fills.kind == KIND_TICK).all()
+    # The other channels tell most of the move; repeating the last value knows none of it.
+    assert np.abs(got - rows).mean() < 0.5 * np.abs(last_seen - truth[hidden]).mean()
+    assert 0.8 < inside.mean() <= 1.0
+
+
+def test_longer_gaps_have_wider_intervals() -> None:
+    stream = spec(gap_max=10, horizon=4)
+    rng = np.random.default_rng(5)
+    values = np.cumsum(rng.standard_normal((300, 3)), axis=0)
+    steps = np.concatenate([np.arange(299), [309]])
+    outputs = Engine(stream).process(batch(["x"] * 300, START + 1000 * steps, values))
+    fills = outputs.imputations
+    assert (fills.kind == KIND_GAP).all()
+    assert len(fills) == 10
+    width = (fills.upper - fills.lower).mean(axis=1)
+    assert (np.diff(width) > 0).all()
+
+
+def test_a_silent_series_is_filled_and_forecast_once_and_rests() -> None:
+    stream = spec()
+    names = ["x"] * 30 + ["y"] * 60
+    steps = np.concatenate([np.arange(30), np.arange(60)])
+    rng = np.random.default_rng(6)
+    outputs = engine(stream).process(batch(names, START + 1000 * steps, rng.normal(3, 1, (90, 3))))
+    fills = outputs.imputations
+    assert set(fills.series) == {"x"}
+    assert (fills.kind == KIND_IDLE).all()
+    assert len(fills) == stream.gap_max
+    late = [i for i, name in enumerate(outputs.forecasts.series) if name == "x"][30:]
+    assert len(late) == 1
+    assert outputs.forecasts.ts_ms[late[0]] == fills.ts_ms[-1]
+
+
+def test_a_series_that_was_let_go_comes_back_cold() -> None:
+    stream = spec(series_max=2, warm_up=3)
+    names = ["x"] * 5 + ["y", "z"] + ["x"]
+    steps = [*range(5), 5, 5, 6]
+    outputs = engine(stream).process(batch(names, START + 1000 * np.array(steps), np.ones((8, 3))))
+    assert outputs.evicted == 2
+    warm = [bool(w) for w, name in zip(outputs.forecasts.warm, outputs.forecasts.series, strict=True) if name == "x"]
+    assert warm == [False, False, True, True, True, False]
+
+
+def test_silent_records_move_the_state_and_say_nothing() -> None:
+    stream = spec()
+    ticks = walk(300, ["x", "y"])
+    loud, quiet = engine(stream), engine(stream)
+    everything = feed(loud, ticks)
+    outputs = quiet.process(ticks, emit_from={0: 200, 1: 200})
+    assert sorted(said(stream, outputs, ticks)) == [row for row in everything if row[0] >= 200]
+    assert states(loud) == states(quiet)
+
+
+def test_a_counter_at_a_billion_keeps_its_digits() -> None:
+    stream = spec(channels=("count",))
+    values = 1e9 + np.arange(200.0)[:, None]
+    outputs = Engine(stream).process(batch(["x"] * 200, START + 1000 * np.arange(200), values))
+    assert np.allclose(outputs.forecasts.mean[-1, 0], values[-1], atol=1e-3)
+
+
+def test_irregular_ticks_are_steps_of_their_own() -> None:
+    stream = spec(step_ms=0)
+    rng = np.random.default_rng(7)
+    ts = START + np.cumsum(rng.integers(1, 5000, 300))
+    outputs = engine(stream).process(batch(["x"] * 300, ts, rng.normal(0, 1, (300, 3))))
+    assert len(outputs.forecasts) == 300
+    assert len(outputs.imputations) == 0
+    assert 1500 < outputs.forecasts.step_ms[-1] < 3500
+    assert (outputs.forecasts.ts_ms == ts).all()
+
+
+def test_the_state_of_a_series_has_the_size_that_was_promised() -> None:
+    stream = spec(channels=("a", "b", "c", "d"), horizon=12, burn_in=64)
+    served = engine(stream, hidden=64, layers=2)
+    assert served.table.row_bytes() <= 8 * 1024
