@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from simulators.signal import BLOCK, Values, names
+from simulators.signal import BLOCK, Chunked, Values, names
+
+DEFAULT_CHANNELS = ("value",)
 
 # The array's series span t = 0..1 in 50-odd steps; the stream goes on at the same pace.
 STEPS_PER_UNIT = 50.0
@@ -26,23 +28,30 @@ def book_series(batch: int, n_steps: int, seed: int = 42) -> NDArray[np.float32]
     return shaped
 
 
-@dataclass(frozen=True)
-class Book:
+@dataclass(eq=False)
+class Book(Chunked):
+    """The same sum of two sines and uniform noise without an end; every channel has its own sines."""
+
     count: int = 20
-    channels: tuple[str, ...] = ("value",)
+    channels: tuple[str, ...] = DEFAULT_CHANNELS
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        rng = np.random.default_rng([self.seed, 21])
+        f1, f2, self._o1, self._o2 = rng.random((4, self.count, 1, len(self.channels)))
+        self._w1, self._w2 = f1 * 10.0 + 10.0, f2 * 20.0 + 20.0
 
     @property
     def series(self) -> tuple[str, ...]:
         return names("book", self.count)
 
-    def blocks(self) -> Iterator[Values]:
-        rng = np.random.default_rng([self.seed, 3])
-        f1, f2, o1, o2 = rng.random((4, self.count, 1))
-        step = 0
-        while True:
-            t = np.arange(step, step + BLOCK) / STEPS_PER_UNIT
-            x = 0.5 * np.sin((t - o1) * (f1 * 10.0 + 10.0)) + 0.2 * np.sin((t - o2) * (f2 * 20.0 + 20.0))
-            x += 0.1 * (rng.random((self.count, BLOCK)) - 0.5)
-            yield np.repeat(x[..., None], len(self.channels), axis=2)
-            step += BLOCK
+    def _begin(self) -> Any:
+        return None
+
+    def _chunk(self, index: int, state: Any) -> tuple[Values, Any]:
+        rng = np.random.default_rng([self.seed, 22, index])
+        t = (np.arange(index * BLOCK, (index + 1) * BLOCK) / STEPS_PER_UNIT)[:, None]  # [BLOCK, 1]
+        x = 0.5 * np.sin((t - self._o1) * self._w1) + 0.2 * np.sin((t - self._o2) * self._w2)
+        x += 0.1 * (rng.random(x.shape) - 0.5)
+        return x, None

@@ -12,7 +12,15 @@ SIMULATORS = ("sensors", "prices", "book")
 
 
 def default_channels(kind: str) -> tuple[str, ...]:
-    return {"sensors": sensors.DEFAULT_CHANNELS, "prices": prices.DEFAULT_CHANNELS, "book": ("value",)}[kind]
+    """The channels a kind has unless told otherwise. Raises ValueError naming the kinds there are."""
+    known = {
+        "sensors": sensors.DEFAULT_CHANNELS,
+        "prices": prices.DEFAULT_CHANNELS,
+        "book": book.DEFAULT_CHANNELS,
+    }
+    if kind not in known:
+        raise ValueError(f"no simulator {kind!r}: there are {', '.join(SIMULATORS)}")
+    return known[kind]
 
 
 def make(
@@ -23,21 +31,22 @@ def make(
     cycle_steps: float = 600.0,
     drift: str = "",
     drift_at: int = 0,
+    drift_size: float | None = None,
 ) -> Signal:
-    """A signal by its kind. Raises ValueError naming the kinds there are."""
-    chosen = tuple(channels)
+    """A signal by its kind. Raises ValueError naming the kinds (or drifts) there are."""
+    chosen = tuple(channels) or default_channels(kind)
     signal: Signal
     if kind == "sensors":
-        signal = sensors.Sensors(series, chosen or sensors.DEFAULT_CHANNELS, cycle_steps, seed=seed)
+        signal = sensors.Sensors(series, chosen, cycle_steps, seed=seed)
     elif kind == "prices":
-        signal = prices.Prices(series, chosen or prices.DEFAULT_CHANNELS, seed=seed)
+        signal = prices.Prices(series, chosen, seed=seed)
     elif kind == "book":
-        signal = book.Book(series, chosen or ("value",), seed=seed)
+        signal = book.Book(series, chosen, seed=seed)
     else:
         raise ValueError(f"no simulator {kind!r}: there are {', '.join(SIMULATORS)}")
     if not drift:
         return signal
     for known in KINDS:
         if known == drift:
-            return Drift(signal, known, drift_at)
+            return Drift(signal, known, drift_at, drift_size)
     raise ValueError(f"no drift {drift!r}: there are {', '.join(KINDS)}")
