@@ -38,10 +38,10 @@ def backtest(
     hide: Annotated[Path | None, typer.Option(help="A file of `row,channel` lines: cells to hide and to fill.")] = None,
 ) -> None:
     """Score the service on a file as if it were a stream: every forecast is fixed before its targets are shown."""
-    from streamrnn.service import backtest as service
+    from streamrnn.service.backtest import Options, run
 
-    service.run(
-        service.Options(
+    run(
+        Options(
             file=file,
             time=time,
             channels=tuple(channels.split(",")) if channels else (),

@@ -36,7 +36,11 @@ LOSS_DECAY = 0.998
 LOSS_SHARPNESS = 20.0
 LOSS_CAP = 25.0  # squared error in units of the scale·√h that one target can add: a spike is not an argument
 SPREAD_SHARE = 0.03  # weight of the newest squared error in σ²
-SPREAD_CAP = 64.0  # a single error enters σ² as at most this many times σ²
+SPREAD_CAP = 64.0  # a single error enters σ² as at most this many times σ², or as 25 (scale·√h)² if that is more
+# A series that stands still for long has errors of 0: σ keeps this share of scale·√h, or the first move after it would
+# look infinite, and θ would run away while σ catches up.
+SPREAD_FLOOR = 0.05
+THETA_MAX = 8.0
 RATE = 0.05
 WIDE = 1.5  # first guess of σ in units of scale·√h: honest before anything has matured
 COVARIANCE_SHARE = 0.02
@@ -187,7 +191,7 @@ def advance(
                     continue
                 y = x - anchor[s, c]
                 unit = np.float64(scale[i, c]) * root[h]
-                sigma2 = np.float64(spread2[s, h, c])
+                sigma2 = max(np.float64(spread2[s, h, c]), (SPREAD_FLOOR * unit) ** 2)
                 error = y - mean
                 if h == 0:
                     residual[c] = min(max(error / np.sqrt(sigma2), -4.0), 4.0)
@@ -215,13 +219,12 @@ def advance(
                     if hit:
                         below[c, h, q] += 1
                         hits += 1
-                        theta[s, h, c, q] += np.float32(RATE * (levels[q] - 1.0))
-                    else:
-                        theta[s, h, c, q] += np.float32(RATE * levels[q])
+                    moved = np.float64(theta[s, h, c, q]) + RATE * (levels[q] - (1.0 if hit else 0.0))
+                    theta[s, h, c, q] = np.float32(min(max(moved, -THETA_MAX), THETA_MAX))
                 if 0 < hits < quantiles:
                     inside[c, h] += 1
                 # the spread
-                squared = min(error * error, SPREAD_CAP * sigma2)
+                squared = min(error * error, max(SPREAD_CAP * sigma2, LOSS_CAP * unit * unit))
                 spread2[s, h, c] = np.float32(sigma2 + SPREAD_SHARE * (squared - sigma2))
         if observed > 0:
             total = 0.0
@@ -268,13 +271,13 @@ def advance(
                                 matrix[a, b] = covariance[s, known[a], known[b]]
                             matrix[a, a] += RIDGE
                         _solve(matrix, solved, others)
-                        moved = 0.0
+                        shift = 0.0
                         explained = 0.0
                         for a in range(others):
-                            moved += solved[a] * residual[known[a]]
+                            shift += solved[a] * residual[known[a]]
                             explained += solved[a] * right[a]
                         step_sigma = np.sqrt(np.float64(spread2[s, 0, c]))
-                        center += step_sigma * moved
+                        center += step_sigma * shift
                         share = explained * np.float64(spread2[s, 0, c]) / np.float64(spread2[s, h, c])
                         narrow = np.sqrt(min(max(1.0 - share, 0.05), 1.0))
                         lower *= narrow
@@ -311,7 +314,8 @@ def advance(
                 if spread2[s, h, c] == 0.0 or n < 2:
                     spread2[s, h, c] = np.float32((WIDE * unit) ** 2 + 1e-30)
                 # A forecast from a value seen `age` steps ago reaches that much further.
-                sigma = np.sqrt(np.float64(spread2[s, h, c]) * (1.0 + age[i, c] / (h + 1.0)))
+                sigma2 = max(np.float64(spread2[s, h, c]), (SPREAD_FLOOR * unit) ** 2)
+                sigma = np.sqrt(sigma2 * (1.0 + age[i, c] / (h + 1.0)))
                 origin = base[i, c] - anchor[s, c]
                 mean = origin
                 if has_net:

@@ -8,6 +8,8 @@ chosen per series and channel from the running scale.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from streamrnn.kernels import compiled, inlined
@@ -31,7 +33,7 @@ def decimals_of(scale: float) -> int:
 
 
 @inlined
-def _put_digits(buffer: U8, at: int, value: int, digits: int) -> None:
+def _put_digits(buffer: U8, at: int, value: Any, digits: int) -> None:
     """Writes exactly `digits` digits of a non-negative number, in pairs from the right: one division for two digits."""
     rest = np.uint64(value)
     hundred = np.uint64(100)
@@ -48,7 +50,7 @@ def _put_digits(buffer: U8, at: int, value: int, digits: int) -> None:
 
 
 @inlined
-def _put_integer(buffer: U8, at: int, value: int) -> int:
+def _put_integer(buffer: U8, at: int, value: Any) -> int:
     """Writes a whole number; returns the next free position."""
     if value < 0:
         buffer[at] = 45
@@ -82,9 +84,9 @@ def _put_number(buffer: U8, at: int, value: float, decimals: int, factor: float)
         if value < 0.0 and front + rest > 0.0:
             buffer[at] = 45
             at += 1
-        at = _put_integer(buffer, at, np.int64(front))
+        at = _put_integer(buffer, at, int(front))
         buffer[at] = 46
-        _put_digits(buffer, at + 1, np.int64(rest), decimals)
+        _put_digits(buffer, at + 1, int(rest), decimals)
         return at + decimals + 1
     scaled = np.rint(size * factor)
     while scaled > LARGEST and decimals > 0:
@@ -188,4 +190,4 @@ def write_forecasts(
         at = _put_integer(buffer, at, offset[i])
         at = _put_piece(buffer, at, pieces, edges, END)
         ends[i] = at
-    return records
+    return len(mean)

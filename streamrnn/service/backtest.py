@@ -94,14 +94,14 @@ def run(options: Options) -> None:
     with Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
         for seed in range(options.seeds):
             task = progress.add_task(f"streamrnn, seed {seed}", total=len(shown))
-            result = serve(spec, table.ts_ms, shown, options, seed, lambda n, t=task: progress.update(t, completed=n))  # type: ignore[misc]
+            result = serve(spec, table.ts_ms, shown, options, seed, lambda n, t=task: progress.update(t, completed=n))
             results.append(result)
             rows += score("streamrnn", result.forecasts, table, spec, train_rows, score_rows, season, seed)
             if hidden is not None:
                 rows += imputation_rows("streamrnn", result.fills, table, hidden, train_rows, seed)
         for name in options.baselines:
             task = progress.add_task(name, total=len(shown))
-            made = baseline(name, shown, spec, season, lambda n, t=task: progress.update(t, completed=n))  # type: ignore[misc]
+            made = baseline(name, shown, spec, season, lambda n, t=task: progress.update(t, completed=n))
             rows += score(name, made, table, spec, train_rows, score_rows, season, 0)
     document = {
         "protocol": {

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 def table(console: Console, rows: list[Row], document: dict[str, Any]) -> None:
     protocol = document["protocol"]
     made = RichTable(
-        title=f"{protocol['file']}: rows {protocol['score_rows'][0]}..{protocol['score_rows'][1]}, horizon {protocol['horizon']}, "
-        "z-scored by the train rows; means over horizons and channels",
+        title=f"{protocol['file']}, rows {protocol['score_rows'][0]}..{protocol['score_rows'][1]}, "
+        f"horizon {protocol['horizon']}: z-scored by the train rows, means over horizons and channels",
         title_justify="left",
     )
     for column in ("model", "MSE", "MAE", "MASE", "pinball", "inside 90 %"):
@@ -100,14 +100,14 @@ def plots(
 
     figure, axes = plt.subplots(figsize=(10, 4.5))
     spread = np.nanstd(data.values, axis=0)
-    error = np.abs(result.forecasts.mean[:-1, :, 0] - data.values[1:]) / spread
+    miss = np.abs(result.forecasts.mean[:-1, :, 0] - data.values[1:]) / spread
     naive = np.abs(data.values[:-1] - data.values[1:]) / spread
-    width = max(24, len(error) // 100)
-    for values, label in ((error, "streamrnn"), (naive, "persistence")):
+    width = max(24, len(miss) // 100)
+    for values, label in ((miss, "streamrnn"), (naive, "persistence")):
         rolling = np.convolve(np.nan_to_num(np.nanmean(values, axis=1)), np.ones(width) / width, "valid")
         axes.plot(np.arange(len(rolling)) + width, rolling, label=label)
-    for row in result.swaps:
-        axes.axvline(row, color="grey", lw=0.4)
+    for swap in result.swaps:
+        axes.axvline(swap, color="grey", lw=0.4)
     axes.set(xlabel="row", ylabel=f"one-step error, mean of {width} rows", title="Error over time (grey: new weights)")
     axes.legend()
     _save(figure, folder / "error_over_time.png")

@@ -188,6 +188,16 @@ def test_intervals_follow_a_change_of_scale() -> None:
         assert abs(share - 0.9) < 0.02
 
 
+def test_a_channel_that_stood_still_does_not_keep_endless_intervals() -> None:
+    stream = spec(channels=("a",), horizon=1)
+    rng = np.random.default_rng(8)
+    moving = rng.normal(0, 1, 4000)
+    moving[1000:1600] = moving[999]
+    outputs = Engine(stream).process(batch(["x"] * 4000, START + 1000 * np.arange(4000), moving[:, None]))
+    width = outputs.forecasts.quantiles[:, 0, -1, 0] - outputs.forecasts.quantiles[:, 0, 0, 0]
+    assert np.median(width[1700:]) < 2.0 * np.median(width[200:1000])
+
+
 def test_quantiles_never_cross() -> None:
     stream = spec(quantiles=(0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99))
     outputs = engine(stream).process(walk(900, ["x", "y", "z"]))
