@@ -113,6 +113,13 @@ async def test_the_rate_is_kept(rate: float) -> None:
     assert len(clock.naps) < 250 * seconds  # it does not spin
 
 
+async def test_a_rate_beyond_a_chunk_per_nap_is_kept_too() -> None:
+    clock = Clock()
+    records = [SimRecord(b"k", b"v", 0)] * 200_000
+    sent = await produce(transport().sink(), "ticks", records, 600e3, seconds=0.2, clock=clock, sleep=clock.sleep)
+    assert sent == pytest.approx(120_000, abs=5000)
+
+
 async def test_it_is_never_ahead_of_the_rate_by_more_than_a_slice() -> None:
     clock = Clock()
     ahead: list[float] = []

@@ -104,15 +104,38 @@ def test_sensors_have_the_cycle_they_are_told() -> None:
     assert (power.argmax(axis=1) + 1 == 6000 / 300).all()
 
 
-def test_channels_of_a_machine_share_causes_beyond_the_cycle(sensors: Values) -> None:
-    """The cycle taken out by regression; machines must not share anything then, channels must."""
+def without_cycle(sensors: Values) -> Values:
+    """What is left of [series, step, channel] when the day and the half day are taken out by regression."""
     t = np.arange(sensors.shape[1])[:, None] * (2.0 * np.pi / 600.0)
     waves = np.hstack([np.sin(t), np.cos(t), np.sin(2 * t), np.cos(2 * t), np.ones_like(t)])
-    rest = np.stack([x - waves @ np.linalg.lstsq(waves, x, rcond=None)[0] for x in sensors])
-    inside = [abs(np.corrcoef(x[:, a], x[:, b])[0, 1]) for x in rest for a, b in itertools.combinations(range(4), 2)]
+    return np.stack([x - waves @ np.linalg.lstsq(waves, x, rcond=None)[0] for x in sensors])
+
+
+def likeness(rest: Values) -> float:
+    """Mean size of the correlation between two channels of a machine."""
+    pairs = list(itertools.combinations(range(rest.shape[2]), 2))
+    return float(np.mean([abs(np.corrcoef(x[:, a], x[:, b])[0, 1]) for x in rest for a, b in pairs]))
+
+
+def test_channels_of_a_machine_share_causes_beyond_the_cycle(sensors: Values) -> None:
+    rest = without_cycle(sensors)
     across = [abs(np.corrcoef(rest[i, :, 0], rest[j, :, 0])[0, 1]) for i, j in itertools.combinations(range(6), 2)]
-    assert np.mean(inside) > 0.25
+    assert likeness(rest) > 0.25
     assert np.mean(across) < 0.1
+
+
+def test_one_shared_cause_is_slow_and_the_other_swings(sensors: Values) -> None:
+    """A mean over one swing leaves the load; what one over ten steps leaves beside that is mostly the swing."""
+    rest = without_cycle(sensors)
+
+    def smooth(steps: int) -> Values:
+        total = np.cumsum(rest, axis=1)
+        return (total[:, steps:] - total[:, :-steps]) / steps
+
+    assert likeness(smooth(32)) > 0.5
+    swing = smooth(8)[:, 12:-12] - smooth(32)
+    power = (np.abs(np.fft.rfft(swing, axis=1)) ** 2).sum(axis=(0, 2))
+    assert rest.shape[1] / 40 < power.argmax() < rest.shape[1] / 25
 
 
 def test_series_differ_in_level_and_scale(sensors: Values) -> None:
