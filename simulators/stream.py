@@ -65,6 +65,7 @@ class _Chunk:
     true: list[list[float]]
     sent: list[list[float]]
     faults: Faults | None
+    altered: list[bool]  # ticks with a missing value or a spike; empty where no truth is wanted or nothing is done
 
 
 @dataclass
@@ -132,6 +133,7 @@ class Ticks:
             true.transpose(1, 0, 2).reshape(-1, channels).tolist() if want else [],
             rows.reshape(-1, channels).tolist() if want else [],
             faults,
+            (faults.gone | (faults.spike != 0)).any(axis=2).ravel().tolist() if faults is not None and want else [],
         )
 
     def _decide(self, first: int, n: int, series: int, channels: int) -> Faults:
@@ -206,8 +208,9 @@ class Ticks:
         expect: list[str] = []
         if faults is not None:
             fate, delay = int(faults.fate[i]), int(faults.delay[i])
-            missing = [name for c, name in enumerate(channels) if faults.gone[k, s, c]]
-            spikes = {name: chunk.sent[i][c] for c, name in enumerate(channels) if faults.spike[k, s, c]}
+            if chunk.altered[i]:
+                missing = [name for c, name in enumerate(channels) if faults.gone[k, s, c]]
+                spikes = {name: chunk.sent[i][c] for c, name in enumerate(channels) if faults.spike[k, s, c]}
             if faults.poison[i] >= 0:
                 expect.append(bad[int(faults.poison[i]) % len(bad)].reason)
             if faults.future[i]:

@@ -1,0 +1,96 @@
+"""A worker on the memory transport: settings, ticks as records, and what came out."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import numpy as np
+
+from streamrnn.service.config import Settings, load
+from streamrnn.service.observe import WorkerObserver
+from streamrnn.service.worker import Worker
+from streamrnn.transports.memory import MemoryBroker, MemoryTransport
+
+START = 1_700_000_000_000
+
+
+def settings(**changes: Any) -> Settings:
+    base: dict[str, Any] = {
+        "app": "app",
+        "input": "ticks",
+        "channels": ["temp", "flow"],
+        "step": "1s",
+        "horizon": 3,
+        "burn_in": 16,
+        "warm_up": 8,
+        "poll_timeout": "20ms",
+        "batch_records_max": 50,
+    }
+    return load([], {**base, **changes}, {})
+
+
+def made(partitions: int = 2, **changes: Any) -> tuple[Settings, MemoryBroker]:
+    broker, chosen = MemoryBroker(), settings(**changes)
+    broker.create(chosen.input, partitions)
+    for need in chosen.topic_needs(partitions):
+        broker.create(need.name, need.partitions)
+    return chosen, broker
+
+
+def tick(series: str, step: int, temp: float | None, flow: float | None = 1.0) -> bytes:
+    return json.dumps({"series": series, "ts": START + 1000 * step, "values": {"temp": temp, "flow": flow}}).encode()
+
+
+def send(broker: MemoryBroker, count: int, first: int = 0, partitions: int = 2, seed: int = 0) -> None:
+    """`count` steps of two series a partition."""
+    rng = np.random.default_rng([seed, first])
+    for step in range(first, first + count):
+        for partition in range(partitions):
+            for name in (f"a{partition}", f"b{partition}"):
+                value = tick(name, step, float(np.sin(step / 5) + 0.1 * rng.standard_normal()))
+                broker.append("ticks", partition, name.encode(), value, START + 1000 * step)
+
+
+@asynccontextmanager
+async def worker(chosen: Settings, broker: MemoryBroker) -> AsyncIterator[Worker]:
+    running = Worker(chosen, MemoryTransport(broker), WorkerObserver(chosen.stream_spec()))
+    task = asyncio.create_task(running.run())
+    try:
+        yield running
+    finally:
+        running.stop()
+        await asyncio.wait_for(task, 20)
+
+
+async def until(condition: Any, timeout_s: float = 20.0) -> None:
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def committed(broker: MemoryBroker, group: str = "app") -> dict[int, int]:
+    known = broker.groups[group].committed if group in broker.groups else {}
+    return {partition: entry.offset for (_, partition), entry in known.items()}
+
+
+def all_committed(broker: MemoryBroker) -> bool:
+    ends = {p: len(log) for p, log in enumerate(broker.topics["ticks"])}
+    return committed(broker) == ends
+
+
+def documents(broker: MemoryBroker, topic: str) -> list[dict[str, Any]]:
+    return [json.loads(record.value) for log in broker.topics[topic] for record in log]
+
+
+def sources(broker: MemoryBroker) -> list[tuple[int, int]]:
+    """(partition, offset) of every forecast and dead letter, in order of output."""
+    found = [(d["source"]["partition"], d["source"]["offset"]) for d in documents(broker, "app.forecasts")]
+    for log in broker.topics["app.dlq"]:
+        for record in log:
+            _, partition, offset = dict(record.headers)["streamrnn-source"].decode().split("/")
+            found.append((int(partition), int(offset)))
+    return found

@@ -1,0 +1,184 @@
+"""The trainer on the memory transport, its leadership, and the supervisor that keeps it."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running import made, send, settings, until
+
+from streamrnn.service.supervisor import Supervisor
+from streamrnn.service.trainer import Trainer
+from streamrnn.transports.base import Deadline
+from streamrnn.transports.memory import MemorySink, MemoryTransport
+from streamrnn.transports.models import Manifest, ModelsFollower, ModelsWriter, Pointer
+
+SMALL: dict[str, Any] = {
+    "model.hidden": 12,
+    "model.layers": 1,
+    "learn.min_steps": 300,
+    "learn.updates": 40,
+    "learn.length": 48,
+    "learn.burn_in": 8,
+    "learn.chunk_len": 20,
+    "learn.holdout": 24,
+    "learn.window": 512,
+    "learn.batch_series": 8,
+    "learn.interval": "100ms",
+    "learn.lr": 0.01,
+}
+
+
+async def test_it_learns_from_the_topic_and_publishes_what_beats_persistence() -> None:
+    chosen, broker = made(**SMALL)
+    send(broker, 300)
+    trainer = Trainer(chosen, MemoryTransport(broker))
+    task = asyncio.create_task(trainer.run())
+    try:
+        await until(lambda: trainer.published > 0, 60)
+        follower = ModelsFollower(MemoryTransport(broker), "app.models")
+        await follower.start()
+        [(model, blob)] = await follower.catch_up()
+        assert follower.manifests[model].bytes == len(blob)
+        assert trainer.learner.incumbent is not None
+        assert trainer.said()["accepted"] >= 1
+    finally:
+        trainer.stop()
+        await asyncio.wait_for(task, 30)
+
+
+async def test_one_trainer_leads_and_the_other_stands_by() -> None:
+    chosen, broker = made(**{**SMALL, "learn.min_steps": 10**6})
+    trainers = [Trainer(chosen, MemoryTransport(broker)) for _ in range(2)]
+    tasks = [asyncio.create_task(trainer.run()) for trainer in trainers]
+    try:
+        await until(lambda: sorted(trainer.state for trainer in trainers) == ["collecting", "standing-by"])
+        leader = next(trainer for trainer in trainers if trainer.state == "collecting")
+        leader.stop()
+        other = next(trainer for trainer in trainers if trainer is not leader)
+        await until(lambda: other.state == "collecting")
+    finally:
+        for trainer in trainers:
+            trainer.stop()
+        await asyncio.gather(*tasks)
+
+
+# ── the models topic ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_weights_in_pieces_arrive_whole_and_a_rollback_points_back() -> None:
+    _, broker = made()
+    transport = MemoryTransport(broker)
+    writer, follower = ModelsWriter(MemorySink(broker), "app.models"), ModelsFollower(transport, "app.models")
+    await follower.start()
+    first, second = bytes(range(256)) * 5000, b"second" * 100
+    await writer.publish("one", first, {}, 0)
+    assert await follower.catch_up() == [("one", first)]
+    await writer.publish("two", second, {}, 0)
+    assert await follower.poll() == [("two", second)]
+    assert await follower.poll() == []
+    await writer.point("one", "rollback", 0)
+    assert await follower.poll() == [("one", first)]
+    await writer.retire([follower.manifests["two"]], 0)
+    await follower.poll()
+    assert list(follower.manifests) == ["one"]
+
+
+@pytest.mark.parametrize("damage", ["piece", "missing", "digest", "pointer"])
+async def test_damaged_weights_are_never_served(damage: str) -> None:
+    import msgspec
+
+    _, broker = made()
+    writer, follower = (
+        ModelsWriter(MemorySink(broker), "app.models"),
+        ModelsFollower(MemoryTransport(broker), "app.models"),
+    )
+    await writer.publish("good", b"good" * 100, {}, 0)
+    if damage == "pointer":
+        broker.append("app.models", 0, b"current", b"{", 0)
+    else:
+        blob = b"x" * 1000
+        good = Manifest("bad", 1, 1000, "0" * 64)
+        if damage != "missing":
+            broker.append("app.models", 0, b"weights/bad/0", blob[:-1] if damage == "piece" else blob, 0)
+        broker.append("app.models", 0, b"manifest/bad", msgspec.json.encode(good), 0)
+        await follower.start()
+        assert await follower.catch_up() == [("good", b"good" * 100)]
+        broker.append("app.models", 0, b"current", msgspec.json.encode(Pointer("bad")), 0)
+        assert await follower.poll() == []
+        assert follower.ignored
+        return
+    await follower.start()
+    assert await follower.catch_up() == [("good", b"good" * 100)]
+    assert follower.ignored == {"malformed": 1}
+
+
+# ── the supervisor ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Child:
+    """A supervisor over a small Python script."""
+
+    def __init__(self, folder: Path, body: str, silence_max_s: float = 10.0) -> None:
+        script = folder / "child.py"
+        script.write_text("import sys, time, json, os\n" + textwrap.dedent(body))
+        self.told: list[tuple[bool, int, dict[str, Any]]] = []
+        self.supervisor = Supervisor(
+            [sys.executable, "-u", str(script)],
+            lambda up, restarts, said: self.told.append((up, restarts, dict(said))),
+            silence_max_s,
+            (0.01, 0.05),
+        )
+
+    async def __aenter__(self) -> Child:
+        self.supervisor.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.supervisor.stop(Deadline(5.0))
+
+
+async def test_heartbeats_are_heard_between_garbage(tmp_path: Path) -> None:
+    body = """
+    print("no json"); print('[1,2]'); print('{"state":"training","round":3}'); sys.stdin.read()
+    """
+    async with Child(tmp_path, body) as child:
+        await until(lambda: child.supervisor.said.get("round") == 3)
+    assert child.supervisor.restarts == 0
+
+
+@pytest.mark.parametrize("body", ["sys.exit(3)", "os.kill(os.getpid(), 9)", "raise MemoryError", "print('x' * 10**6)"])
+async def test_however_it_ends_it_is_started_again(tmp_path: Path, body: str) -> None:
+    async with Child(tmp_path, body) as child:
+        await until(lambda: child.supervisor.restarts >= 3)
+    assert any(not up for up, _, _ in child.told)
+
+
+async def test_a_silent_child_is_killed_and_replaced(tmp_path: Path) -> None:
+    async with Child(tmp_path, "time.sleep(60)", silence_max_s=0.3) as child:
+        await until(lambda: child.supervisor.restarts >= 2)
+
+
+async def test_stopping_ends_a_child_that_does_not_listen(tmp_path: Path) -> None:
+    body = """
+    import signal
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    print('{}')
+    time.sleep(60)
+    """
+    child = Child(tmp_path, body)
+    child.supervisor.start()
+    await until(lambda: len(child.told) >= 2)
+    await asyncio.wait_for(child.supervisor.stop(Deadline(0.3)), 5)
+    assert child.supervisor.restarts == 0
+
+
+def test_the_trainer_reads_its_limits_from_the_configuration() -> None:
+    trainer = Trainer(settings(**SMALL), MemoryTransport())
+    assert trainer.learner.spec.updates == 40
+    assert trainer.learner.spec.train.chunk_len == 20
+    assert trainer.learner.buffer.window == 512

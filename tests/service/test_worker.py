@@ -1,0 +1,189 @@
+"""The worker end to end on the memory transport: conservation, commits, restarts, swaps, failures."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+import torch
+from running import START, all_committed, committed, documents, made, send, settings, sources, tick, until, worker
+
+from streamrnn.model.network import Network
+from streamrnn.model.weights import WeightsMeta, pack
+from streamrnn.service.restart import ReplayPoints, committed_with, starting_points
+from streamrnn.transports.base import Committed, Deadline, DeliveryFailed, TopicMissing
+from streamrnn.transports.memory import MemorySink, MemoryTransport
+from streamrnn.transports.models import ModelsWriter
+
+
+async def test_every_record_ends_in_exactly_one_place_and_is_committed() -> None:
+    chosen, broker = made()
+    send(broker, 60)
+    for k, bad in enumerate([b"{", b'{"series":"x","ts":1,"values":{"temp":"warm"}}', tick("a0", 2, 9.0), None]):
+        broker.append("ticks", k % 2, b"key", bad, START + 60_000)
+    async with worker(chosen, broker):
+        await until(lambda: all_committed(broker))
+    found = sources(broker)
+    assert sorted(found) == sorted((p, o) for p, log in enumerate(broker.topics["ticks"]) for o in range(len(log)))
+    reasons = [dict(r.headers)["streamrnn-reason"] for log in broker.topics["app.dlq"] for r in log]
+    assert sorted(reasons) == [b"late", b"malformed", b"tombstone", b"type"]
+
+
+async def test_outputs_of_a_partition_go_to_the_partition_of_that_number() -> None:
+    chosen, broker = made()
+    send(broker, 20)
+    async with worker(chosen, broker):
+        await until(lambda: all_committed(broker))
+    for partition, log in enumerate(broker.topics["app.forecasts"]):
+        assert log
+        for record in log:
+            assert json.loads(record.value or b"")["source"]["partition"] == partition
+            assert record.key == json.loads(record.value or b"")["series"].encode()
+
+
+async def test_after_a_restart_the_first_forecast_is_warm_and_nothing_is_said_twice() -> None:
+    chosen, broker = made()
+    send(broker, 400)
+    async with worker(chosen, broker):
+        await until(lambda: all_committed(broker))
+    before = len(documents(broker, "app.forecasts"))
+    metadata = broker.groups["app"].committed["ticks", 0].metadata
+    assert 0 < json.loads(metadata)["replay_from"] < 800 - 2 * chosen.warm_up
+    send(broker, 10, first=400)
+    async with worker(chosen, broker):
+        await until(lambda: all_committed(broker))
+    later = documents(broker, "app.forecasts")
+    assert len(later) == before + 40
+    assert len(set(sources(broker))) == len(sources(broker))
+    fresh = [d for d in later if d["source"]["offset"] >= 800]
+    assert len(fresh) == 40
+    assert all(d["warm"] for d in fresh)
+
+
+async def test_a_failed_delivery_commits_nothing_and_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen, broker = made()
+    send(broker, 60)
+    failures = iter([False, True])
+
+    class Failing:
+        async def wait(self, deadline: Deadline) -> None:
+            raise DeliveryFailed("the broker lost it")
+
+    inner = MemorySink.seal
+
+    async def seal(self: MemorySink) -> Any:
+        return Failing() if next(failures, False) else await inner(self)
+
+    monkeypatch.setattr(MemorySink, "seal", seal)
+    monkeypatch.setattr("streamrnn.service.worker.BACKOFF_S", (0.01, 0.02))
+    async with worker(chosen, broker) as running:
+        await until(lambda: all_committed(broker))
+        assert running.observer.metrics.rebuilds._value.get() == 1
+    found = sources(broker)
+    assert set(found) == {(p, o) for p in range(2) for o in range(120)}
+    # Doubles are those of the batches that were on their way, and carry the same source.
+    assert 0 < len(found) - len(set(found)) <= 3 * chosen.batch_records_max
+
+
+async def test_weights_are_swapped_in_between_two_batches_and_found_again_at_a_restart() -> None:
+    chosen, broker = made()
+    send(broker, 30)
+    torch.manual_seed(0)
+    meta = WeightsMeta(skill=[0.5, 0.5, 0.5])
+    blob = pack(Network(chosen.model_spec()), meta)
+    async with worker(chosen, broker) as running:
+        await until(lambda: all_committed(broker))
+        await ModelsWriter(MemorySink(broker), "app.models").publish(meta.id, blob, {}, 0)
+        await until(lambda: running._pending is not None or running.engine.model == meta.id)
+        send(broker, 30, first=30)
+        await until(lambda: all_committed(broker))
+        assert running.observer.swaps == 1
+    models = [d["model"] for d in documents(broker, "app.forecasts")]
+    assert set(models) == {"persistence", meta.id}
+    send(broker, 5, first=60)
+    async with worker(chosen, broker) as running:
+        await until(lambda: all_committed(broker))
+        assert running.engine.model == meta.id
+
+
+async def test_weights_that_cannot_be_served_change_nothing() -> None:
+    chosen, broker = made()
+    send(broker, 10)
+    other = settings(horizon=5)
+    meta = WeightsMeta()
+    blob = pack(Network(other.model_spec()), meta)
+    await ModelsWriter(MemorySink(broker), "app.models").publish(meta.id, blob, {}, 0)
+    async with worker(chosen, broker) as running:
+        await until(lambda: all_committed(broker))
+        assert running.engine.model == "persistence"
+        assert running.observer.metrics.weights_refused._value.get() == 1
+
+
+async def test_two_workers_share_the_partitions_and_a_crashed_one_is_replaced() -> None:
+    chosen, broker = made(partitions=4)
+    send(broker, 100, partitions=4)
+    async with worker(chosen, broker) as first:
+        async with worker(chosen, broker) as second:
+            await until(lambda: first.pump is not None and second.pump is not None and len(second.pump.owned) == 2)
+            send(broker, 50, first=100, partitions=4)
+            await until(lambda: all_committed(broker))
+            assert first.pump is not None
+            assert len(first.pump.owned) == 2
+        send(broker, 20, first=150, partitions=4)
+        await until(lambda: all_committed(broker))
+        assert len(first.pump.owned) == 4
+    assert set(sources(broker)) == {(p, o) for p in range(4) for o in range(340)}
+
+
+async def test_a_missing_topic_is_told_with_the_command_that_makes_it() -> None:
+    chosen, broker = made()
+    del broker.topics["app.dlq"]
+    with pytest.raises(TopicMissing, match=r"app\.dlq.*topics --create"):
+        async with worker(chosen, broker):
+            await asyncio.sleep(0.5)
+
+
+async def test_it_becomes_ready_and_says_why_not() -> None:
+    chosen, broker = made()
+    async with worker(chosen, broker) as running:
+        assert running.observer.health.ready(0.0) == (False, "starting")
+        await until(lambda: running.observer.health.serving)
+        assert running.observer.health.ready(0.0)[0]
+    assert not running.observer.health.ready(0.0)[0]
+
+
+# ── where to begin ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_starting_points() -> None:
+    begin, fresh = {0: 0, 1: 50, 2: 10, 3: 5}, {0: 0, 1: 50, 2: 90, 3: 5}
+    known = {
+        0: committed_with(100, 40),
+        1: committed_with(100, 40),  # retention has overtaken the replay point
+        2: None,  # never committed
+        3: Committed(70, "scribble"),
+    }
+    assert starting_points(known, begin, fresh) == {0: (40, 100), 1: (50, 100), 2: (90, 90), 3: (70, 70)}
+    assert starting_points({0: committed_with(10, 5)}, {0: 30}, {0: 0}) == {0: (30, 30)}
+
+
+def test_replay_points_reach_back_warm_up_steps_and_no_further() -> None:
+    spec = settings(warm_up=50).stream_spec()
+    points = ReplayPoints(spec)
+    for offset in range(0, 100_000, 300):
+        points.note(0, offset, START + offset * 10, 300)  # a hundred records a second
+    replay = points.replay_from(0, START + 1_000_000, 100, 100_000)
+    assert 100_000 - 51 * 100 - 700 <= replay <= 100_000 - 51 * 100
+    assert points.replay_from(1, None, 0, 7) == 7
+
+
+async def test_the_transport_is_looked_at_before_anything_is_read() -> None:
+    chosen, broker = made()
+    broker.topics["app.forecasts"] = broker.topics["app.forecasts"][:1]
+    with pytest.raises(Exception, match="has 1 partitions, ticks has 2"):
+        async with worker(chosen, broker):
+            await asyncio.sleep(0.5)
+    assert committed(broker) == {}
+    assert isinstance(MemoryTransport(broker).admin(), object)
