@@ -58,19 +58,19 @@ def simulate(
     names = tuple(channels.split(",")) if channels else settings.channels if settings else ()
     try:
         signal = make(kind, series, names, seed, cycle_steps, drift, drift_at)
+        plan = FaultPlan(
+            missing_channels,
+            missing_ticks,
+            duplicates,
+            disorder,
+            late=late,
+            spikes=spikes,
+            poison=poison,
+            future=future,
+            seed=seed,
+        )
     except ValueError as error:
         raise BadUse(str(error)) from error
-    plan = FaultPlan(
-        missing_channels,
-        missing_ticks,
-        duplicates,
-        disorder,
-        late=late,
-        spikes=spikes,
-        poison=poison,
-        future=future,
-        seed=seed,
-    )
     start = start_ms if start_ms is not None else (int(time.time()) - 86_400) * 1000
     ticks = Ticks(signal, plan, start, step_ms, long, keep_truth=truth is not None)
     if out is not None:

@@ -39,6 +39,7 @@ class _Rebalances(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka h
     async def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
         partitions = frozenset(tp.partition for tp in assigned)
         await self._source.guarded(self._listener.assigned(partitions), "taking partitions over")
+        self._source.joined.set()
 
 
 class KafkaSource:
@@ -50,6 +51,7 @@ class KafkaSource:
         self._consumer: Any = None
         self._positions: dict[int, int] = {}
         self._failure: TransportError | None = None
+        self.joined = asyncio.Event()
 
     async def start(self, listener: Listener) -> None:
         settings = self._settings
@@ -71,8 +73,11 @@ class KafkaSource:
         )
         self._consumer.subscribe([self.topic], listener=_Rebalances(self, listener))
         try:
-            # With a subscription, start() waits for the first assignment: connect deadlines apply inside it.
-            await asyncio.wait_for(self._consumer.start(), (settings.request_timeout_ms + 60_000) / 1000)
+            await asyncio.wait_for(self._consumer.start(), settings.request_timeout_ms / 1000 + 10)
+            # A group is joined once its members have given up what they had, for which they are given the rebalance time.
+            await asyncio.wait_for(
+                self.joined.wait(), (settings.rebalance_timeout_ms + settings.session_timeout_ms) / 1000 + 10
+            )
         except (KafkaError, OSError, TimeoutError) as error:
             raise explained(error, settings, f"joining group {self._group}") from error
         if self._failure is not None:

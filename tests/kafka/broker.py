@@ -77,17 +77,16 @@ class Broker:
 
     def start(self, timeout_s: float = 60.0) -> Broker:
         if not (self.folder / "data").exists():
-            cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+            cluster = "K" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")[1:]  # no leading dash
             self._run(
                 "kafka-storage.sh", "format", "--standalone", "-t", cluster, "-c", self.properties, *self.format_options
             )
-        log = (self.folder / "log").open("wb")
         command = [str(self.home / "bin" / "kafka-server-start.sh"), str(self.properties)]
         if self.cpu:
             command = ["taskset", "-c", self.cpu, *command]
-        self.process = subprocess.Popen(
-            command, stdout=log, stderr=log, env=self._environment(), start_new_session=True
-        )
+        with (self.folder / "log").open("wb") as log:
+            environment = self._environment()
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
         begin = time.monotonic()
         while time.monotonic() - begin < timeout_s:
             if b"Kafka Server started" in (self.folder / "log").read_bytes():

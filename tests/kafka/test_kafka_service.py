@@ -1,0 +1,140 @@
+"""The service as its users run it: separate processes on a real broker; killed, poisoned, restarted."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+from broker import Broker
+from service import Output, Process, command, configure, drained, read_all, sources
+
+pytestmark = pytest.mark.kafka
+SIMULATE = [
+    "--series",
+    "12",
+    "--missing-channels",
+    "0.05",
+    "--missing-ticks",
+    "0.02",
+    "--poison",
+    "0.01",
+    "--duplicates",
+    "0.01",
+]
+
+
+async def killed_under_load(broker: Broker, folder: Path, app: str, kills: int) -> tuple[int, int, int]:
+    """Kills the worker at random moments; returns (input records, lost, said more than once)."""
+    config = configure(folder, broker, app, batch_records_max=200)
+    command("topics", "-c", config, "--create", "--partitions", "4")
+    simulator = Process(folder / "sim.log", "simulate", "sensors", "-c", config, "--rate", "1500", *SIMULATE)
+    luck = random.Random(7)
+    log = folder / "run.log"
+    log.touch()
+    for _ in range(kills):
+        since = len(log.read_text())
+        worker = Process(log, "run", "-c", config)
+        worker.waits_for("partition assigned", since=since)
+        await asyncio.sleep(luck.uniform(0.05, 1.5))
+        worker.kill()
+    simulator.stop()
+    worker = Process(log, "run", "-c", config)
+    await drained(broker, app)
+    assert worker.stop() == 0
+    inputs = {(r.partition, r.offset) for r in await read_all(broker, f"{app}.ticks")}
+    seen = await sources(broker, app)
+    assert set(seen) <= inputs
+    return len(inputs), len(inputs - set(seen)), sum(1 for count in seen.values() if count > 1)
+
+
+async def test_a_killed_worker_loses_nothing_and_doubles_are_recognisable(
+    broker: Broker, tmp_path: Path, unique: Callable[[str], str]
+) -> None:
+    total, lost, doubled = await killed_under_load(broker, tmp_path, unique("kill"), kills=3)
+    assert total > 2000
+    assert lost == 0
+    # At most the batches in flight at each kill: two of 200 records, and the one whose commit was on its way.
+    assert doubled <= 3 * 3 * 200
+
+
+@pytest.mark.kafka_long
+async def test_twenty_kills(broker: Broker, tmp_path: Path, unique: Callable[[str], str]) -> None:
+    total, lost, doubled = await killed_under_load(broker, tmp_path, unique("kill20"), kills=20)
+    print(f"\n20 kill -9 under 1,500 records/s: {total} records, {lost} lost, {doubled} said more than once")
+    assert lost == 0
+    assert doubled <= 20 * 3 * 200
+
+
+async def test_poison_changes_no_good_ticks_output(
+    broker: Broker, tmp_path: Path, unique: Callable[[str], str]
+) -> None:
+    said: dict[str, list[bytes]] = {}
+    for kind, poison in (("clean", "0"), ("poisoned", "0.05")):
+        app = unique(kind)
+        config = configure(tmp_path, broker, app)
+        command("topics", "-c", config, "--create", "--partitions", "2")
+        command("simulate", "sensors", "-c", config, "--series", "4", "--rate", "0", "--count", "2000", "--seed", "3",
+                "--start-ms", "1700000000000", "--poison", poison)  # fmt: skip
+        worker = Process(tmp_path / f"{kind}.log", "run", "-c", config)
+        await drained(broker, app)
+        assert worker.stop() == 0
+        outputs = [
+            (msgspec.json.decode(r.value, type=Output), r.value) for r in await read_all(broker, f"{app}.forecasts")
+        ]
+        # Coordinates differ by the poison between; everything else of a document must not.
+        said[kind] = [
+            value.split(b',"source"')[0] for _, value in sorted(outputs, key=lambda o: (o[0].series, o[0].ts))
+        ]
+        letters = await read_all(broker, f"{app}.dlq")
+        if kind == "poisoned":
+            assert len(letters) > 50
+            reasons = {dict(r.headers)["streamrnn-reason"].decode() for r in letters}
+            assert reasons >= {"tombstone", "malformed", "type", "range", "timestamp", "no-values"}
+            assert all({"streamrnn-detail", "streamrnn-source"} <= dict(r.headers).keys() for r in letters)
+    count = min(len(part) for part in said.values())
+    assert count > 1800
+    by_series = {kind: {(v.split(b",", 2)[0], v.split(b",", 2)[1]): v for v in values} for kind, values in said.items()}
+    shared = by_series["clean"].keys() & by_series["poisoned"].keys()
+    assert len(shared) > 1800
+    assert all(by_series["clean"][key] == by_series["poisoned"][key] for key in shared)
+
+
+async def test_run_train_and_simulate_as_processes_swap_weights_in(
+    broker: Broker, tmp_path: Path, unique: Callable[[str], str]
+) -> None:
+    app = unique("three")
+    learn = {"min_steps": 1500, "updates": 60, "interval": "2s"}
+    config = configure(tmp_path, broker, app, model={"hidden": 16, "layers": 1}, learn=learn)
+    command("topics", "-c", config, "--create", "--partitions", "4")
+    parts = [
+        Process(tmp_path / "run.log", "run", "-c", config),
+        Process(tmp_path / "train.log", "train", "-c", config),
+        Process(tmp_path / "sim.log", "simulate", "sensors", "-c", config, "--rate", "1200", "--series", "10"),
+    ]
+    try:
+        parts[0].waits_for("weights swapped in", 90)
+    finally:
+        codes = [part.stop() for part in parts[:2]]
+        parts[2].stop()
+    assert codes == [0, 0]
+    rows = json.loads(command("models", "list", "-c", config, "--json"))
+    assert sum(row["current"] for row in rows) == 1
+    assert "current now" in command("models", "rollback", rows[0]["id"], "-c", config)
+
+
+def test_validate_and_topics_say_what_is_missing_and_make_it(
+    broker: Broker, tmp_path: Path, unique: Callable[[str], str]
+) -> None:
+    app = unique("validate")
+    config = configure(tmp_path, broker, app)
+    assert "topics --create" in command("validate", "-c", config, check=False)
+    assert "missing" in command("run", "-c", config, check=False)
+    command("topics", "-c", config, "--create", "--partitions", "3")
+    checked = json.loads(command("validate", "-c", config, "--json"))
+    assert checked["ok"]
+    assert {row["topic"]: row["have"] for row in checked["topics"]}[f"{app}.forecasts"] == 3

@@ -1,0 +1,186 @@
+"""The Kafka transport against Apache Kafka: the contract, compression, broker restarts and freezes, TLS and SASL."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "transports"))
+
+from broker import Broker
+from conftest import settings_for
+from contract import Follow, TransportContract, collect, send
+
+from streamrnn.transports.base import Committed, Deadline, DeliveryFailed, TransportError
+from streamrnn.transports.kafka import KafkaTransport
+
+pytestmark = pytest.mark.kafka
+
+
+class TestKafka(TransportContract):
+    pass
+
+
+@pytest.mark.parametrize("codec", ["lz4", "zstd", "snappy", "gzip"])
+async def test_compressed_topics_are_written_and_read(broker: Broker, unique: Callable[[str], str], codec: str) -> None:
+    topic = unique(codec)
+    broker.create(topic, 1)
+    transport = KafkaTransport(settings_for(broker, compression_type=codec))
+    sink, source = transport.sink(), transport.source(topic, topic)
+    await sink.start()
+    values = [b'{"series":"pump","n":%d}' % i for i in range(3000)]
+    await send(sink, topic, 0, values)
+    await source.start(Follow(source))
+    assert [r.value for r in await collect(source, 3000)] == values
+    await source.stop(Deadline(5.0))
+    await sink.stop(Deadline(5.0))
+
+
+async def test_more_than_a_batch_holds_arrives_in_order(
+    transport: KafkaTransport, broker: Broker, unique: Callable[[str], str]
+) -> None:
+    topic = unique("large")
+    broker.create(topic, 1)
+    sink, source = transport.sink(), transport.source(topic, topic)
+    await sink.start()
+    values = [b"%06d" % i + b"x" * 3000 for i in range(1500)]
+    await send(sink, topic, 0, values)
+    await source.start(Follow(source))
+    assert [(r.value or b"")[:6] for r in await collect(source, 1500)] == [v[:6] for v in values]
+    await source.stop(Deadline(5.0))
+    await sink.stop(Deadline(5.0))
+
+
+async def test_a_restarted_broker_is_found_again(own_broker: Broker) -> None:
+    own_broker.create("t", 1)
+    transport = KafkaTransport(settings_for(own_broker))
+    sink, source = transport.sink(), transport.source("t", "g")
+    await sink.start()
+    await source.start(Follow(source))
+    await send(sink, "t", 0, [b"before"])
+    assert len(await collect(source, 1)) == 1
+    await source.commit({0: Committed(1)}, Deadline(5.0))  # the broker's clock may send us through a rebalance
+    own_broker.kill()
+    await asyncio.to_thread(own_broker.start)
+    await send(sink, "t", 0, [b"after"])
+    assert (await collect(source, 1))[0].value == b"after"
+    await source.stop(Deadline(5.0))
+    await sink.stop(Deadline(5.0))
+
+
+async def test_a_frozen_broker_meets_a_deadline_not_a_hang(own_broker: Broker) -> None:
+    own_broker.create("t", 1)
+    sink = KafkaTransport(settings_for(own_broker)).sink()
+    await sink.start()
+    await send(sink, "t", 0, [b"before"])
+    own_broker.freeze()
+    begin = time.monotonic()
+    await sink.append_many("t", 0, [b"k"], [b"lost?"], [1])
+    delivery = await sink.seal()
+    with pytest.raises(DeliveryFailed, match="not acknowledged"):
+        await delivery.wait(Deadline(1.0))
+    await sink.stop(Deadline(1.0))
+    assert time.monotonic() - begin < 5.0
+    own_broker.go_on()
+
+
+async def test_a_broker_that_is_not_there_is_told_clearly() -> None:
+    from streamrnn.transports.kafka import KafkaSettings
+
+    admin = KafkaTransport(KafkaSettings(bootstrap_servers="127.0.0.1:1", request_timeout_ms=2000)).admin()
+    with pytest.raises(TransportError, match="no connection"):
+        await admin.start()
+
+
+# ── TLS and SASL ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+PASSWORD = "correct horse"
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate authority of the test's own, and a broker certificate for 127.0.0.1."""
+    folder = tmp_path_factory.mktemp("tls")
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+
+    for name in ("ca", "other"):
+        openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", f"{name}.key", "-out", f"{name}.pem", "-days", "2",
+                "-subj", f"/CN={name}", "-addext", "basicConstraints=critical,CA:TRUE")  # fmt: skip
+    openssl(
+        "req", "-newkey", "rsa:2048", "-nodes", "-keyout", "broker.key", "-out", "broker.csr", "-subj", "/CN=broker"
+    )
+    (folder / "san").write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\n")
+    openssl("x509", "-req", "-in", "broker.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2",
+            "-extfile", "san", "-out", "broker.pem")  # fmt: skip
+    (folder / "keystore.pem").write_text((folder / "broker.key").read_text() + (folder / "broker.pem").read_text())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def secure(tmp_path_factory: pytest.TempPathFactory, authority: Path) -> object:
+    scram = "listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config"
+    running = Broker(
+        tmp_path_factory.mktemp("secure"),
+        inter__broker__listener__name="SASL_SSL",
+        listener__security__protocol__map="SASL_SSL:SASL_SSL,CONTROLLER:PLAINTEXT",
+        sasl__enabled__mechanisms="SCRAM-SHA-512",
+        sasl__mechanism__inter__broker__protocol="SCRAM-SHA-512",
+        ssl__keystore__type="PEM",
+        ssl__keystore__location=str(authority / "keystore.pem"),
+        ssl__truststore__type="PEM",
+        ssl__truststore__location=str(authority / "ca.pem"),
+    )
+    text = running.properties.read_text().replace(f"PLAINTEXT://{running.servers}", f"SASL_SSL://{running.servers}")
+    text += (
+        f"{scram}=org.apache.kafka.common.security.scram.ScramLoginModule required "
+        f'username="app" password="{PASSWORD}";\n'
+    )
+    running.properties.write_text(text)
+    running.format_options = ["--add-scram", f"SCRAM-SHA-512=[name=app,password={PASSWORD}]"]
+    running.start()
+    yield running
+    running.stop()
+
+
+async def test_tls_and_scram_let_the_right_password_in_and_no_other(secure: Broker, authority: Path) -> None:
+    good = {
+        "security_protocol": "SASL_SSL",
+        "sasl_mechanism": "SCRAM-SHA-512",
+        "sasl_plain_username": "app",
+        "sasl_plain_password": PASSWORD,
+        "ssl_cafile": str(authority / "ca.pem"),
+        "request_timeout_ms": 5000,
+    }
+    admin = KafkaTransport(settings_for(secure, **good)).admin()
+    await admin.start()
+    assert await admin.describe(["nothing"]) == {"nothing": None}
+    await admin.stop()
+    for change, words in (
+        ({"sasl_plain_password": "battery staple"}, "password|connection"),
+        ({"ssl_cafile": str(authority / "other.pem")}, "ssl_cafile|connection"),
+        ({"security_protocol": "PLAINTEXT"}, "connection"),
+    ):
+        begin = time.monotonic()
+        with pytest.raises(TransportError, match=words) as raised:
+            await KafkaTransport(settings_for(secure, **{**good, **change})).admin().start()
+        assert "battery staple" not in str(raised.value)
+        assert PASSWORD not in str(raised.value)
+        assert time.monotonic() - begin < 20
+
+
+def test_secrets_are_in_no_representation_and_credentials_not_in_the_open(broker: Broker) -> None:
+    kafka = settings_for(broker, security_protocol="SASL_SSL", sasl_plain_username="app", sasl_plain_password=PASSWORD)
+    assert PASSWORD not in repr(kafka)
+    open_air = settings_for(
+        broker, bootstrap_servers="kafka.example:9092", security_protocol="SASL_PLAINTEXT", sasl_plain_username="app"
+    )
+    with pytest.raises(TransportError, match="SASL_SSL"):
+        open_air.client()
