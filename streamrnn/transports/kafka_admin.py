@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from streamrnn.transports.kafka import KafkaSettings
 
 
+VISIBLE_S = 10.0
+
+
 class KafkaReader:
     """See transports.base.PartitionReader."""
 
@@ -149,11 +152,18 @@ class KafkaAdmin:
             return [need.name for need in missing]
         except (KafkaError, OSError) as error:
             raise explained(error, self._settings, "creating topics") from error
+        made: list[str] = []
         for name, code, *rest in answer.topic_errors:
-            if code and for_code(code) is not TopicAlreadyExistsError:
+            if not code:
+                made.append(name)
+            elif for_code(code) is not TopicAlreadyExistsError:
                 detail = rest[0] if rest and rest[0] else for_code(code).__name__
                 raise explained(for_code(code)(str(detail)), self._settings, f"creating topic {name}")
-        return [need.name for need in missing]
+        # Metadata follow the creation by a moment; whoever asks next should find what was made.
+        deadline = Deadline(VISIBLE_S)
+        while None in (await self.describe(made)).values() and not deadline.passed:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        return made
 
     async def stop(self) -> None:
         if self._client is not None:

@@ -23,6 +23,12 @@ from streamrnn.transports.kafka import KafkaTransport
 pytestmark = pytest.mark.kafka
 
 
+# aiokafka leaves the connections of an attempt that failed, or of a producer that was abandoned, to the collector.
+leaves_connections = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning"
+)
+
+
 class TestKafka(TransportContract):
     pass
 
@@ -57,6 +63,7 @@ async def test_more_than_a_batch_holds_arrives_in_order(
     await sink.stop(Deadline(5.0))
 
 
+@leaves_connections
 async def test_a_restarted_broker_is_found_again(own_broker: Broker) -> None:
     own_broker.create("t", 1)
     transport = KafkaTransport(settings_for(own_broker))
@@ -74,6 +81,7 @@ async def test_a_restarted_broker_is_found_again(own_broker: Broker) -> None:
     await sink.stop(Deadline(5.0))
 
 
+@leaves_connections
 async def test_a_frozen_broker_meets_a_deadline_not_a_hang(own_broker: Broker) -> None:
     own_broker.create("t", 1)
     sink = KafkaTransport(settings_for(own_broker)).sink()
@@ -90,6 +98,7 @@ async def test_a_frozen_broker_meets_a_deadline_not_a_hang(own_broker: Broker) -
     own_broker.go_on()
 
 
+@leaves_connections
 async def test_a_broker_that_is_not_there_is_told_clearly() -> None:
     from streamrnn.transports.kafka import KafkaSettings
 
@@ -150,6 +159,7 @@ def secure(tmp_path_factory: pytest.TempPathFactory, authority: Path) -> object:
     running.stop()
 
 
+@leaves_connections
 async def test_tls_and_scram_let_the_right_password_in_and_no_other(secure: Broker, authority: Path) -> None:
     good = {
         "security_protocol": "SASL_SSL",
