@@ -52,6 +52,7 @@ class Supervisor:
         self._child: asyncio.subprocess.Process | None = None
         self._task: asyncio.Task[None] | None = None
         self.stopping = False
+        self._wake = asyncio.Event()
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._keep_alive())
@@ -59,6 +60,7 @@ class Supervisor:
     async def stop(self, deadline: Deadline) -> None:
         """Asks the child to end, then makes it."""
         self.stopping = True
+        self._wake.set()
         child = self._child
         if child is not None and child.returncode is None:
             with contextlib.suppress(ProcessLookupError):
@@ -67,6 +69,8 @@ class Supervisor:
                 await asyncio.wait_for(child.wait(), deadline.remaining_s())
             self._kill()
         if self._task is not None:
+            # It ends by itself, and reaps a child that was just being started; cancelling it there would leave one behind.
+            await asyncio.wait({self._task}, timeout=deadline.remaining_s() + END_S)
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
@@ -89,7 +93,8 @@ class Supervisor:
             least, most = self._backoff_s
             wait_s = min(most, least * 2 ** (in_a_row - 1)) * random.uniform(0.7, 1.0)  # noqa: S311
             log.warning("the trainer ended; it is started again", exit_code=code, wait_s=round(wait_s, 1))
-            await asyncio.sleep(wait_s)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), wait_s)
 
     async def _live(self) -> int | None:
         """One life of the child; returns its exit code."""
@@ -107,6 +112,8 @@ class Supervisor:
             return None
         self._tell(True, self.restarts, self.said)
         try:
+            if self.is_stopping():
+                child.kill()
             if await self._listen(child):
                 # It closed its output, so it is ending: no signal to a process that may be gone already.
                 with contextlib.suppress(TimeoutError):

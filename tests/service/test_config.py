@@ -1,0 +1,120 @@
+"""The configuration: the smallest file, precedence, clear errors, masked secrets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streamrnn.service.config import ConfigError, load
+
+SMALLEST = """
+kafka: {bootstrap_servers: localhost:9092}
+input: ticks
+channels: [temp, flow]
+step: 1s
+horizon: 12
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "config.yaml"
+    path.write_text(SMALLEST)
+    return path
+
+
+def test_the_smallest_file_is_enough(file: Path) -> None:
+    settings = load([file], {}, {})
+    assert settings.topics.forecasts == "streamrnn.forecasts"
+    assert settings.stream_spec().step_ms == 1000
+    assert settings.delivery == "at-least-once"
+    assert [need.name for need in settings.topic_needs(4)] == [
+        f"streamrnn.{k}" for k in ("forecasts", "imputed", "dlq", "models")
+    ]
+    assert settings.topic_needs(4)[0].partitions == 4
+    assert settings.topic_needs(4)[3].config == {"cleanup.policy": "compact"}
+
+
+def test_flags_win_over_the_environment_which_wins_over_files(file: Path, tmp_path: Path) -> None:
+    second = tmp_path / "second.yaml"
+    second.write_text("horizon: 20\nlateness: 2s\n")
+    environment = {"STREAMRNN__HORIZON": "30", "STREAMRNN__KAFKA__CLIENT_ID": "me", "OTHER": "x"}
+    settings = load([file, second], {"horizon": 40}, environment)
+    assert (settings.horizon, settings.lateness, settings.kafka.client_id) == (40, 2000, "me")
+    assert load([file, second], {}, environment).horizon == 30
+
+
+def test_kafkas_own_spelling_and_other_shapes_are_accepted(file: Path) -> None:
+    settings = load([file], {"kafka": {"bootstrap.servers": "a:1", "session.timeout.ms": 9000}, "train": False}, {})
+    assert settings.kafka.bootstrap_servers == "a:1"
+    assert settings.kafka_settings().session_timeout_ms == 9000
+    assert settings.train == "off"
+    assert load([file], {"step": "irregular"}, {}).stream_spec().irregular
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"horizn": 3}, "horizn: unknown key; did you mean horizon"),
+        ({"kafka.sasl_mechansim": "PLAIN"}, "did you mean sasl_mechanism"),
+        ({"step": "1 fortnight"}, "step"),
+        ({"lateness": 5}, "lateness.*duration"),
+        ({"quantiles": [0.9, 0.1]}, "quantiles must rise"),
+        ({"channels": ["a", "a"]}, "named twice"),
+        ({"idle_after": "1s", "lateness": "5s"}, "idle_after"),
+        ({"delivery": "exactly-once"}, "not in this version"),
+        ({"within": "mean", "step": "irregular"}, "within"),
+        ({"horizon": 0}, "horizon"),
+        ({"kafka.security_protocol": "SASL_SSL"}, "sasl_plain_username"),
+        ({"model.cell": "transformer"}, "model.cell"),
+    ],
+)
+def test_faults_are_named_with_their_key(file: Path, change: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        load([file], change, {})
+
+
+def test_all_faults_are_told_at_once(file: Path) -> None:
+    with pytest.raises(ConfigError) as raised:
+        load([file], {"horizon": -1, "gap_max": -1, "nonsense": 1}, {})
+    assert all(word in str(raised.value) for word in ("horizon", "gap_max", "nonsense"))
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
+        load([tmp_path / "nowhere.yaml"], {}, {})
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("a: [1")
+    with pytest.raises(ConfigError, match="not YAML"):
+        load([broken], {}, {})
+
+
+def test_secrets_are_read_from_files_and_shown_nowhere(file: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "password"
+    secret.write_text("hunter2\n")
+    changes = {
+        "kafka.security_protocol": "SASL_SSL",
+        "kafka.sasl_plain_username": "app",
+        "kafka.sasl_plain_password_file": str(secret),
+    }
+    settings = load([file], changes, {})
+    assert settings.kafka_settings().sasl_plain_password == "hunter2"
+    by_environment = load(
+        [file],
+        {k: v for k, v in changes.items() if "file" not in k},
+        {"STREAMRNN__KAFKA__SASL_PLAIN_PASSWORD": "hunter2"},
+    )
+    for shown in (settings, by_environment):
+        assert "hunter2" not in repr(shown) + str(shown.effective()) + repr(shown.kafka_settings())
+    with pytest.raises(ConfigError) as raised:
+        load([file], {**changes, "kafka.sasl_plain_password": "hunter2"}, {})
+    assert "hunter2" not in str(raised.value)
+
+
+def test_what_is_shown_can_be_read_again(file: Path) -> None:
+    settings = load([file], {"lateness": "250ms", "calendar": ["1d", "7d"]}, {})
+    shown = settings.effective()
+    assert (shown["lateness"], shown["calendar"], shown["learn"]["interval"]) == ("250ms", ["1d", "7d"], "30s")
+    assert load([], shown, {}).stream_spec() == settings.stream_spec()
