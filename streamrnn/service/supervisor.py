@@ -117,9 +117,11 @@ class Supervisor:
             if await self._listen(child):
                 # It closed its output, so it is ending: no signal to a process that may be gone already.
                 with contextlib.suppress(TimeoutError):
-                    return await asyncio.wait_for(child.wait(), END_S)
+                    await asyncio.wait_for(child.wait(), END_S)
         finally:
             self._kill()
+        if child.stdout is not None:
+            await child.stdout.read()  # what is left in the pipe would keep its transport open
         return await child.wait()
 
     async def _listen(self, child: asyncio.subprocess.Process) -> bool:

@@ -1,0 +1,298 @@
+"""The Kafka transport under faults, on Apache Kafka itself: corrupt batches, holes, zombies, churn, limits, freezes."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "transports"))
+
+from aiokafka import AIOKafkaProducer
+from broker import Broker
+from conftest import settings_for
+from contract import Follow, collect, send
+
+from streamrnn.transports import kafka_sink
+from streamrnn.transports.base import Committed, Deadline, DeliveryFailed, OwnershipLost, TransportError
+from streamrnn.transports.kafka import KafkaTransport
+from streamrnn.transports.kafka_source import KafkaSource
+
+pytestmark = pytest.mark.kafka
+
+
+def flip_a_byte(broker: Broker, topic: str, partition: int, marker: bytes) -> None:
+    """Damages the log under the running broker, which does not check a batch it hands out."""
+    path = broker.folder / "data" / f"{topic}-{partition}" / f"{0:020d}.log"
+    at = path.read_bytes().index(marker)
+    with path.open("r+b") as log:
+        log.seek(at)
+        log.write(bytes([marker[0] ^ 0xFF]))
+
+
+async def test_a_corrupt_batch_costs_no_other_partition_a_record(
+    transport: KafkaTransport, broker: Broker, unique: Callable[[str], str]
+) -> None:
+    """aiokafka forgets what it had drained from partition 0 when partition 1 raises (FAULTS 2.4)."""
+    topic = unique("corrupt")
+    broker.create(topic, 2)
+    sink = transport.sink()
+    await sink.start()
+    for word in (b"before", b"MARKER", b"behind"):
+        await send(sink, topic, 1, [word + b"%03d" % i for i in range(10)])
+    flip_a_byte(broker, topic, 1, b"MARKER004")
+    for start in range(0, 400, 100):
+        await send(sink, topic, 0, [b"%03d" % i for i in range(start, start + 100)])
+    seen: Counter[tuple[int, int]] = Counter()
+    errors: list[str] = []
+    async with asyncio.timeout(60):
+        while len(errors) < 3 or sum(partition == 0 for partition, _ in seen) < 400:
+            source = transport.source(topic, topic)
+            await source.start(Follow(source))
+            try:
+                while len(errors) < 3 or sum(partition == 0 for partition, _ in seen) < 400:
+                    for partition, records in await source.poll(200, 30):
+                        seen.update((partition, record.offset) for record in records)
+                        await source.commit({partition: Committed(records[-1].offset + 1)}, Deadline(5.0))
+            except TransportError as error:
+                errors.append(str(error))
+            await source.stop(Deadline(5.0))
+    await sink.stop(Deadline(5.0))
+    assert {offset for partition, offset in seen if partition == 0} == set(range(400))
+    assert {offset for partition, offset in seen if partition == 1} <= set(range(10))  # never a damaged record
+    assert max(seen.values()) == 1
+    assert all("CRC" in error and topic in error and "partition=1" in error for error in errors)
+
+
+async def test_transactions_leave_holes_that_are_passed_and_aborted_records_are_not_read(
+    transport: KafkaTransport, broker: Broker, unique: Callable[[str], str]
+) -> None:
+    topic = unique("holes")
+    broker.create(topic, 1)
+    producer = AIOKafkaProducer(bootstrap_servers=broker.servers, transactional_id=topic)
+    await producer.start()
+    for word, commits in ((b"kept", True), (b"aborted", False)):
+        await producer.begin_transaction()
+        for i in range(5):
+            await producer.send(topic, word + b"%d" % i, partition=0)
+        await (producer.commit_transaction() if commits else producer.abort_transaction())
+    await producer.stop()
+    reader, source = transport.reader(), transport.source(topic, topic)
+    await reader.start(topic, None)
+    assert await reader.end_offsets() == {0: 12}  # two markers
+    read: list[bytes | None] = []
+    async with asyncio.timeout(20):
+        while reader.position(0) < 12:
+            for _, records in await reader.poll(100, 3):
+                read += [record.value for record in records]
+    await reader.stop(Deadline(5.0))
+    await source.start(Follow(source))
+    followed = [record.value for record in await collect(source, 5)]
+    assert list(await source.poll(500, 10)) == []
+    await source.stop(Deadline(5.0))
+    assert read == followed == [b"kept%d" % i for i in range(5)]
+
+
+async def test_a_member_that_stops_polling_loses_its_partitions_and_may_not_commit(
+    broker: Broker, unique: Callable[[str], str]
+) -> None:
+    topic = unique("zombie")
+    broker.create(topic, 2)
+    transport = KafkaTransport(settings_for(broker, max_poll_interval_ms=1500))
+    sink, sleeper, heir = transport.sink(), transport.source(topic, topic), transport.source(topic, topic)
+    await sink.start()
+    listeners = Follow(sleeper), Follow(heir)
+    await sleeper.start(listeners[0])
+    await send(sink, topic, 0, [b"0"])
+    await collect(sleeper, 1)  # and from here on it does not poll
+    async with asyncio.timeout(30):
+        await heir.start(listeners[1])
+        while listeners[1].owned != {0, 1}:
+            await heir.poll(50, 10)
+    with pytest.raises(OwnershipLost):
+        await sleeper.commit({0: Committed(1)}, Deadline(5.0))
+    assert (await heir.committed([0]))[0] is None
+    await heir.commit({0: Committed(1)}, Deadline(5.0))
+    async with asyncio.timeout(30):  # polling again is all it takes to come back
+        while not listeners[0].owned:
+            await sleeper.poll(50, 10)
+            await heir.poll(50, 10)
+    assert listeners[0].owned | listeners[1].owned == {0, 1}
+    assert not listeners[0].owned & listeners[1].owned
+    for part in (sleeper, heir, sink):
+        await part.stop(Deadline(5.0))
+
+
+async def test_members_that_come_and_go_under_load_lose_nothing(
+    transport: KafkaTransport, broker: Broker, unique: Callable[[str], str]
+) -> None:
+    topic = unique("churn")
+    broker.create(topic, 4)
+    seen: Counter[tuple[int, int]] = Counter()
+    owners: dict[int, set[str]] = {partition: set() for partition in range(4)}
+    sent = [0, 0, 0, 0]
+    quiet = asyncio.Event()
+
+    async def load() -> None:
+        sink = transport.sink()
+        await sink.start()
+        while not quiet.is_set():
+            for partition in range(4):
+                await send(sink, topic, partition, [b"x"] * 25)
+                sent[partition] += 25
+            await asyncio.sleep(0.01)
+        await sink.stop(Deadline(5.0))
+
+    async def member(name: str, until: Callable[[], bool]) -> None:
+        source = transport.source(topic, topic)
+        await source.start(Follow(source))
+        while not until():
+            for partition, records in await source.poll(50, 200):
+                seen.update((partition, record.offset) for record in records)
+                owners[partition].add(name)
+                try:
+                    await source.commit({partition: Committed(records[-1].offset + 1)}, Deadline(5.0))
+                except OwnershipLost:
+                    break  # comes again, here or elsewhere
+        await source.stop(Deadline(5.0))
+
+    def everything() -> bool:
+        return quiet.is_set() and len(seen) >= sum(sent)
+
+    async with asyncio.timeout(60):
+        loading = asyncio.create_task(load())
+        staying = asyncio.create_task(member("staying", everything))
+        for guest in ("first", "second"):
+            await member(guest, lambda guest=guest: any(guest in names for names in owners.values()))  # type: ignore[misc]
+        quiet.set()
+        await loading
+        await staying
+    assert set(seen) == {(partition, offset) for partition in range(4) for offset in range(sent[partition])}
+    assert {"staying", "first", "second"} <= set().union(*owners.values())
+    # Twice only what was read and not committed when its partition was taken away: a poll's worth each time.
+    assert sum(count - 1 for count in seen.values()) <= 4 * 200
+
+
+async def test_a_listener_that_fails_ends_the_source(
+    transport: KafkaTransport, broker: Broker, unique: Callable[[str], str]
+) -> None:
+    """aiokafka logs such an exception and goes on as though the partitions were ready."""
+    topic = unique("listener")
+    broker.create(topic, 1)
+
+    class Broken(Follow):
+        async def assigned(self, partitions: frozenset[int]) -> None:
+            raise KeyError("no such state")
+
+    source = transport.source(topic, topic)
+    with pytest.raises(TransportError, match="no such state"):
+        await source.start(Broken(source))
+    with pytest.raises(TransportError, match="no such state"):
+        await source.poll(0, 1)
+    await source.stop(Deadline(5.0))
+
+
+async def test_an_offset_beyond_the_log_is_told_and_not_reset(
+    transport: KafkaTransport, broker: Broker, unique: Callable[[str], str]
+) -> None:
+    topic = unique("range")
+    broker.create(topic, 1)
+    source = transport.source(topic, topic)
+    await source.start(Follow(source, begin=77))
+    with pytest.raises(TransportError, match=r"OffsetOutOfRange.*77"):
+        await collect(source, 1)
+    await source.stop(Deadline(5.0))
+
+
+async def test_a_record_the_broker_will_not_have_fails_its_delivery_by_name(
+    transport: KafkaTransport, broker: Broker, unique: Callable[[str], str]
+) -> None:
+    topic = unique("limit")
+    broker.create(topic, 1, max__message__bytes="20000")
+    sink = transport.sink()
+    await sink.start()
+    with pytest.raises(DeliveryFailed, match="MessageSizeTooLarge"):
+        await send(sink, topic, 0, [b"x" * 50_000])
+    await sink.stop(Deadline(5.0))
+    again = transport.sink()
+    await again.start()
+    await send(again, topic, 0, [b"small"])
+    await again.stop(Deadline(5.0))
+
+
+async def test_a_worn_producer_is_replaced_and_order_is_kept(
+    transport: KafkaTransport, broker: Broker, unique: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before its sequence numbers run out (FAULTS 2.11)."""
+    monkeypatch.setattr(kafka_sink, "RECORDS_MAX", 100)
+    topic = unique("worn")
+    broker.create(topic, 1)
+    sink, source = transport.sink(), transport.source(topic, topic)
+    await sink.start()
+    first = sink._producer
+    values = [b"%04d" % i for i in range(500)]
+    for start in range(0, 500, 60):
+        await send(sink, topic, 0, values[start : start + 60])
+    assert sink._producer is not first
+    await source.start(Follow(source))
+    assert [record.value for record in await collect(source, 500)] == values
+    await source.stop(Deadline(5.0))
+    await sink.stop(Deadline(5.0))
+
+
+async def test_bytes_on_their_way_are_bounded(broker: Broker, unique: Callable[[str], str]) -> None:
+    topic = unique("bounded")
+    broker.create(topic, 1)
+    bound = 300_000
+    sink = KafkaTransport(settings_for(broker, in_flight_bytes_max=bound, batch_bytes_max=100_000)).sink()
+    await sink.start()
+    most = 0
+    for _ in range(40):
+        await sink.append_many(topic, 0, [None] * 50, [b"x" * 1000] * 50, [0] * 50)
+        most = max(most, sink._in_flight_bytes)
+    await (await sink.seal()).wait(Deadline(10.0))
+    assert 100_000 < most <= bound
+    assert sink._in_flight_bytes == 0
+    await sink.stop(Deadline(5.0))
+
+
+async def test_clients_given_up_on_a_frozen_broker_leave_nothing_behind(own_broker: Broker) -> None:
+    """An abandoned member that went on heartbeating would keep its partitions from its successor."""
+    own_broker.create("t", 2)
+    transport = KafkaTransport(settings_for(own_broker, request_timeout_ms=3000))
+    sink, source = transport.sink(), transport.source("t", "g")
+    before = asyncio.all_tasks()
+    await sink.start()
+    await source.start(Follow(source))
+    await send(sink, "t", 0, [b"0"])
+    await collect(source, 1)
+    own_broker.freeze()
+    try:
+        await sink.append_many("t", 0, [None], [b"1"], [0])
+        delivery = await sink.seal()
+        begin = time.monotonic()
+        with pytest.raises(DeliveryFailed):
+            await delivery.wait(Deadline(0.5))
+        for part in (source, sink):
+            try:
+                await part.stop(Deadline(0.5))
+            except TransportError:
+                pass
+        assert time.monotonic() - begin < 4
+    finally:
+        own_broker.go_on()
+    heir: KafkaSource = transport.source("t", "g")
+    listener = Follow(heir)
+    async with asyncio.timeout(20):
+        await heir.start(listener)
+        while listener.owned != {0, 1}:
+            await heir.poll(50, 10)
+    await heir.stop(Deadline(5.0))
+    async with asyncio.timeout(10):
+        while asyncio.all_tasks() - before:
+            await asyncio.sleep(0.05)
