@@ -1,0 +1,83 @@
+"""Latency of one worker at 1,000 ticks a second: append time of the tick to append time of its forecast, by the broker's
+own clock (message.timestamp.type=LogAppendTime); and the same while the trainer runs flat out beside it.
+
+    KAFKA_HOME=… python tests/benchmarks/latency.py [--rate 1000] [--seconds 40]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "kafka"))
+
+from broker import Broker
+from service import Output, Process, command, configure, read_all
+
+SKIPPED_S = 10  # the worker and the trainer settle
+
+
+def measure(broker: Broker, folder: Path, app: str, rate: float, seconds: float, training: bool) -> np.ndarray:  # type: ignore[type-arg]
+    learn = {"interval": "1ms", "ticks": 1, "budget": "20s", "updates": 100_000, "min_steps": 2000}
+    config = configure(folder, broker, app, horizon=12, learn=learn)
+    for topic in ("ticks", "forecasts"):
+        broker.create(f"{app}.{topic}", 4, message__timestamp__type="LogAppendTime")
+    command("topics", "-c", config, "--create")
+    log = folder / f"{app}.log"
+    log.touch()
+    worker = Process(log, "run", "-c", config)
+    trainer = Process(folder / f"{app}.train.log", "train", "-c", config) if training else None
+    worker.waits_for("partition assigned")
+    simulator = Process(
+        folder / f"{app}.sim.log", "simulate", "sensors", "-c", config, "--rate", rate, "--series", "50"
+    )
+    time.sleep(seconds)
+    simulator.stop()
+    time.sleep(1.0)
+    worker.stop()
+    if trainer is not None:
+        trainer.stop(60)
+    ticks = {(r.partition, r.offset): r.timestamp for r in asyncio.run(read_all(broker, f"{app}.ticks"))}
+    begin = min(ticks.values()) + SKIPPED_S * 1000
+    waits = []
+    for record in asyncio.run(read_all(broker, f"{app}.forecasts")):
+        source = msgspec.json.decode(record.value, type=Output).source
+        appended = ticks[source.partition, source.offset]
+        if appended >= begin:
+            waits.append(record.timestamp - appended)
+    return np.array(waits)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rate", type=float, default=1000.0)
+    parser.add_argument("--seconds", type=float, default=40.0)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        broker = Broker(Path(name) / "kafka").start()
+        try:
+            found = {}
+            for training in (False, True):
+                app = "training" if training else "quiet"
+                waits = found[app] = measure(broker, Path(name), app, options.rate, options.seconds, training)
+                p50, p99, p999 = np.percentile(waits, [50, 99, 99.9])
+                title = "trainer flat out" if training else "serving alone"
+                print(
+                    f"{title:<18} {len(waits)} ticks at {options.rate:.0f}/s: p50 {p50:.0f} ms, p99 {p99:.0f} ms, p99.9 {p999:.0f} ms"
+                )
+            ratio = np.percentile(found["training"], 99) / max(np.percentile(found["quiet"], 99), 1.0)
+            print(f"p99 while training / p99 alone: {ratio:.2f}")
+        finally:
+            broker.stop()
+
+
+if __name__ == "__main__":
+    main()
