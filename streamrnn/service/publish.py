@@ -14,6 +14,9 @@ from streamrnn.spec import StreamSpec
 from streamrnn.transports.base import Sink
 
 KEYS_MAX = 100_000
+# A dead letter is larger than what it buries, by the headers that say why. A value near the broker's limit is cut to this
+# many bytes, and a header tells how many there were: a record that cannot be buried would stop the service for ever.
+LETTER_BYTES_MAX = 800_000
 
 
 class Publisher:
@@ -77,7 +80,7 @@ class Publisher:
             by_partition.setdefault(item.record.partition, []).append(item)
         for partition, items in by_partition.items():
             items.sort(key=lambda item: item.record.offset)
-            letters = [dead_letter(item) for item in items]
+            letters = [_cut(*dead_letter(item)) for item in items]
             await self._sink.append_many(
                 topic,
                 partition % self._partitions.get(topic, partition + 1),
@@ -98,6 +101,14 @@ class Publisher:
                 if name not in keys:
                     keys[name] = name.encode()
             return [keys[name] for name in series]
+
+
+def _cut(
+    key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes]]
+) -> tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]:
+    if value is None or len(value) <= LETTER_BYTES_MAX:
+        return key, value, headers
+    return key, value[:LETTER_BYTES_MAX], [*headers, ("streamrnn-truncated", str(len(value)).encode())]
 
 
 def _stretches(partition: I32) -> Iterable[tuple[int, int, int]]:

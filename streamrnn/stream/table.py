@@ -35,18 +35,19 @@ class Field:
 
 
 class SeriesTable:
-    """Rows of state by (partition, series); `columns[name]` is [capacity, *shape]."""
+    """Rows of state by (partition, series); `columns[name]` is [rows_max, *shape], of which `used` rows hold something."""
 
-    def __init__(self, fields: Iterable[Field], rows_max: int, rows_start: int = 64) -> None:
+    def __init__(self, fields: Iterable[Field], rows_max: int) -> None:
+        # All rows are reserved at once and written when they are first given out: memory that is not touched costs
+        # nothing, and growing by copying would cost twice the table for a moment and holes in the heap for ever.
         self.rows_max = rows_max
-        self.capacity = min(rows_start, rows_max)
         self.fields: dict[str, Field] = {}
         self.columns: dict[str, NDArray[Any]] = {}
         self.used = 0  # rows ever handed out: all live rows are below it
         self.names: list[str | None] = []
-        self.partition: I32 = np.full(self.capacity, -1, dtype=np.int32)
+        self.partition: I32 = np.empty(rows_max, dtype=np.int32)
         self.evictions = 0
-        self._seen: I64 = np.zeros(self.capacity, dtype=np.int64)
+        self._seen: I64 = np.empty(rows_max, dtype=np.int64)
         self._arrivals = 1  # ticks given a row so far; a row's entry in _seen is the last of them that was its own
         self._index: dict[int, dict[str, int]] = {}
         self._free: list[int] = []
@@ -58,7 +59,9 @@ class SeriesTable:
             if field.name in self.fields:
                 raise ValueError(f"field {field.name!r} is in the table already")
             self.fields[field.name] = field
-            self.columns[field.name] = np.full((self.capacity, *field.shape), field.fill, dtype=field.dtype)
+            column = np.empty((self.rows_max, *field.shape), dtype=field.dtype)
+            column[: self.used] = field.fill
+            self.columns[field.name] = column
 
     def replace(self, field: Field) -> None:
         """Puts a field of another shape in the place of an old one, all rows fresh (a new kind of network came)."""
@@ -143,10 +146,9 @@ class SeriesTable:
         if self._free:
             return self._free.pop()
         if self.used < self.rows_max:
-            if self.used == self.capacity:
-                self._grow()
             self.used += 1
             self.names.append(None)
+            self._reset(self.used - 1)
             return self.used - 1
         while True:
             if not self._victims:
@@ -169,16 +171,6 @@ class SeriesTable:
         ordered = oldest[np.argsort(seen[oldest], kind="stable")][::-1]  # popped from the end: the oldest first
         self._victims = [(int(row), int(seen[row])) for row in ordered]
 
-    def _grow(self) -> None:
-        capacity = min(self.capacity * 2, self.rows_max)
-        extra = capacity - self.capacity
-        for name, field in self.fields.items():
-            fresh = np.full((extra, *field.shape), field.fill, dtype=field.dtype)
-            self.columns[name] = np.concatenate([self.columns[name], fresh])
-        self.partition = np.concatenate([self.partition, np.full(extra, -1, dtype=np.int32)])
-        self._seen = np.concatenate([self._seen, np.zeros(extra, dtype=np.int64)])
-        self.capacity = capacity
-
     # ── letting go ───────────────────────────────────────────────────────────────────────────────────────────────
 
     def _forget(self, row: int) -> None:
@@ -186,9 +178,13 @@ class SeriesTable:
         if name is not None:
             del self._index[int(self.partition[row])][name]
         self.names[row] = None
+        self._reset(row)
+
+    def _reset(self, row: int) -> None:
         self.partition[row] = -1
-        for field_name, field in self.fields.items():
-            self.columns[field_name][row] = field.fill
+        self._seen[row] = 0
+        for name, field in self.fields.items():
+            self.columns[name][row] = field.fill
 
     def drop(self, partition: int) -> int:
         """Lets a whole partition go (it was revoked); returns how many series that were."""

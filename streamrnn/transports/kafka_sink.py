@@ -28,7 +28,7 @@ NO_HEADERS: list[tuple[str, bytes]] = []
 class KafkaDelivery:
     """See transports.base.Delivery."""
 
-    def __init__(self, futures: list[asyncio.Future[Any]], settings: KafkaSettings) -> None:
+    def __init__(self, futures: dict[asyncio.Future[Any], tuple[str, int]], settings: KafkaSettings) -> None:
         self._futures, self._settings = futures, settings
 
     async def wait(self, deadline: Deadline) -> None:
@@ -38,7 +38,8 @@ class KafkaDelivery:
         for future in done:
             error = future.exception() if not future.cancelled() else asyncio.CancelledError()
             if error is not None:
-                cause = explained(error, self._settings, "delivering outputs")
+                topic, partition = self._futures[future]
+                cause = explained(error, self._settings, f"delivering to {topic}/{partition}")
                 raise cause if isinstance(cause, TopicMissing) else DeliveryFailed(str(cause)) from error
         if pending:
             raise DeliveryFailed(
@@ -54,7 +55,7 @@ class KafkaSink:
         self._settings = settings
         self._producer: Any = None
         self._open: dict[tuple[str, int], Any] = {}
-        self._handed: list[asyncio.Future[Any]] = []
+        self._handed: dict[asyncio.Future[Any], tuple[str, int]] = {}
         self._outstanding: set[asyncio.Future[Any]] = set()
         self._in_flight_bytes = 0
         self._records = 0
@@ -111,7 +112,7 @@ class KafkaSink:
         for where in list(self._open):
             await self._hand_over(where)
         delivery = KafkaDelivery(self._handed, self._settings)
-        self._handed = []
+        self._handed = {}
         if self._records > RECORDS_MAX:
             await delivery.wait(Deadline(self._settings.delivery_timeout_ms / 1000))
             await self.stop(Deadline(5.0))
@@ -153,7 +154,7 @@ class KafkaSink:
         self._in_flight_bytes += size
         self._outstanding.add(future)
         future.add_done_callback(lambda done: self._acknowledged(done, size))
-        self._handed.append(future)
+        self._handed[future] = where
 
     def _acknowledged(self, future: asyncio.Future[Any], size: int) -> None:
         self._in_flight_bytes -= size

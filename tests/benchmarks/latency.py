@@ -70,9 +70,8 @@ def main() -> None:
                 waits = found[app] = measure(broker, Path(name), app, options.rate, options.seconds, training)
                 p50, p99, p999 = np.percentile(waits, [50, 99, 99.9])
                 title = "trainer flat out" if training else "serving alone"
-                print(
-                    f"{title:<18} {len(waits)} ticks at {options.rate:.0f}/s: p50 {p50:.0f} ms, p99 {p99:.0f} ms, p99.9 {p999:.0f} ms"
-                )
+                count = f"{len(waits)} ticks at {options.rate:.0f}/s"
+                print(f"{title:<18} {count}: p50 {p50:.0f} ms, p99 {p99:.0f} ms, p99.9 {p999:.0f} ms")
             ratio = np.percentile(found["training"], 99) / max(np.percentile(found["quiet"], 99), 1.0)
             print(f"p99 while training / p99 alone: {ratio:.2f}")
         finally:

@@ -250,7 +250,6 @@ async def test_a_record_the_broker_will_not_have_fails_its_delivery(
     await again.stop(Deadline(5.0))
 
 
-@pytest.mark.xfail(strict=True, reason="the message of a failed delivery names neither topic nor partition")
 async def test_a_failed_delivery_names_the_topic(
     transport: KafkaTransport, broker: Broker, unique: Callable[[str], str]
 ) -> None:

@@ -18,12 +18,6 @@ from streamrnn.transports.kafka import KafkaTransport
 pytestmark = pytest.mark.kafka
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=TimeoutError,
-    reason="one poison record of nearly 1 MiB stops the service for ever: with its reason in the headers the dead letter "
-    "exceeds max.message.bytes, DeliveryFailed rolls back, and the same record comes again until the worker gives up",
-)
 async def test_poison_as_large_as_the_broker_takes_is_buried_and_passed(
     broker: Broker, tmp_path: Path, unique: Callable[[str], str]
 ) -> None:

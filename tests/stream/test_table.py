@@ -13,7 +13,7 @@ from streamrnn.stream.table import Field, SeriesTable
 
 
 def table(rows_max: int) -> SeriesTable:
-    return SeriesTable([Field("count", (), np.int64), Field("trace", (2,), np.float32, float("nan"))], rows_max, 2)
+    return SeriesTable([Field("count", (), np.int64), Field("trace", (2,), np.float32, float("nan"))], rows_max)
 
 
 def feed(target: SeriesTable, partitions: list[int], names: list[str]) -> list[str]:
@@ -78,11 +78,12 @@ def test_a_dropped_partition_gives_its_rows_back() -> None:
     assert target.evictions == 0
 
 
-def test_the_table_grows_up_to_its_bound_and_keeps_what_it_held() -> None:
+def test_rows_are_fresh_up_to_the_bound_and_keep_what_they_hold() -> None:
     target = table(100)
     names = [f"s{i}" for i in range(100)]
     feed(target, [0] * 100, names)
-    assert target.capacity == 100
+    assert target.used == 100
+    assert np.isnan(target.columns["trace"]).all()
     assert [target.find(0, name) for name in names] == list(range(100))
     assert (target.columns["count"] == 1).all()
 
