@@ -284,20 +284,70 @@ async def test_a_worn_producer_is_replaced_and_order_is_kept(
     await sink.stop(Deadline(5.0))
 
 
-async def test_bytes_on_their_way_are_bounded(broker: Broker, unique: Callable[[str], str]) -> None:
+async def test_bytes_on_their_way_are_bounded(
+    broker: Broker, unique: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight batches are handed over at once; only three fit."""
     topic = unique("bounded")
-    broker.create(topic, 1)
+    broker.create(topic, 8)
     bound = 300_000
-    sink = KafkaTransport(settings_for(broker, in_flight_bytes_max=bound, batch_bytes_max=100_000)).sink()
+    sink = KafkaTransport(settings_for(broker, in_flight_bytes_max=bound)).sink()
     await sink.start()
-    most = 0
-    for _ in range(40):
-        await sink.append_many(topic, 0, [None] * 50, [b"x" * 1000] * 50, [0] * 50)
-        most = max(most, sink._in_flight_bytes)
+    send_batch, seen = sink._producer.send_batch, []
+
+    async def watched(*arguments: Any, **options: Any) -> Any:
+        future = await send_batch(*arguments, **options)
+        asyncio.get_running_loop().call_soon(lambda: seen.append(sink._in_flight_bytes))
+        seen.append(sink._in_flight_bytes)
+        return future
+
+    monkeypatch.setattr(sink._producer, "send_batch", watched)
+    for partition in range(8):
+        await sink.append_many(topic, partition, [None] * 90, [b"x" * 1000] * 90, [0] * 90)
     await (await sink.seal()).wait(Deadline(10.0))
-    assert 100_000 < most <= bound
+    assert 90_000 < max(seen) <= bound
     assert sink._in_flight_bytes == 0
     await sink.stop(Deadline(5.0))
+
+
+async def test_the_brokers_refusal_of_an_old_generation_is_lost_ownership(
+    transport: KafkaTransport, broker: Broker, unique: Callable[[str], str]
+) -> None:
+    """As after a stop longer than the session: the client still believes that it owns its partitions."""
+    topic = unique("generation")
+    broker.create(topic, 1)
+    source = transport.source(topic, topic)
+    await source.start(Follow(source))
+    await source.commit({0: Committed(0, "first")}, Deadline(5.0))
+    source._consumer._coordinator.generation -= 1
+    with pytest.raises(OwnershipLost):
+        await source.commit({0: Committed(1, "second")}, Deadline(5.0))
+    assert await source.committed([0]) == {0: Committed(0, "first")}
+    await source.stop(Deadline(5.0))
+
+
+async def test_what_is_in_hand_may_be_committed_while_partitions_are_given_up(
+    transport: KafkaTransport, broker: Broker, unique: Callable[[str], str]
+) -> None:
+    """The pump settles its last batch inside `revoked`."""
+    topic = unique("revoke")
+    broker.create(topic, 2)
+
+    class Settles(Follow):
+        async def revoked(self, partitions: frozenset[int]) -> None:
+            if partitions:  # a first join begins by giving up nothing
+                await self.source.commit({partition: Committed(7) for partition in partitions}, Deadline(5.0))
+            await super().revoked(partitions)
+
+    leaving, heir = transport.source(topic, topic), transport.source(topic, topic)
+    await leaving.start(Settles(leaving))
+    joining = asyncio.create_task(heir.start(Follow(heir)))
+    async with asyncio.timeout(20):
+        while not joining.done():
+            await leaving.poll(50, 10)  # raises what the listener raised
+    assert await heir.committed([0, 1]) == {0: Committed(7), 1: Committed(7)}
+    await leaving.stop(Deadline(5.0))
+    await heir.stop(Deadline(5.0))
 
 
 async def given_up_while_frozen(broker: Broker, transport: KafkaTransport) -> tuple[set[Any], Any, Any, float]:

@@ -142,3 +142,34 @@ async def test_members_that_join_at_once_are_told_in_turn(transport: MemoryTrans
         for word, partitions in diary.told:
             assert partitions == held if word == "revoked" else not held
             held = partitions if word == "assigned" else frozenset()
+
+
+async def test_a_waiting_poll_wakes_for_partitions_that_come_to_it(transport: MemoryTransport) -> None:
+    staying, leaving, sink = transport.source("t", "g"), transport.source("t", "g"), transport.sink()
+    await staying.start(Follow(staying))
+    await leaving.start(Follow(leaving))
+    await send(sink, "t", 1, [b"x"])  # of the member that leaves
+    waiting = asyncio.create_task(staying.poll(60_000, 10))
+    await asyncio.sleep(0)
+    await leaving.stop(Deadline(1.0))
+    async with asyncio.timeout(5):
+        assert [(partition, len(records)) for partition, records in await waiting] == [(1, 1)]
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=TransportError,
+    reason="the generation is counted up before `revoked` is called, so a commit inside it is refused here, unlike on "
+    "Kafka: tests on the memory broker never see the pump's last commit succeed",
+)
+async def test_what_is_in_hand_may_be_committed_while_partitions_are_given_up(transport: MemoryTransport) -> None:
+    class Settles(Follow):
+        async def revoked(self, partitions: frozenset[int]) -> None:
+            await self.source.commit({partition: Committed(7) for partition in partitions}, Deadline(5.0))
+            await super().revoked(partitions)
+
+    leaving, heir = transport.source("t", "g"), transport.source("t", "g")
+    await leaving.start(Settles(leaving))
+    await heir.start(Follow(heir))
+    await leaving.poll(0, 1)
+    assert (await heir.committed([0]))[0] == Committed(7)
