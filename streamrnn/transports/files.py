@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -50,31 +51,44 @@ def read_table(path: Path, time_column: str, channels: Sequence[str] = ()) -> Ta
     if name.endswith((".parquet", ".pq")):
         return _parquet(path, time_column, channels)
     try:
-        text = gzip.decompress(path.read_bytes()).decode() if name.endswith(".gz") else path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError, EOFError) as error:
+        raw = path.read_bytes()
+        # Spreadsheets begin a file with a byte-order mark; it is no part of the first column's name.
+        text = (gzip.decompress(raw) if name.endswith(".gz") else raw).decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read ({error})") from error
     head = text.split("\n", 1)[0]
-    rows = list(csv.reader(io.StringIO(text), delimiter=";" if head.count(";") > head.count(",") else ","))
+    reader = csv.reader(io.StringIO(text), delimiter=";" if head.count(";") > head.count(",") else ",")
+    rows: list[tuple[int, list[str]]] = []  # with the line each ends on
+    try:
+        rows = [(reader.line_num, row) for row in reader if any(cell.strip() for cell in row)]
+    except csv.Error as error:
+        raise InputError(f"{path}, line {reader.line_num}: {error}") from error
     if len(rows) < 2:
         raise InputError(f"{path}: holds no rows")
-    header = [column.strip() for column in rows[0]]
+    header = [column.strip() for column in rows[0][1]]
     if time_column not in header:
         raise InputError(f"{path}: no column {time_column!r}; there are {', '.join(header)} (choose with --time)")
-    body = [row for row in rows[1:] if any(cell.strip() for cell in row)]
-    chosen = list(channels) or _numeric(header, body[0], time_column)
+    body = rows[1:]
+    chosen = list(channels) or _numeric(header, body[0][1], time_column)
+    if not chosen:
+        raise InputError(f"{path}: no column but the time holds a number in the first row; choose with --channels")
     for channel in chosen:
         if channel not in header:
             raise InputError(f"{path}: no column {channel!r}; there are {', '.join(header)}")
-    at = [header.index(channel) for channel in chosen]
+    columns = [(channel, header.index(channel)) for channel in chosen]
     when = header.index(time_column)
     values: F64 = np.empty((len(body), len(chosen)))
     ts: I64 = np.empty(len(body), dtype=np.int64)
-    for i, row in enumerate(body):
+    for i, (line, row) in enumerate(body):
+        if len(row) <= max(when, *(at for _, at in columns)):
+            raise InputError(f"{path}, line {line}: too few cells, {len(row)} of {len(header)}")
+        column = time_column
         try:
             ts[i] = parse_time(row[when])
-            values[i] = [_number(row[column]) for column in at]
-        except (ValueError, IndexError) as error:
-            raise InputError(f"{path}, line {i + 2}: {error}") from error
+            for k, (column, at) in enumerate(columns):  # noqa: B007 - the message names it
+                values[i, k] = _number(row[at])
+        except (ValueError, OverflowError) as error:
+            raise InputError(f"{path}, line {line}, column {column!r}: {error}") from error
     return Table(tuple(chosen), ts, values)
 
 
@@ -104,12 +118,22 @@ def _number(text: str) -> float:
 def parse_time(text: str) -> int:
     """Epoch (seconds or milliseconds), RFC 3339, or one of the usual ways to write a date; as UTC milliseconds."""
     text = text.strip()
+    if len(text) == 8 and text.isdigit() and text[:2] in ("19", "20"):
+        text = f"{text[:4]}-{text[4:6]}-{text[6:]}"  # a compact date, not seconds of 1970
     try:
         number = float(text)
     except ValueError:
         pass
     else:
-        return int(number if abs(number) > 1e11 else number * 1000)
+        if not np.isfinite(number):
+            raise ValueError(f"{text!r} is not a time")
+        # Seconds, milliseconds, microseconds or nanoseconds, by their size: each unit of the years 1973 to 5138.
+        if abs(number) < 1e11:
+            return round(number * 1000)
+        for unit in (1, 1000, 1_000_000):
+            if abs(number) < 1e14 * unit:
+                return int(text) // unit if text.lstrip("-").isdigit() else round(number / unit)
+        raise ValueError(f"{text!r} is not a time")
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
@@ -139,17 +163,35 @@ def _parquet(path: Path, time_column: str, channels: Sequence[str]) -> Table:
     names = table.column_names
     if time_column not in names:
         raise InputError(f"{path}: no column {time_column!r}; there are {', '.join(names)} (choose with --time)")
-    chosen = tuple(channels) or tuple(n for n in names if n != time_column)
+    chosen = tuple(channels) or tuple(n for n in names if n != time_column and _is_number(table.schema.field(n).type))
+    if not chosen:
+        raise InputError(f"{path}: no column but the time holds numbers; choose with --channels")
     missing = [channel for channel in chosen if channel not in names]
     if missing:
         raise InputError(f"{path}: no column {missing[0]!r}; there are {', '.join(names)}")
-    when = np.asarray(table.column(time_column).to_numpy(zero_copy_only=False))
-    if when.dtype.kind == "M":
-        ts = when.astype("datetime64[ms]").astype(np.int64)
-    else:
-        ts = np.array([parse_time(str(value)) for value in when], dtype=np.int64)
-    values = [table.column(c).to_numpy(zero_copy_only=False).astype(np.float64) for c in chosen]
-    return Table(chosen, ts, np.stack(values, axis=1))
+    column = time_column
+    try:
+        when = np.asarray(table.column(time_column).to_numpy(zero_copy_only=False))
+        if when.dtype.kind == "M":
+            if np.isnat(when).any():
+                raise ValueError("a time is missing")
+            ts = when.astype("datetime64[ms]").astype(np.int64)
+        else:
+            ts = np.array([parse_time(str(value)) for value in when], dtype=np.int64)
+        values: F64 = np.empty((len(ts), len(chosen)))
+        for k, column in enumerate(chosen):
+            values[:, k] = table.column(column).to_numpy(zero_copy_only=False).astype(np.float64)
+            if np.isinf(values[:, k]).any():
+                raise ValueError("a value is not finite")
+    except (ValueError, TypeError, OverflowError, ArrowInvalid) as error:
+        raise InputError(f"{path}, column {column!r}: {error}") from error
+    return Table(chosen, ts, values)
+
+
+def _is_number(kind: object) -> bool:
+    import pyarrow.types as types
+
+    return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind))
 
 
 def read_lines(path: Path, topic: str = "file") -> Iterator[FileRecord]:
@@ -158,8 +200,11 @@ def read_lines(path: Path, topic: str = "file") -> Iterator[FileRecord]:
         with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as file:
             number = 0
             while line := file.readline(LINE_BYTES_MAX + 1):
+                whole = line
+                while not whole.endswith(b"\n") and (whole := file.readline(LINE_BYTES_MAX + 1)):
+                    pass  # the rest of a line beyond the limit: what was kept is too large already, and says so
                 if line.strip():
                     yield FileRecord(topic, 0, number, -1, None, line.rstrip(b"\r\n"))
                 number += 1
-    except OSError as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read ({error})") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import ssl
 from dataclasses import dataclass, field
@@ -16,8 +17,6 @@ from streamrnn.transports.kafka_source import KafkaSource
 
 # At DEBUG aiokafka writes every key and value into the log.
 logging.getLogger("aiokafka").setLevel(logging.INFO)
-
-LOOPBACK = ("localhost", "127.", "[::1]", "::1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +54,10 @@ class KafkaSettings:
 
     def client(self) -> dict[str, Any]:
         """Keyword arguments for any aiokafka client. Raises TransportError when the settings cannot be honoured."""
+        for server in self.bootstrap_servers.split(","):
+            port = _host_and_port(server)[1]
+            if port and not port.isdigit():
+                raise TransportError(f"kafka.bootstrap_servers: {server.strip()!r} is not host:port")
         options: dict[str, Any] = {
             "bootstrap_servers": self.bootstrap_servers,
             "client_id": self.client_id,
@@ -87,9 +90,27 @@ class KafkaSettings:
         return context
 
     def _sasl_plaintext_allowed(self) -> bool:
-        return self.allow_sasl_plaintext or all(
-            server.strip().startswith(LOOPBACK) for server in self.bootstrap_servers.split(",")
-        )
+        return self.allow_sasl_plaintext or all(_is_loopback(server) for server in self.bootstrap_servers.split(","))
+
+
+def _host_and_port(server: str) -> tuple[str, str]:
+    """The port may be left out; an IPv6 host stands in brackets."""
+    server = server.strip()
+    if ":" not in server or server.endswith("]"):
+        return server, ""
+    host, _, port = server.rpartition(":")
+    return host, port
+
+
+def _is_loopback(server: str) -> bool:
+    """By the whole host, not by how it begins: anybody may own localhost.example.com."""
+    host = _host_and_port(server)[0].strip("[]")
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 class KafkaTransport:

@@ -170,7 +170,7 @@ class KafkaSource:
         done, _ = await asyncio.wait({stopping}, timeout=max(deadline.remaining_s(), 0.1))
         if not done:
             stopping.cancel()
-        elif stopping.exception() is not None:
+        elif not stopping.cancelled() and stopping.exception() is not None:
             raise explained(stopping.exception() or TimeoutError(), self._settings, "leaving the group")
 
     # ── for the rebalance listener ───────────────────────────────────────────────────────────────────────────────

@@ -78,30 +78,14 @@ def wrong(reason: str) -> pytest.MarkDecorator:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        pytest.param("when,a\ninf,1\n", "line 2", marks=wrong("a time of inf ends in OverflowError")),
-        pytest.param("when,a\n\n\n", "no rows", marks=wrong("a header over blank lines ends in IndexError")),
-        pytest.param(
-            "when,a\n2024-01-01,1," + "x" * 200_000 + "\n", "line 2", marks=wrong("a huge field ends in csv.Error")
-        ),
-        pytest.param(
-            "when,a\n2024-01-01,1\n\n\n2024-01-04,warm\n", "line 5", marks=wrong("blank lines are not counted as lines")
-        ),
-        pytest.param(
-            'when,a,n\n2024-01-01,1,"x\ny"\n2024-01-04,warm,z\n',
-            "line 4",
-            marks=wrong("quoted line breaks are not counted"),
-        ),
-        pytest.param(
-            "when,a,b\n2024-01-01,1,2\n2024-01-02,1\n",
-            "2 of 3|too few|column 'b'",
-            marks=wrong("says: list index out of range"),
-        ),
-        pytest.param(
-            "when,a\n2024-01-01,1\n2024-01-02,warm\n", "'a'", marks=wrong("the column of a bad cell is not named")
-        ),
-        pytest.param(
-            "when,a\n2024-01-01,warm\n", "no column.*number", marks=wrong("a table of no channel is returned")
-        ),
+        pytest.param("when,a\ninf,1\n", "line 2"),
+        pytest.param("when,a\n\n\n", "no rows"),
+        pytest.param("when,a\n2024-01-01,1," + "x" * 200_000 + "\n", "line 2"),
+        pytest.param("when,a\n2024-01-01,1\n\n\n2024-01-04,warm\n", "line 5"),
+        pytest.param('when,a,n\n2024-01-01,1,"x\ny"\n2024-01-04,warm,z\n', "line 4"),
+        pytest.param("when,a,b\n2024-01-01,1,2\n2024-01-02,1\n", "2 of 3|too few|column 'b'"),
+        pytest.param("when,a\n2024-01-01,1\n2024-01-02,warm\n", "'a'"),
+        pytest.param("when,a\n2024-01-01,warm\n", "no column.*number"),
     ],
 )
 def test_what_cannot_be_used_is_told_and_not_guessed(tmp_path: Path, content: str, words: str) -> None:
@@ -110,7 +94,6 @@ def test_what_cannot_be_used_is_told_and_not_guessed(tmp_path: Path, content: st
         read_table(path, "when")
 
 
-@wrong("the byte-order mark that spreadsheets write becomes part of the first column's name")
 def test_a_spreadsheets_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
     path = write(tmp_path / "t.csv", b"\xef\xbb\xbfwhen,a\n2024-01-01,1\n")
     assert read_table(path, "when").channels == ("a",)
@@ -141,7 +124,6 @@ def test_milliseconds_are_taken_as_they_are(ms: int) -> None:
     assert parse_time(str(ms)) == ms
 
 
-@wrong("cut off, not rounded: 137438953.471 s loses its last millisecond to the binary fraction")
 @given(st.integers(10**11 + 1, 4 * 10**12))
 @example(137_438_953_471)
 def test_seconds_with_a_fraction_are_rounded_to_the_millisecond(ms: int) -> None:
@@ -151,9 +133,9 @@ def test_seconds_with_a_fraction_are_rounded_to_the_millisecond(ms: int) -> None
 @pytest.mark.parametrize(
     ("text", "ms"),
     [
-        pytest.param("1704067200000000", NEW_YEAR_MS, marks=wrong("microseconds become milliseconds: year 55970")),
-        pytest.param("1704067200000000000", NEW_YEAR_MS, marks=wrong("nanoseconds become milliseconds")),
-        pytest.param("20240101", NEW_YEAR_MS, marks=wrong("a compact date becomes seconds: August 1970")),
+        pytest.param("1704067200000000", NEW_YEAR_MS),
+        pytest.param("1704067200000000000", NEW_YEAR_MS),
+        pytest.param("20240101", NEW_YEAR_MS),
     ],
 )
 def test_a_time_is_understood_or_refused_but_not_guessed(text: str, ms: int) -> None:
@@ -195,14 +177,11 @@ def test_parquet_that_cannot_be_used_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "columns",
     [
-        pytest.param({"when": [1704067200], "a": [1.0], "n": ["x"]}, marks=wrong("text columns end in ValueError")),
-        pytest.param({"when": ["soon"], "a": [1.0]}, marks=wrong("a time that is none ends in ValueError")),
-        pytest.param({"when": [1704067200]}, marks=wrong("no channels end in ValueError")),
-        pytest.param({"when": [1704067200], "a": [np.inf]}, marks=wrong("infinity is let through, unlike in CSV")),
-        pytest.param(
-            {"when": np.array(["NaT"], dtype="datetime64[ms]"), "a": [1.0]},
-            marks=wrong("a null time is year −292 million"),
-        ),
+        pytest.param({"when": [1704067200], "a": [1.0], "n": ["x"]}),
+        pytest.param({"when": ["soon"], "a": [1.0]}),
+        pytest.param({"when": [1704067200]}),
+        pytest.param({"when": [1704067200], "a": [np.inf]}),
+        pytest.param({"when": np.array(["NaT"], dtype="datetime64[ms]"), "a": [1.0]}),
     ],
 )
 def test_parquet_is_read_or_told_never_a_traceback_or_a_guess(tmp_path: Path, columns: dict[str, object]) -> None:
@@ -240,14 +219,12 @@ def test_a_file_of_lines_that_is_not_there_is_told(tmp_path: Path) -> None:
         list(read_lines(tmp_path / "none.jsonl"))
 
 
-@wrong("a gzip file cut short ends in EOFError")
 def test_lines_cut_short_are_told(tmp_path: Path) -> None:
     (tmp_path / "t.jsonl.gz").write_bytes(gzip.compress(b'{"a":1}\n' * 2000)[:-20])
     with pytest.raises(InputError, match="cannot be read"):
         list(read_lines(tmp_path / "t.jsonl.gz"))
 
 
-@wrong("a line beyond the limit becomes several records, and every later offset is off by as many")
 def test_a_line_beyond_the_limit_is_one_record(tmp_path: Path) -> None:
     path = write(tmp_path / "t.jsonl", b"x" * (2 * LINE_BYTES_MAX) + b'\n{"b":2}\n')
     assert [record.offset for record in read_lines(path)] == [0, 1]
