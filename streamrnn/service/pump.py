@@ -309,8 +309,15 @@ class Pump:
             return
         committed = await self._source.committed(partitions)
         begin = await self._source.begin_offsets(partitions)
-        fresh = begin if self.settings.start == "earliest" else await self._source.end_offsets(partitions)
-        for partition, (position, emit_from) in starting_points(committed, begin, fresh).items():
+        end = await self._source.end_offsets(partitions)
+        fresh = begin if self.settings.start == "earliest" else end
+        for partition, known in committed.items():
+            if known is not None and not begin[partition] <= known.offset <= end[partition]:
+                log.error(
+                    "the committed offset is not in the log (retention, or the topic was made anew)",
+                    partition=partition, committed=known.offset, begin=begin[partition], end=end[partition],
+                )  # fmt: skip
+        for partition, (position, emit_from) in starting_points(committed, begin, end, fresh).items():
             self._source.seek(partition, position)
             self.owned[partition] = _Owned(position, emit_from)
             self._observer.assigned(partition, position, emit_from)

@@ -69,17 +69,21 @@ def committed_with(offset: int, replay_from: int) -> Committed:
 
 
 def starting_points(
-    committed: Mapping[int, Committed | None], begin: Mapping[int, int], fresh: Mapping[int, int]
+    committed: Mapping[int, Committed | None],
+    begin: Mapping[int, int],
+    end: Mapping[int, int],
+    fresh: Mapping[int, int],
 ) -> dict[int, tuple[int, int]]:
     """Per partition (where to read from, first offset whose outputs are emitted).
 
-    A partition that was never committed starts at `fresh` (its begin or its end, by configuration). A note that cannot
-    be read, or that retention has overtaken, costs warmth and nothing else.
+    A partition that was never committed starts at `fresh` (its begin or its end, by configuration), and so does one whose
+    committed offset lies beyond its end: its topic was made anew. A note that cannot be read, or that retention has
+    overtaken, costs warmth and nothing else.
     """
     points: dict[int, tuple[int, int]] = {}
     for partition, known in committed.items():
         low = begin[partition]
-        if known is None:
+        if known is None or known.offset > end[partition]:
             points[partition] = (fresh[partition], fresh[partition])
             continue
         try:

@@ -30,6 +30,8 @@ PROPERTIES = {
     "group.initial.rebalance.delay.ms": "0",
     "group.min.session.timeout.ms": "500",
     "log.cleaner.backoff.ms": "1000",
+    # Simulated ticks carry times of years ago, which retention would take at its word.
+    "log.retention.ms": "-1",
     "num.network.threads": "2",
     "num.io.threads": "2",
 }

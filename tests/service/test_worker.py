@@ -158,15 +158,18 @@ async def test_it_becomes_ready_and_says_why_not() -> None:
 
 
 def test_starting_points() -> None:
-    begin, fresh = {0: 0, 1: 50, 2: 10, 3: 5}, {0: 0, 1: 50, 2: 90, 3: 5}
+    begin, fresh = {0: 0, 1: 50, 2: 10, 3: 5, 4: 0}, {0: 0, 1: 50, 2: 90, 3: 5, 4: 0}
+    end = dict.fromkeys(begin, 200)
     known = {
         0: committed_with(100, 40),
         1: committed_with(100, 40),  # retention has overtaken the replay point
         2: None,  # never committed
         3: Committed(70, "scribble"),
+        4: committed_with(900, 700),  # beyond the end: the topic was made anew
     }
-    assert starting_points(known, begin, fresh) == {0: (40, 100), 1: (50, 100), 2: (90, 90), 3: (70, 70)}
-    assert starting_points({0: committed_with(10, 5)}, {0: 30}, {0: 0}) == {0: (30, 30)}
+    points = starting_points(known, begin, end, fresh)
+    assert points == {0: (40, 100), 1: (50, 100), 2: (90, 90), 3: (70, 70), 4: (0, 0)}
+    assert starting_points({0: committed_with(10, 5)}, {0: 30}, {0: 40}, {0: 0}) == {0: (30, 30)}
 
 
 def test_replay_points_reach_back_warm_up_steps_and_no_further() -> None:
