@@ -25,12 +25,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from streamrnn.kernels.grid import ACCEPTED, DUPLICATE, FUTURE, LATE, NEVER
+from streamrnn.kernels.grid import ACCEPTED, DUPLICATE, FUTURE, LATE, NEVER, REPLAYED
 from streamrnn.records import F64, I16, I32, I64, KIND_GAP, KIND_IDLE, KIND_TICK, U8, Reason
 from streamrnn.spec import StreamSpec
 
 PENDING_FULL = 4
-STATUS_REASONS: tuple[Reason | None, ...] = (None, "late", "duplicate", "future", "pending-full")
+STATUS_REASONS: tuple[Reason | None, ...] = (None, "late", "duplicate", "future", "pending-full", None)
 DUE_UNKNOWN = 2**62
 
 
@@ -43,6 +43,7 @@ class GridState:
     real_step: I64
     last_ts: I64
     resting: U8
+    applied: I64
     partition_ts: I64
     partition_due: I64
 
@@ -91,6 +92,7 @@ class GridReference:
         rows: int,
         slot: I32,
         partition: I32,
+        offset: I64,
         ts: I64,
         record_ts: I64,
         values: F64,
@@ -102,17 +104,20 @@ class GridReference:
         skipped = 0
         for i in range(len(slot)):
             row, p, t = int(slot[i]), int(partition[i]), int(ts[i])
-            status[i] = self._admit(state, row, t, int(record_ts[i]), values[i], int(channel[i]))
-            if status[i] != ACCEPTED:
-                continue
-            if t > state.last_ts[row]:
-                state.last_ts[row] = t
-            state.resting[row] = 0
-            skipped += self._close(state, row, out, i)
+            if offset[i] < state.applied[row] and t <= record_ts[i] + self.spec.future_max_ms:
+                status[i] = REPLAYED  # the restored state has it already; the partition's event time has not
+            else:
+                status[i] = self._admit(state, row, t, int(record_ts[i]), values[i], int(channel[i]))
+                if status[i] != ACCEPTED:
+                    continue
+                if t > state.last_ts[row]:
+                    state.last_ts[row] = t
+                state.resting[row] = 0
+                skipped += self._close(state, row, out, i)
             if t > state.partition_ts[p]:
                 state.partition_ts[p] = t
                 if not self.spec.irregular and t >= state.partition_due[p]:
-                    self._fill_idle(state, rows, p, t, i, out)
+                    self._fill_idle(state, rows, p, t, i, int(offset[i]), out)
             if not self.spec.irregular:
                 state.partition_due[p] = min(
                     int(state.partition_due[p]), int(state.last_ts[row]) + self.spec.idle_after_ms
@@ -191,7 +196,7 @@ class GridReference:
                 combined[c] = total / len(present) if self.spec.within == "mean" else total
         return combined
 
-    def _fill_idle(self, state: GridState, rows: int, p: int, now: int, tick: int, out: StepList) -> None:
+    def _fill_idle(self, state: GridState, rows: int, p: int, now: int, tick: int, offset: int, out: StepList) -> None:
         spec = self.spec
         due = DUE_UNKNOWN
         until = now // spec.step_ms - 1
@@ -199,7 +204,7 @@ class GridReference:
             if state.resting[row] or (state.last_step[row] <= NEVER and not self.open_steps.get(row)):
                 continue
             falls_due = int(state.last_ts[row]) + spec.idle_after_ms
-            if falls_due > now:
+            if falls_due > now or state.applied[row] > offset:
                 due = min(due, falls_due)
                 continue
             for step in sorted(self.open_steps.get(row, {})):

@@ -92,6 +92,7 @@ class Kafka(_Section):
     heartbeat_interval_ms: Annotated[int, Field(ge=100)] = 3_000
     rebalance_timeout_ms: Annotated[int, Field(ge=1000)] = 60_000
     max_poll_interval_ms: Annotated[int, Field(ge=1000)] = 300_000
+    transaction_timeout_ms: Annotated[int, Field(ge=1000)] = 60_000
     isolation_level: Literal["read_uncommitted", "read_committed"] = "read_committed"
     group_instance_id: str | None = None
     compression_type: Literal["none", "gzip", "snappy", "lz4", "zstd"] = "none"
@@ -126,7 +127,7 @@ class Topics(_Section):
 
     def names(self) -> list[str]:
         """The topics this version of the service writes or follows."""
-        return [self.forecasts, self.imputed, self.dlq, self.models]
+        return [self.forecasts, self.imputed, self.dlq, self.models, self.state]
 
 
 class Model(_Section):
@@ -162,6 +163,13 @@ class Learn(_Section):
     silence_max: Duration = 120_000  # a trainer that says nothing for so long is killed
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     seed: int = 0
+
+
+class Checkpoint(_Section):
+    """When a partition's changed states are written to the changelog: what a restart has to replay at most."""
+
+    interval: Annotated[Duration, Field(ge=10)] = 10_000
+    records: Annotated[int, Field(ge=1)] = 100_000
 
 
 class Http(_Section):
@@ -222,6 +230,7 @@ class Settings(BaseSettings):
     poll_timeout: Duration = 100
     delivery_timeout: Duration = 30_000
     shutdown_grace: Duration = 15_000
+    checkpoint: Checkpoint = Checkpoint()
     decode: Decode = Decode()
     http: Http = Http()
     log: Log = Log()
@@ -252,8 +261,6 @@ class Settings(BaseSettings):
             faults.append("idle_after: must be at least step + lateness, or every series looks idle")
         if self.step == "irregular" and self.within != "one":
             faults.append("within: needs a grid; with step: irregular every tick is a step of its own")
-        if self.delivery == "exactly-once":
-            faults.append("delivery: exactly-once is not in this version; at-least-once marks duplicates by `source`")
         if self.learn.length <= self.learn.burn_in:
             faults.append("learn.length: must be more than learn.burn_in")
         if self.learn.window < self.learn.length + 2 * self.learn.holdout:
@@ -351,6 +358,12 @@ class Settings(BaseSettings):
             TopicNeed(self.topics.imputed, partitions, plain),
             TopicNeed(self.topics.dlq, partitions, plain),
             TopicNeed(self.topics.models, 1, compact),
+            # Small segments and an early cleaner: a restart reads what has not been compacted, too.
+            TopicNeed(
+                self.topics.state,
+                partitions,
+                {**compact, "segment.bytes": "67108864", "min.cleanable.dirty.ratio": "0.3"},
+            ),
         ]
 
     def effective(self) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 Alive: every owned partition advances or is at its end. A partition with records to read and no progress for
 `STALL_S` is the silent stall that clients of Kafka are known for; only a restart helps, so liveness goes red.
-Ready: serving, every partition past its silent replay, and none further behind than `LAG_MAX` records.
+Ready: serving, every partition restored and past its silent replay, and none further behind than `LAG_MAX` records.
 """
 
 from __future__ import annotations
@@ -29,12 +29,14 @@ class Health:
     serving: bool = False
     trouble: str = "starting"
     partitions: dict[int, _Partition] = field(default_factory=dict)
+    restoring: set[int] = field(default_factory=set)
 
     def assigned(self, partition: int, position: int, emit_from: int, now_s: float) -> None:
         self.partitions[partition] = _Partition(position, emit_from, now_s)
 
     def revoked(self, partition: int) -> None:
         self.partitions.pop(partition, None)
+        self.restoring.discard(partition)
 
     def progress(self, partition: int, position: int, lag: int | None, now_s: float) -> None:
         entry = self.partitions.get(partition)
@@ -55,9 +57,11 @@ class Health:
     def ready(self, now_s: float) -> tuple[bool, str]:
         if not self.serving or self.trouble:
             return False, self.trouble or "starting"
+        if self.restoring:
+            return False, f"restoring the state of partitions {sorted(self.restoring)}"
         replaying = [p for p, e in sorted(self.partitions.items()) if e.position < e.emit_from]
         if replaying:
-            return False, f"replaying partitions {replaying} to warm their series"
+            return False, f"replaying partitions {replaying} up to their committed offsets"
         behind = [f"{p} by {e.lag}" for p, e in sorted(self.partitions.items()) if (e.lag or 0) > LAG_MAX]
         if behind:
             return False, f"behind: partition {', '.join(behind)} records"

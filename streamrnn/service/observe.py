@@ -23,6 +23,7 @@ from streamrnn.service.summary import Summary
 from streamrnn.spec import StreamSpec
 
 BATCH_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+RESTORE_SECONDS = (0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 LAG_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
 
 
@@ -55,6 +56,12 @@ class Metrics:
         self.lag = gauge("partition_lag", "Records behind the end of the partition.", "partition")
         self.position = gauge("partition_position", "Next offset to be processed.", "partition")
         self.committed = gauge("partition_committed", "Committed offset.", "partition")
+        self.checkpoint = gauge("partition_checkpoint", "Input offset a restart would replay from.", "partition")
+        self.state_rows = counter("state_rows_total", "Series' states written to the changelog.")
+        self.restored = counter("state_rows_restored_total", "Series' states read back from the changelog.")
+        self.restore = histogram("restore_seconds", "From assignment to a restored partition.", RESTORE_SECONDS)
+        self.state_refused = counter("state_rows_refused_total", "States that could not be used.", "reason")
+        self.cold_starts = counter("cold_starts_total", "Partitions taken up without the state they should have had.")
         self.matured = counter("matured_targets_total", "Targets that came for forecasts made before.")
         self.skill = gauge("network_error_ratio", "Mean absolute error of the network over persistence's, last minute.")
         self.coverage = gauge("coverage", "Share of targets inside the outer quantiles, last minute.")
@@ -87,6 +94,7 @@ class WorkerObserver:
         self.started_s = time.monotonic()
         self.rejected: Tally[str] = Tally()
         self._series = 0
+        self._state_rows = 0
 
     # ── the pump ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -129,9 +137,26 @@ class WorkerObserver:
     def assigned(self, partition: int, position: int, emit_from: int) -> None:
         self.health.assigned(partition, position, emit_from, time.monotonic())
 
+    def restoring(self, partition: int) -> None:
+        self.health.restoring.add(partition)
+
+    def restored(self, partition: int, rows: int, refused: Mapping[str, int], seconds: float, why_cold: str) -> None:
+        self.health.restoring.discard(partition)
+        self.metrics.restored.inc(rows)
+        self.metrics.restore.observe(seconds)
+        for reason, count in refused.items():
+            self.metrics.state_refused.labels(reason).inc(count)
+        if why_cold:
+            self.metrics.cold_starts.inc()
+
+    def checkpointed(self, partition: int, offset: int, rows: int) -> None:
+        self.metrics.checkpoint.labels(str(partition)).set(offset)
+        self.metrics.state_rows.inc(max(0, rows - self._state_rows))
+        self._state_rows = rows
+
     def revoked(self, partition: int) -> None:
         self.health.revoked(partition)
-        for gauge in (self.metrics.lag, self.metrics.position, self.metrics.committed):
+        for gauge in (self.metrics.lag, self.metrics.position, self.metrics.committed, self.metrics.checkpoint):
             try:
                 gauge.remove(str(partition))
             except KeyError:

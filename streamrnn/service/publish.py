@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -23,18 +23,25 @@ class Publisher:
     """Encodes and appends; what was appended is covered by the Sink's next `seal`."""
 
     def __init__(
-        self, spec: StreamSpec, input_topic: str, forecasts: str, imputed: str, dead_letters: str, sink: Sink
+        self,
+        spec: StreamSpec,
+        input_topic: str,
+        forecasts: str,
+        imputed: str,
+        dead_letters: str,
+        sink: Callable[[int], Sink],
     ) -> None:
+        """`sink` gives the Sink for what belongs to an input partition."""
         self._encoder = Encoder(spec, input_topic)
         self._forecasts, self._imputed, self._dead_letters = forecasts, imputed, dead_letters
         self._sink = sink
         self._keys: dict[str, bytes] = {}
         self._partitions: dict[str, int] = {}
 
-    async def check(self) -> Mapping[str, int]:
+    async def check(self, sink: Sink) -> Mapping[str, int]:
         """Partition counts of the output topics; raises TopicMissing."""
         for topic in (self._forecasts, self._imputed, self._dead_letters):
-            self._partitions[topic] = await self._sink.partitions_for(topic)
+            self._partitions[topic] = await sink.partitions_for(topic)
         return self._partitions
 
     async def publish(self, outputs: Outputs, batch: TickBatch, unread: Sequence[Rejected]) -> tuple[int, int, int]:
@@ -65,7 +72,7 @@ class Publisher:
         # Outputs carry the time of the record that caused them, so that retention treats both alike.
         times: list[int] = batch.record_ts_ms[tick].tolist()
         for partition, begin, end in _stretches(batch.partition[tick]):
-            await self._sink.append_many(
+            await self._sink(partition).append_many(
                 topic,
                 partition % self._partitions.get(topic, partition + 1),
                 keys[begin:end],
@@ -81,7 +88,7 @@ class Publisher:
         for partition, items in by_partition.items():
             items.sort(key=lambda item: item.record.offset)
             letters = [_cut(*dead_letter(item)) for item in items]
-            await self._sink.append_many(
+            await self._sink(partition).append_many(
                 topic,
                 partition % self._partitions.get(topic, partition + 1),
                 [key for key, _, _ in letters],

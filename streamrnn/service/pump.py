@@ -1,16 +1,21 @@
-"""The pump: poll → decode → engine → outputs appended → delivery awaited → offset committed. At-least-once.
+"""The pump: poll → decode → engine → outputs appended → delivery awaited → offset committed.
 
 One batch is processed while the one before it is on its way to the broker, so the client's core and the broker's work
 at the same time. The protocol, per batch:
 
  1. Poll. Records of partitions we no longer own are dropped.
- 2. Under the lock that rebalances take too: decode, step the engine, append all outputs, seal them into a delivery.
+ 2. Under the lock that rebalances take too: decode, step the engine, append all outputs, take a slice of changed states
+    (`checkpoint`), seal it all into a delivery.
  3. Await the delivery before this one (every record of it acknowledged) under a deadline.
- 4. Only then may its offsets be committed; the commit runs beside the next batch, at most one at a time.
+ 4. Only then may its offsets be committed (at least once: beside the next batch, at most one at a time; exactly once:
+    they were part of the delivery), and only then may the states that saw its records leave.
 
-A failed delivery or a lost broker rolls everything back: clients are rebuilt, the owned partitions' state is dropped
-and rebuilt by a silent replay up to the committed offset (see `restart`). So what was committed was delivered, and what
-was delivered twice carries the same `source` both times.
+A failed delivery or a lost broker rolls everything back: clients are rebuilt, the owned partitions' state is dropped,
+restored from the changelog and brought to the committed offset by a silent replay. So what was committed was delivered,
+and what was delivered twice carries the same `source` both times.
+
+Rebalances are eager: they take every partition, often to give it back. What is given up in good order stays parked in
+memory, and goes on without a restore if nobody has moved it meanwhile.
 """
 
 from __future__ import annotations
@@ -18,24 +23,40 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import structlog
 
 from streamrnn.codec import Decoder
 from streamrnn.records import Outputs, Record, Rejected, TickBatch
+from streamrnn.service.checkpoint import Checkpointer, Parked, Slice, append
+from streamrnn.service.outbox import Outbox
 from streamrnn.service.publish import Publisher
 from streamrnn.service.restart import ReplayPoints, committed_with, starting_points
+from streamrnn.service.restore import Restoration, Restorer
 from streamrnn.stream.engine import Engine
-from streamrnn.transports.base import Committed, Deadline, Delivery, OwnershipLost, Sink, Source, TransportError
+from streamrnn.transports.base import (
+    Committed,
+    Deadline,
+    Delivery,
+    OwnershipLost,
+    Source,
+    TransportError,
+    clock_s,
+)
+from streamrnn.transports.changelog import Checkpoint
 
 log = structlog.get_logger(__name__)
 
 # How long one wait for a delivery lasts before the paused partitions are polled again, so that the client's idle clock
 # and a rejoin after an eviction go on while the broker keeps us waiting (FAULTS 2.1, aiokafka #1187).
 KEEP_ALIVE_S = 1.0
+# States written at a time when a partition is given up and nothing else is to do.
+FLUSH_ROWS = 4096
+# How long a partition that was given up is kept, should the next rebalance give it back.
+PARKED_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +81,10 @@ class Observer(Protocol):
     ) -> None: ...
     def progress(self, partition: int, position: int, lag: int | None) -> None: ...
     def committed(self, partition: int, offset: int, seconds: float) -> None: ...
+    def restoring(self, partition: int) -> None: ...
+    def restored(
+        self, partition: int, rows: int, refused: Mapping[str, int], seconds: float, why_cold: str
+    ) -> None: ...
     def assigned(self, partition: int, position: int, emit_from: int) -> None: ...
     def revoked(self, partition: int) -> None: ...
 
@@ -78,19 +103,57 @@ class Timing:
 @dataclass(slots=True)
 class _InFlight:
     delivery: Delivery
-    offsets: dict[int, int]
-    replay: dict[int, int]
+    offsets: dict[int, Committed]
     epoch: int
     sent_s: float
+    taken: list[Slice]  # states that saw this batch: they may leave when it is acknowledged
+    states: list[Slice]  # states that are part of this delivery
 
 
 @dataclass(slots=True)
 class _Owned:
-    """One owned partition: the next offset to process and the first whose outputs are emitted."""
+    """One owned partition: the next offset to process, the first whose outputs are emitted, the weights it is at."""
 
     position: int
     emit_from: int
-    committed: int = -1
+    committed: int
+    weights: str
+    checkpoint: Checkpoint | None = None  # whose swaps the replay repeats
+
+    @property
+    def replaying(self) -> bool:
+        return self.position < self.emit_from
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """Assigned, its state not restored yet."""
+
+    committed: Committed | None
+    begin: int
+    end: int
+
+
+@dataclass(slots=True)
+class _Parked:
+    """Given up in good order: its rows are still in the table."""
+
+    owned: _Owned
+    states: Parked | None
+    series: int
+    since_s: float
+
+
+@dataclass(slots=True)
+class _Group:
+    """Records that one call of the engine takes: all with the same weights."""
+
+    weights: str
+    records: list[Record] = field(default_factory=list)
+    emit_from: dict[int, int] = field(default_factory=dict)
+
+
+Processed = tuple[Outputs, TickBatch, Sequence[Rejected], tuple[int, int, int], Timing]
 
 
 class Pump:
@@ -99,27 +162,35 @@ class Pump:
     def __init__(
         self,
         source: Source,
-        sink: Sink,
+        outbox: Outbox,
         decoder: Decoder,
         engine: Engine,
         publisher: Publisher,
         observer: Observer,
         settings: PumpSettings,
+        restorer: Restorer,
+        checkpointer: Checkpointer,
         between_batches: Callable[[], None] = lambda: None,
+        load_weights: Callable[[str], bool] = lambda weights: False,
     ) -> None:
         self.settings = settings
         self.owned: dict[int, _Owned] = {}
-        self._source, self._sink, self._decoder = source, sink, decoder
+        self._source, self._outbox, self._decoder = source, outbox, decoder
         self._engine, self._publisher, self._observer = engine, publisher, observer
-        self._between_batches = between_batches
+        self._restorer, self._checkpointer = restorer, checkpointer
+        self._between_batches, self._load_weights = between_batches, load_weights
         self._points = ReplayPoints(engine.spec)
         self._lock = asyncio.Lock()
         self._epoch = 0  # of ownership: commits of an older one are dropped
+        self._waiting: dict[int, _Waiting] = {}
+        self._parked: dict[int, _Parked] = {}
         self._in_flight: deque[_InFlight] = deque()
+        self._ready: list[Slice] = []  # states whose outputs were acknowledged; they leave with the next delivery
         self._to_commit: dict[int, Committed] = {}
         self._stash: list[tuple[int, Sequence[Record]]] = []
         self._committing: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
+        self._record_ms = 0  # the newest record's time; states carry it
 
     # ── the loop ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -131,10 +202,13 @@ class Pump:
         """Pumps until `stop`. Raises TransportError when the broker fails beyond what the clients mend themselves."""
         while not self._stopping.is_set():
             await self._turn()
-        await self.drain(Deadline(self.settings.delivery_timeout_s))
+        async with self._lock:
+            await self._wind_up(Deadline(self.settings.delivery_timeout_s))
 
     async def _turn(self) -> None:
-        idle = not self._in_flight
+        if self._restorer.active:
+            await self._restore_some()
+        idle = not self._in_flight and not self._restorer.active
         polled, self._stash = self._stash, []
         if not polled:
             timeout_ms = self.settings.poll_timeout_ms if idle else 0
@@ -142,27 +216,65 @@ class Pump:
         self._raise_commit_error()
         self._between_batches()
         if not polled:
-            if self._in_flight:
-                await self._settle(0)
+            if not self._in_flight:
+                await self._write_states()
+            await self._settle(0)
+            self._drop_parked(lambda parked: clock_s() - parked.since_s > PARKED_S)
             self._report_lag()
             return
         async with self._lock:
-            started = time.process_time()
-            timing = Timing()
-            batch = await self._process(polled, timing)
-            timing.processor_s = time.process_time() - started
-        if batch is not None:
-            self._observer.batch(*batch, timing)
+            processed = await self._process(polled)
+        for outputs, batch, unread, sent, timing in processed:
+            self._observer.batch(outputs, batch, unread, sent, timing)
         await self._settle(self.settings.in_flight_max - 1)
         self._report_lag()
 
-    async def _process(
-        self, polled: Sequence[tuple[int, Sequence[Record]]], timing: Timing
-    ) -> tuple[Outputs, TickBatch, Sequence[Rejected], tuple[int, int, int]] | None:
-        records: list[Record] = []
-        emit_from: dict[int, int] = {}
-        offsets: dict[int, int] = {}
-        begin = time.perf_counter()
+    async def _process(self, polled: Sequence[tuple[int, Sequence[Record]]]) -> list[Processed]:
+        serving = self._engine.model
+        groups, ends, taken = self._grouped(polled, serving)
+        if not ends:
+            return []
+        processed: list[Processed] = []
+        for group in groups:
+            begin, started = time.perf_counter(), time.process_time()
+            if group.weights != self._engine.model:
+                self._engine.use(group.weights)
+            batch, unread = self._decoder.decode(group.records)
+            decoded = time.perf_counter()
+            outputs = self._engine.process(batch, group.emit_from)
+            stepped = time.perf_counter()
+            if group.emit_from:
+                unread = [r for r in unread if r.record.offset >= group.emit_from.get(r.record.partition, 0)]
+            sent = await self._publisher.publish(outputs, batch, unread)
+            timing = Timing(len(group.records), decoded - begin, stepped - decoded, time.perf_counter() - stepped)
+            timing.processor_s = time.process_time() - started
+            processed.append((outputs, batch, unread, sent, timing))
+        if serving != self._engine.model:
+            self._engine.use(serving)
+        if any(outputs.evicted for outputs, *_ in processed):
+            self._drop_parked(lambda parked: False)
+        count = sum(len(group.records) for group in groups)
+        swaps, self._record_ms = taken, groups[-1].records[-1].timestamp
+        slices = [
+            piece
+            for partition in ends
+            if not self.owned[partition].replaying
+            and (piece := self._checkpointer.take(partition, ends[partition], count))
+        ]
+        offsets = {
+            p: committed_with(end, self._replay_from(p, end)) for p, end in ends.items() if not self.owned[p].replaying
+        }
+        await self._send(offsets, swaps, slices)
+        return processed
+
+    def _grouped(
+        self, polled: Sequence[tuple[int, Sequence[Record]]], serving: str
+    ) -> tuple[list[_Group], dict[int, int], list[Slice]]:
+        """(what the engine is given, in order; where each partition then is; swaps of weights to be recorded)."""
+        replays: list[_Group] = []
+        live = _Group(serving)
+        ends: dict[int, int] = {}
+        swaps: list[Slice] = []
         for partition, chunk in polled:
             owned = self.owned.get(partition)
             if owned is None or not chunk:
@@ -173,26 +285,76 @@ class Pump:
                     continue
             event_time = self._engine.front.event_time_ms(partition)
             self._points.note(partition, chunk[0].offset, event_time, len(chunk))
-            records += chunk
-            offsets[partition] = owned.position = chunk[-1].offset + 1
-            if chunk[0].offset < owned.emit_from:
-                emit_from[partition] = owned.emit_from
-        if not records:
-            return None
-        batch, unread = self._decoder.decode(records)
-        decoded = time.perf_counter()
-        outputs = self._engine.process(batch, emit_from)
-        stepped = time.perf_counter()
-        if emit_from:
-            unread = [r for r in unread if r.record.offset >= emit_from.get(r.record.partition, 0)]
-        sent = await self._publisher.publish(outputs, batch, unread)
-        delivery = await self._sink.seal()
-        timing.records = len(records)
-        timing.decode_s, timing.engine_s = decoded - begin, stepped - decoded
-        timing.publish_s = time.perf_counter() - stepped
-        replay = {partition: self._replay_from(partition, offset) for partition, offset in offsets.items()}
-        self._in_flight.append(_InFlight(delivery, offsets, replay, self._epoch, time.monotonic()))
-        return outputs, batch, unread, sent
+            at = 0
+            while at < len(chunk) and chunk[at].offset < owned.emit_from:
+                weights = self._weights_at(owned, chunk[at].offset)
+                group = _Group(weights, emit_from={partition: owned.emit_from})
+                while at < len(chunk) and chunk[at].offset < owned.emit_from:
+                    if self._weights_at(owned, chunk[at].offset) != weights:
+                        break
+                    group.records.append(chunk[at])
+                    at += 1
+                owned.weights = weights
+                replays.append(group)
+            if at < len(chunk):
+                if owned.weights != serving:
+                    swaps.append(self._checkpointer.swapped(partition, chunk[at].offset, serving))
+                    owned.weights = serving
+                live.records += chunk[at:] if at else chunk
+            ends[partition] = owned.position = chunk[-1].offset + 1
+        return ([*replays, live] if live.records else replays), ends, swaps
+
+    def _weights_at(self, owned: _Owned, offset: int) -> str:
+        """The weights to replay with; those in use where the recorded ones are gone from the models topic."""
+        if owned.checkpoint is None:
+            return owned.weights
+        weights = owned.checkpoint.weights_at(offset)
+        if self._engine.has(weights):
+            return weights
+        serving = self._engine.model
+        if self._load_weights(weights):
+            self._engine.use(serving)
+            return weights
+        log.error("weights of the time are gone: the replay uses those in use now", weights=weights, instead=serving)
+        owned.checkpoint = None
+        owned.weights = serving
+        return serving
+
+    async def _send(self, offsets: Mapping[int, Committed], first: Iterable[Slice], taken: list[Slice]) -> None:
+        """Appends the states that may leave, seals, and puts the delivery in flight."""
+        checkpointer = self._checkpointer
+        leaving, self._ready = [*first, *self._ready], []
+        if self._outbox.exactly_once:
+            # Outputs, states, checkpoint and offset are one transaction: nothing has to wait for anything.
+            leaving += taken
+            for piece in taken:
+                checkpointer.arrived(piece)
+            taken = []
+            reached = {p: owned.position for p, owned in self.owned.items() if not owned.replaying}
+        else:
+            reached = {p: owned.committed for p, owned in self.owned.items()}
+        for partition, offset in reached.items():
+            done = checkpointer.complete(partition, offset)
+            if done is not None:
+                leaving.append(done)
+        for piece in leaving:
+            await append(piece, checkpointer.topic, self._outbox.sink(piece.partition), self._record_ms)
+        delivery = await self._outbox.seal(offsets)
+        self._in_flight.append(_InFlight(delivery, dict(offsets), self._epoch, clock_s(), taken, leaving))
+
+    async def _write_states(self) -> None:
+        """Nothing to read and nothing on its way: states go on being written all the same."""
+        async with self._lock:
+            if self._in_flight:
+                return
+            for partition, owned in self.owned.items():
+                if owned.position == owned.committed and not owned.replaying:
+                    piece = self._checkpointer.take(partition, owned.position, FLUSH_ROWS)
+                    if piece is not None:
+                        self._ready.append(piece)
+            waiting = any(self._checkpointer.completes(p, owned.committed) for p, owned in self.owned.items())
+            if self._ready or waiting:
+                await self._send({}, [], [])
 
     def _replay_from(self, partition: int, offset: int) -> int:
         series = len(self._engine.table.series(partition))
@@ -209,7 +371,7 @@ class Pump:
         """Awaits deliveries until only `leave` are on their way; a slow broker finds us paused, not gone."""
         while len(self._in_flight) > leave:
             head = self._in_flight[0]
-            deadline = Deadline(self.settings.delivery_timeout_s - (time.monotonic() - head.sent_s))
+            deadline = Deadline(self.settings.delivery_timeout_s - (clock_s() - head.sent_s))
             waiting = asyncio.ensure_future(head.delivery.wait(deadline))
             paused: list[int] = []
             try:
@@ -233,10 +395,18 @@ class Pump:
     def _delivered(self, done: _InFlight) -> None:
         if done.epoch != self._epoch:
             return
-        for partition, offset in done.offsets.items():
+        self._ready += done.taken
+        for piece in done.states:
+            self._checkpointer.arrived(piece)
+        for partition, committed in done.offsets.items():
             owned = self.owned.get(partition)
-            if owned is not None and offset > owned.emit_from - 1:
-                self._to_commit[partition] = committed_with(offset, done.replay[partition])
+            if owned is None or committed.offset <= owned.committed:
+                continue
+            if self._outbox.exactly_once:
+                owned.committed = committed.offset
+                self._observer.committed(partition, committed.offset, clock_s() - done.sent_s)
+            else:
+                self._to_commit[partition] = committed
         self._commit_soon()
 
     def _commit_soon(self) -> None:
@@ -246,8 +416,7 @@ class Pump:
     async def _commit(self) -> None:
         while self._to_commit:
             offsets, self._to_commit = self._to_commit, {}
-            epoch = self._epoch
-            begin = time.perf_counter()
+            epoch, begin = self._epoch, clock_s()
             try:
                 await self._source.commit(offsets, Deadline(self.settings.commit_timeout_s))
             except OwnershipLost as lost:
@@ -256,7 +425,7 @@ class Pump:
                 return
             if epoch != self._epoch:
                 return
-            seconds = time.perf_counter() - begin
+            seconds = clock_s() - begin
             for partition, committed in offsets.items():
                 owned = self.owned.get(partition)
                 if owned is not None:
@@ -272,77 +441,183 @@ class Pump:
                 raise error
             self._commit_soon()
 
-    async def drain(self, deadline: Deadline) -> None:
+    async def _drain(self, deadline: Deadline) -> None:
         """Everything in flight is delivered and committed, or TransportError is raised at the deadline."""
         while self._in_flight:
             head = self._in_flight.popleft()
             await head.delivery.wait(deadline)
             self._delivered(head)
-        if self._committing is not None:
+        while self._committing is not None:
             await asyncio.wait({self._committing}, timeout=deadline.remaining_s())
             if not self._committing.done():
                 self._committing.cancel()
                 raise TransportError("the last offsets could not be committed in time; they will be processed again")
             self._raise_commit_error()
-            if self._committing is not None:
-                await self._committing
+            if self._committing is not None and self._committing.cancelled():
+                self._committing = None
+
+    async def _wind_up(self, deadline: Deadline) -> None:
+        """Drains, then writes all changed states and a checkpoint at the committed offset, as far as time permits.
+
+        To be called under the lock. What is not written in time costs the next owner a longer replay, nothing else.
+        """
+        await self._drain(deadline)
+        checkpointer = self._checkpointer
+        settled = {p: o.position for p, o in self.owned.items() if o.position == o.committed and not o.replaying}
+        while deadline.remaining_s() > 0.5:
+            for partition, position in settled.items():
+                if not checkpointer.completes(partition, position):
+                    piece = checkpointer.take(partition, position, FLUSH_ROWS, force=True)
+                    if piece is not None:
+                        self._ready.append(piece)
+            if not self._ready and not any(checkpointer.completes(p, at) for p, at in settled.items()):
+                return
+            await self._send({}, [], [])
+            await self._drain(deadline)
 
     # ── rebalances ───────────────────────────────────────────────────────────────────────────────────────────────
 
     async def revoked(self, partitions: frozenset[int]) -> None:
-        """Settles the batch in hand, commits, and lets the partitions' state go."""
+        """Settles the batch in hand, commits, writes the states, and parks or lets go the partitions."""
         async with self._lock:
+            settled = True
             if partitions & self.owned.keys():
                 try:
-                    await self.drain(Deadline(self.settings.commit_timeout_s))
+                    await self._wind_up(Deadline(self.settings.commit_timeout_s))
                 except TransportError as error:
                     # Not committed means processed again by the next owner: late, never lost.
+                    settled = False
                     log.warning("partitions given up with a batch not settled", error=str(error))
-            self._let_go(partitions)
+            self._let_go(partitions, park=settled)
+            await self._outbox.close(sorted(partitions))
 
     async def assigned(self, partitions: frozenset[int]) -> None:
         async with self._lock:
-            await self._begin(sorted(partitions - self.owned.keys()))
+            await self._begin(sorted(partitions - self.owned.keys() - self._waiting.keys()))
 
     async def _begin(self, partitions: Sequence[int]) -> None:
         if not partitions:
             return
+        await self._outbox.open(partitions)
         committed = await self._source.committed(partitions)
         begin = await self._source.begin_offsets(partitions)
         end = await self._source.end_offsets(partitions)
-        fresh = begin if self.settings.start == "earliest" else end
-        for partition, known in committed.items():
-            if known is not None and not begin[partition] <= known.offset <= end[partition]:
+        for partition in partitions:
+            known, low, high = committed[partition], begin[partition], end[partition]
+            if known is not None and not low <= known.offset <= high:
                 log.error(
                     "the committed offset is not in the log (retention, or the topic was made anew)",
-                    partition=partition, committed=known.offset, begin=begin[partition], end=end[partition],
+                    partition=partition, committed=known.offset, begin=low, end=high,
                 )  # fmt: skip
-        for partition, (position, emit_from) in starting_points(committed, begin, end, fresh).items():
-            self._source.seek(partition, position)
-            self.owned[partition] = _Owned(position, emit_from)
-            self._observer.assigned(partition, position, emit_from)
-            log.info("partition assigned", partition=partition, replay_from=position, emit_from=emit_from)
+            parked = self._parked.pop(partition, None)
+            if parked is not None and parked.states is not None:
+                if known is not None and known.offset == parked.owned.position:
+                    self._checkpointer.resume(partition, parked.states)
+                    self._serve(partition, parked.owned)
+                    log.info("partition given back: its state was still here", partition=partition)
+                    continue
+                self._engine.drop(partition)
+            # Nothing is read before the state is there; where reading begins is settled then.
+            self._source.seek(partition, low)
+            self._source.pause([partition])
+            self._waiting[partition] = _Waiting(known, low, high)
+            self._observer.restoring(partition)
+            self._restorer.add([partition])
 
-    def _let_go(self, partitions: frozenset[int]) -> None:
+    async def _restore_some(self) -> None:
+        await self._restorer.read()
+        async with self._lock:
+            for done in self._restorer.apply():
+                self._open(done)
+
+    def _open(self, done: Restoration) -> None:
+        """A partition's state is there, as far as it could be had: serve from where it fits."""
+        partition = done.partition
+        waiting = self._waiting.pop(partition)
+        known, checkpoint, why = waiting.committed, done.checkpoint, done.why
+        if checkpoint is not None:
+            if checkpoint.offset < waiting.begin:
+                why = f"retention has deleted the records since its offset {checkpoint.offset}"
+            elif checkpoint.offset > waiting.end or (known is not None and known.offset > waiting.end):
+                why = f"its offset {checkpoint.offset} is not in the log: the topic was made anew"
+        if checkpoint is not None and not why:
+            emit_from = max(checkpoint.offset, known.offset if known is not None else checkpoint.offset)
+            self._engine.front.restore_event_time(partition, checkpoint.event_time_ms)
+            committed = known.offset if known is not None else -1
+            owned = _Owned(checkpoint.offset, emit_from, committed, checkpoint.weights, checkpoint)
+            self._checkpointer.begin(partition, checkpoint, done.strays)
+        else:
+            self._engine.drop(partition)
+            fresh = waiting.begin if self.settings.start == "earliest" else waiting.end
+            position, emit_from = starting_points(known, waiting.begin, waiting.end, fresh)
+            life = done.life + (1 if done.checkpoint is not None else 0)
+            serving = self._engine.model
+            owned = _Owned(position, emit_from, known.offset if known is not None else -1, serving)
+            if owned.committed > emit_from:
+                owned.committed = -1  # of a topic that is no more
+            begun = Checkpoint(self._source.topic, position, serving, None, life)
+            self._checkpointer.begin(partition, begun, done.found.strays(None))
+            self._ready.append(self._checkpointer.start(partition))
+            if known is not None:
+                log.error(
+                    "partition starts without its state; its series warm up anew", partition=partition, why=why,
+                    replay_from=position, emit_from=emit_from,
+                )  # fmt: skip
+        cold = why if known is not None else ""
+        self._observer.restored(partition, done.found.rows, done.found.refused, done.seconds, cold)
+        if done.found.refused:
+            log.error("states in the changelog were refused", partition=partition, refused=done.found.refused)
+        self._serve(partition, owned)
+
+    def _serve(self, partition: int, owned: _Owned) -> None:
+        self._source.seek(partition, owned.position)
+        self._source.resume([partition])
+        self.owned[partition] = owned
+        self._observer.assigned(partition, owned.position, owned.emit_from)
+        log.info("partition assigned", partition=partition, replay_from=owned.position, emit_from=owned.emit_from)
+
+    def _let_go(self, partitions: frozenset[int], park: bool) -> None:
         self._epoch += 1
         self._in_flight.clear()
         self._stash = [(partition, records) for partition, records in self._stash if partition not in partitions]
+        for piece in self._ready:
+            if piece.partition in partitions:
+                self._checkpointer.not_sent(piece)
+        self._ready = [piece for piece in self._ready if piece.partition not in partitions]
+        for partition in partitions & self._waiting.keys():
+            del self._waiting[partition]
+            self._restorer.remove(partition)
+            self._engine.drop(partition)
+            self._observer.revoked(partition)
         for partition in partitions & self.owned.keys():
-            del self.owned[partition]
+            owned = self.owned.pop(partition)
             self._to_commit.pop(partition, None)
             self._points.forget(partition)
-            series = self._engine.drop(partition)
+            states = self._checkpointer.park(partition)
+            series = len(self._engine.table.series(partition))
+            if park and owned.position == owned.committed and not owned.replaying:
+                owned.checkpoint = None
+                self._parked[partition] = _Parked(owned, states, series, clock_s())
+            else:
+                self._engine.drop(partition)
             self._observer.revoked(partition)
             log.info("partition revoked", partition=partition, series=series)
 
-    async def start_over(self, source: Source, sink: Sink, publisher: Publisher) -> None:
-        """Goes back to what is committed with new clients: the state of all partitions is dropped."""
-        self._let_go(frozenset(self.owned))
+    def _drop_parked(self, expired: Callable[[_Parked], bool]) -> None:
+        """Lets parked partitions go that are too old, or of which the table has had to let series go."""
+        for partition, parked in list(self._parked.items()):
+            if expired(parked) or len(self._engine.table.series(partition)) != parked.series:
+                del self._parked[partition]
+                self._engine.drop(partition)
+
+    def abandon(self) -> None:
+        """The clients are broken: all partitions' state is dropped, parked ones too."""
+        self._let_go(frozenset([*self.owned, *self._waiting]), park=False)
+        self._drop_parked(lambda parked: True)
         if self._committing is not None:
             self._committing.cancel()
             self._committing = None
         self._to_commit.clear()
-        self._source, self._sink, self._publisher = source, sink, publisher
 
     def positions(self) -> Mapping[int, tuple[int, int]]:
         """(position, first emitted offset) by owned partition."""

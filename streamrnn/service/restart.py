@@ -1,14 +1,13 @@
-"""Where to begin reading after a restart, so that the first forecast is warm.
+"""Where to begin reading when there is no state to go on from, so that the first forecast is warm all the same.
 
-State lives in memory; what is committed is only how far outputs were delivered. So beside every committed offset
-stands a second one, in the small string Kafka keeps with it: from there on the partition's ticks, replayed silently,
-give every series that speaks regularly its `warm_up` steps before the first forecast leaves.
+The state changelog is the rule; this is for the day when it is empty, deleted, or of another configuration. Beside
+every committed offset stands a second one, in the small string Kafka keeps with it: from there on the partition's ticks,
+replayed silently, give every series that speaks regularly its `warm_up` steps before the first forecast leaves.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
 
 import msgspec
 
@@ -68,28 +67,18 @@ def committed_with(offset: int, replay_from: int) -> Committed:
     return Committed(offset, msgspec.json.encode(_Note(replay_from)).decode())
 
 
-def starting_points(
-    committed: Mapping[int, Committed | None],
-    begin: Mapping[int, int],
-    end: Mapping[int, int],
-    fresh: Mapping[int, int],
-) -> dict[int, tuple[int, int]]:
-    """Per partition (where to read from, first offset whose outputs are emitted).
+def starting_points(known: Committed | None, begin: int, end: int, fresh: int) -> tuple[int, int]:
+    """(where to read from, first offset whose outputs are emitted) of a partition without state.
 
-    A partition that was never committed starts at `fresh` (its begin or its end, by configuration), and so does one whose
+    One that was never committed starts at `fresh` (its begin or its end, by configuration), and so does one whose
     committed offset lies beyond its end: its topic was made anew. A note that cannot be read, or that retention has
     overtaken, costs warmth and nothing else.
     """
-    points: dict[int, tuple[int, int]] = {}
-    for partition, known in committed.items():
-        low = begin[partition]
-        if known is None or known.offset > end[partition]:
-            points[partition] = (fresh[partition], fresh[partition])
-            continue
-        try:
-            replay = msgspec.json.decode(known.metadata, type=_Note).replay_from
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            replay = known.offset
-        emit = max(known.offset, low)
-        points[partition] = (min(max(replay, low), emit), emit)
-    return points
+    if known is None or known.offset > end:
+        return fresh, fresh
+    try:
+        replay = msgspec.json.decode(known.metadata, type=_Note).replay_from
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        replay = known.offset
+    emit = max(known.offset, begin)
+    return min(max(replay, begin), emit), emit

@@ -10,10 +10,9 @@ import asyncio
 import contextlib
 import gc
 import random
-import time
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import structlog
@@ -21,14 +20,18 @@ import torch
 
 from streamrnn.codec import Decoder
 from streamrnn.model.weights import WeightsError, build
+from streamrnn.service.checkpoint import Checkpointer, CheckpointSettings
 from streamrnn.service.http import HttpServer
 from streamrnn.service.observe import WorkerObserver
+from streamrnn.service.outbox import AtLeastOnce, ExactlyOnce, Outbox
 from streamrnn.service.publish import Publisher
 from streamrnn.service.pump import Pump, PumpSettings
+from streamrnn.service.restore import Restorer
 from streamrnn.service.signals import stop_on_signals
 from streamrnn.service.supervisor import Supervisor, train_command
 from streamrnn.stream.engine import Engine
-from streamrnn.transports.base import Deadline, TopicMissing, Transport, TransportError
+from streamrnn.stream.snapshot import Snapshots
+from streamrnn.transports.base import Deadline, TopicMissing, Transport, TransportError, clock_s
 from streamrnn.transports.kafka import KafkaTransport
 from streamrnn.transports.models import ModelsFollower
 
@@ -59,6 +62,7 @@ class Worker:
         self.observer = observer
         self.spec = settings.stream_spec()
         self.engine = Engine(self.spec)
+        self.snapshots = Snapshots(self.engine)
         self.decoder = Decoder(self.spec, settings.decode_spec())
         self.follower: ModelsFollower | None = None
         self.pump: Pump | None = None
@@ -99,6 +103,7 @@ class Worker:
         await admin.start()
         try:
             found = await admin.describe([settings.input, *settings.topics.names()])
+            policies = await admin.policies([settings.topics.state, settings.topics.models])
         finally:
             await admin.stop()
         missing = [name for name, partitions in found.items() if partitions is None]
@@ -108,8 +113,14 @@ class Worker:
                 + ("Create the input topic first. " if settings.input in missing else "")
                 + "`streamrnn topics --create` makes the others with the right partition counts."
             )
+        for topic, policy in policies.items():
+            if "compact" not in policy or "delete" in policy:
+                raise TransportError(
+                    f"{topic} has cleanup.policy={policy}: states and weights would be deleted by age. Change it: "
+                    f"kafka-configs.sh --alter --entity-type topics --entity-name {topic} --add-config cleanup.policy=compact"
+                )
         inputs = found[settings.input] or 0
-        for topic in (settings.topics.forecasts, settings.topics.imputed):
+        for topic in (settings.topics.forecasts, settings.topics.imputed, settings.topics.state):
             if (found[topic] or 0) < inputs:
                 raise TransportError(
                     f"{topic} has {found[topic]} partitions, {settings.input} has {inputs}: outputs of "
@@ -122,20 +133,23 @@ class Worker:
     async def _serve(self) -> None:
         while not self._stopping.is_set():
             source = self.transport.source(self.settings.input, self.settings.app)
-            sink = self.transport.sink()
+            outbox = self._outbox()
+            restorer = Restorer(
+                self.transport, self.settings.topics.state, self.settings.input, self.engine, self.snapshots
+            )
             try:
-                await sink.start()
-                publisher = self._publisher(sink)
-                await publisher.check()
+                publisher = self._publisher(outbox)
+                await publisher.check(await outbox.start())
                 self.pump = Pump(
-                    source, sink, self.decoder, self.engine, publisher, self.observer, self._pump_settings(), self._swap
-                )
+                    source, outbox, self.decoder, self.engine, publisher, self.observer, self._pump_settings(),
+                    restorer, self._checkpointer(), self._swap, self._load_again,
+                )  # fmt: skip
+                if self._stopping.is_set():
+                    self.pump.stop()
                 await source.start(self.pump)
                 self.observer.serving()
                 gc.collect()
                 gc.freeze()  # what was made by now lives on: the collector need not walk it again
-                if self._stopping.is_set():
-                    self.pump.stop()
                 await self.pump.run()
             except TopicMissing:
                 raise
@@ -146,21 +160,21 @@ class Worker:
                 await self._roll_back(error)
             finally:
                 grace = Deadline(self.settings.shutdown_grace_s)
-                for part in (source, sink):
-                    with contextlib.suppress(TransportError):
-                        await part.stop(grace)
+                with contextlib.suppress(TransportError):
+                    await source.stop(grace)
+                with contextlib.suppress(TransportError):
+                    await outbox.stop(grace)
+                await restorer.stop()
 
     async def _roll_back(self, error: TransportError) -> None:
         """Drops all state with the broken clients; raises GaveUp when that has happened too often."""
-        now = time.monotonic()
+        now = clock_s()
         while self._rebuilds and now - self._rebuilds[0] > REBUILD_WINDOW_S:
             self._rebuilds.popleft()
         self._rebuilds.append(now)
         self.observer.rebuilding(str(error))
         if self.pump is not None:
-            for partition in list(self.pump.owned):
-                self.engine.drop(partition)
-                self.observer.revoked(partition)
+            self.pump.abandon()
         if len(self._rebuilds) > REBUILDS_MAX:
             raise GaveUp(f"{REBUILDS_MAX} rebuilds in {REBUILD_WINDOW_S:.0f} s did not help; the last error: {error}")
         least, most = BACKOFF_S
@@ -169,9 +183,22 @@ class Worker:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), wait_s)
 
-    def _publisher(self, sink: Any) -> Publisher:
+    def _publisher(self, outbox: Outbox) -> Publisher:
         topics = self.settings.topics
-        return Publisher(self.spec, self.settings.input, topics.forecasts, topics.imputed, topics.dlq, sink)
+        return Publisher(self.spec, self.settings.input, topics.forecasts, topics.imputed, topics.dlq, outbox.sink)
+
+    def _outbox(self) -> AtLeastOnce | ExactlyOnce:
+        if self.settings.delivery == "exactly-once":
+            return ExactlyOnce(self.transport, self.settings.app, self.settings.input)
+        return AtLeastOnce(self.transport)
+
+    def _checkpointer(self) -> Checkpointer:
+        settings = self.settings
+        return Checkpointer(
+            self.engine, self.snapshots, settings.topics.state,
+            CheckpointSettings(settings.checkpoint.interval / 1000, settings.checkpoint.records),
+            self.observer.checkpointed,
+        )  # fmt: skip
 
     def _pump_settings(self) -> PumpSettings:
         settings = self.settings
@@ -211,12 +238,27 @@ class Worker:
         self.observer.swapped(model, meta)
         log.info("weights swapped in", model=model, loss=meta.loss)
 
+    def _load_again(self, model: str) -> bool:
+        """Weights that a restored partition must be replayed with, from the models topic if they are still there."""
+        blob = self.follower.blob(model) if self.follower is not None else None
+        if blob is None:
+            return False
+        try:
+            network, meta = build(blob)
+            if self.engine.table.fields["state"].shape != (network.state_size,):
+                return False  # of another kind: the states that it moved are not restored either
+            self.engine.load(network, model, np.array(meta.skill, dtype=np.float32) if meta.skill else None)
+        except (WeightsError, ValueError) as error:
+            log.error("weights for a replay cannot be used", model=model, error=str(error))
+            return False
+        return True
+
     async def _probe_loop(self) -> None:
         """How late the event loop runs what is due: the first sign of a blocked process."""
         while True:
-            due = time.monotonic() + LOOP_PROBE_S
+            due = clock_s() + LOOP_PROBE_S
             await asyncio.sleep(LOOP_PROBE_S)
-            self.observer.loop_lag(max(0.0, time.monotonic() - due))
+            self.observer.loop_lag(max(0.0, clock_s() - due))
             self.observer.held(len(self.engine.table))
 
 

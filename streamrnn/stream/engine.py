@@ -11,7 +11,9 @@ All per-series state is in one SeriesTable; the engine itself owns only the netw
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
@@ -30,6 +32,23 @@ from streamrnn.stream.table import Field, SeriesTable
 COVARIANCE_CHANNELS_MAX = 16
 
 NO_MODEL = "persistence"
+
+# So many networks stay built: the one in use, and those that restored partitions still replay with.
+NETWORKS_MAX = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Weights at work. `stamp` marks the rows whose recurrent state they computed."""
+
+    runner: Runner | None
+    skill: F32
+    stamp: int
+
+
+def stamp_of(model: str) -> int:
+    """What a row remembers of the weights that computed its state; 0 before there were any."""
+    return 0 if model == NO_MODEL else int.from_bytes(hashlib.sha256(model.encode()).digest()[:8], "big", signed=True)
 
 
 def engine_fields(spec: StreamSpec) -> list[Field]:
@@ -50,7 +69,7 @@ def engine_fields(spec: StreamSpec) -> list[Field]:
         Field("covariance", (correlated, correlated), np.float32),
         Field("net_ready", (), np.uint8),
         Field("ring", (spec.burn_in, spec.input_size), np.float16),
-        Field("generation", (), np.int32),
+        Field("generation", (), np.int64),
         Field("state", (0,), np.float32),
     ]
 
@@ -63,11 +82,10 @@ class Engine:
         self.table = SeriesTable(engine_fields(spec), spec.series_max)
         self.front = FrontEnd(spec, self.table)
         self.model = NO_MODEL
-        self._runner: Runner | None = None
-        self._generation = 0
+        self._served = Served(None, np.ones(spec.horizon, dtype=np.float32), 0)
+        self._networks: dict[str, Served] = {NO_MODEL: self._served}
         self._levels: F64 = np.array(spec.quantiles)
         self._normal: F64 = np.array([NormalDist().inv_cdf(q) for q in spec.quantiles])
-        self._skill: F32 = np.ones(spec.horizon, dtype=np.float32)
 
     def load(self, network: Network, model: str, skill: F32 | None = None) -> None:
         """Serves with these weights from the next tick on.
@@ -84,12 +102,25 @@ class Engine:
                 f"weights {model} are for {shape.channels} channels, horizon {shape.horizon}, quantiles "
                 f"{list(shape.quantiles)}; this stream has {wanted[0]}, {wanted[1]}, {list(wanted[2])}"
             )
-        self._runner = make_runner(network)
         if self.table.fields["state"].shape != (network.state_size,):
             self.table.replace(Field("state", (network.state_size,), np.float32))
-        self.model = model
-        self._generation += 1
-        self._skill = np.ones(spec.horizon, dtype=np.float32) if skill is None else skill.astype(np.float32)
+            self.table.columns["generation"][: self.table.used] = 0
+            self._networks = {NO_MODEL: self._networks[NO_MODEL]}
+        ones = np.ones(spec.horizon, dtype=np.float32)
+        kept = ones if skill is None else skill.astype(np.float32)
+        self._networks.pop(model, None)
+        self._networks[model] = Served(make_runner(network), kept, stamp_of(model))
+        while len(self._networks) > NETWORKS_MAX + 1:
+            del self._networks[next(known for known in self._networks if known not in (NO_MODEL, self.model))]
+        self.use(model)
+
+    def has(self, model: str) -> bool:
+        """Whether `use` can switch to these weights."""
+        return model in self._networks
+
+    def use(self, model: str) -> None:
+        """Serves with weights that were loaded before (a restored partition replays with those of its time)."""
+        self.model, self._served = model, self._networks[model]
 
     def drop(self, partition: int) -> int:
         """Lets a partition's series go; returns how many they were."""
@@ -142,7 +173,7 @@ class Engine:
         part = OutputPart(spec, frames, silent, self.table)
         forecast.advance(
             frames.slot, frames.values, frames.base, frames.scale, frames.age, frames.number,
-            part.out_row, part.fill_row, net, has_net, self._skill, self._levels, self._normal,
+            part.out_row, part.fill_row, net, has_net, self._served.skill, self._levels, self._normal,
             column["anchor"], column["base_ring"], column["pend_mean"], column["pend_net"], column["pend_off"],
             column["spread2"], column["theta"], column["loss"], column["covariance"], column["net_ready"],
             part.mean, part.quantiles, part.fill_value, part.fill_lower, part.fill_upper, part.filled,
@@ -152,16 +183,18 @@ class Engine:
         return part
 
     def _run_network(self, frames: Frames) -> tuple[F32, bool]:
-        if self._runner is None:
+        served = self._served
+        if served.runner is None:
             shape = (0, len(self.spec.channels), self.spec.horizon, 1 + len(self.spec.quantiles))
             return np.zeros(shape, dtype=np.float32), False
         column = self.table.columns
         state: F32 = column["state"]
         slots = frames.runs[:, 0]
-        stale = frames.runs[column["generation"][slots] != self._generation]
+        stale = frames.runs[column["generation"][slots] != served.stamp]
         if len(stale):
-            self._rebuild(self._runner, stale, frames.number[stale[:, 1]], state)
-        return self._runner.run(frames.inputs, frames.runs, state), True
+            self._rebuild(served.runner, stale, frames.number[stale[:, 1]], state)
+            column["generation"][stale[:, 0]] = served.stamp
+        return served.runner.run(frames.inputs, frames.runs, state), True
 
     def _rebuild(self, runner: Runner, runs: I64, number: I64, state: F32) -> None:
         """Runs the kept frames of these series through the weights now served, from a zero state."""
@@ -180,4 +213,3 @@ class Engine:
                 begin += length
             inputs = np.concatenate(pieces).astype(np.float32)
             runner.rebuild(inputs, np.array(begins, dtype=np.int64), state)
-        column["generation"][slots] = self._generation

@@ -5,8 +5,10 @@ Both see exactly the same frames, so that what a network is trained on is what i
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
 from streamrnn.grid import DUE_UNKNOWN, STATUS_REASONS, GridReference, GridState
@@ -24,6 +26,8 @@ def frontend_fields(spec: StreamSpec) -> list[Field]:
         Field("real_step", (), np.int64, fill=grid.NEVER),
         Field("last_ts", (), np.int64, fill=grid.NEVER),
         Field("resting", (), np.uint8),
+        # The input offset a restored row has come to: records below it are replayed around it, not through it.
+        Field("applied", (), np.int64),
         Field("prev_step", (), np.int64),
         Field("steps", (), np.int64),
         Field("dt_mean", (), np.float32),
@@ -96,6 +100,40 @@ class FrontEnd:
             return None
         return int(self._partition_ts[partition])
 
+    # ── for snapshots ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def restore_event_time(self, partition: int, event_time_ms: int | None) -> None:
+        """Sets a partition's event time as it was at its checkpoint; who falls idle when is looked up anew."""
+        self._room_for_partitions(np.array([partition], dtype=np.int32))
+        self._partition_ts[partition] = grid.NEVER if event_time_ms is None else event_time_ms
+        self._partition_due[partition] = grid.NEVER
+
+    @property
+    def holds(self) -> bool:
+        """Whether any series has ticks of steps that are not closed."""
+        return self._held
+
+    def held_bytes(self, row: int) -> bytes:
+        """The ticks that a row holds back, as bytes; empty where there are none."""
+        steps = self._reference.open_steps.get(row)
+        if not steps:
+            return b""
+        plain = [(step, [(ts, c, v.tobytes()) for ts, c, v in held]) for step, held in sorted(steps.items())]
+        return msgspec.msgpack.encode(plain)
+
+    def take_held(self, row: int, held: bytes) -> None:
+        """The reverse of `held_bytes`."""
+        steps = msgspec.msgpack.decode(held, type=list[tuple[int, list[tuple[int, int, bytes]]]])
+        self._reference.open_steps[row] = {
+            step: [(ts, c, np.frombuffer(v, dtype=np.float64).copy()) for ts, c, v in ticks] for step, ticks in steps
+        }
+        self._held = True
+
+    def forget_held(self, rows: Iterable[int]) -> None:
+        if self._reference.open_steps:
+            for row in rows:
+                self._reference.forget(row)
+
     def drop(self, partition: int) -> int:
         """Forgets a partition and its series; returns how many they were."""
         for row in self.table.series(partition).values():
@@ -115,14 +153,17 @@ class FrontEnd:
         state = self._state()
         status: U8 = np.zeros(len(slot), dtype=np.uint8)
         channel = batch.channel[begin:stop]
-        part, ts, record_ts = batch.partition[begin:stop], batch.ts_ms[begin:stop], batch.record_ts_ms[begin:stop]
+        part, offset = batch.partition[begin:stop], batch.offset[begin:stop]
+        ts, record_ts = batch.ts_ms[begin:stop], batch.record_ts_ms[begin:stop]
         values = batch.values[begin:stop]
         if self._plain and not self._held and not (channel >= 0).any():
-            out = self._align_compiled(state, slot, part, ts, record_ts, values, status)
+            out = self._align_compiled(state, slot, part, offset, ts, record_ts, values, status)
         else:
             self._held = True
-            out = self._align_reference(state, slot, part, ts, record_ts, values, channel, status)
+            out = self._align_reference(state, slot, part, offset, ts, record_ts, values, channel, status)
         frame_slot, step, frame_ts, kind, tick, frame_values, skipped = out
+        self.table.changed[slot] = True
+        self.table.changed[frame_slot] = True
         rejected: list[tuple[int, Reason, str]] = []
         if status.any():
             for i in np.flatnonzero(status):
@@ -150,12 +191,13 @@ class FrontEnd:
             real_step=columns["real_step"],
             last_ts=columns["last_ts"],
             resting=columns["resting"],
+            applied=columns["applied"],
             partition_ts=self._partition_ts,
             partition_due=self._partition_due,
         )
 
     def _align_compiled(
-        self, state: GridState, slot: I32, part: I32, ts: I64, record_ts: I64, values: F64, status: U8
+        self, state: GridState, slot: I32, part: I32, offset: I64, ts: I64, record_ts: I64, values: F64, status: U8
     ) -> tuple[I32, I64, I64, U8, I64, F64, int]:
         spec = self.spec
         parts: list[tuple[I32, I64, I64, U8, I64]] = []
@@ -166,9 +208,9 @@ class FrontEnd:
             out_step, out_ts, out_tick = (np.empty(size, dtype=np.int64) for _ in range(3))
             out_kind: U8 = np.empty(size, dtype=np.uint8)
             consumed, written, skips = grid.align(
-                begin, slot, part, ts, record_ts, spec.step_ms, spec.idle_after_ms, spec.gap_max, spec.future_max_ms,
+                begin, slot, part, offset, ts, record_ts, spec.step_ms, spec.idle_after_ms, spec.gap_max, spec.future_max_ms,
                 self.table.used, state.row_partition, state.last_step, state.real_step, state.last_ts, state.resting,
-                state.partition_ts, state.partition_due, status, out_slot, out_step, out_ts, out_kind, out_tick,
+                state.applied, state.partition_ts, state.partition_due, status, out_slot, out_step, out_ts, out_kind, out_tick,
             )  # fmt: skip
             if consumed == 0:
                 self._capacity *= 2  # one tick reveals more gaps than fit
@@ -190,10 +232,19 @@ class FrontEnd:
         return all_slot, step, frame_ts, kind, tick, frame_values, skipped
 
     def _align_reference(
-        self, state: GridState, slot: I32, part: I32, ts: I64, record_ts: I64, values: F64, channel: I16, status: U8
+        self,
+        state: GridState,
+        slot: I32,
+        part: I32,
+        offset: I64,
+        ts: I64,
+        record_ts: I64,
+        values: F64,
+        channel: I16,
+        status: U8,
     ) -> tuple[I32, I64, I64, U8, I64, F64, int]:
         steps, skipped = self._reference.align(
-            state, self.table.used, slot, part, ts, record_ts, values, channel, status
+            state, self.table.used, slot, part, offset, ts, record_ts, values, channel, status
         )
         frame_values = np.array(steps.values, dtype=np.float64).reshape(len(steps.slot), values.shape[1])
         return (

@@ -5,7 +5,9 @@ A batch of series is then one gather, one step, one scatter, and a series' whole
 1. A row belongs to one (partition, series); state moves with its partition, so one name in two partitions is two
    rows.
 2. At most `rows_max` rows. When they are used up, the series that has been silent longest is let go.
-3. Rows are reused only after they were reset to the fields' fill values.
+3. Rows are reused only after they were reset to the fields' fill values, or written over whole (`adopt`).
+4. `changed` marks rows that moved since somebody last wrote them down (the changelog clears it); with `keep_gone` the
+   names of the series that were let go are kept until somebody has taken note of them.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from streamrnn.records import I32, I64
+from streamrnn.records import I32, I64, Bool
 
 # How many of the longest silent rows are looked up at once when rows run out: one partial sort then serves many
 # newcomers. Larger finds more per search, smaller forgets less when churn stops.
@@ -46,6 +48,9 @@ class SeriesTable:
         self.used = 0  # rows ever handed out: all live rows are below it
         self.names: list[str | None] = []
         self.partition: I32 = np.empty(rows_max, dtype=np.int32)
+        self.changed: Bool = np.empty(rows_max, dtype=np.bool_)
+        self.keep_gone = False
+        self.gone: list[tuple[int, str]] = []  # (partition, series) let go since it was last emptied
         self.evictions = 0
         self._seen: I64 = np.empty(rows_max, dtype=np.int64)
         self._arrivals = 1  # ticks given a row so far; a row's entry in _seen is the last of them that was its own
@@ -142,13 +147,35 @@ class SeriesTable:
             self._seen[row] = arrived
         return True
 
-    def _allocate(self, arrived: int, evicted: list[int]) -> int:
+    def adopt(self, partition: int, series: Sequence[str]) -> tuple[I32, list[int]]:
+        """Rows for restored series, which the caller writes over whole: (rows, rows that were emptied for them).
+
+        In order of age: the last named is the last to be let go. A series that has its row already keeps it.
+        """
+        index = self._index.setdefault(partition, {})
+        evicted: list[int] = []
+        rows: I32 = np.empty(len(series), dtype=np.int32)
+        for i, name in enumerate(series):
+            row = index.get(name, -1)
+            if row < 0:
+                row = self._allocate(self._arrivals, evicted, reset=False)
+                index[name] = row
+                self.names[row] = name
+                self.partition[row] = partition
+            self._seen[row] = self._arrivals
+            self._arrivals += 1
+            rows[i] = row
+        self.changed[rows] = False
+        return rows, evicted
+
+    def _allocate(self, arrived: int, evicted: list[int], reset: bool = True) -> int:
         if self._free:
             return self._free.pop()
         if self.used < self.rows_max:
             self.used += 1
             self.names.append(None)
-            self._reset(self.used - 1)
+            if reset:
+                self._reset(self.used - 1)
             return self.used - 1
         while True:
             if not self._victims:
@@ -158,6 +185,8 @@ class SeriesTable:
             row, seen = self._victims.pop()
             if self._seen[row] == seen:  # it has not spoken since it was looked up
                 break
+        if self.keep_gone:
+            self.gone.append((int(self.partition[row]), self.names[row] or ""))
         self._forget(row)
         self.evictions += 1
         evicted.append(row)
@@ -182,9 +211,23 @@ class SeriesTable:
 
     def _reset(self, row: int) -> None:
         self.partition[row] = -1
+        self.changed[row] = False
         self._seen[row] = 0
         for name, field in self.fields.items():
             self.columns[name][row] = field.fill
+
+    def forget(self, partition: int, series: str) -> None:
+        """Lets one series go, if it is held."""
+        row = self.find(partition, series)
+        if row is not None:
+            self._forget(row)
+            self._free.append(row)
+            self._victims = []
+
+    def changed_rows(self, partition: int) -> I64:
+        """Rows of a partition that moved since they were last written down."""
+        used = self.used
+        return np.flatnonzero(self.changed[:used] & (self.partition[:used] == partition))
 
     def drop(self, partition: int) -> int:
         """Lets a whole partition go (it was revoked); returns how many series that were."""

@@ -6,6 +6,7 @@ Transports know bytes, offsets and partitions; they know nothing of models, seri
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,16 +31,24 @@ class TopicMissing(TransportError):
     """A topic that is needed does not exist; the message names the command that creates it."""
 
 
+def clock_s() -> float:
+    """The event loop's clock, which a simulation may turn; monotonic, never the time of day."""
+    try:
+        return asyncio.get_running_loop().time()
+    except RuntimeError:
+        return time.monotonic()
+
+
 class Deadline:
     """A moment by which waiting ends; passed along so that several waits share one budget."""
 
     __slots__ = ("_at_s",)
 
     def __init__(self, seconds: float) -> None:
-        self._at_s = time.monotonic() + seconds
+        self._at_s = clock_s() + seconds
 
     def remaining_s(self) -> float:
-        return max(0.0, self._at_s - time.monotonic())
+        return max(0.0, self._at_s - clock_s())
 
     @property
     def passed(self) -> bool:
@@ -122,6 +131,20 @@ class Sink(Protocol):
     async def stop(self, deadline: Deadline) -> None: ...
 
 
+class TransactionalSink(Sink, Protocol):
+    """A Sink whose records and input offsets become visible together, or not at all. `start` fences the former user of
+    the same id and ends what it left open. Use `commit`, never `seal`."""
+
+    appended: bool  # something was appended since the last commit
+
+    async def commit(self, topic: str, offsets: Mapping[int, Committed], group: str) -> Delivery:
+        """Ends the transaction that the appends began; the next may begin at once and waits for this one to end.
+
+        The delivery's `wait` returns when it is committed and raises DeliveryFailed when that is not certain.
+        """
+        ...
+
+
 class PartitionReader(Protocol):
     """Reads named partitions of a topic from given offsets without a group: the trainer's input, the models topic."""
 
@@ -155,6 +178,10 @@ class Admin(Protocol):
         """Partition count per topic, None where it does not exist. Never creates one."""
         ...
 
+    async def policies(self, names: Sequence[str]) -> dict[str, str]:
+        """`cleanup.policy` of those of the topics whose settings may be read."""
+        ...
+
     async def create(self, needs: Sequence[TopicNeed]) -> list[str]:
         """Creates those that are missing; returns their names. Raises TransportError with the broker's reason."""
         ...
@@ -167,5 +194,9 @@ class Transport(Protocol):
 
     def source(self, topic: str, group: str) -> Source: ...
     def sink(self) -> Sink: ...
-    def reader(self) -> PartitionReader: ...
+    def transactional(self, transactional_id: str) -> TransactionalSink: ...
+    def reader(self, bulk: bool = False) -> PartitionReader:
+        """`bulk`: much is to be read, by somebody who looks at a digest of every record."""
+        ...
+
     def admin(self) -> Admin: ...

@@ -12,7 +12,7 @@ from aiokafka.helpers import create_ssl_context
 
 from streamrnn.transports.base import TransportError
 from streamrnn.transports.kafka_admin import KafkaAdmin, KafkaReader
-from streamrnn.transports.kafka_sink import KafkaSink
+from streamrnn.transports.kafka_sink import KafkaSink, KafkaTransactionalSink
 from streamrnn.transports.kafka_source import KafkaSource
 
 # At DEBUG aiokafka writes every key and value into the log.
@@ -51,6 +51,8 @@ class KafkaSettings:
     batch_bytes_max: int = 900_000
     in_flight_bytes_max: int = 64 * 1024 * 1024
     delivery_timeout_ms: int = 30_000
+    # Longer than a batch and its delivery, shorter than the broker's transaction.max.timeout.ms (15 minutes by default).
+    transaction_timeout_ms: int = 60_000
 
     def client(self) -> dict[str, Any]:
         """Keyword arguments for any aiokafka client. Raises TransportError when the settings cannot be honoured."""
@@ -125,8 +127,11 @@ class KafkaTransport:
     def sink(self) -> KafkaSink:
         return KafkaSink(self.settings)
 
-    def reader(self) -> KafkaReader:
-        return KafkaReader(self.settings)
+    def transactional(self, transactional_id: str) -> KafkaTransactionalSink:
+        return KafkaTransactionalSink(self.settings, transactional_id)
+
+    def reader(self, bulk: bool = False) -> KafkaReader:
+        return KafkaReader(self.settings, bulk)
 
     def admin(self) -> KafkaAdmin:
         return KafkaAdmin(self.settings)

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from streamrnn.records import Record
 from streamrnn.transports.base import Deadline, TopicMissing, TopicNeed
+from streamrnn.transports.kafka_closing import close_consumer
 from streamrnn.transports.kafka_errors import explained
 
 if TYPE_CHECKING:
@@ -24,8 +26,9 @@ VISIBLE_S = 10.0
 class KafkaReader:
     """See transports.base.PartitionReader."""
 
-    def __init__(self, settings: KafkaSettings) -> None:
+    def __init__(self, settings: KafkaSettings, bulk: bool = False) -> None:
         self._settings = settings
+        self._bulk = bulk
         self._consumer: Any = None
         self._topic = ""
         self._positions: dict[int, int] = {}
@@ -49,6 +52,8 @@ class KafkaReader:
             isolation_level=settings.isolation_level,
             fetch_max_bytes=settings.fetch_max_bytes,
             max_partition_fetch_bytes=settings.max_partition_fetch_bytes,
+            # The batch checksum costs as much as all the rest of reading, and here each record has one of its own.
+            check_crcs=not self._bulk,
             **settings.client(),
         )
         try:
@@ -93,10 +98,7 @@ class KafkaReader:
         if self._consumer is None:
             return
         consumer, self._consumer = self._consumer, None
-        stopping = asyncio.ensure_future(consumer.stop())
-        done, _ = await asyncio.wait({stopping}, timeout=max(deadline.remaining_s(), 0.1))
-        if not done:
-            stopping.cancel()
+        await close_consumer(consumer, deadline)
 
     def _tp(self, partition: int) -> TopicPartition:
         return TopicPartition(self._topic, partition)
@@ -127,6 +129,20 @@ class KafkaAdmin:
             raise explained(error, self._settings, "asking for topics") from error
         counts = {entry["topic"]: len(entry["partitions"]) for entry in described}
         return {name: counts.get(name) for name in names}
+
+    async def policies(self, names: Sequence[str]) -> dict[str, str]:
+        """`cleanup.policy` of those topics whose settings may be read."""
+        found: dict[str, str] = {}
+        try:
+            resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
+            for answer in await self._client.describe_configs(resources):
+                for code, _, _, topic, entries in answer.resources:
+                    for entry in entries if not code else ():
+                        if entry[0] == "cleanup.policy":
+                            found[topic] = entry[1]
+        except (KafkaError, OSError, AttributeError):
+            return found  # no right to ask, or a broker that does not know: then it is not checked
+        return found
 
     async def create(self, needs: Sequence[TopicNeed]) -> list[str]:
         found = await self.describe([need.name for need in needs])

@@ -7,13 +7,15 @@ offset may be committed: in aiokafka a failed send fails nothing but its own fut
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
+from aiokafka.structs import OffsetAndMetadata
 
-from streamrnn.transports.base import Deadline, DeliveryFailed, TopicMissing, TransportError
+from streamrnn.transports.base import Committed, Deadline, DeliveryFailed, TopicMissing, TransportError
+from streamrnn.transports.kafka_closing import close_producer, drop_producer
 from streamrnn.transports.kafka_errors import explained
 
 if TYPE_CHECKING:
@@ -62,18 +64,23 @@ class KafkaSink:
 
     async def start(self) -> None:
         settings = self._settings
-        self._producer = AIOKafkaProducer(
+        self._producer = self._make()
+        try:
+            await asyncio.wait_for(self._producer.start(), settings.request_timeout_ms / 1000 + 10)
+        except (KafkaError, OSError, TimeoutError) as error:
+            raise explained(error, settings, "starting the producer") from error
+
+    def _make(self, **options: Any) -> Any:
+        settings = self._settings
+        return AIOKafkaProducer(
             acks="all",
             enable_idempotence=True,
             compression_type=settings.compression_type,
             max_batch_size=settings.batch_bytes_max,
             linger_ms=0,
             **settings.client(),
+            **options,
         )
-        try:
-            await asyncio.wait_for(self._producer.start(), settings.request_timeout_ms / 1000 + 10)
-        except (KafkaError, OSError, TimeoutError) as error:
-            raise explained(error, settings, "starting the producer") from error
 
     async def append_many(
         self,
@@ -125,13 +132,9 @@ class KafkaSink:
         if producer is None:
             return
         self._open.clear()
-        # stop() flushes, and with a dead broker flushes for ever (aiokafka #1101): past the deadline it is abandoned.
-        stopping = asyncio.ensure_future(producer.stop())
-        done, _ = await asyncio.wait({stopping}, timeout=max(deadline.remaining_s(), 0.1))
-        if not done:
-            stopping.cancel()
-        elif not stopping.cancelled() and stopping.exception() is not None:
-            raise explained(stopping.exception() or TimeoutError(), self._settings, "stopping the producer")
+        error = await close_producer(producer, deadline)
+        if error is not None:
+            raise explained(error, self._settings, "stopping the producer")
 
     async def _hand_over(self, where: tuple[str, int]) -> None:
         """Gives one batch to the client, once there is room for it in flight."""
@@ -163,4 +166,117 @@ class KafkaSink:
             future.exception()  # looked at here so that an abandoned one makes no noise; wait() raises it
 
 
-__all__ = ["KafkaDelivery", "KafkaSink", "TransportError"]
+class _Transaction:
+    """A transaction on its way to its end; see transports.base.Delivery."""
+
+    def __init__(self, ending: asyncio.Task[None]) -> None:
+        self._ending = ending
+
+    async def wait(self, deadline: Deadline) -> None:
+        done, _ = await asyncio.wait({self._ending}, timeout=deadline.remaining_s())
+        if not done:
+            raise DeliveryFailed("a transaction did not end in time; whether it was committed is not known")
+        if self._ending.cancelled():
+            raise DeliveryFailed("a transaction was given up; whether it was committed is not known")
+        error = self._ending.exception()
+        if error is not None:
+            raise error
+
+
+class KafkaTransactionalSink(KafkaSink):
+    """See transports.base.TransactionalSink.
+
+    After any error the object is of no use: its user drops it and starts another, which ends what this one left open.
+    """
+
+    def __init__(self, settings: KafkaSettings, transactional_id: str) -> None:
+        super().__init__(settings)
+        self._id = transactional_id
+        self._begun = False
+        self._ending: asyncio.Task[None] | None = None
+        self.appended = False
+
+    def _make(self, **options: Any) -> Any:
+        return super()._make(
+            transactional_id=self._id, transaction_timeout_ms=self._settings.transaction_timeout_ms, **options
+        )
+
+    async def append_many(
+        self,
+        topic: str,
+        partition: int,
+        keys: Sequence[bytes | None],
+        values: Sequence[bytes | None],
+        timestamps_ms: Sequence[int],
+        headers: Sequence[Sequence[tuple[str, bytes]]] | None = None,
+    ) -> None:
+        if self._producer is None:
+            raise DeliveryFailed(f"the producer {self._id} is closed")
+        self.appended = True
+        await super().append_many(topic, partition, keys, values, timestamps_ms, headers)
+
+    async def commit(self, topic: str, offsets: Mapping[int, Committed], group: str) -> _Transaction:
+        await self._begin()
+        for where in list(self._open):
+            await self._hand_over(where)
+        delivery = KafkaDelivery(self._handed, self._settings)
+        self._handed = {}
+        self.appended = self._begun = False
+        self._ending = asyncio.ensure_future(self._end(delivery, topic, offsets, group))
+        self._ending.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return _Transaction(self._ending)
+
+    async def _begin(self) -> None:
+        """The transaction before must have ended: a producer has one at a time."""
+        if self._begun:
+            return
+        if self._ending is not None:
+            await _Transaction(self._ending).wait(Deadline(self._settings.delivery_timeout_ms / 1000))
+        if self._producer is None:
+            raise DeliveryFailed(f"the producer {self._id} is closed")
+        try:
+            await self._producer.begin_transaction()
+        except (KafkaError, AssertionError) as error:
+            raise DeliveryFailed(f"no transaction can begin for {self._id}: {type(error).__name__}: {error}") from error
+        self._begun = True
+
+    async def _end(self, delivery: KafkaDelivery, topic: str, offsets: Mapping[int, Committed], group: str) -> None:
+        """Every record acknowledged, then the offsets, then the commit: a failed send fails no transaction by itself."""
+        deadline = Deadline(self._settings.delivery_timeout_ms / 1000)
+        try:
+            await delivery.wait(deadline)
+            async with asyncio.timeout(deadline.remaining_s()):
+                if offsets:
+                    wanted = {
+                        TopicPartition(topic, p): OffsetAndMetadata(c.offset, c.metadata) for p, c in offsets.items()
+                    }
+                    await self._producer.send_offsets_to_transaction(wanted, group)
+                await self._producer.commit_transaction()
+        except (KafkaError, OSError, TimeoutError, AssertionError) as error:
+            cause = explained(error, self._settings, f"committing the transaction of {self._id}")
+            raise cause if isinstance(cause, TopicMissing) else DeliveryFailed(str(cause)) from error
+
+    async def _hand_over(self, where: tuple[str, int]) -> None:
+        await self._begin()
+        await super()._hand_over(where)
+
+    async def stop(self, deadline: Deadline) -> None:
+        ending, self._ending = self._ending, None
+        clean = not self._begun and not self._open and (ending is None or (ending.done() and not _failed(ending)))
+        if clean:
+            return await super().stop(deadline)
+        # Flushing would send what must not be sent, and aborting could hit a later transaction.
+        if ending is not None and not ending.done():
+            ending.cancel()
+        producer, self._producer = self._producer, None
+        self._open.clear()
+        if producer is not None:
+            await drop_producer(producer)
+        return None
+
+
+def _failed(task: asyncio.Task[None]) -> bool:
+    return task.cancelled() or task.exception() is not None
+
+
+__all__ = ["KafkaDelivery", "KafkaSink", "KafkaTransactionalSink", "TransportError"]

@@ -21,6 +21,7 @@ from aiokafka.structs import OffsetAndMetadata
 
 from streamrnn.records import Record
 from streamrnn.transports.base import Committed, Deadline, Listener, OwnershipLost, TransportError
+from streamrnn.transports.kafka_closing import close_consumer
 from streamrnn.transports.kafka_errors import explained
 
 if TYPE_CHECKING:
@@ -165,13 +166,9 @@ class KafkaSource:
     async def stop(self, deadline: Deadline) -> None:
         if self._consumer is None:
             return
-        # Leaving the group can hang on a dead coordinator (aiokafka #659, #773): past the deadline it is abandoned.
-        stopping = asyncio.ensure_future(self._consumer.stop())
-        done, _ = await asyncio.wait({stopping}, timeout=max(deadline.remaining_s(), 0.1))
-        if not done:
-            stopping.cancel()
-        elif not stopping.cancelled() and stopping.exception() is not None:
-            raise explained(stopping.exception() or TimeoutError(), self._settings, "leaving the group")
+        error = await close_consumer(self._consumer, deadline)
+        if error is not None:
+            raise explained(error, self._settings, "leaving the group")
 
     # ── for the rebalance listener ───────────────────────────────────────────────────────────────────────────────
 

@@ -391,11 +391,6 @@ async def test_clients_given_up_on_a_frozen_broker_end_in_time_and_free_their_pa
         await dismantle(producer, consumer)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="clients abandoned at a deadline keep eight tasks and three sockets for ever (fetching on): cancelling stop() "
-    "does not close them; sender, fetcher and client have to be closed one by one",
-)
 async def test_clients_given_up_leave_no_task_behind(own_broker: Broker) -> None:
     own_broker.create("t", 2)
     transport = KafkaTransport(settings_for(own_broker))

@@ -31,7 +31,7 @@ def test_the_smallest_file_is_enough(file: Path) -> None:
     assert settings.stream_spec().step_ms == 1000
     assert settings.delivery == "at-least-once"
     assert [need.name for need in settings.topic_needs(4)] == [
-        f"streamrnn.{k}" for k in ("forecasts", "imputed", "dlq", "models")
+        f"streamrnn.{k}" for k in ("forecasts", "imputed", "dlq", "models", "state")
     ]
     assert settings.topic_needs(4)[0].partitions == 4
     assert settings.topic_needs(4)[3].config == {"cleanup.policy": "compact"}
@@ -64,7 +64,7 @@ def test_kafkas_own_spelling_and_other_shapes_are_accepted(file: Path) -> None:
         ({"quantiles": [0.9, 0.1]}, "quantiles must rise"),
         ({"channels": ["a", "a"]}, "named twice"),
         ({"idle_after": "1s", "lateness": "5s"}, "idle_after"),
-        ({"delivery": "exactly-once"}, "not in this version"),
+        ({"delivery": "at-most-once"}, "delivery"),
         ({"within": "mean", "step": "irregular"}, "within"),
         ({"horizon": 0}, "horizon"),
         ({"kafka.security_protocol": "SASL_SSL"}, "sasl_plain_username"),

@@ -157,19 +157,21 @@ async def test_it_becomes_ready_and_says_why_not() -> None:
 # ── where to begin ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_starting_points() -> None:
-    begin, fresh = {0: 0, 1: 50, 2: 10, 3: 5, 4: 0}, {0: 0, 1: 50, 2: 90, 3: 5, 4: 0}
-    end = dict.fromkeys(begin, 200)
-    known = {
-        0: committed_with(100, 40),
-        1: committed_with(100, 40),  # retention has overtaken the replay point
-        2: None,  # never committed
-        3: Committed(70, "scribble"),
-        4: committed_with(900, 700),  # beyond the end: the topic was made anew
-    }
-    points = starting_points(known, begin, end, fresh)
-    assert points == {0: (40, 100), 1: (50, 100), 2: (90, 90), 3: (70, 70), 4: (0, 0)}
-    assert starting_points({0: committed_with(10, 5)}, {0: 30}, {0: 40}, {0: 0}) == {0: (30, 30)}
+@pytest.mark.parametrize(
+    ("known", "begin", "end", "fresh", "point"),
+    [
+        (committed_with(100, 40), 0, 200, 0, (40, 100)),
+        (committed_with(100, 40), 50, 200, 50, (50, 100)),  # retention has overtaken the replay point
+        (None, 10, 200, 90, (90, 90)),  # never committed
+        (Committed(70, "scribble"), 5, 200, 5, (70, 70)),
+        (committed_with(900, 700), 0, 200, 0, (0, 0)),  # beyond the end: the topic was made anew
+        (committed_with(10, 5), 30, 40, 0, (30, 30)),
+    ],
+)
+def test_where_a_partition_without_state_begins(
+    known: Committed | None, begin: int, end: int, fresh: int, point: tuple[int, int]
+) -> None:
+    assert starting_points(known, begin, end, fresh) == point
 
 
 def test_replay_points_reach_back_warm_up_steps_and_no_further() -> None:

@@ -1,0 +1,221 @@
+"""When the changed states are written to the changelog, in slices that no batch notices.
+
+A checkpoint of a partition begins at an input offset B: the rows that have changed by then are written, a slice behind
+every batch, each as it is when its slice is taken and marked with the offset it has come to. When the last of them is
+acknowledged, a checkpoint record says "replay from B"; rows that were taken later than B are skipped by the replay up
+to their own offset (a fuzzy checkpoint, as in ARIES: Mohan et al., 1992). So the work per batch is bounded however many
+series there are.
+
+Order, at least once: a row may leave only after the outputs of all records that it has seen were acknowledged, or a
+crash would skip those records without their outputs. So a slice is copied behind its batch and appended after that
+batch's delivery, and the checkpoint record only when its offset is committed. Exactly once: rows, checkpoint, outputs
+and offset are one transaction, and there is nothing to wait for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from streamrnn.records import I64
+from streamrnn.stream.engine import Engine
+from streamrnn.stream.snapshot import Snapshots
+from streamrnn.transports.base import Sink, clock_s
+from streamrnn.transports.changelog import CHECKPOINT, SERIES, Checkpoint, encode_checkpoint, layout_key, series_key
+
+# Rows of a slice at least; a batch of more records permits as many rows as it has records.
+SLICE_ROWS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointSettings:
+    """A checkpoint begins after so many seconds or so many records, whichever comes first."""
+
+    interval_s: float = 10.0
+    records: int = 100_000
+
+
+@dataclass(slots=True)
+class Slice:
+    """Records for the state topic, copied behind one batch; `completes` is the checkpoint that they are the last of."""
+
+    partition: int
+    keys: list[bytes]
+    values: list[bytes | None]
+    completes: Checkpoint | None = None
+
+
+@dataclass(slots=True)
+class _Cycle:
+    """A checkpoint being written: where it began, and the rows still to be taken."""
+
+    checkpoint: Checkpoint
+    rows: I64
+    at: int = 0
+
+
+@dataclass(slots=True)
+class Parked:
+    """What is known of one partition's changelog; handed out while the partition is parked."""
+
+    written: Checkpoint
+    began_s: float
+    swaps: list[tuple[int, str]] = field(default_factory=list)  # since `written.offset`
+    layouts: set[int] = field(default_factory=set)  # described in the partition by now
+    gone: list[str] = field(default_factory=list)
+    cycle: _Cycle | None = None
+    waiting: Checkpoint | None = None  # its rows are acknowledged; it waits for its offset to be committed
+
+
+class Checkpointer:
+    """Owns the cycles of the owned partitions; belongs to the pump and is called under its lock."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        snapshots: Snapshots,
+        topic: str,
+        settings: CheckpointSettings,
+        written: Callable[[int, int, int], None] = lambda partition, offset, rows: None,
+    ) -> None:
+        self.topic = topic
+        self._engine, self._snapshots, self._settings = engine, snapshots, settings
+        self._told = written
+        self._partitions: dict[int, Parked] = {}
+        self.rows_written = 0
+        engine.table.keep_gone = True
+
+    def begin(self, partition: int, checkpoint: Checkpoint, strays: Sequence[str] = ()) -> None:
+        """A partition was restored, or starts with nothing; `strays` are states to be deleted from the topic."""
+        self._partitions[partition] = Parked(checkpoint, clock_s(), list(checkpoint.swaps), gone=list(strays))
+
+    def park(self, partition: int) -> Parked | None:
+        """The partition is given up; what `resume` needs, should it come back before anyone has moved it."""
+        known = self._partitions.pop(partition, None)
+        if known is not None:
+            known.cycle = known.waiting = None  # rows that were taken are on their way; the next checkpoint is whole
+        return known
+
+    def resume(self, partition: int, parked: Parked) -> None:
+        self._partitions[partition] = parked
+
+    # ── what goes with a batch ───────────────────────────────────────────────────────────────────────────────────
+
+    def start(self, partition: int) -> Slice:
+        """The first record of a partition that starts with nothing: replay from where it begins."""
+        return Slice(partition, [CHECKPOINT], [encode_checkpoint(self._partitions[partition].written)])
+
+    def swapped(self, partition: int, offset: int, weights: str) -> Slice:
+        """Other weights from this offset on: to leave with the batch that they serve first."""
+        known = self._partitions[partition]
+        known.swaps.append((offset, weights))
+        known.written = msgspec.structs.replace(known.written, swaps=tuple(known.swaps))
+        return Slice(partition, [CHECKPOINT], [encode_checkpoint(known.written)])
+
+    def take(self, partition: int, position: int, limit: int, force: bool = False) -> Slice | None:
+        """The next slice of changed rows, of at most `limit` of them, when there is something to write by now.
+
+        To be called behind a batch, when the partition's state has come to `position`. `force` begins a checkpoint
+        whatever the time.
+        """
+        known = self._partitions.get(partition)
+        if known is None:
+            return None
+        if known.cycle is None and not self._begin_cycle(known, partition, position, force):
+            return None
+        cycle = known.cycle
+        assert cycle is not None  # noqa: S101
+        table = self._engine.table
+        rows = cycle.rows[cycle.at : cycle.at + max(limit, SLICE_ROWS)]
+        cycle.at += len(rows)
+        # Some may have been let go since, or given to others.
+        rows = rows[table.changed[rows] & (table.partition[rows] == partition)]
+        piece = Slice(partition, [], [])
+        self._take_gone(known, partition, piece, 4 * max(limit, SLICE_ROWS))
+        if len(rows):
+            layout, text = self._snapshots.layout()
+            if layout not in known.layouts:
+                known.layouts.add(layout)
+                piece.keys.append(layout_key(layout))
+                piece.values.append(text)
+            names, records = self._snapshots.pack(partition, rows, position, known.written.life)
+            table.changed[rows] = False
+            piece.keys += [series_key(name) for name in names]
+            piece.values += records
+            self.rows_written += len(rows)
+        if cycle.at >= len(cycle.rows) and not known.gone:
+            piece.completes = cycle.checkpoint
+            known.cycle = None
+        return piece
+
+    def _begin_cycle(self, known: Parked, partition: int, position: int, force: bool) -> bool:
+        elapsed = clock_s() - known.began_s
+        since = position - known.written.offset
+        if known.waiting is not None or since <= 0:
+            return False
+        if not force and elapsed < self._settings.interval_s and since < self._settings.records:
+            return False
+        known.began_s = clock_s()
+        event_time_ms = self._engine.front.event_time_ms(partition)
+        begin = msgspec.structs.replace(known.written, offset=position, event_time_ms=event_time_ms, swaps=())
+        known.cycle = _Cycle(begin, self._engine.table.changed_rows(partition))
+        return True
+
+    def _take_gone(self, known: Parked, partition: int, piece: Slice, limit: int) -> None:
+        """Series that were let go are deleted from the changelog, too."""
+        gone = self._engine.table.gone
+        if gone:
+            for owner, name in gone:
+                other = self._partitions.get(owner)
+                if other is not None:
+                    other.gone.append(name)
+            gone.clear()
+        for name in dict.fromkeys(known.gone[:limit]):
+            if self._engine.table.find(partition, name) is None:
+                piece.keys.append(series_key(name.encode()))
+                piece.values.append(None)
+        del known.gone[:limit]
+
+    # ── what became of it ────────────────────────────────────────────────────────────────────────────────────────
+
+    def arrived(self, piece: Slice) -> None:
+        """A slice was acknowledged; with the last one the checkpoint waits for its offset to be committed."""
+        known = self._partitions.get(piece.partition)
+        if known is not None and piece.completes is not None:
+            known.waiting = piece.completes
+
+    def not_sent(self, piece: Slice) -> None:
+        """A slice will not leave: its rows count as changed again."""
+        table = self._engine.table
+        for key in piece.keys:
+            if key.startswith(SERIES):
+                row = table.find(piece.partition, key[len(SERIES) :].decode())
+                if row is not None:
+                    table.changed[row] = True
+
+    def complete(self, partition: int, committed: int) -> Slice | None:
+        """The checkpoint record, if its rows have arrived and its offset is committed."""
+        known = self._partitions.get(partition)
+        if known is None or known.waiting is None or known.waiting.offset > committed:
+            return None
+        # Weights that came into use since it began, even right where it begins, are known by now.
+        offset = known.waiting.offset
+        swaps = tuple(swap for swap in known.swaps if swap[0] > offset)
+        weights = known.written.weights_at(offset)
+        known.written = msgspec.structs.replace(known.waiting, weights=weights, swaps=swaps)
+        known.swaps, known.waiting = list(swaps), None
+        self._told(partition, known.written.offset, self.rows_written)
+        return Slice(partition, [CHECKPOINT], [encode_checkpoint(known.written)])
+
+    def completes(self, partition: int, committed: int) -> bool:
+        """Whether `complete` would return a record."""
+        known = self._partitions.get(partition)
+        return known is not None and known.waiting is not None and known.waiting.offset <= committed
+
+
+async def append(piece: Slice, topic: str, sink: Sink, timestamp_ms: int) -> None:
+    """Appends a slice to its partition of the state topic."""
+    if piece.keys:
+        await sink.append_many(topic, piece.partition, piece.keys, piece.values, [timestamp_ms] * len(piece.keys))

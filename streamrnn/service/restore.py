@@ -1,0 +1,129 @@
+"""Brings partitions' states back from the changelog, a poll at a time, between the batches of those that serve.
+
+A restore is not done inside the rebalance: a large state would outlast the time that a group gives its members, they
+would be put out, and the next rebalance would begin it anew, for ever (quix-streams #1131, #1146). The partition is
+assigned, paused, and served when its state is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import structlog
+
+from streamrnn.stream.engine import Engine
+from streamrnn.stream.snapshot import LayoutMismatch, Restored, SnapshotError, Snapshots
+from streamrnn.transports.base import Deadline, Transport, TransportError, clock_s
+from streamrnn.transports.changelog import ChangelogReader, Checkpoint
+
+log = structlog.get_logger(__name__)
+
+READ_MS = 50
+
+
+@dataclass(slots=True)
+class Restoration:
+    """What was found for one partition. Without a checkpoint it starts with nothing; `why` says the reason."""
+
+    partition: int
+    checkpoint: Checkpoint | None = None
+    why: str = ""
+    found: Restored = field(default_factory=Restored)
+    seconds: float = 0.0
+    life: int = 0  # of the partition's state: the checkpoint's, or the next new one
+    strays: list[str] = field(default_factory=list)  # states of other lives, to be deleted
+
+
+@dataclass(slots=True)
+class _Partition:
+    began_s: float
+    found: Restored = field(default_factory=Restored)
+    gave_up: str = ""
+
+
+class Restorer:
+    """One reader for all partitions that wait; a rebalance that changes them starts it anew."""
+
+    def __init__(
+        self, transport: Transport, topic: str, input_topic: str, engine: Engine, snapshots: Snapshots
+    ) -> None:
+        self._transport, self._topic, self._input = transport, topic, input_topic
+        self._engine, self._snapshots = engine, snapshots
+        self._reader: ChangelogReader | None = None
+        self._waiting: dict[int, _Partition] = {}
+        self._changed = False
+
+    @property
+    def active(self) -> bool:
+        return bool(self._waiting)
+
+    def add(self, partitions: Sequence[int]) -> None:
+        for partition in partitions:
+            self._waiting[partition] = _Partition(clock_s())
+            self._changed = True
+
+    def remove(self, partition: int) -> None:
+        if self._waiting.pop(partition, None) is not None:
+            self._changed = True
+
+    async def read(self) -> None:
+        """Reads some more; what it brings is applied by `apply`. Raises TransportError."""
+        if self._changed or self._reader is None:
+            await self.stop()
+            self._changed = False
+            reader = ChangelogReader(self._transport, self._topic, sorted(self._waiting))
+            try:
+                await reader.start()
+            except BaseException:
+                await reader.stop(Deadline(1.0))
+                raise
+            self._reader = reader
+        reader = self._reader
+        if reader.left():
+            self._pieces = await reader.read(READ_MS)
+
+    def apply(self) -> list[Restoration]:
+        """Puts into the table what was read; returns the partitions that are done. Raises TransportError."""
+        reader = self._reader
+        if reader is None or self._changed:  # a rebalance came in between: begin anew
+            return []
+        pieces, self._pieces = self._pieces, {}
+        for partition, piece in pieces.items():
+            known = self._waiting.get(partition)
+            if known is None or known.gave_up:
+                continue
+            try:
+                for text in piece.layouts:
+                    self._snapshots.learn(text)
+                for name in piece.gone:
+                    self._engine.table.forget(partition, name)
+                self._snapshots.restore(partition, piece.keys, piece.states, known.found)
+            except LayoutMismatch as error:
+                known.gave_up = str(error)
+            except SnapshotError as error:
+                raise TransportError(str(error)) from error
+        left = set(reader.left())
+        return [self._finished(reader, partition) for partition in sorted(self._waiting.keys() - left)]
+
+    def _finished(self, reader: ChangelogReader, partition: int) -> Restoration:
+        known = self._waiting.pop(partition)
+        checkpoint = reader.checkpoints.get(partition)
+        why = known.gave_up or reader.unusable.get(partition, "")
+        if not why and checkpoint is None:
+            why = "the changelog holds no checkpoint"
+        if not why and checkpoint is not None and checkpoint.input != self._input:
+            why = f"the changelog is that of topic {checkpoint.input!r}"
+        last = max([checkpoint.life if checkpoint else 0, *known.found.lives.values()])
+        done = Restoration(partition, None if why else checkpoint, why, known.found, clock_s() - known.began_s)
+        done.life = last + 1 if done.checkpoint is None else done.checkpoint.life
+        done.strays = known.found.strays(None if done.checkpoint is None else done.life)
+        for name in done.strays:
+            self._engine.table.forget(partition, name)
+        return done
+
+    async def stop(self) -> None:
+        reader, self._reader = self._reader, None
+        self._pieces = {}
+        if reader is not None:
+            await reader.stop(Deadline(2.0))

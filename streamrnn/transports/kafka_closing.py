@@ -1,0 +1,60 @@
+"""Ending aiokafka's clients for certain.
+
+`stop()` of a producer flushes, and with a dead broker flushes for ever (aiokafka #1101); `stop()` of a consumer leaves its
+group, and can hang on a dead coordinator (#659, #773). Past the deadline the call is given up, and the parts that it
+had not come to are closed one by one: a cancelled `stop()` alone leaves tasks that fetch on and sockets that stay open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+from aiokafka.errors import KafkaError
+
+from streamrnn.transports.base import Deadline
+
+LEAST_S = 0.1
+PART_S = 1.0
+
+
+async def close_producer(producer: Any, deadline: Deadline) -> BaseException | None:
+    """Returns the error that a finished `stop()` raised, None where there was none or the deadline came first."""
+    return await _close(producer, ("_sender", "client"), deadline)
+
+
+async def drop_producer(producer: Any) -> None:
+    """Without a flush: what is open stays open until the broker, or the next user of the same id, ends it."""
+    producer._closed = True  # noqa: SLF001
+    await _close_parts(producer, ("_sender", "client"))
+
+
+async def close_consumer(consumer: Any, deadline: Deadline) -> BaseException | None:
+    """As `close_producer`."""
+    return await _close(consumer, ("_coordinator", "_fetcher", "_client"), deadline)
+
+
+async def _close(client: Any, parts: tuple[str, ...], deadline: Deadline) -> BaseException | None:
+    stopping = asyncio.ensure_future(client.stop())
+    done, _ = await asyncio.wait({stopping}, timeout=max(deadline.remaining_s(), LEAST_S))
+    if done:
+        return None if stopping.cancelled() else stopping.exception()
+    stopping.cancel()
+    with contextlib.suppress(asyncio.CancelledError, KafkaError, OSError):
+        await asyncio.wait({stopping}, timeout=LEAST_S)
+    await _close_parts(client, parts)
+    return None
+
+
+async def _close_parts(client: Any, parts: tuple[str, ...]) -> None:
+    for name in parts:
+        part = getattr(client, name, None)
+        if part is None or not hasattr(part, "close"):
+            continue
+        closing = asyncio.ensure_future(part.close())
+        done, _ = await asyncio.wait({closing}, timeout=PART_S)
+        if not done:
+            closing.cancel()
+        elif not closing.cancelled():
+            closing.exception()  # looked at, so that it makes no noise

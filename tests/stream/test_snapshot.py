@@ -1,0 +1,248 @@
+"""States as records: what is packed comes back bit for bit, and what is not right is refused, never guessed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from making import START, batch, cut, feed, network, said, spec, states, walk
+
+from streamrnn.spec import StreamSpec
+from streamrnn.stream.engine import Engine
+from streamrnn.stream.snapshot import VERSION, LayoutMismatch, NewerVersion, Restored, Snapshots
+from streamrnn.stream.table import Field
+
+
+def engine(stream: StreamSpec, served: bool = True) -> Engine:
+    made = Engine(stream)
+    if served:
+        made.load(network(stream), "weights")
+    return made
+
+
+def packed(source: Engine, partition: int, position: int, life: int = 1) -> tuple[list[bytes], list[bytes]]:
+    rows = np.array(sorted(source.table.series(partition).values()), dtype=np.int64)
+    return Snapshots(source).pack(partition, rows, position, life)
+
+
+def moved(source: Engine, target: Engine, position: int) -> None:
+    """Everything of partitions 0 and 1 from one engine to another."""
+    for partition in (0, 1):
+        found = Restored()
+        keys, records = packed(source, partition, position)
+        Snapshots(target).restore(partition, keys, records, found)
+        assert found.rows == len(keys) and not found.refused
+        target.front.restore_event_time(partition, source.front.event_time_ms(partition))
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 1000), st.integers(0, 249), st.booleans(), st.sampled_from(["one", "mean"]))
+def test_going_on_from_a_snapshot_gives_the_same_bits(seed: int, at: int, served: bool, within: str) -> None:
+    """Also with steps that are still open (`within: mean` and lateness), and gaps that are filled later."""
+    stream = spec(within=within, lateness_ms=2000 if within == "mean" else 0)
+    ticks = walk(250, ["x", "y", "z"], seed=seed)
+    at = min(at, len(ticks))
+    whole, before, after = engine(stream, served), engine(stream, served), engine(stream, served)
+    feed(whole, cut(ticks, 0, at))
+    wanted = feed(whole, cut(ticks, at, len(ticks)))
+    feed(before, cut(ticks, 0, at))
+    moved(before, after, at)
+    assert feed(after, cut(ticks, at, len(ticks))) == wanted
+    assert states_without_applied(after) == states_without_applied(whole)
+
+
+def states_without_applied(source: Engine) -> dict[tuple[int, str], dict[str, bytes]]:
+    rows = states(source)
+    for columns in rows.values():
+        del columns["applied"]
+    return rows
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 1000), st.integers(0, 120), st.lists(st.integers(0, 120), min_size=3, max_size=3))
+def test_rows_taken_at_different_offsets_are_replayed_each_from_its_own(seed: int, begin: int, ahead: list[int]) -> None:
+    """A fuzzy checkpoint: the replay starts at `begin`, each series' row is from `begin` or later."""
+    stream = spec()
+    ticks = walk(300, ["x", "y", "z"], seed=seed)
+    ticks.partition[:] = 0
+    begin = min(begin, len(ticks))
+    whole = engine(stream)
+    wanted = feed(whole, ticks)
+    found, restored = Restored(), engine(stream)
+    source = engine(stream)
+    feed(source, cut(ticks, 0, begin))
+    event_time = source.front.event_time_ms(0)
+    position = begin
+    for name, further in sorted(zip(["x", "y", "z"], ahead, strict=True), key=lambda pair: pair[1]):
+        end = min(begin + further, len(ticks))
+        feed(source, cut(ticks, position, end))
+        position = max(position, end)
+        row = source.table.find(0, name)
+        if row is not None:
+            keys, records = Snapshots(source).pack(0, np.array([row]), position, 1)
+            Snapshots(restored).restore(0, keys, records, found)
+    restored.front.restore_event_time(0, event_time)
+    replayed = feed(restored, cut(ticks, begin, len(ticks)))
+    assert [row for row in replayed if row[0] >= position] == [row for row in wanted if row[0] >= position]
+    assert states_without_applied(restored) == states_without_applied(whole)
+
+
+def test_records_already_applied_say_nothing_and_move_nothing() -> None:
+    stream = spec()
+    ticks = walk(120, ["x", "y"])
+    ticks.partition[:] = 0
+    source, target = engine(stream), engine(stream)
+    feed(source, ticks)
+    keys, records = packed(source, 0, len(ticks))
+    Snapshots(target).restore(0, keys, records, Restored())
+    before = states(target)
+    assert said(stream, target.process(ticks), ticks) == []
+    assert states(target) == before
+
+
+def damage(record: bytes, at: int) -> bytes:
+    return record[:at] + bytes([record[at] ^ 1]) + record[at + 1 :]
+
+
+def test_one_flipped_bit_anywhere_is_refused() -> None:
+    stream = spec()
+    source = engine(stream)
+    feed(source, walk(60, ["x"]))
+    keys, records = packed(source, 0, 60)
+    for at in range(len(records[0])):
+        target, found = engine(stream), Restored()
+        try:
+            Snapshots(target).restore(0, keys[:1], [damage(records[0], at)], found)
+        except NewerVersion:
+            assert at == 10  # the version itself
+            continue
+        assert found.rows == 0 and sum(found.refused.values()) == 1, at
+        assert len(target.table) == 0
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (lambda r: r[:5], "short"),
+        (lambda r: r[:-1], "digest"),
+        (lambda r: r + b"x", "digest"),
+        (lambda r: b"\x80\x04" + r, "not-a-state"),  # a pickle's first bytes, or anything else
+        (lambda r: b"", "short"),
+    ],
+)
+def test_what_is_not_a_state_is_refused(spoil: Any, reason: str) -> None:
+    stream = spec()
+    source, target, found = engine(stream), engine(stream), Restored()
+    feed(source, walk(60, ["x"]))
+    keys, records = packed(source, 0, 60)
+    Snapshots(target).restore(0, keys[:1], [spoil(records[0])], found)
+    assert found.refused == {reason: 1} and found.rows == 0
+
+
+def test_a_record_under_another_series_or_of_another_partition_is_refused() -> None:
+    stream = spec()
+    source, target, found = engine(stream), engine(stream), Restored()
+    feed(source, walk(60, ["x"]))
+    keys, records = packed(source, 0, 60)
+    snapshots = Snapshots(target)
+    snapshots.restore(0, [b"y"], records[:1], found)
+    snapshots.restore(1, keys[:1], records[:1], found)
+    assert found.refused == {"digest": 1, "partition": 1} and len(target.table) == 0
+
+
+def test_a_newer_version_is_not_guessed_at() -> None:
+    stream = spec()
+    source = engine(stream)
+    feed(source, walk(60, ["x"]))
+    keys, records = packed(source, 0, 60)
+    newer = records[0][:10] + bytes([VERSION + 1]) + records[0][11:]
+    with pytest.raises(NewerVersion, match="upgrade this worker"):
+        Snapshots(engine(stream)).restore(0, keys[:1], [newer], Restored())
+
+
+def test_a_state_with_fewer_columns_is_read_by_their_names() -> None:
+    """What an older version wrote: a column that came later starts fresh, one that is no more is left out."""
+    stream = spec()
+    older, newer = engine(stream), engine(stream)
+    older.table.add([Field("of_old", (2,), np.float32, 7.0)])
+    newer.table.add([Field("of_late", (), np.float32, 3.0)])
+    feed(older, walk(60, ["x"]))
+    snapshots = Snapshots(older)
+    keys, records = packed(older, 0, 60)
+    target, found = Snapshots(newer), Restored()
+    target.restore(0, keys, records, found)
+    assert found.refused == {"layout-unknown": len(keys)}  # not before the description was read
+    target.learn(snapshots.layout()[1])
+    target.restore(0, keys, records, found)
+    assert found.rows == len(keys)
+    row = newer.table.find(0, "x")
+    assert row is not None and newer.table.columns["of_late"][row] == 3.0
+    before = older.table.columns["state"][older.table.find(0, "x")]
+    assert np.array_equal(newer.table.columns["state"][row], before)
+
+
+def test_another_configuration_s_state_is_refused_with_what_differs() -> None:
+    short, long = spec(horizon=4), spec(horizon=5)
+    source = engine(short)
+    feed(source, walk(60, ["x"]))
+    keys, records = packed(source, 0, 60)
+    target = Snapshots(engine(long))
+    target.learn(Snapshots(source).layout()[1])
+    with pytest.raises(LayoutMismatch, match=r"base_ring \[4, 3\].*\[5, 3\]"):
+        target.restore(0, keys, records, Restored())
+
+
+def test_the_record_that_has_come_further_is_kept_whatever_the_order() -> None:
+    stream = spec()
+    ticks = walk(120, ["x"])
+    ticks.partition[:] = 0
+    source = engine(stream)
+    feed(source, cut(ticks, 0, 50))
+    early = packed(source, 0, 50)
+    feed(source, cut(ticks, 50, len(ticks)))
+    late = packed(source, 0, len(ticks))
+    for order in ([early, late], [late, early]):
+        for together in (True, False):
+            target, found = engine(stream), Restored()
+            snapshots = Snapshots(target)
+            if together:
+                snapshots.restore(0, order[0][0] + order[1][0], order[0][1] + order[1][1], found)
+            else:
+                for keys, records in order:
+                    snapshots.restore(0, keys, records, found)
+            assert states(target) == states(source)
+
+
+def test_a_newer_life_wins_over_a_higher_offset() -> None:
+    stream = spec()
+    source = engine(stream)
+    feed(source, walk(60, ["x"]))
+    old = packed(source, 0, 5000, life=1)
+    source = engine(stream)
+    feed(source, walk(30, ["x"], seed=9))
+    new = packed(source, 0, 30, life=2)
+    target, found = engine(stream), Restored()
+    snapshots = Snapshots(target)
+    for keys, records in (old, new, old):
+        snapshots.restore(0, keys, records, found)
+    assert states(target)[0, "x"] == states(source)[0, "x"]
+    assert found.strays(2) == [] and found.strays(1) == ["x"]
+
+
+def test_more_states_than_rows_keep_the_ones_that_moved_last() -> None:
+    stream = spec(series_max=8)
+    source = engine(stream)
+    snapshots, target, found = Snapshots(source), engine(spec(series_max=4)), Restored()
+    keys: list[bytes] = []
+    records: list[bytes] = []
+    for i in range(8):
+        feed(source, batch([f"s{i}"], [START + i * 1000], [[1.0, 2.0, 3.0]]))
+        more = snapshots.pack(0, np.array([source.table.find(0, f"s{i}")]), i + 1, 1)
+        keys += more[0]
+        records += more[1]
+    Snapshots(target).restore(0, keys, records, found)
+    assert sorted(target.table.series(0)) == ["s4", "s5", "s6", "s7"]
+    assert found.refused == {"series_max": 4}
