@@ -11,7 +11,7 @@ import contextlib
 import gc
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -56,10 +56,17 @@ class GaveUp(TransportError):
 class Worker:
     """Serves until stopped. `transport` is Kafka in production, memory in tests."""
 
-    def __init__(self, settings: Settings, transport: Transport, observer: WorkerObserver) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        transport: Transport,
+        observer: WorkerObserver,
+        on_serving: Callable[[], None] = lambda: None,
+    ) -> None:
         self.settings = settings
         self.transport = transport
         self.observer = observer
+        self._on_serving = on_serving
         self.spec = settings.stream_spec()
         self.engine = Engine(self.spec)
         self.snapshots = Snapshots(self.engine)
@@ -148,8 +155,7 @@ class Worker:
                     self.pump.stop()
                 await source.start(self.pump)
                 self.observer.serving()
-                gc.collect()
-                gc.freeze()  # what was made by now lives on: the collector need not walk it again
+                self._on_serving()
                 await self.pump.run()
             except TopicMissing:
                 raise
@@ -275,6 +281,12 @@ def prepare_process() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
+def settle_memory() -> None:
+    """What was made by now lives on: the collector need not walk it again."""
+    gc.collect()
+    gc.freeze()
+
+
 def run(settings: Settings, config_arguments: Sequence[str] = ()) -> None:
     """The `streamrnn run` process. `config_arguments` are handed on to the trainer it supervises.
 
@@ -286,7 +298,7 @@ def run(settings: Settings, config_arguments: Sequence[str] = ()) -> None:
 
 async def _run(settings: Settings, config_arguments: Sequence[str]) -> None:
     observer = WorkerObserver(settings.stream_spec(), settings.effective())
-    worker = Worker(settings, KafkaTransport(settings.kafka_settings()), observer)
+    worker = Worker(settings, KafkaTransport(settings.kafka_settings()), observer, settle_memory)
     stop_on_signals(worker.stop)
     token = settings.http.token_file.read_text().strip() if settings.http.token_file else None
     server = HttpServer(observer, settings.http.host, settings.http.port, token)

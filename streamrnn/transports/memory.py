@@ -12,6 +12,7 @@ simulation delays, refuses, loses the answer or ends the client there.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -189,7 +190,14 @@ class MemoryBroker:
     # ── groups ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def rebalance(self, group: str) -> None:
-        """Everyone gives up everything, then partitions are dealt out in turn: the eager protocol."""
+        """Everyone gives up everything, then partitions are dealt out in turn: the eager protocol.
+
+        The broker's own work: it goes on when the client whose joining or leaving began it is gone.
+        """
+        running = asyncio.get_running_loop().create_task(self._rebalance(group), context=contextvars.Context())
+        await asyncio.shield(running)
+
+    async def _rebalance(self, group: str) -> None:
         state = self.groups[group]
         async with state.rebalancing:
             for member in list(state.members):
@@ -222,6 +230,7 @@ class MemorySource:
     def __init__(self, broker: MemoryBroker, topic: str, group: str, client: str = "") -> None:
         self.topic = topic
         self._broker, self._group, self._client = broker, group, client
+        self.client = client
         self._listener: Listener | None = None
         self._positions: dict[int, int] = {}
         self._paused: set[int] = set()
