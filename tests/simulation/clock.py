@@ -34,7 +34,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._jump = _Jump()
         super().__init__(self._jump)
-        self.tasks: dict[str, set[asyncio.Task[Any]]] = {}
+        self.tasks: dict[str, dict[asyncio.Task[Any], None]] = {}  # in the order they were made
         self.set_task_factory(self._made)
 
     def time(self) -> float:
@@ -44,9 +44,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         context = options.get("context")
         client = context.get(CLIENT, "") if context is not None else CLIENT.get()
         task = asyncio.Task(coro, loop=loop, **options)
-        mine = self.tasks.setdefault(client, set())
-        mine.add(task)
-        task.add_done_callback(mine.discard)
+        mine = self.tasks.setdefault(client, {})
+        mine[task] = None
+        task.add_done_callback(lambda done: mine.pop(done, None))
         return task
 
     def end_tasks_of(self, client: str) -> None:

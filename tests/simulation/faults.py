@@ -130,4 +130,3 @@ async def put_out(broker: MemoryBroker, client: str) -> None:
             broker.evict(member, name)
         if gone and group.members:
             await broker.rebalance(name)
-

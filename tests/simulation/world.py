@@ -79,7 +79,10 @@ def settings(rng: random.Random, delivery: str) -> Settings:
             "delivery_timeout": "5s",
             "shutdown_grace": "3s",
             "batch_records_max": rng.choice([1, 3, 7, 20, 60]),
-            "checkpoint": {"interval": rng.choice(["10ms", "200ms", "2s", "30s"]), "records": rng.choice([3, 20, 1000])},
+            "checkpoint": {
+                "interval": rng.choice(["10ms", "200ms", "2s", "30s"]),
+                "records": rng.choice([3, 20, 1000]),
+            },
             "train": "off",
         },
         {},
@@ -124,6 +127,7 @@ class World:
     def __init__(self, seed: int, kinds: tuple[str, ...] = KINDS, delivery: str = "") -> None:
         self.seed = seed
         rng = self.random = random.Random(f"world-{seed}")
+        random.seed(seed)  # the service's own back-off
         self.settings = settings(rng, delivery or rng.choice(["at-least-once", "exactly-once"]))
         self.broker = MemoryBroker()
         self.broker.create("ticks", PARTITIONS)
@@ -343,10 +347,11 @@ class World:
                     for tick, ts, series, text in zip(part.tick, part.ts_ms, part.series, texts, strict=True)
                 }
             rows |= {("app.dlq", p, item.record.offset, 0, "", item.record.value or b"") for item in unread}
-            rows |= {("app.dlq", p, int(offset[tick]), 0, "", batch.records[tick].value) for tick, _, _ in outputs.rejected}
+            rows |= {
+                ("app.dlq", p, int(offset[tick]), 0, "", batch.records[tick].value) for tick, _, _ in outputs.rejected
+            }
         return rows, engines
 
 
 def readable(record: MemoryRecord) -> bool:
     return record.transaction is None or record.transaction.state == "committed"
-

@@ -63,7 +63,9 @@ def states_without_applied(source: Engine) -> dict[tuple[int, str], dict[str, by
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 1000), st.integers(0, 120), st.lists(st.integers(0, 120), min_size=3, max_size=3))
-def test_rows_taken_at_different_offsets_are_replayed_each_from_its_own(seed: int, begin: int, ahead: list[int]) -> None:
+def test_rows_taken_at_different_offsets_are_replayed_each_from_its_own(
+    seed: int, begin: int, ahead: list[int]
+) -> None:
     """A fuzzy checkpoint: the replay starts at `begin`, each series' row is from `begin` or later."""
     stream = spec()
     ticks = walk(300, ["x", "y", "z"], seed=seed)
