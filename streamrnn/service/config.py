@@ -229,6 +229,7 @@ class Settings(BaseSettings):
     batch_records_max: Annotated[int, Field(ge=1)] = 2000
     poll_timeout: Duration = 100
     delivery_timeout: Duration = 30_000
+    stall_after: Annotated[Duration, Field(ge=1000)] = 30_000  # a partition with records that gives none: clients anew
     shutdown_grace: Duration = 15_000
     checkpoint: Checkpoint = Checkpoint()
     decode: Decode = Decode()

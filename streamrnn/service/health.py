@@ -30,6 +30,8 @@ class Health:
     trouble: str = "starting"
     partitions: dict[int, _Partition] = field(default_factory=dict)
     restoring: set[int] = field(default_factory=set)
+    # Partitions whose log is damaged: a restart would not help, so they do not count for being alive.
+    unreadable: dict[int, str] = field(default_factory=dict)
 
     def assigned(self, partition: int, position: int, emit_from: int, now_s: float) -> None:
         self.partitions[partition] = _Partition(position, emit_from, now_s)
@@ -50,7 +52,7 @@ class Health:
         stalled = [
             f"partition {p} has {e.lag} records to read and did not move for {now_s - e.moved_s:.0f} s"
             for p, e in sorted(self.partitions.items())
-            if e.lag and now_s - e.moved_s > STALL_S
+            if e.lag and now_s - e.moved_s > STALL_S and p not in self.unreadable
         ]
         return not stalled, "; ".join(stalled) or "ok"
 
@@ -62,6 +64,9 @@ class Health:
         replaying = [p for p, e in sorted(self.partitions.items()) if e.position < e.emit_from]
         if replaying:
             return False, f"replaying partitions {replaying} up to their committed offsets"
+        damaged = [f"{p}: {why}" for p, why in sorted(self.unreadable.items()) if p in self.partitions]
+        if damaged:
+            return False, f"cannot be read on: partition {'; '.join(damaged)}"
         behind = [f"{p} by {e.lag}" for p, e in sorted(self.partitions.items()) if (e.lag or 0) > LAG_MAX]
         if behind:
             return False, f"behind: partition {', '.join(behind)} records"

@@ -20,6 +20,7 @@ from streamrnn.service.health import Health
 from streamrnn.service.history import History
 from streamrnn.service.pump import Timing
 from streamrnn.service.summary import Summary
+from streamrnn.service.unreadable import Damage
 from streamrnn.spec import StreamSpec
 
 BATCH_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -62,6 +63,7 @@ class Metrics:
         self.restore = histogram("restore_seconds", "From assignment to a restored partition.", RESTORE_SECONDS)
         self.state_refused = counter("state_rows_refused_total", "States that could not be used.", "reason")
         self.cold_starts = counter("cold_starts_total", "Partitions taken up without the state they should have had.")
+        self.unreadable = gauge("partitions_unreadable", "Partitions served only up to a damaged place in their log.")
         self.matured = counter("matured_targets_total", "Targets that came for forecasts made before.")
         self.skill = gauge("network_error_ratio", "Mean absolute error of the network over persistence's, last minute.")
         self.coverage = gauge("coverage", "Share of targets inside the outer quantiles, last minute.")
@@ -171,6 +173,10 @@ class WorkerObserver:
     def rebuilding(self, error: str) -> None:
         self.metrics.rebuilds.inc()
         self.health.trouble = f"clients are being rebuilt: {error}"
+
+    def unreadable(self, found: Mapping[int, Damage]) -> None:
+        self.metrics.unreadable.set(len(found))
+        self.health.unreadable = {p: f"from offset {damage.offset} on, {damage.why}" for p, damage in found.items()}
 
     def stopped(self) -> None:
         self.health.serving = False

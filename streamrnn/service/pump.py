@@ -63,6 +63,9 @@ PARKED_S = 120.0
 class PumpSettings:
     """Limits of the pump; durations in seconds or milliseconds as named."""
 
+    # A partition that has records and gives none for so long: the client is stuck, and is built anew.
+    stall_s: float = 30.0
+
     records_max: int = 2000
     poll_timeout_ms: int = 100
     delivery_timeout_s: float = 30.0
@@ -71,6 +74,10 @@ class PumpSettings:
     in_flight_max: int = 2
     # Where a partition begins that the group never committed.
     start: Literal["earliest", "latest"] = "earliest"
+
+
+class Stalled(TransportError):
+    """The client gives no records where there are some."""
 
 
 class Observer(Protocol):
@@ -119,6 +126,7 @@ class _Owned:
     committed: int
     weights: str
     checkpoint: Checkpoint | None = None  # whose swaps the replay repeats
+    moved_s: float = field(default_factory=clock_s)
 
     @property
     def replaying(self) -> bool:
@@ -191,6 +199,8 @@ class Pump:
         self._committing: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
         self._record_ms = 0  # the newest record's time; states carry it
+        self._limits: dict[int, int] = {}  # where partitions are unreadable from
+        self._watched_s = clock_s()
 
     # ── the loop ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -221,6 +231,7 @@ class Pump:
             await self._settle(0)
             self._drop_parked(lambda parked: clock_s() - parked.since_s > PARKED_S)
             self._report_lag()
+            await self._look_for_stalls()
             return
         async with self._lock:
             processed = await self._process(polled)
@@ -228,6 +239,32 @@ class Pump:
             self._observer.batch(outputs, batch, unread, sent, timing)
         await self._settle(self.settings.in_flight_max - 1)
         self._report_lag()
+        await self._look_for_stalls()
+
+    async def _look_for_stalls(self) -> None:
+        """Clients are known to stop reading without a word (aiokafka #983, #1037, #1154): the broker is asked.
+
+        Raises Stalled where a partition has records to read and gives none.
+        """
+        now, stall_s = clock_s(), self.settings.stall_s
+        if now - self._watched_s < stall_s / 3:
+            return
+        self._watched_s = now
+        still = [
+            partition
+            for partition, owned in self.owned.items()
+            if now - owned.moved_s > stall_s and owned.position < self._limits.get(partition, owned.position + 1)
+        ]
+        if not still:
+            return
+        behind = await self._source.behind(still)
+        for partition in still:
+            if partition in self.owned and not behind.get(partition):
+                self.owned[partition].moved_s = now
+        stalled = {p: count for p, count in behind.items() if count > 0 and p in self.owned}
+        if stalled:
+            told = ", ".join(f"partition {p} ({count} records)" for p, count in sorted(stalled.items()))
+            raise Stalled(f"{told} of {self._source.topic} gave nothing for {stall_s:.0f} s")
 
     async def _process(self, polled: Sequence[tuple[int, Sequence[Record]]]) -> list[Processed]:
         serving = self._engine.model
@@ -302,6 +339,7 @@ class Pump:
                     owned.weights = serving
                 live.records += chunk[at:] if at else chunk
             ends[partition] = owned.position = chunk[-1].offset + 1
+            owned.moved_s = clock_s()
         return ([*replays, live] if live.records else replays), ends, swaps
 
     def _weights_at(self, owned: _Owned, offset: int) -> str:
@@ -569,7 +607,15 @@ class Pump:
             log.error("states in the changelog were refused", partition=partition, refused=done.found.refused)
         self._serve(partition, owned)
 
+    def limit(self, ends: Mapping[int, int]) -> None:
+        """Partitions are unreadable from these offsets on; those that no longer are go on."""
+        freed, self._limits = self._limits.keys() - ends.keys(), dict(ends)
+        self._source.limit(ends)
+        if freed & self.owned.keys():
+            self._source.resume(sorted(freed & self.owned.keys()))
+
     def _serve(self, partition: int, owned: _Owned) -> None:
+        owned.moved_s = clock_s()
         self._source.seek(partition, owned.position)
         self._source.resume([partition])
         self.owned[partition] = owned

@@ -14,12 +14,16 @@ import structlog
 
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.snapshot import LayoutMismatch, Restored, SnapshotError, Snapshots
-from streamrnn.transports.base import Deadline, Transport, TransportError, clock_s
+from streamrnn.transports.base import Deadline, Transport, TransportError, Unreadable, clock_s
 from streamrnn.transports.changelog import ChangelogReader, Checkpoint
 
 log = structlog.get_logger(__name__)
 
 READ_MS = 50
+# A reader that gets nothing for so long is stuck: the clients are built anew.
+SILENCE_S = 30.0
+# So often is a damaged changelog read before its partition starts without it.
+ATTEMPTS = 2
 
 
 @dataclass(slots=True)
@@ -39,11 +43,16 @@ class Restoration:
 class _Partition:
     began_s: float
     found: Restored = field(default_factory=Restored)
-    gave_up: str = ""
+    gave_up: str = ""  # its states are of no use, but it is read to its end
+    failures: int = 0
+    damaged: str = ""  # it cannot be read to its end
 
 
 class Restorer:
-    """One reader for all partitions that wait; a rebalance that changes them starts it anew."""
+    """One reader for all partitions that wait; a rebalance that changes them starts it anew.
+
+    Where the changelog cannot be read, they are read one by one, and the damaged one starts without its state.
+    """
 
     def __init__(
         self, transport: Transport, topic: str, input_topic: str, engine: Engine, snapshots: Snapshots
@@ -53,6 +62,9 @@ class Restorer:
         self._reader: ChangelogReader | None = None
         self._waiting: dict[int, _Partition] = {}
         self._changed = False
+        self._one_by_one = False
+        self._reading: set[int] = set()
+        self._moved_s = clock_s()
 
     @property
     def active(self) -> bool:
@@ -70,18 +82,44 @@ class Restorer:
     async def read(self) -> None:
         """Reads some more; what it brings is applied by `apply`. Raises TransportError."""
         if self._changed or self._reader is None:
-            await self.stop()
-            self._changed = False
-            reader = ChangelogReader(self._transport, self._topic, sorted(self._waiting))
-            try:
-                await reader.start()
-            except BaseException:
-                await reader.stop(Deadline(1.0))
-                raise
-            self._reader = reader
+            await self._begin()
         reader = self._reader
-        if reader.left():
+        if reader is None or not reader.left():
+            return
+        try:
             self._pieces = await reader.read(READ_MS)
+        except Unreadable as error:
+            self._single_out(str(error))
+            return
+        if self._pieces:
+            self._moved_s = clock_s()
+        elif clock_s() - self._moved_s > SILENCE_S and reader.left():
+            raise TransportError(f"partitions {reader.left()} of {self._topic} gave nothing for {SILENCE_S:.0f} s")
+
+    async def _begin(self) -> None:
+        await self.stop()
+        self._changed, self._moved_s = False, clock_s()
+        wanted = sorted(p for p, known in self._waiting.items() if not known.damaged)
+        self._reading = set(wanted[:1] if self._one_by_one else wanted)
+        reader = ChangelogReader(self._transport, self._topic, sorted(self._reading))
+        try:
+            await reader.start()
+        except BaseException:
+            await reader.stop(Deadline(1.0))
+            raise
+        self._reader = reader
+
+    def _single_out(self, error: str) -> None:
+        self._pieces, self._changed = {}, True
+        if len(self._reading) > 1:
+            self._one_by_one = True
+            return
+        for partition in self._reading & self._waiting.keys():
+            known = self._waiting[partition]
+            known.failures += 1
+            if known.failures >= ATTEMPTS:
+                known.damaged = error
+                self._changed = False  # `apply` ends it
 
     def apply(self) -> list[Restoration]:
         """Puts into the table what was read; returns the partitions that are done. Raises TransportError."""
@@ -103,18 +141,24 @@ class Restorer:
                 known.gave_up = str(error)
             except SnapshotError as error:
                 raise TransportError(str(error)) from error
-        left = set(reader.left())
-        return [self._finished(reader, partition) for partition in sorted(self._waiting.keys() - left)]
+        unread = self._reading & set(reader.left())
+        done = sorted(p for p in self._reading & self._waiting.keys() if p not in unread or self._waiting[p].damaged)
+        if done and not self._reading - set(done):
+            self._changed = True  # on to those that wait for their turn
+        return [self._finished(reader, partition) for partition in done]
 
     def _finished(self, reader: ChangelogReader, partition: int) -> Restoration:
         known = self._waiting.pop(partition)
         checkpoint = reader.checkpoints.get(partition)
-        why = known.gave_up or reader.unusable.get(partition, "")
+        why = known.damaged or known.gave_up or reader.unusable.get(partition, "")
         if not why and checkpoint is None:
             why = "the changelog holds no checkpoint"
         if not why and checkpoint is not None and checkpoint.input != self._input:
             why = f"the changelog is that of topic {checkpoint.input!r}"
         last = max([checkpoint.life if checkpoint else 0, *known.found.lives.values()])
+        if known.damaged:
+            # Lives that lie behind the damage have a lower number: every life wrote a record at least.
+            last = max(last, reader.end(partition) + 1)
         done = Restoration(partition, None if why else checkpoint, why, known.found, clock_s() - known.began_s)
         done.life = last + 1 if done.checkpoint is None else done.checkpoint.life
         done.strays = known.found.strays(None if done.checkpoint is None else done.life)

@@ -25,13 +25,14 @@ from streamrnn.service.http import HttpServer
 from streamrnn.service.observe import WorkerObserver
 from streamrnn.service.outbox import AtLeastOnce, ExactlyOnce, Outbox
 from streamrnn.service.publish import Publisher
-from streamrnn.service.pump import Pump, PumpSettings
+from streamrnn.service.pump import Pump, PumpSettings, Stalled
 from streamrnn.service.restore import Restorer
 from streamrnn.service.signals import stop_on_signals
 from streamrnn.service.supervisor import Supervisor, train_command
+from streamrnn.service.unreadable import UnreadablePartitions
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.snapshot import Snapshots
-from streamrnn.transports.base import Deadline, TopicMissing, Transport, TransportError, clock_s
+from streamrnn.transports.base import Deadline, TopicMissing, Transport, TransportError, Unreadable, clock_s
 from streamrnn.transports.kafka import KafkaTransport
 from streamrnn.transports.models import ModelsFollower
 
@@ -47,6 +48,7 @@ REBUILD_WINDOW_S = 600.0
 BACKOFF_S = (0.2, 10.0)
 MODELS_POLL_S = 0.5
 LOOP_PROBE_S = 0.25
+RETRY_LOOK_S = 5.0
 
 
 class GaveUp(TransportError):
@@ -71,6 +73,7 @@ class Worker:
         self.engine = Engine(self.spec)
         self.snapshots = Snapshots(self.engine)
         self.decoder = Decoder(self.spec, settings.decode_spec())
+        self.unreadable = UnreadablePartitions(transport, settings.input, settings.batch_records_max)
         self.follower: ModelsFollower | None = None
         self.pump: Pump | None = None
         self._pending: tuple[str, bytes] | None = None
@@ -90,10 +93,16 @@ class Worker:
         await self.follower.start()
         tasks: list[asyncio.Task[None]] = []
         try:
-            for weights in await self.follower.catch_up():
-                self._pending = weights
+            try:
+                for weights in await self.follower.catch_up():
+                    self._pending = weights
+            except Unreadable as error:
+                log.error(
+                    "the models topic is damaged: persistence serves until weights are published anew", error=str(error)
+                )
             self._swap()
-            tasks = [asyncio.create_task(self._follow_models()), asyncio.create_task(self._probe_loop())]
+            beside = (self._follow_models(), self._probe_loop(), self._retry_unreadable())
+            tasks = [asyncio.create_task(work) for work in beside]
             await self._serve()
         finally:
             for task in tasks:
@@ -151,6 +160,7 @@ class Worker:
                     source, outbox, self.decoder, self.engine, publisher, self.observer, self._pump_settings(),
                     restorer, self._checkpointer(), self._swap, self._load_again,
                 )  # fmt: skip
+                self.pump.limit(self.unreadable.limits)
                 if self._stopping.is_set():
                     self.pump.stop()
                 await source.start(self.pump)
@@ -179,7 +189,9 @@ class Worker:
             self._rebuilds.popleft()
         self._rebuilds.append(now)
         self.observer.rebuilding(str(error))
+        positions: dict[int, int] = {}
         if self.pump is not None:
+            positions = {partition: position for partition, (position, _) in self.pump.positions().items()}
             self.pump.abandon()
         if len(self._rebuilds) > REBUILDS_MAX:
             raise GaveUp(f"{REBUILDS_MAX} rebuilds in {REBUILD_WINDOW_S:.0f} s did not help; the last error: {error}")
@@ -188,6 +200,10 @@ class Worker:
         log.warning("clients are rebuilt after an error", error=str(error), wait_s=round(wait_s, 2))
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), wait_s)
+        if isinstance(error, (Unreadable, Stalled)):
+            with contextlib.suppress(TransportError):  # the broker is away: that is seen soon enough
+                await self.unreadable.examine(positions)
+            self.observer.unreadable(self.unreadable.found)
 
     def _publisher(self, outbox: Outbox) -> Publisher:
         topics = self.settings.topics
@@ -213,6 +229,7 @@ class Worker:
             poll_timeout_ms=settings.poll_timeout_ms,
             delivery_timeout_s=settings.delivery_timeout_s,
             start=settings.start,
+            stall_s=settings.stall_after / 1000,
         )
 
     # ── weights ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -258,6 +275,14 @@ class Worker:
             log.error("weights for a replay cannot be used", model=model, error=str(error))
             return False
         return True
+
+    async def _retry_unreadable(self) -> None:
+        while True:
+            await asyncio.sleep(RETRY_LOOK_S)
+            with contextlib.suppress(TransportError):
+                if await self.unreadable.retry() and self.pump is not None:
+                    self.pump.limit(self.unreadable.limits)
+                    self.observer.unreadable(self.unreadable.found)
 
     async def _probe_loop(self) -> None:
         """How late the event loop runs what is due: the first sign of a blocked process."""

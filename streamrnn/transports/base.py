@@ -27,6 +27,10 @@ class OwnershipLost(TransportError):
     """The partition belongs to another member of the group by now; roll back and wait to be assigned again."""
 
 
+class Unreadable(TransportError):
+    """Records in the log are damaged, or packed in a way that nothing here can unpack."""
+
+
 class TopicMissing(TransportError):
     """A topic that is needed does not exist; the message names the command that creates it."""
 
@@ -91,8 +95,18 @@ class Source(Protocol):
     def seek(self, partition: int, offset: int) -> None: ...
     def pause(self, partitions: Sequence[int]) -> None: ...
     def resume(self, partitions: Sequence[int]) -> None: ...
+    def limit(self, ends: Mapping[int, int]) -> None:
+        """Partitions that are unreadable from these offsets on are read up to there only; those freed are to be
+        resumed."""
+        ...
+
     def lag(self) -> dict[int, int | None]:
-        """Per owned partition: high watermark − position; None while the watermark is unknown."""
+        """Per owned partition: records that may be read and were not, as the last answers to polls have told; None
+        while the end is unknown."""
+        ...
+
+    async def behind(self, partitions: Sequence[int]) -> dict[int, int]:
+        """The same by asking the broker now: polls that bring nothing tell nothing."""
         ...
 
     async def stop(self, deadline: Deadline) -> None: ...

@@ -103,6 +103,10 @@ class ChangelogReader:
         """Partitions that are not read to their end."""
         return [p for p in self._partitions if self._reader.position(p) < self._ends[p]]
 
+    def end(self, partition: int) -> int:
+        """Where the partition ended when the reading began."""
+        return self._ends[partition]
+
     async def read(self, timeout_ms: int) -> Mapping[int, Piece]:
         pieces: dict[int, Piece] = {}
         for partition, records in await self._reader.poll(timeout_ms, RECORDS_MAX):

@@ -14,7 +14,7 @@ from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 from streamrnn.records import Record
 from streamrnn.transports.base import Deadline, TopicMissing, TopicNeed
 from streamrnn.transports.kafka_closing import close_consumer
-from streamrnn.transports.kafka_errors import explained
+from streamrnn.transports.kafka_errors import explained, reading_failed
 
 if TYPE_CHECKING:
     from streamrnn.transports.kafka import KafkaSettings
@@ -74,8 +74,8 @@ class KafkaReader:
             for partition in self._positions:
                 # The client's own position goes beyond holes that compaction or transaction markers left.
                 self._positions[partition] = await self._consumer.position(self._tp(partition))
-        except (KafkaError, OSError, ValueError) as error:
-            raise explained(error, self._settings, f"reading {self._topic}") from error
+        except Exception as error:
+            raise reading_failed(error, self._settings, self._topic) from error
         return [(tp.partition, records) for tp, records in fetched.items() if records]
 
     async def begin_offsets(self) -> dict[int, int]:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import gzip
 from typing import TYPE_CHECKING
 
 from aiokafka.errors import (
+    CorruptRecordException,
     GroupAuthorizationFailedError,
     KafkaConnectionError,
     KafkaError,
     SaslAuthenticationFailed,
     TopicAuthorizationFailedError,
     UnknownTopicOrPartitionError,
+    UnsupportedCodecError,
     UnsupportedSaslMechanismError,
 )
 
-from streamrnn.transports.base import TopicMissing, TransportError
+from streamrnn.transports.base import TopicMissing, TransportError, Unreadable
 
 if TYPE_CHECKING:
     from streamrnn.transports.kafka import KafkaSettings
@@ -45,3 +48,14 @@ def explained(error: BaseException, settings: KafkaSettings, doing: str) -> Tran
         return TransportError(f"{where}: no answer in time")
     kind = type(error).__name__
     return TransportError(f"{where}: {kind}: {error}" if isinstance(error, KafkaError) else f"{where}: {kind} {error}")
+
+
+def reading_failed(error: Exception, settings: KafkaSettings, topic: str) -> TransportError:
+    """What a poll raised. A damaged batch comes out of the client as whatever its decoder stumbled over: SystemError,
+    EOFError, UnicodeDecodeError, zlib.error, cramjam's DecompressionError and others were seen."""
+    doing = f"reading {topic}"
+    damaged = (CorruptRecordException, UnsupportedCodecError, gzip.BadGzipFile)
+    if isinstance(error, (KafkaError, OSError, TransportError)) and not isinstance(error, damaged):
+        return explained(error, settings, doing)
+    kind = type(error).__name__
+    return Unreadable(f"{doing} at {settings.bootstrap_servers}: records that cannot be read: {kind}: {error}")

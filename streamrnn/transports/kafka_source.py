@@ -2,6 +2,8 @@
 
 - Positions are ours. When `getmany` raises, records it had drained from other partitions are gone and their positions
   have moved on, so every exception ends this source: its user makes a new one and seeks to where it knows it was.
+- A partition that is known to be damaged from some offset on is read alone, a record at a time, up to there: drained
+  together with others, its error would cost them what they gave, each time anew.
 - `getmany` is never wrapped in a time-out: a cancelled one disables the client's idle watchdog for good.
 - No deserializers (a raising one repeats its record for ever), no auto-commit, no automatic offset reset.
 - Round-robin, not sticky, assignment (aiokafka #1175, #1176).
@@ -22,7 +24,7 @@ from aiokafka.structs import OffsetAndMetadata
 from streamrnn.records import Record
 from streamrnn.transports.base import Committed, Deadline, Listener, OwnershipLost, TransportError
 from streamrnn.transports.kafka_closing import close_consumer
-from streamrnn.transports.kafka_errors import explained
+from streamrnn.transports.kafka_errors import explained, reading_failed
 
 if TYPE_CHECKING:
     from streamrnn.transports.kafka import KafkaSettings
@@ -51,6 +53,7 @@ class KafkaSource:
         self._settings, self._group = settings, group
         self._consumer: Any = None
         self._positions: dict[int, int] = {}
+        self._ends: dict[int, int] = {}  # of partitions that are unreadable from there on
         self._failure: TransportError | None = None
         self.joined = asyncio.Event()
 
@@ -88,15 +91,23 @@ class KafkaSource:
         if self._failure is not None:
             raise self._failure
         try:
-            fetched = await self._consumer.getmany(timeout_ms=timeout_ms, max_records=records_max)
-        except (KafkaError, OSError, ValueError) as error:
-            # ValueError among others: a corrupt record batch whose frame cannot be parsed.
-            raise explained(error, self._settings, f"reading {self.topic}") from error
+            whole = [self._tp(p) for p in self._positions if p not in self._ends]
+            limited = [self._tp(p) for p in self._positions if p in self._ends]
+            # No partition named means all of them. Those at their end are paused: asked about, they only wait.
+            some = (whole or limited) if limited else ()
+            fetched = await self._consumer.getmany(*some, timeout_ms=timeout_ms, max_records=records_max)
+            for tp in limited:
+                if self._positions[tp.partition] < self._ends[tp.partition]:
+                    fetched |= await self._consumer.getmany(tp, max_records=1)
+        except Exception as error:
+            raise reading_failed(error, self._settings, self.topic) from error
         polled: list[tuple[int, Sequence[Record]]] = []
         for tp, records in fetched.items():
             if tp.partition in self._positions and records:
                 self._positions[tp.partition] = records[-1].offset + 1
                 polled.append((tp.partition, records))
+                if self._at_end(tp.partition):
+                    self.pause([tp.partition])
         if self._failure is not None:
             raise self._failure
         return polled
@@ -152,16 +163,35 @@ class KafkaSource:
         self._consumer.pause(*[self._tp(p) for p in partitions if p in self._positions])
 
     def resume(self, partitions: Sequence[int]) -> None:
-        self._consumer.resume(*[self._tp(p) for p in partitions if p in self._positions])
+        self._consumer.resume(*[self._tp(p) for p in partitions if p in self._positions and not self._at_end(p)])
+
+    def limit(self, ends: Mapping[int, int]) -> None:
+        self._ends = dict(ends)
+
+    def _at_end(self, partition: int) -> bool:
+        return partition in self._ends and self._positions[partition] >= self._ends[partition]
 
     def lag(self) -> dict[int, int | None]:
-        lags: dict[int, int | None] = {}
-        assigned = self._consumer.assignment()
-        for partition, position in self._positions.items():
-            tp = self._tp(partition)
-            end = self._consumer.highwater(tp) if tp in assigned else None
-            lags[partition] = None if end is None else max(0, end - position)
+        consumer, lags = self._consumer, dict.fromkeys(self._positions)
+        for tp in consumer.assignment() & {self._tp(partition) for partition in self._positions}:
+            end = consumer.highwater(tp)
+            if self._settings.isolation_level == "read_committed":
+                # Behind an open transaction there is nothing that may be read.
+                stable = consumer.last_stable_offset(tp)
+                end = end if stable is None or stable < 0 else stable
+            lags[tp.partition] = None if end is None else max(0, end - self._reached(tp))
         return lags
+
+    async def behind(self, partitions: Sequence[int]) -> dict[int, int]:
+        ends = await self.end_offsets(partitions)
+        assigned = self._consumer.assignment()
+        return {p: ends[p] - self._reached(self._tp(p)) for p in ends if self._tp(p) in assigned}
+
+    def _reached(self, tp: TopicPartition) -> int:
+        """The client's own position: unlike that of the last record it lies behind a transaction's marker."""
+        state = self._consumer._subscription.subscription.assignment.state_value(tp)  # noqa: SLF001
+        position: int = state.position if state.has_valid_position else self._positions[tp.partition]
+        return position
 
     async def stop(self, deadline: Deadline) -> None:
         if self._consumer is None:

@@ -27,6 +27,7 @@ from streamrnn.transports.base import (
     TopicMissing,
     TopicNeed,
     TransportError,
+    Unreadable,
 )
 
 # How long a member may take to give its partitions up before the group goes on without it.
@@ -79,6 +80,7 @@ class MemoryBroker:
         self.begin: dict[tuple[str, int], int] = {}
         self.groups: dict[str, _Group] = {}
         self.producers: dict[str, _Producer] = {}
+        self.damaged: set[tuple[str, int, int]] = set()  # records that cannot be read
         self.hook: Hook | None = None
         self._open: dict[tuple[str, int], list[_Transaction]] = {}
         self._news = asyncio.Condition()
@@ -133,6 +135,8 @@ class MemoryBroker:
         records: list[MemoryRecord] = []
         while at < until and len(records) < count:
             record = log[at - begin]
+            if (topic, partition, at) in self.damaged:
+                raise Unreadable(f"record {at} of {topic}/{partition} is damaged")
             at += 1
             if not record.marker and (record.transaction is None or record.transaction.state == "committed"):
                 records.append(record)
@@ -234,6 +238,7 @@ class MemorySource:
         self._listener: Listener | None = None
         self._positions: dict[int, int] = {}
         self._paused: set[int] = set()
+        self._ends: dict[int, int] = {}  # of partitions that are unreadable from there on
         self._generation = -1
         self._failure: BaseException | None = None
         self._left = False
@@ -262,7 +267,10 @@ class MemorySource:
                 position = self._positions[partition]
                 if position > self._broker.end(self.topic, partition):
                     raise TransportError(f"offset {position} of {self.topic}/{partition} is not in the log")
-                records, self._positions[partition] = self._broker.read(self.topic, partition, position, left)
+                if position >= self._ends.get(partition, position + 1):
+                    continue
+                count = 1 if partition in self._ends else left
+                records, self._positions[partition] = self._broker.read(self.topic, partition, position, count)
                 if records:
                     left -= len(records)
                     polled.append((partition, records))
@@ -311,8 +319,15 @@ class MemorySource:
     def resume(self, partitions: Sequence[int]) -> None:
         self._paused -= set(partitions)
 
+    def limit(self, ends: Mapping[int, int]) -> None:
+        self._ends = dict(ends)
+
     def lag(self) -> dict[int, int | None]:
-        return {p: self._broker.end(self.topic, p) - position for p, position in self._positions.items()}
+        return {p: self._broker.stable_end(self.topic, p) - position for p, position in self._positions.items()}
+
+    async def behind(self, partitions: Sequence[int]) -> dict[int, int]:
+        lag = self.lag()
+        return {p: lag[p] or 0 for p in partitions if p in lag}
 
     async def stop(self, deadline: Deadline) -> None:
         self._left = True
