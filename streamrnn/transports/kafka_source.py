@@ -91,14 +91,7 @@ class KafkaSource:
         if self._failure is not None:
             raise self._failure
         try:
-            whole = [self._tp(p) for p in self._positions if p not in self._ends]
-            limited = [self._tp(p) for p in self._positions if p in self._ends]
-            # No partition named means all of them. Those at their end are paused: asked about, they only wait.
-            some = (whole or limited) if limited else ()
-            fetched = await self._consumer.getmany(*some, timeout_ms=timeout_ms, max_records=records_max)
-            for tp in limited:
-                if self._positions[tp.partition] < self._ends[tp.partition]:
-                    fetched |= await self._consumer.getmany(tp, max_records=1)
+            fetched = await self._fetched(timeout_ms, records_max)
         except Exception as error:
             raise reading_failed(error, self._settings, self.topic) from error
         polled: list[tuple[int, Sequence[Record]]] = []
@@ -111,6 +104,25 @@ class KafkaSource:
         if self._failure is not None:
             raise self._failure
         return polled
+
+    async def _fetched(self, timeout_ms: int, records_max: int) -> dict[TopicPartition, Sequence[Record]]:
+        getmany = self._consumer.getmany
+        limited = [self._tp(p) for p in self._positions if p in self._ends]
+        if not limited:
+            everything: dict[TopicPartition, Sequence[Record]] = await getmany(
+                timeout_ms=timeout_ms, max_records=records_max
+            )
+            return everything
+        whole = [self._tp(p) for p in self._positions if p not in self._ends]
+        if not whole:
+            # Those at their end are paused, and give nothing: the wait is kept, and the client's idle clock.
+            one: dict[TopicPartition, Sequence[Record]] = await getmany(*limited, timeout_ms=timeout_ms, max_records=1)
+            return one
+        fetched: dict[TopicPartition, Sequence[Record]] = {}
+        for tp in limited:
+            if not self._at_end(tp.partition):
+                fetched |= await getmany(tp, max_records=1)
+        return fetched | await getmany(*whole, timeout_ms=0 if fetched else timeout_ms, max_records=records_max)
 
     async def commit(self, offsets: Mapping[int, Committed], deadline: Deadline) -> None:
         ours = {tp.partition for tp in self._consumer.assignment()}
