@@ -11,23 +11,32 @@ import asyncio
 import contextlib
 from typing import Any
 
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, ProducerClosed
 
 from streamrnn.transports.base import Deadline
 
 LEAST_S = 0.1
 PART_S = 1.0
+_PRODUCER_PARTS = ("_sender", "client")
 
 
 async def close_producer(producer: Any, deadline: Deadline) -> BaseException | None:
     """Returns the error that a finished `stop()` raised, None where there was none or the deadline came first."""
-    return await _close(producer, ("_sender", "client"), deadline)
+    error = await _close(producer, _PRODUCER_PARTS, deadline)
+    _end_flush(producer)
+    return error
 
 
 async def drop_producer(producer: Any) -> None:
     """Without a flush: what is open stays open until the broker, or the next user of the same id, ends it."""
     producer._closed = True  # noqa: SLF001
-    await _close_parts(producer, ("_sender", "client"))
+    await _close_parts(producer, _PRODUCER_PARTS)
+    _end_flush(producer)
+
+
+def _end_flush(producer: Any) -> None:
+    """What was not acknowledged by now never will be; a flush that `stop()` left behind waits for it."""
+    producer._message_accumulator.fail_all(ProducerClosed())  # noqa: SLF001
 
 
 async def close_consumer(consumer: Any, deadline: Deadline) -> BaseException | None:
