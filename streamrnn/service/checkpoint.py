@@ -25,7 +25,7 @@ from streamrnn.stream.snapshot import Snapshots
 from streamrnn.transports.base import Sink, clock_s
 from streamrnn.transports.changelog import CHECKPOINT, SERIES, Checkpoint, encode_checkpoint, layout_key, series_key
 
-# Rows of a slice at least; a batch of more records permits as many rows as it has records.
+# Rows that a batch permits at least; one of more records permits as many as it has records.
 SLICE_ROWS = 256
 
 
@@ -115,7 +115,7 @@ class Checkpointer:
         return Slice(partition, [CHECKPOINT], [encode_checkpoint(known.written)])
 
     def take(self, partition: int, position: int, limit: int, force: bool = False) -> Slice | None:
-        """The next slice of changed rows, of at most `limit` of them, when there is something to write by now.
+        """The next slice of changed rows, `limit` of them at most, when there is something to write by now.
 
         To be called behind a batch, when the partition's state has come to `position`. `force` begins a checkpoint
         whatever the time.
@@ -128,12 +128,12 @@ class Checkpointer:
         cycle = known.cycle
         assert cycle is not None  # noqa: S101
         table = self._engine.table
-        rows = cycle.rows[cycle.at : cycle.at + max(limit, SLICE_ROWS)]
+        rows = cycle.rows[cycle.at : cycle.at + limit]
         cycle.at += len(rows)
         # Some may have been let go since, or given to others.
         rows = rows[table.changed[rows] & (table.partition[rows] == partition)]
         piece = Slice(partition, [], [])
-        self._take_gone(known, partition, piece, 4 * max(limit, SLICE_ROWS))
+        self._take_gone(known, partition, piece, 4 * limit)
         if len(rows):
             layout, text = self._snapshots.layout()
             if layout not in known.layouts:

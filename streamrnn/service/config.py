@@ -161,6 +161,8 @@ class Learn(_Section):
     nice: Annotated[int, Field(ge=0, le=19)] = 10
     memory_max_mb: Annotated[int, Field(ge=256)] = 4096
     silence_max: Duration = 120_000  # a trainer that says nothing for so long is killed
+    swap_min: Duration = 10_000  # least time between two weights coming into use; an operator's rollback does not wait
+    rollback_hold: Duration = 600_000  # nothing is published for so long after an operator's rollback
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
     seed: int = 0
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter as Tally
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -63,6 +63,8 @@ class Metrics:
         self.restore = histogram("restore_seconds", "From assignment to a restored partition.", RESTORE_SECONDS)
         self.state_refused = counter("state_rows_refused_total", "States that could not be used.", "reason")
         self.cold_starts = counter("cold_starts_total", "Partitions taken up without the state they should have had.")
+        self.buffer = gauge("buffer", "What waits in memory; its unit is in its name.", "buffer")
+        self.buffer_max = gauge("buffer_max", "The bound of what waits.", "buffer")
         self.unreadable = gauge("partitions_unreadable", "Partitions served only up to a damaged place in their log.")
         self.matured = counter("matured_targets_total", "Targets that came for forecasts made before.")
         self.skill = gauge("network_error_ratio", "Mean absolute error of the network over persistence's, last minute.")
@@ -94,6 +96,8 @@ class WorkerObserver:
         self.swaps = 0
         self.trainer: dict[str, Any] = {}
         self.started_s = time.monotonic()
+        # Asked when metrics are scraped: name → (used, bound).
+        self.buffers: Callable[[], Mapping[str, tuple[int, int]]] = dict
         self.rejected: Tally[str] = Tally()
         self._series = 0
         self._state_rows = 0
@@ -236,6 +240,9 @@ class WorkerObserver:
             self.metrics.position.labels(partition).set(entry["position"])
             if entry["lag"] is not None:
                 self.metrics.lag.labels(partition).set(entry["lag"])
+        for name, (used, bound) in self.buffers().items():
+            self.metrics.buffer.labels(name).set(used)
+            self.metrics.buffer_max.labels(name).set(bound)
         view = self.summary.view(time.monotonic(), 60.0)
         self.metrics.skill.set(np.nan if view["network_ratio"] is None else view["network_ratio"])
         self.metrics.coverage.set(np.nan if view["coverage"] is None else view["coverage"])

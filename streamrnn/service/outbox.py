@@ -45,6 +45,10 @@ class Outbox(Protocol):
         """Everything appended since the last seal; exactly-once: with these offsets, as transactions."""
         ...
 
+    def in_flight_bytes(self) -> tuple[int, int]:
+        """(bytes handed to the client and not acknowledged, their bound)"""
+        ...
+
     async def stop(self, deadline: Deadline) -> None: ...
 
 
@@ -71,6 +75,9 @@ class AtLeastOnce:
 
     async def seal(self, offsets: Mapping[int, Committed]) -> Delivery:
         return await self._sink.seal()
+
+    def in_flight_bytes(self) -> tuple[int, int]:
+        return self._sink.in_flight_bytes, self._sink.in_flight_bytes_max
 
     async def stop(self, deadline: Deadline) -> None:
         await self._sink.stop(deadline)
@@ -124,6 +131,10 @@ class ExactlyOnce:
             if p in offsets or sink.appended
         ]
         return _Together(sealed)
+
+    def in_flight_bytes(self) -> tuple[int, int]:
+        sinks = self._sinks.values()
+        return sum(sink.in_flight_bytes for sink in sinks), sum(sink.in_flight_bytes_max for sink in sinks)
 
     async def stop(self, deadline: Deadline) -> None:
         sinks = [self._plain, *self._sinks.values()]

@@ -31,7 +31,7 @@ import structlog
 
 from streamrnn.codec import Decoder
 from streamrnn.records import Outputs, Record, Rejected, TickBatch
-from streamrnn.service.checkpoint import Checkpointer, Parked, Slice, append
+from streamrnn.service.checkpoint import SLICE_ROWS, Checkpointer, Parked, Slice, append
 from streamrnn.service.outbox import Outbox
 from streamrnn.service.publish import Publisher
 from streamrnn.service.restart import ReplayPoints, committed_with, starting_points
@@ -201,6 +201,7 @@ class Pump:
         self._record_ms = 0  # the newest record's time; states carry it
         self._limits: dict[int, int] = {}  # where partitions are unreadable from
         self._watched_s = clock_s()
+        self._turns = 0
 
     # ── the loop ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -292,12 +293,7 @@ class Pump:
             self._drop_parked(lambda parked: False)
         count = sum(len(group.records) for group in groups)
         swaps, self._record_ms = taken, groups[-1].records[-1].timestamp
-        slices = [
-            piece
-            for partition in ends
-            if not self.owned[partition].replaying
-            and (piece := self._checkpointer.take(partition, ends[partition], count))
-        ]
+        slices = self._take_states(ends, count)
         offsets = {
             p: committed_with(end, self._replay_from(p, end)) for p, end in ends.items() if not self.owned[p].replaying
         }
@@ -357,6 +353,21 @@ class Pump:
         owned.checkpoint = None
         owned.weights = serving
         return serving
+
+    def _take_states(self, ends: Mapping[int, int], count: int) -> list[Slice]:
+        """Changed states of the partitions in hand: about as many rows as the batch has records, over all of them."""
+        left = max(count, SLICE_ROWS)
+        slices: list[Slice] = []
+        # Whose turn it is moves on, or the first would keep the others waiting.
+        turn = self._turns % len(ends)
+        self._turns += 1
+        for partition in [*ends][turn:] + [*ends][:turn]:
+            if left > 0 and not self.owned[partition].replaying:
+                piece = self._checkpointer.take(partition, ends[partition], left)
+                if piece is not None:
+                    left -= len(piece.keys)
+                    slices.append(piece)
+        return slices
 
     async def _send(self, offsets: Mapping[int, Committed], first: Iterable[Slice], taken: list[Slice]) -> None:
         """Appends the states that may leave, seals, and puts the delivery in flight."""
@@ -668,3 +679,17 @@ class Pump:
     def positions(self) -> Mapping[int, tuple[int, int]]:
         """(position, first emitted offset) by owned partition."""
         return {p: (owned.position, owned.emit_from) for p, owned in self.owned.items()}
+
+    def buffers(self) -> Mapping[str, tuple[int, int]]:
+        """What waits here, and how much of it there may be: (records or rows, bound) by name."""
+        settings, table = self.settings, self._engine.table
+        states = [*self._ready, *(piece for batch in self._in_flight for piece in batch.taken)]
+        rows_max = (settings.in_flight_max + 1) * max(settings.records_max, FLUSH_ROWS)
+        return {
+            "series": (len(table), table.rows_max),
+            "batches_in_flight": (len(self._in_flight), settings.in_flight_max),
+            "bytes_in_flight": self._outbox.in_flight_bytes(),
+            "ticks_held_back": (self._engine.front.ticks_held, table.rows_max * self._engine.spec.pending_max),
+            "states_waiting": (sum(len(piece.keys) for piece in states), rows_max),
+            "series_parked": (sum(parked.series for parked in self._parked.values()), table.rows_max),
+        }

@@ -4,6 +4,18 @@ It needs nothing from the serving process but the models topic, so it may run on
 run: Kafka's group protocol gives the models topic's single partition to one of them, and that one leads; the others
 stand by, reading along. Supervised, it writes one line of JSON a second on its standard output and ends when its
 standard input closes: a worker that dies takes its trainer along.
+
+An operator's rollback stands:
+
+1. Training goes on from the weights that were rolled back to; a round that began before is thrown away.
+2. Nothing is published for `learn.rollback_hold`. What comes then has been trained from those weights, and has beaten
+   them at the gate.
+3. Weights that were rolled back from are never published again, whoever comes to them.
+4. A pointer that crossed the operator's on its way is taken back.
+
+A process that hangs or grows without end ends itself: a turn may take as long as the budget of a round and
+`learn.silence_max` together, memory is looked at at every update, and on the processor no allocation can take more than
+`learn.memory_max_mb` either.
 """
 
 from __future__ import annotations
@@ -11,8 +23,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +40,8 @@ from streamrnn.model import device as devices
 from streamrnn.model.tbptt import TrainSpec
 from streamrnn.model.weights import WeightsError, WeightsMeta, build, pack
 from streamrnn.stream.learner import Learner, LearnSpec, Round
-from streamrnn.transports.base import Deadline, Listener, PartitionReader, Transport, TransportError
-from streamrnn.transports.models import ModelsFollower, ModelsWriter
+from streamrnn.transports.base import Deadline, Listener, PartitionReader, Transport, TransportError, clock_s
+from streamrnn.transports.models import BY_GATE, BY_OPERATOR, ModelsFollower, ModelsWriter, Pointer
 
 if TYPE_CHECKING:
     from streamrnn.service.config import Settings
@@ -37,7 +51,7 @@ log = structlog.get_logger(__name__)
 POLL_MS = 200
 RECORDS_MAX = 5000
 HEARTBEAT_S = 1.0
-EXIT_MEMORY = 70
+EXIT_STUCK = 71
 
 
 class OutOfMemoryBound(Exception):
@@ -115,6 +129,9 @@ class Trainer:
         self._stopping = asyncio.Event()
         self._next_round_s = 0.0
         self._ticks_at_round = 0
+        self._publish_from_s = 0.0
+        self._pointer: Pointer | None = None
+        self._turn_began_s: float | None = None
 
     def stop(self) -> None:
         self._stopping.set()
@@ -136,6 +153,10 @@ class Trainer:
             "rss_bytes": psutil.Process().memory_info().rss,
         }
 
+    def turn_s(self) -> float:
+        """For how long the turn of the loop has gone on that is not over yet."""
+        return 0.0 if self._turn_began_s is None else clock_s() - self._turn_began_s
+
     async def run(self) -> None:
         """Runs until `stop`. Raises TransportError when the broker fails, OutOfMemoryBound at the memory limit."""
         settings = self.settings
@@ -147,17 +168,24 @@ class Trainer:
         try:
             await sink.start()
             await follower.start()
-            for found in await follower.catch_up():
-                self._adopt(*found)
+            self._follow(follower, await follower.catch_up())
             await self._start_reader(reader)
             await leadership.start()
             keeper = asyncio.create_task(leadership.keep())
             writer = ModelsWriter(sink, settings.topics.models)
             while not self._stopping.is_set():
+                self._turn_began_s = clock_s()
                 await self._turn(reader, follower, writer, leadership)
                 if keeper.done():
                     keeper.result()
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            raise OutOfMemoryBound(f"out of memory: {error}") from error
+        except RuntimeError as error:
+            if "can't allocate memory" not in str(error):  # what torch says on the processor
+                raise
+            raise OutOfMemoryBound(f"out of memory: {error}") from error
         finally:
+            self._turn_began_s = None
             if keeper is not None:
                 keeper.cancel()
                 await asyncio.gather(keeper, return_exceptions=True)
@@ -174,11 +202,14 @@ class Trainer:
             batch, _ = self.decoder.decode(records)
             self.learner.feed(batch)
             await asyncio.sleep(0)
-        for found in await follower.poll():
-            self._adopt(*found)
+        self._follow(follower, await follower.poll())
         self._check_memory()
         if not leadership.leads:
             self.state = "standing-by"
+        elif follower.overruled and self._pointer is not None:
+            await writer.point(self._pointer)
+        elif self._held():
+            self.state = "held"
         elif not self.learner.ready():
             self.state = "collecting"
         elif not self._due():
@@ -194,8 +225,14 @@ class Trainer:
         await reader.stop(Deadline(5.0))
         await reader.start(topic, {p: max(begin[p], end[p] - share) for p in end})
 
+    def _held(self) -> bool:
+        """Whether an operator's rollback is too recent for anything else to take its place."""
+        return self._pointer is not None and self._pointer.by == BY_OPERATOR and clock_s() < self._publish_from_s
+
     def _due(self) -> bool:
         learner = self.learner
+        if clock_s() < self._publish_from_s:
+            return False
         if learner.rounds == 0 or learner.drifted:
             return True
         news = learner.ticks - self._ticks_at_round
@@ -203,10 +240,16 @@ class Trainer:
 
     async def _round(self, writer: ModelsWriter, follower: ModelsFollower) -> None:
         settings, learner = self.settings, self.learner
+        learn = settings.learn
         self.state = "training"
         begin = time.monotonic()
         until = begin + settings.learn.budget / 1000
-        done = await asyncio.to_thread(learner.round, lambda: time.monotonic() > until or self._stopping.is_set())
+        before = learner.incumbent
+
+        def enough() -> bool:
+            return time.monotonic() > until or self._stopping.is_set() or self._memory_mb() > learn.memory_max_mb
+
+        done = await asyncio.to_thread(learner.round, enough)
         seconds = time.monotonic() - begin
         spec = learner.spec.train
         self.loss, self.last = done.loss, done.verdict.reason
@@ -222,13 +265,17 @@ class Trainer:
             incumbent=done.incumbent and round(done.incumbent.score, 4),
             seconds=round(seconds, 1),
         )
-        if done.network is not None:
-            await self._publish(done, writer, follower)
+        accepted = learner.incumbent
+        if done.network is not None and not await self._publish(done, writer, follower):
+            self.last = "superseded"
+            if learner.incumbent is accepted:
+                learner.adopt(before)
         # Until a first network serves there is nothing to lose by trying again at once with what came meanwhile.
         first = learner.incumbent is None
         self._next_round_s = time.monotonic() + (1.0 if first else settings.learn.interval / 1000)
 
-    async def _publish(self, done: Round, writer: ModelsWriter, follower: ModelsFollower) -> None:
+    async def _publish(self, done: Round, writer: ModelsWriter, follower: ModelsFollower) -> bool:
+        """False where what was current has changed while the round ran, or the candidate was once rolled back from."""
         assert done.network is not None and done.candidate is not None  # noqa: S101
         now_ms = int(time.time() * 1000)
         meta = WeightsMeta(
@@ -241,35 +288,57 @@ class Trainer:
             device=devices.describe(self.device),
         )
         blob = pack(done.network, meta)
-        await writer.publish(meta.id, blob, asdict_struct(meta), now_ms)
+        # What comes between this look and our pointer is found by `base`.
+        self._follow(follower, await follower.catch_up())
+        known = self._pointer
+        refused = known.refused if known is not None else ()
+        if meta.base_id != self._incumbent_id or meta.id in refused or self._held():
+            log.warning("weights are not published: an operator's rollback, or others, came first", model=meta.id)
+            return False
+        await writer.upload(meta.id, blob, asdict_struct(meta), now_ms)
+        await writer.point(Pointer(meta.id, BY_GATE, now_ms, known.id if known is not None else "", refused))
         self._incumbent_id = meta.id
+        self._publish_from_s = clock_s() + self.settings.learn.swap_min / 1000
         self.published += 1
         kept = list(follower.manifests.values())
-        current = {meta.id, follower.pointer.id if follower.pointer else ""}
+        current = {meta.id, known.id if known is not None else ""}
         old = [m for m in kept if m.id not in current][: max(0, len(kept) + 1 - self.settings.learn.keep)]
         await writer.retire(old, now_ms)
+        return True
+
+    def _follow(self, follower: ModelsFollower, found: Iterable[tuple[str, bytes]]) -> None:
+        """What came in the models topic: weights that became current, and who put them there."""
+        for model, blob in found:
+            self._adopt(model, blob)
+        if follower.pointer is not self._pointer:
+            self._pointer = follower.pointer
+            if self._pointer is not None and self._pointer.by == BY_OPERATOR:
+                hold_ms = self.settings.learn.rollback_hold
+                since_ms = int(time.time() * 1000) - self._pointer.at_ms
+                self._publish_from_s = clock_s() + min(hold_ms, max(0, hold_ms - since_ms)) / 1000
 
     def _adopt(self, model: str, blob: bytes) -> None:
         """Weights that became current and are not our own: a rollback, another trainer's, or from before a restart."""
         if model == self._incumbent_id:
             return
+        self._incumbent_id = model
         try:
             network, _ = build(blob)
-            if network.spec != self.learner.model_spec:
-                log.warning("the current weights have another shape; a new network is trained", model=model)
+            if network.spec == self.learner.model_spec:
+                self.learner.adopt(network)
                 return
-            self.learner.adopt(network)
+            log.warning("the current weights have another shape; a new network is trained", model=model)
         except WeightsError as error:
-            log.warning("the current weights cannot be read", model=model, error=str(error))
-            return
-        self._incumbent_id = model
+            log.warning("the current weights cannot be used; a new network is trained", model=model, error=str(error))
+        self.learner.adopt(None)
+
+    def _memory_mb(self) -> int:
+        return int(psutil.Process().memory_info().rss) >> 20
 
     def _check_memory(self) -> None:
-        used = psutil.Process().memory_info().rss
-        if used > self.settings.learn.memory_max_mb * 1024 * 1024:
-            raise OutOfMemoryBound(
-                f"{used >> 20} MB in use, learn.memory_max_mb is {self.settings.learn.memory_max_mb}"
-            )
+        used, most = self._memory_mb(), self.settings.learn.memory_max_mb
+        if used > most:
+            raise OutOfMemoryBound(f"{used} MB in use, learn.memory_max_mb is {most}")
 
 
 def asdict_struct(meta: WeightsMeta) -> dict[str, object]:
@@ -277,7 +346,30 @@ def asdict_struct(meta: WeightsMeta) -> dict[str, object]:
 
 
 def choose_device(name: str) -> torch.device:
-    return devices.choose() if name == "auto" else torch.device(name)
+    """The device that is asked for; the processor where it has gone."""
+    if name == "auto":
+        return devices.choose()
+    if name != "cpu" and devices.choose().type != name:
+        log.warning("there is no such device (any more): training on the processor", device=name)
+        return torch.device("cpu")
+    return torch.device(name)
+
+
+def bound_memory(device: torch.device, most_mb: int) -> None:
+    """A backstop for an allocation too large to be noticed before it is made. CUDA maps far more than it uses."""
+    if device.type == "cpu" and sys.platform == "linux":
+        limit = psutil.Process().memory_info().data + (most_mb << 20)
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        resource.setrlimit(resource.RLIMIT_DATA, (limit if hard < 0 else min(limit, hard), hard))
+
+
+async def exit_when_stuck(trainer: Trainer, most_s: float) -> None:
+    """Ends the process when a turn does not end: a thread that hangs can be ended no other way."""
+    while True:
+        await asyncio.sleep(HEARTBEAT_S)
+        if trainer.turn_s() > most_s:
+            log.error("the trainer hangs and ends itself", state=trainer.state, seconds=round(trainer.turn_s()))
+            os._exit(EXIT_STUCK)
 
 
 async def heartbeats(trainer: Trainer) -> None:
@@ -311,23 +403,21 @@ def run(settings: Settings, supervised: bool = False) -> None:
 
     learn = settings.learn
     os.nice(learn.nice)
+    bound_memory(choose_device(learn.device), learn.memory_max_mb)
     torch.set_num_threads(learn.threads or max(1, (psutil.cpu_count(logical=False) or os.cpu_count() or 2) - 1))
     torch.set_flush_denormal(True)
 
     async def main() -> None:
         trainer = Trainer(settings, KafkaTransport(settings.kafka_settings()))
         stop_on_signals(trainer.stop)
-        beside = [asyncio.create_task(heartbeats(trainer)), asyncio.create_task(end_with_parent(trainer))]
+        log.info("training", device=devices.describe(trainer.device), learn=asdict(trainer.learner.spec.train))
+        beside = [asyncio.create_task(exit_when_stuck(trainer, (learn.budget + learn.silence_max) / 1000))]
+        if supervised:
+            beside += [asyncio.create_task(heartbeats(trainer)), asyncio.create_task(end_with_parent(trainer))]
         try:
             await trainer.run()
         finally:
             for task in beside:
                 task.cancel()
 
-    async def alone() -> None:
-        trainer = Trainer(settings, KafkaTransport(settings.kafka_settings()))
-        stop_on_signals(trainer.stop)
-        log.info("training", device=devices.describe(trainer.device), learn=asdict(trainer.learner.spec.train))
-        await trainer.run()
-
-    asyncio.run(main() if supervised else alone())
+    asyncio.run(main())

@@ -160,6 +160,7 @@ class Worker:
                     source, outbox, self.decoder, self.engine, publisher, self.observer, self._pump_settings(),
                     restorer, self._checkpointer(), self._swap, self._load_again,
                 )  # fmt: skip
+                self.observer.buffers = self.pump.buffers
                 self.pump.limit(self.unreadable.limits)
                 if self._stopping.is_set():
                     self.pump.stop()

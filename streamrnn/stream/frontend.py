@@ -113,6 +113,11 @@ class FrontEnd:
         """Whether any series has ticks of steps that are not closed."""
         return self._held
 
+    @property
+    def ticks_held(self) -> int:
+        """Ticks of steps that are not closed yet, over all series."""
+        return sum(len(ticks) for steps in self._reference.open_steps.values() for ticks in steps.values())
+
     def held_bytes(self, row: int) -> bytes:
         """The ticks that a row holds back, as bytes; empty where there are none."""
         steps = self._reference.open_steps.get(row)

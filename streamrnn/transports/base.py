@@ -122,7 +122,10 @@ class Delivery(Protocol):
 
 class Sink(Protocol):
     """Appends outputs to record batches built per partition. Bounded: when `in_flight_bytes_max` is reached, the
-    records wait in the Sink's user (see `has_room`)."""
+    records wait in the Sink's user."""
+
+    in_flight_bytes: int  # handed over and not acknowledged
+    in_flight_bytes_max: int
 
     async def start(self) -> None: ...
     async def append_many(

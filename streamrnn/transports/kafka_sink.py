@@ -59,7 +59,8 @@ class KafkaSink:
         self._open: dict[tuple[str, int], Any] = {}
         self._handed: dict[asyncio.Future[Any], tuple[str, int]] = {}
         self._outstanding: set[asyncio.Future[Any]] = set()
-        self._in_flight_bytes = 0
+        self.in_flight_bytes = 0
+        self.in_flight_bytes_max = settings.in_flight_bytes_max
         self._records = 0
 
     async def start(self) -> None:
@@ -141,12 +142,12 @@ class KafkaSink:
         builder = self._open.pop(where)
         size = builder.size()
         budget = Deadline(self._settings.delivery_timeout_ms / 1000)
-        while self._outstanding and self._in_flight_bytes + size > self._settings.in_flight_bytes_max:
+        while self._outstanding and self.in_flight_bytes + size > self.in_flight_bytes_max:
             done, _ = await asyncio.wait(
                 self._outstanding, timeout=budget.remaining_s(), return_when=asyncio.FIRST_COMPLETED
             )
             if not done:
-                raise DeliveryFailed(f"{self._in_flight_bytes} bytes on their way and nothing acknowledged in time")
+                raise DeliveryFailed(f"{self.in_flight_bytes} bytes on their way and nothing acknowledged in time")
         topic, partition = where
         builder.close()
         try:
@@ -154,13 +155,13 @@ class KafkaSink:
         except (KafkaError, OSError, AssertionError) as error:
             cause = explained(error, self._settings, f"sending to {topic}/{partition}")
             raise cause if isinstance(cause, TopicMissing) else DeliveryFailed(str(cause)) from error
-        self._in_flight_bytes += size
+        self.in_flight_bytes += size
         self._outstanding.add(future)
         future.add_done_callback(lambda done: self._acknowledged(done, size))
         self._handed[future] = where
 
     def _acknowledged(self, future: asyncio.Future[Any], size: int) -> None:
-        self._in_flight_bytes -= size
+        self.in_flight_bytes -= size
         self._outstanding.discard(future)
         if not future.cancelled():
             future.exception()  # looked at here so that an abandoned one makes no noise; wait() raises it

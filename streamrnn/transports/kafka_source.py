@@ -122,7 +122,8 @@ class KafkaSource:
         for tp in limited:
             if not self._at_end(tp.partition):
                 fetched |= await getmany(tp, max_records=1)
-        return fetched | await getmany(*whole, timeout_ms=0 if fetched else timeout_ms, max_records=records_max)
+        fetched |= await getmany(*whole, timeout_ms=0 if fetched else timeout_ms, max_records=records_max)
+        return fetched
 
     async def commit(self, offsets: Mapping[int, Committed], deadline: Deadline) -> None:
         ours = {tp.partition for tp in self._consumer.assignment()}

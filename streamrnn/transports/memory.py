@@ -393,6 +393,7 @@ class MemorySink:
     def __init__(self, broker: MemoryBroker, client: str = "") -> None:
         self._broker, self._client = broker, client
         self._batches: dict[tuple[str, int], list[Appended]] = {}
+        self.in_flight_bytes = self.in_flight_bytes_max = 0  # nothing is serialised
         self._tail: asyncio.Task[None] | None = None
 
     async def start(self) -> None:

@@ -244,8 +244,8 @@ async def test_bytes_on_their_way_are_bounded(
 
     async def watched(*arguments: Any, **options: Any) -> Any:
         future = await send_batch(*arguments, **options)
-        asyncio.get_running_loop().call_soon(lambda: seen.append(sink._in_flight_bytes))
-        seen.append(sink._in_flight_bytes)
+        asyncio.get_running_loop().call_soon(lambda: seen.append(sink.in_flight_bytes))
+        seen.append(sink.in_flight_bytes)
         return future
 
     monkeypatch.setattr(sink._producer, "send_batch", watched)
@@ -253,7 +253,7 @@ async def test_bytes_on_their_way_are_bounded(
         await sink.append_many(topic, partition, [None] * 90, [b"x" * 1000] * 90, [0] * 90)
     await (await sink.seal()).wait(Deadline(10.0))
     assert 90_000 < max(seen) <= bound
-    assert sink._in_flight_bytes == 0
+    assert sink.in_flight_bytes == 0
     await sink.stop(Deadline(5.0))
 
 

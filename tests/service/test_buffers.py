@@ -1,0 +1,125 @@
+"""Everything that waits has a bound and a metric; a broker that takes nothing makes lag grow, not memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from running import START, all_committed, made, send, tick, until, worker
+
+from streamrnn.service import pump as module
+from streamrnn.service.worker import Worker
+from streamrnn.transports.base import Deadline
+from streamrnn.transports.memory import MemoryBroker, MemorySink, MemorySource
+
+NAMES = {"series", "batches_in_flight", "bytes_in_flight", "ticks_held_back", "states_waiting", "series_parked"}
+
+
+def many(broker: MemoryBroker, series: int, steps: int, first: int = 0) -> None:
+    for step in range(first, first + steps):
+        for i in range(series):
+            name = f"s{i}"
+            broker.append("ticks", i % 4, name.encode(), tick(name, step, float(step)), START + 1000 * step)
+
+
+async def watched(running: Worker, done: Any) -> dict[str, tuple[int, int]]:
+    """The most of every buffer until `done()`, with its bound."""
+    most: dict[str, tuple[int, int]] = {}
+    async with asyncio.timeout(30):
+        while not done():
+            if running.pump is not None:
+                for name, (used, bound) in running.pump.buffers().items():
+                    most[name] = (max(used, most.get(name, (0, 0))[0]), bound)
+            await asyncio.sleep(0)
+    return most
+
+
+def metric(running: Worker, name: str) -> dict[str, float]:
+    lines = running.observer.metrics_text().decode().splitlines()
+    found = [
+        line.removeprefix(f'streamrnn_{name}{{buffer="') for line in lines if line.startswith(f"streamrnn_{name}{{")
+    ]
+    return {line.split('"')[0]: float(line.split()[-1]) for line in found}
+
+
+async def test_every_buffer_has_a_metric_and_keeps_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """400 changed states in each of four partitions and batches of 50: a batch takes a few, whosever turn it is."""
+    monkeypatch.setattr(module, "FLUSH_ROWS", 300)
+    chosen, broker = made(partitions=4, checkpoint={"interval": "10ms"}, batch_records_max=50, lateness="2s")
+    many(broker, 1600, 3)
+    async with worker(chosen, broker) as running:
+        most = await watched(running, lambda: all_committed(broker))
+        assert metric(running, "buffer").keys() == metric(running, "buffer_max").keys() == NAMES
+        assert metric(running, "buffer")["series"] == 1600
+    assert most.keys() == NAMES
+    for name, (used, bound) in most.items():
+        assert used <= bound, name
+    assert most["states_waiting"][0] > 0
+    assert most["batches_in_flight"][0] == most["batches_in_flight"][1] == 2
+    assert most["ticks_held_back"][0] > 1000
+
+
+async def test_states_of_all_partitions_get_their_turn() -> None:
+    chosen, broker = made(partitions=4, checkpoint={"interval": "10ms"}, batch_records_max=50)
+    many(broker, 1600, 6)
+    async with worker(chosen, broker) as running:
+        await until(lambda: all_committed(broker))
+        await until(lambda: not any(len(running.engine.table.changed_rows(p)) for p in range(4)))
+    for partition in range(4):
+        assert sum((record.key or b"").startswith(b"s/") for record in broker.topics["app.state"][partition]) >= 400
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[asyncio.Event]:
+    """Deliveries are acknowledged while it is set."""
+    event = asyncio.Event()
+    seal = MemorySink.seal
+
+    async def sealed(self: MemorySink) -> Any:
+        inner = await seal(self)
+
+        class Held:
+            async def wait(self, deadline: Deadline) -> None:
+                async with asyncio.timeout(deadline.remaining_s()):
+                    await event.wait()
+                await inner.wait(deadline)
+
+        return Held()
+
+    monkeypatch.setattr(MemorySink, "seal", sealed)
+    yield event
+
+
+async def test_a_broker_that_takes_nothing_makes_lag_grow_and_nothing_else(
+    gate: asyncio.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "KEEP_ALIVE_S", 0.05)
+    polls = 0
+    poll = MemorySource.poll
+
+    async def counted(self: MemorySource, timeout_ms: int, records_max: int) -> Any:
+        nonlocal polls
+        polls += 1
+        return await poll(self, timeout_ms, records_max)
+
+    monkeypatch.setattr(MemorySource, "poll", counted)
+    chosen, broker = made(checkpoint={"interval": "10ms"})
+    async with worker(chosen, broker) as running:
+        await until(lambda: running.observer.health.serving)
+        send(broker, 500)
+        await asyncio.sleep(0.5)
+        assert running.pump is not None
+        taken = running.pump.positions()
+        before, most = polls, running.pump.buffers()
+        await asyncio.sleep(0.5)
+        assert running.pump.positions() == taken  # nothing more is taken in
+        assert running.pump.buffers() == most
+        assert most["batches_in_flight"][0] == 2
+        assert sum(position for position, _ in taken.values()) <= 2 * chosen.batch_records_max
+        assert polls > before + 5  # but the client's idle clock runs on
+        assert sum(running.pump._source.lag().values()) >= 2000 - 2 * chosen.batch_records_max  # type: ignore[arg-type]
+        gate.set()
+        await until(lambda: all_committed(broker))
+        assert running.observer.metrics.rebuilds._value.get() == 0
