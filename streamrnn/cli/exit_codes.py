@@ -14,6 +14,7 @@ class ExitCode(IntEnum):
     INPUT = 5  # a file cannot be read, or holds nothing to work on
     ADDRESS = 6  # the HTTP address is taken, or exposed without a token
     MEMORY = 70  # the trainer grew beyond learn.memory_max_mb
+    STUCK = 71  # the trainer hung and ended itself
 
 
 def exit_code_of(error: Exception) -> ExitCode:

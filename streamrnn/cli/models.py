@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from streamrnn.cli.options import AsJson, BadUse, Bootstrap, Config, Sets, overrides, settings_from
+from streamrnn.durations import format_ms
 
 if TYPE_CHECKING:
     from streamrnn.service.config import Settings
@@ -22,7 +23,7 @@ ModelId = Annotated[str, typer.Argument(help="The weights' id, as `models list` 
 def list_models(
     config: Config = None, sets: Sets = None, bootstrap_servers: Bootstrap = None, as_json: AsJson = False
 ) -> None:
-    """List the versions, the one in use marked with *."""
+    """List the versions: the one in use marked with *, those that were rolled back from with x."""
     rows = asyncio.run(_with_follower(settings_from(config, overrides(sets, bootstrap_servers))))
     if as_json:
         typer.echo(json.dumps(rows))
@@ -30,7 +31,7 @@ def list_models(
     if not rows:
         typer.echo("no weights yet: forecasts are persistence with calibrated intervals")
     for row in rows:
-        mark = "*" if row["current"] else " "
+        mark = "*" if row["current"] else "x" if row["refused"] else " "
         typer.echo(f"{mark} {row['id']}  round {row['round']:<4} loss {row['loss']:.4f}  skill {row['skill']:.3f}")
 
 
@@ -47,15 +48,20 @@ def show_model(model: ModelId, config: Config = None, sets: Sets = None, bootstr
 
 @app.command("rollback")
 def rollback(model: ModelId, config: Config = None, sets: Sets = None, bootstrap_servers: Bootstrap = None) -> None:
-    """Make an earlier version the one in use; workers swap it in between two batches."""
-    asyncio.run(_with_follower(settings_from(config, overrides(sets, bootstrap_servers)), model))
-    typer.echo(f"{model} is current now")
+    """Make an earlier version the one in use; workers swap it in between two batches.
+
+    The trainer goes on from it: nothing else is published for learn.rollback_hold, then only what was trained from it
+    and has beaten it, and never the weights that were rolled back from.
+    """
+    settings = settings_from(config, overrides(sets, bootstrap_servers))
+    asyncio.run(_with_follower(settings, model))
+    typer.echo(f"{model} is current now; others follow after {format_ms(settings.learn.rollback_hold)} at the earliest")
 
 
 async def _with_follower(settings: Settings, roll_back_to: str | None = None) -> list[dict[str, Any]]:
     from streamrnn.transports.base import Deadline
     from streamrnn.transports.kafka import KafkaTransport
-    from streamrnn.transports.models import ModelsFollower, ModelsWriter
+    from streamrnn.transports.models import ModelsFollower, ModelsWriter, rolled_back
 
     transport = KafkaTransport(settings.kafka_settings())
     follower = ModelsFollower(transport, settings.topics.models)
@@ -63,14 +69,15 @@ async def _with_follower(settings: Settings, roll_back_to: str | None = None) ->
     try:
         await follower.catch_up()
         current = follower.pointer.id if follower.pointer else None
+        refused = follower.pointer.refused if follower.pointer else ()
         if roll_back_to is not None:
             if follower.blob(roll_back_to) is None:
                 raise BadUse(f"no whole weights {roll_back_to}: `streamrnn models list` shows what there is")
             sink = transport.sink()
             await sink.start()
             try:
-                writer = ModelsWriter(sink, settings.topics.models)
-                await writer.point(roll_back_to, "rollback", int(time.time() * 1000))
+                pointer = rolled_back(follower.pointer, roll_back_to, int(time.time() * 1000))
+                await ModelsWriter(sink, settings.topics.models).point(pointer)
             finally:
                 await sink.stop(Deadline(5.0))
     finally:
@@ -85,6 +92,7 @@ async def _with_follower(settings: Settings, roll_back_to: str | None = None) ->
                 "id": manifest.id,
                 "bytes": manifest.bytes,
                 "current": manifest.id == current,
+                "refused": manifest.id in refused,
                 "round": known.get("round", 0),
                 "loss": known.get("loss", 0.0),
                 "skill": sum(skill) / len(skill),

@@ -88,12 +88,23 @@ def unpack(blob: bytes) -> tuple[ModelSpec, dict[str, Tensor], WeightsMeta]:
 def build(blob: bytes) -> tuple[Network, WeightsMeta]:
     """A network with these weights, in evaluation mode. Raises WeightsError, also when tensors and shape disagree."""
     spec, tensors, meta = unpack(blob)
+    _check_fit(spec, tensors)
     network = Network(spec)
-    try:
-        network.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise WeightsError(f"the tensors do not fit the shape {spec}: {error}") from error
+    network.load_state_dict(tensors)
     return network.eval(), meta
+
+
+def _check_fit(spec: ModelSpec, tensors: dict[str, Tensor]) -> None:
+    """Nothing is built for a shape that these very tensors do not fill: a few bytes may claim a terabyte."""
+    try:
+        if spec.layers > len(tensors):
+            raise ValueError(f"{spec.layers} layers")
+        with torch.device("meta"):
+            wanted = {name: (t.shape, t.dtype) for name, t in Network(spec).state_dict().items()}
+    except (RuntimeError, ValueError, TypeError, ArithmeticError) as error:
+        raise WeightsError(f"no network has the shape {spec}: {error}") from error
+    if wanted != {name: (t.shape, t.dtype) for name, t in tensors.items()}:
+        raise WeightsError(f"the tensors do not fit the shape {spec}")
 
 
 def finite(module: nn.Module) -> bool:

@@ -175,7 +175,12 @@ class Trainer:
             writer = ModelsWriter(sink, settings.topics.models)
             while not self._stopping.is_set():
                 self._turn_began_s = clock_s()
-                await self._turn(reader, follower, writer, leadership)
+                try:
+                    await self._turn(reader, follower, writer, leadership)
+                except RuntimeError as error:
+                    if self.device.type == "cpu":
+                        raise
+                    self._leave_device(follower, error)
                 if keeper.done():
                     keeper.result()
         except (MemoryError, torch.OutOfMemoryError) as error:
@@ -331,6 +336,16 @@ class Trainer:
         except WeightsError as error:
             log.warning("the current weights cannot be used; a new network is trained", model=model, error=str(error))
         self.learner.adopt(None)
+
+    def _leave_device(self, follower: ModelsFollower, error: RuntimeError) -> None:
+        """A GPU that has failed, or gone: what it held is lost, the processor goes on from the weights in use."""
+        log.error("the device failed; training goes on on the processor", device=self.device.type, error=str(error))
+        self.device = torch.device("cpu")
+        self.learner.move(self.device)
+        self._incumbent_id, self._pointer = "", None
+        known = follower.pointer
+        blob = follower.blob(known.id) if known is not None else None
+        self._follow(follower, [(known.id, blob)] if known is not None and blob is not None else [])
 
     def _memory_mb(self) -> int:
         return int(psutil.Process().memory_info().rss) >> 20

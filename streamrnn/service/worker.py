@@ -34,7 +34,7 @@ from streamrnn.stream.engine import Engine
 from streamrnn.stream.snapshot import Snapshots
 from streamrnn.transports.base import Deadline, TopicMissing, Transport, TransportError, Unreadable, clock_s
 from streamrnn.transports.kafka import KafkaTransport
-from streamrnn.transports.models import ModelsFollower
+from streamrnn.transports.models import BY_OPERATOR, ModelsFollower
 
 if TYPE_CHECKING:
     from streamrnn.service.config import Settings
@@ -77,6 +77,7 @@ class Worker:
         self.follower: ModelsFollower | None = None
         self.pump: Pump | None = None
         self._pending: tuple[str, bytes] | None = None
+        self._swap_from_s = 0.0
         self._stopping = asyncio.Event()
         self._rebuilds: deque[float] = deque()
 
@@ -247,8 +248,12 @@ class Worker:
                 log.warning("the models topic cannot be read; the weights in use serve on", error=str(error))
 
     def _swap(self) -> None:
-        """Between two batches: the newest weights take over."""
+        """Between two batches: the newest weights take over, not too often; an operator's rollback at once."""
         if self._pending is None:
+            return
+        pointer = self.follower.pointer if self.follower is not None else None
+        told = pointer is not None and pointer.by == BY_OPERATOR and pointer.id == self._pending[0]
+        if not told and clock_s() < self._swap_from_s:
             return
         (model, blob), self._pending = self._pending, None
         try:
@@ -259,6 +264,7 @@ class Worker:
             log.error("weights refused; the ones in use stay", model=model, error=str(error))
             self.observer.weights_refused(model, str(error))
             return
+        self._swap_from_s = clock_s() + self.settings.learn.swap_min / 1000
         self.observer.swapped(model, meta)
         log.info("weights swapped in", model=model, loss=meta.loss)
 

@@ -110,12 +110,20 @@ class Learner:
         least = self.spec.train.burn_in + 2
         return self.steps >= self.spec.min_steps and self.buffer.longest(self.spec.train.length) >= least
 
-    def adopt(self, network: Network) -> None:
-        """These weights serve now (another trainer's, a rollback, or found at the start): train on from them."""
-        self.incumbent = copy.deepcopy(network).to(self.device).eval()
-        self._network.load_state_dict(self.incumbent.state_dict())
-        self._restart_training()
+    def adopt(self, network: Network | None) -> None:
+        """These weights serve now (another trainer's, a rollback, or found at the start): train on from them.
+
+        None: what serves is nothing that can be trained on, or persistence. Fresh weights, then.
+        """
+        self.incumbent = None if network is None else copy.deepcopy(network).to(self.device).eval()
+        self._reset()
         self._watch.forget()
+
+    def move(self, device: torch.device) -> None:
+        """Goes on elsewhere with nothing but the buffer: what the old device held may be out of reach."""
+        self.device = device
+        self._network = Network(self.model_spec).to(device)
+        self.adopt(None)
 
     def _look_for_drift(self) -> None:
         series = max(1, int((self.buffer.count > 0).sum()))
@@ -129,7 +137,8 @@ class Learner:
         with torch.inference_mode():
             out, _ = self.incumbent(batch.inputs, self.incumbent.zero_state(batch.inputs.shape[1]))
             error = (batch.targets[..., 0] - out[..., 0, 0]).abs()[-WATCH_EVERY - 1 : -1]  # one step ahead [T, B, C]
-            for value in torch.nanmean(error.flatten(1), dim=1).tolist():
+            # The middle series: one that is full of garbage is not the world's drift.
+            for value in torch.nanmedian(torch.nanmean(error, dim=2), dim=1).values.tolist():
                 if value == value and self._watch.update(value):
                     self.drifted = True
 

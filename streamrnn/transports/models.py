@@ -4,19 +4,25 @@ All in partition 0 of a compacted topic, so that it holds the newest value of ev
 
     weights/<id>/<piece>   bytes of the blob, cut so that a record stays far below the broker's limit
     manifest/<id>          JSON: how many pieces and bytes, SHA-256 over all, what is known of the weights
-    current                JSON: the id in use, and whether the gate or an operator put it there
+    current                JSON: the id in use, whether the gate or an operator put it there, what it took the place of
 
 A writer sends the pieces, then the manifest, then the pointer, each acknowledged before the next; a reader believes a
 pointer only when the pieces are complete and their digest is right. What does not fit is ignored and counted.
+
+An operator's word stands: a pointer of the gate's that was decided upon before its writer knew of an operator's
+(`base` names other weights) is ignored.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from streamrnn.records import Record
 from streamrnn.transports.base import Deadline, PartitionReader, Sink, Transport, TransportError
@@ -24,15 +30,21 @@ from streamrnn.transports.base import Deadline, PartitionReader, Sink, Transport
 # A record of this size passes any broker's default limit (1 MiB) with room for its envelope.
 PIECE_BYTES = 400_000
 PIECES_MAX = 4096
-# How many versions' pieces a reader holds at most; a writer keeps fewer than this in the topic.
+# How many versions, and bytes of them, a reader holds at most; a writer keeps fewer than this in the topic.
 VERSIONS_MAX = 32
+BYTES_MAX = 512 * 1024 * 1024
+# Ids name metrics' labels and go into logs.
+ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 SEND_TIMEOUT_S = 30.0
 POINTER = b"current"
+BY_GATE, BY_OPERATOR = "gate", "rollback"
+# Weights that were rolled back from, as a pointer names them: the newest so many.
+REFUSED_MAX = 32
 
 
 class Manifest(msgspec.Struct):
     id: str
-    pieces: int
+    pieces: Annotated[int, Meta(ge=0, le=PIECES_MAX)]
     bytes: int
     sha256: str
     meta: dict[str, object] = {}
@@ -40,8 +52,17 @@ class Manifest(msgspec.Struct):
 
 class Pointer(msgspec.Struct):
     id: str
-    by: str = "gate"
+    by: str = BY_GATE
     at_ms: int = 0
+    base: str = ""  # what was current when this was decided
+    refused: tuple[str, ...] = ()  # rolled back from by an operator: never to be published again
+
+
+def rolled_back(known: Pointer | None, to: str, at_ms: int) -> Pointer:
+    """The pointer of an operator who goes back to these weights: what was in use is refused from now on."""
+    left = known.id if known is not None else ""
+    refused = [model for model in (*(known.refused if known is not None else ()), left) if model not in ("", to)]
+    return Pointer(to, BY_OPERATOR, at_ms, left, tuple(dict.fromkeys(refused))[-REFUSED_MAX:])
 
 
 class ModelsWriter:
@@ -52,15 +73,19 @@ class ModelsWriter:
 
     async def publish(self, model: str, blob: bytes, meta: Mapping[str, object], at_ms: int) -> None:
         """Weights that the gate accepted become the current ones. Raises TransportError; then nothing changed."""
+        await self.upload(model, blob, meta, at_ms)
+        await self.point(Pointer(model, BY_GATE, at_ms))
+
+    async def upload(self, model: str, blob: bytes, meta: Mapping[str, object], at_ms: int) -> None:
+        """Weights that a pointer may name from now on."""
         pieces = [blob[i : i + PIECE_BYTES] for i in range(0, len(blob), PIECE_BYTES)]
         manifest = Manifest(model, len(pieces), len(blob), hashlib.sha256(blob).hexdigest(), dict(meta))
         await self._send({_piece_key(model, i): piece for i, piece in enumerate(pieces)}, at_ms)
         await self._send({f"manifest/{model}".encode(): msgspec.json.encode(manifest)}, at_ms)
-        await self.point(model, "gate", at_ms)
 
-    async def point(self, model: str, by: str, at_ms: int) -> None:
-        """Makes these weights, published before, the current ones (a rollback)."""
-        await self._send({POINTER: msgspec.json.encode(Pointer(model, by, at_ms))}, at_ms)
+    async def point(self, pointer: Pointer) -> None:
+        """Makes weights that were uploaded the current ones."""
+        await self._send({POINTER: msgspec.json.encode(pointer)}, pointer.at_ms)
 
     async def retire(self, manifests: Sequence[Manifest], at_ms: int) -> None:
         """Deletes versions: tombstones for the manifest first, so that nobody looks for pieces that are gone."""
@@ -82,9 +107,13 @@ class ModelsFollower:
         self._transport, self._topic = transport, topic
         self._reader: PartitionReader = transport.reader()
         self._pieces: dict[str, dict[int, bytes]] = {}
+        self._held_bytes = 0
         self.manifests: dict[str, Manifest] = {}
         self.pointer: Pointer | None = None
+        # The topic's last pointer was ignored, because an operator's stands: its writer should repeat that one.
+        self.overruled = False
         self._told: str | None = None
+        self._came = False
         self.ignored: dict[str, int] = {}  # reason → how many
 
     async def start(self) -> None:
@@ -129,8 +158,9 @@ class ModelsFollower:
         return blob
 
     def _news(self) -> list[tuple[str, bytes]]:
-        if self.pointer is None or self.pointer.id == self._told:
+        if self.pointer is None or self.pointer.id == self._told or not self._came:
             return []
+        self._came = False  # what is not whole is looked at again when something has come
         blob = self.blob(self.pointer.id)
         if blob is None:
             self._ignore("incomplete")
@@ -142,6 +172,7 @@ class ModelsFollower:
         for _, records in polled:
             for record in records:
                 self._take_one(record.key or b"", record.value)
+                self._came = True
 
     def _take_one(self, key: bytes, value: bytes | None) -> None:
         try:
@@ -149,30 +180,52 @@ class ModelsFollower:
             if kind == "weights":
                 model, _, piece = rest.rpartition("/")
                 number = int(piece)
-                if value is None:
-                    self._pieces.get(model, {}).pop(number, None)
-                elif 0 <= number < PIECES_MAX:
-                    self._pieces.setdefault(model, {})[number] = value
-                    self._bound()
+                _check_id(model)
+                if not 0 <= number < PIECES_MAX:
+                    raise ValueError("not a piece of weights")
+                self._piece(model, number, value)
             elif kind == "manifest":
-                if value is None:
-                    self.manifests.pop(rest, None)
-                else:
-                    # Taken out first, so that the order of the dictionary is the order of publication.
-                    self.manifests.pop(rest, None)
+                _check_id(rest)
+                # Taken out first, so that the order of the dictionary is the order of publication.
+                self.manifests.pop(rest, None)
+                if value is not None:
                     self.manifests[rest] = msgspec.json.decode(value, type=Manifest)
+                    self._bound()
             elif kind == "current" and value is not None:
-                self.pointer = msgspec.json.decode(value, type=Pointer)
+                self._point(msgspec.json.decode(value, type=Pointer))
             else:
                 self._ignore("unknown-key")
         except (ValueError, UnicodeDecodeError, msgspec.MsgspecError):
             self._ignore("malformed")
 
+    def _point(self, pointer: Pointer) -> None:
+        _check_id(pointer.id)
+        known = self.pointer
+        decided = pointer.base in ("", known.id) if known is not None else True
+        self.overruled = known is not None and known.by == BY_OPERATOR and pointer.by == BY_GATE and not decided
+        if self.overruled:
+            self._ignore("overruled")
+        else:
+            self.pointer = pointer
+
+    def _piece(self, model: str, number: int, value: bytes | None) -> None:
+        pieces = self._pieces.setdefault(model, {})
+        self._held_bytes -= len(pieces.pop(number, b""))
+        if value is not None:
+            pieces[number] = value
+            self._held_bytes += len(value)
+            self._bound()
+        elif not pieces:
+            del self._pieces[model]
+
     def _bound(self) -> None:
-        while len(self._pieces) > VERSIONS_MAX:
-            current = self.pointer.id if self.pointer else None
-            oldest = next(model for model in self._pieces if model != current)
-            del self._pieces[oldest]
+        """Lets the oldest versions go, the current one last."""
+        current = self.pointer.id if self.pointer else None
+        while len(self._pieces) > VERSIONS_MAX or len(self.manifests) > VERSIONS_MAX or self._held_bytes > BYTES_MAX:
+            held = self._pieces if self._held_bytes > BYTES_MAX or len(self._pieces) > VERSIONS_MAX else self.manifests
+            oldest = next((model for model in held if model != current), current)
+            assert oldest is not None  # noqa: S101
+            self._held_bytes -= sum(map(len, self._pieces.pop(oldest, {}).values()))
             self.manifests.pop(oldest, None)
 
     def _ignore(self, reason: str) -> None:
@@ -181,3 +234,8 @@ class ModelsFollower:
 
 def _piece_key(model: str, piece: int) -> bytes:
     return f"weights/{model}/{piece}".encode()
+
+
+def _check_id(model: str) -> None:
+    if not ID.fullmatch(model):
+        raise ValueError("not an id of weights")

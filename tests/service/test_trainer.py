@@ -15,7 +15,7 @@ from streamrnn.service.supervisor import Supervisor
 from streamrnn.service.trainer import Trainer
 from streamrnn.transports.base import Deadline
 from streamrnn.transports.memory import MemorySink, MemoryTransport
-from streamrnn.transports.models import Manifest, ModelsFollower, ModelsWriter, Pointer
+from streamrnn.transports.models import Manifest, ModelsFollower, ModelsWriter, Pointer, rolled_back
 
 SMALL: dict[str, Any] = {
     "model.hidden": 12,
@@ -81,7 +81,7 @@ async def test_weights_in_pieces_arrive_whole_and_a_rollback_points_back() -> No
     await writer.publish("two", second, {}, 0)
     assert await follower.poll() == [("two", second)]
     assert await follower.poll() == []
-    await writer.point("one", "rollback", 0)
+    await writer.point(rolled_back(follower.pointer, "one", 0))
     assert await follower.poll() == [("one", first)]
     await writer.retire([follower.manifests["two"]], 0)
     await follower.poll()

@@ -84,6 +84,7 @@ def settings(rng: random.Random, delivery: str) -> Settings:
                 "records": rng.choice([3, 20, 1000]),
             },
             "train": "off",
+            "learn": {"swap_min": "0s"},
         },
         {},
     )
