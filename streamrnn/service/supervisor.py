@@ -2,9 +2,11 @@
 
 1. The child is `streamrnn train --supervised` with the same configuration; its standard input is a pipe that is never
    written to: when the worker dies it closes, and the child ends.
-2. It says how it is once a second. Silence beyond `silence_max` means it hangs: it is killed.
-3. However it ends, it is started again, later and later up to a limit. After several quick ends on a GPU it is started
-   without one.
+2. It says how it is once a second, in a line of JSON. What is no such line is thrown away and is no sign of life;
+   lines are read no faster than LINE_PAUSE_S, so that a child that floods waits for us and not the other way round.
+3. Silence beyond `silence_max` means that it hangs: it is killed.
+4. However it ends, it is started again, later and later up to a limit. After several crashes in a row it is started
+   without a GPU, for as long as this worker lives.
 """
 
 from __future__ import annotations
@@ -16,21 +18,44 @@ import random
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
-import orjson
+import msgspec
 import structlog
+from msgspec import Meta
 
 from streamrnn.transports.base import Deadline
 
 log = structlog.get_logger(__name__)
 
 LINE_BYTES_MAX = 64 * 1024
+LINE_PAUSE_S = 0.02
 BACKOFF_S = (1.0, 60.0)
 # An end so soon after the start counts as a crash in a row; a longer life clears the count.
 SHORT_LIFE_S = 60.0
-GPU_CRASHES_MAX = 3
+CRASHES_MAX = 3
+# Ends whose reason the child has told, and which no other device would change: configuration, broker, topic, memory.
+TOLD_CODES = (2, 3, 4, 70)
 END_S = 5.0
+
+Word = Annotated[str, Meta(max_length=80)]
+Count = Annotated[int, Meta(ge=0, lt=1 << 62)]
+
+
+class Heartbeat(msgspec.Struct, omit_defaults=True):
+    """What a trainer may say of itself; anything else is left out."""
+
+    state: Word = ""
+    device: Word = ""
+    last: Word = ""
+    round: Count = 0
+    accepted: Count = 0
+    refused: Count = 0
+    drifts: Count = 0
+    ticks: Count = 0
+    rss_bytes: Count = 0
+    loss: float | None = None
+    steps_s: float | None = None
 
 
 class Supervisor:
@@ -43,10 +68,13 @@ class Supervisor:
         silence_max_s: float,
         backoff_s: tuple[float, float] = BACKOFF_S,
         environment: Mapping[str, str] | None = None,
+        without_gpu: Sequence[str] = (),
     ) -> None:
         self.command = list(command)
+        self._without_gpu = list(without_gpu)  # arguments that are added when a GPU is suspected
         self.restarts = 0
         self.said: dict[str, Any] = {}
+        self._device = ""  # the last one that was named: a child may fail before it comes to say so
         self._tell, self._silence_max_s, self._backoff_s = tell, silence_max_s, backoff_s
         self._environment = dict(os.environ if environment is None else environment)
         self._child: asyncio.subprocess.Process | None = None
@@ -78,18 +106,20 @@ class Supervisor:
         return self.stopping
 
     async def _keep_alive(self) -> None:
-        in_a_row = 0
+        in_a_row = crashes = 0
         while not self.stopping:
             begin = time.monotonic()
             code = await self._live()
             in_a_row = in_a_row + 1 if time.monotonic() - begin < SHORT_LIFE_S else 1
+            crashes = 0 if code in TOLD_CODES else min(crashes + 1, in_a_row)
             if self.is_stopping():
                 return
             self.restarts += 1
             self._tell(False, self.restarts, self.said)
-            if in_a_row == GPU_CRASHES_MAX and self.said.get("device") not in (None, "cpu"):
-                log.warning("the trainer keeps failing on its device; it goes on on the processor")
+            if crashes == CRASHES_MAX and self._device != "cpu":
+                log.warning("the trainer keeps failing; it goes on on the processor", device=self._device or "unknown")
                 self._environment["CUDA_VISIBLE_DEVICES"] = ""
+                self.command += self._without_gpu
             least, most = self._backoff_s
             wait_s = min(most, least * 2 ** (in_a_row - 1)) * random.uniform(0.7, 1.0)  # noqa: S311
             log.warning("the trainer ended; it is started again", exit_code=code, wait_s=round(wait_s, 1))
@@ -120,16 +150,22 @@ class Supervisor:
                     await asyncio.wait_for(child.wait(), END_S)
         finally:
             self._kill()
-        if child.stdout is not None:
-            await child.stdout.read()  # what is left in the pipe would keep its transport open
+        with contextlib.suppress(TimeoutError):  # something that it started may hold its output open
+            await asyncio.wait_for(self._drain(child), END_S)
         return await child.wait()
+
+    async def _drain(self, child: asyncio.subprocess.Process) -> None:
+        """What is left in the pipe would keep its transport open."""
+        while child.stdout is not None and await child.stdout.read(LINE_BYTES_MAX):
+            pass
 
     async def _listen(self, child: asyncio.subprocess.Process) -> bool:
         """Until the child closes its output (True) or has to be killed (False)."""
         assert child.stdout is not None  # noqa: S101
+        silence = Deadline(self._silence_max_s)
         while True:
             try:
-                line = await asyncio.wait_for(child.stdout.readline(), self._silence_max_s)
+                line = await asyncio.wait_for(child.stdout.readline(), silence.remaining_s())
             except TimeoutError:
                 log.error("the trainer has been silent for too long and is killed", silence_s=self._silence_max_s)
                 return False
@@ -138,18 +174,31 @@ class Supervisor:
                 return False
             if not line:
                 return True
-            try:
-                said = orjson.loads(line)
-            except orjson.JSONDecodeError:
-                continue  # something else printed; not a sign of life
-            if isinstance(said, dict):
+            said = heard(line)
+            if said is not None:
+                silence = Deadline(self._silence_max_s)
                 self.said = said
+                self._device = said.get("device", self._device)
                 self._tell(True, self.restarts, said)
+            await asyncio.sleep(LINE_PAUSE_S)
 
     def _kill(self) -> None:
         if self._child is not None and self._child.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._child.kill()
+
+
+def heard(line: bytes) -> dict[str, Any] | None:
+    """A heartbeat as plain values, or None: nothing that a child prints is trusted to be one."""
+    try:
+        said: dict[str, Any] = msgspec.to_builtins(msgspec.json.decode(line, type=Heartbeat))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    return said
+
+
+# On a GPU that fails, these make the same command train on the processor.
+WITHOUT_GPU = ("--set", "learn.device=cpu")
 
 
 def train_command(config_arguments: Sequence[str]) -> list[str]:

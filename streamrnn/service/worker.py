@@ -28,7 +28,7 @@ from streamrnn.service.publish import Publisher
 from streamrnn.service.pump import Pump, PumpSettings, Stalled
 from streamrnn.service.restore import Restorer
 from streamrnn.service.signals import stop_on_signals
-from streamrnn.service.supervisor import Supervisor, train_command
+from streamrnn.service.supervisor import WITHOUT_GPU, Supervisor, train_command
 from streamrnn.service.unreadable import UnreadablePartitions
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.snapshot import Snapshots
@@ -339,7 +339,8 @@ async def _run(settings: Settings, config_arguments: Sequence[str]) -> None:
     supervisor: Supervisor | None = None
     if settings.train == "auto":
         command = train_command(config_arguments)
-        supervisor = Supervisor(command, observer.trainer_state, settings.learn.silence_max / 1000)
+        silence_max_s = settings.learn.silence_max / 1000
+        supervisor = Supervisor(command, observer.trainer_state, silence_max_s, without_gpu=WITHOUT_GPU)
         supervisor.start()
     try:
         await worker.run()
