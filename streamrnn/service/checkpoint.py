@@ -10,11 +10,16 @@ Order, at least once: a row may leave only after the outputs of all records that
 crash would skip those records without their outputs. So a slice is copied behind its batch and appended after that
 batch's delivery, and the checkpoint record only when its offset is committed. Exactly once: rows, checkpoint, outputs
 and offset are one transaction, and there is nothing to wait for.
+
+At least once fences nobody: a worker that was stopped and wakes up after its partitions went to another may still write
+a state of then over a newer one, and compaction would keep it. Its writes are seen by the gap they leave between the
+offsets of one's own; then every state of the partition is written anew before the next checkpoint is. A checkpoint says
+at which offset of the changelog it was to stand (`at`): older states that a reader finds from there on are a stranger's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -45,6 +50,7 @@ class Slice:
     keys: list[bytes]
     values: list[bytes | None]
     completes: Checkpoint | None = None
+    since: int = 0  # strange writes that were known when it was taken
 
 
 @dataclass(slots=True)
@@ -67,6 +73,9 @@ class Parked:
     gone: list[str] = field(default_factory=list)
     cycle: _Cycle | None = None
     waiting: Checkpoint | None = None  # its rows are acknowledged; it waits for its offset to be committed
+    end: int = -1  # of the changelog, as far as it is acknowledged; -1: not known
+    unacknowledged: int = 0  # records appended behind it
+    strange_writes: int = 0
 
 
 class Checkpointer:
@@ -79,17 +88,19 @@ class Checkpointer:
         topic: str,
         settings: CheckpointSettings,
         written: Callable[[int, int, int], None] = lambda partition, offset, rows: None,
+        strange: Callable[[int], None] = lambda partition: None,
     ) -> None:
         self.topic = topic
         self._engine, self._snapshots, self._settings = engine, snapshots, settings
-        self._told = written
+        self._told, self._strange = written, strange
         self._partitions: dict[int, Parked] = {}
         self.rows_written = 0
         engine.table.keep_gone = True
 
-    def begin(self, partition: int, checkpoint: Checkpoint, strays: Sequence[str] = ()) -> None:
-        """A partition was restored, or starts with nothing; `strays` are states to be deleted from the topic."""
-        self._partitions[partition] = Parked(checkpoint, clock_s(), list(checkpoint.swaps), gone=list(strays))
+    def begin(self, partition: int, checkpoint: Checkpoint, end: int, strays: Sequence[str] = ()) -> None:
+        """A partition was restored, or starts with nothing; its changelog was read up to `end`. `strays` are states to
+        be deleted from it."""
+        self._partitions[partition] = Parked(checkpoint, clock_s(), list(checkpoint.swaps), gone=list(strays), end=end)
 
     def park(self, partition: int) -> Parked | None:
         """The partition is given up; what `resume` needs, should it come back before anyone has moved it."""
@@ -145,6 +156,7 @@ class Checkpointer:
             piece.keys += [series_key(name) for name in names]
             piece.values += records
             self.rows_written += len(rows)
+        piece.since = known.strange_writes
         if cycle.at >= len(cycle.rows) and not known.gone:
             piece.completes = cycle.checkpoint
             known.cycle = None
@@ -183,8 +195,28 @@ class Checkpointer:
     def arrived(self, piece: Slice) -> None:
         """A slice was acknowledged; with the last one the checkpoint waits for its offset to be committed."""
         known = self._partitions.get(piece.partition)
-        if known is not None and piece.completes is not None:
+        if known is not None and piece.completes is not None and piece.since == known.strange_writes:
             known.waiting = piece.completes
+
+    def written(self, runs: Mapping[int, Sequence[tuple[int, int]]]) -> None:
+        """Where acknowledged records came to stand in the changelog, as (first, count) by partition."""
+        for partition, found in runs.items():
+            known = self._partitions.get(partition)
+            if known is None:
+                continue
+            for first, count in found:
+                known.unacknowledged -= count
+                if known.end not in (-1, first):
+                    self._written_by_another(partition, known)
+                known.end = first + count if first >= 0 else -1
+
+    def _written_by_another(self, partition: int, known: Parked) -> None:
+        """Whatever the stranger wrote over is written once more, and no checkpoint holds before that."""
+        self._engine.table.changed[list(self._engine.table.series(partition).values())] = True
+        known.cycle = known.waiting = None
+        known.strange_writes += 1
+        known.began_s = -self._settings.interval_s  # at once
+        self._strange(partition)
 
     def not_sent(self, piece: Slice) -> None:
         """A slice will not leave: its rows count as changed again."""
@@ -204,7 +236,8 @@ class Checkpointer:
         offset = known.waiting.offset
         swaps = tuple(swap for swap in known.swaps if swap[0] > offset)
         weights = known.written.weights_at(offset)
-        known.written = msgspec.structs.replace(known.waiting, weights=weights, swaps=swaps)
+        at = known.end + known.unacknowledged if known.end >= 0 else -1
+        known.written = msgspec.structs.replace(known.waiting, weights=weights, swaps=swaps, at=at)
         known.swaps, known.waiting = list(swaps), None
         self._told(partition, known.written.offset, self.rows_written)
         return Slice(partition, [CHECKPOINT], [encode_checkpoint(known.written)])
@@ -214,8 +247,11 @@ class Checkpointer:
         known = self._partitions.get(partition)
         return known is not None and known.waiting is not None and known.waiting.offset <= committed
 
-
-async def append(piece: Slice, topic: str, sink: Sink, timestamp_ms: int) -> None:
-    """Appends a slice to its partition of the state topic."""
-    if piece.keys:
-        await sink.append_many(topic, piece.partition, piece.keys, piece.values, [timestamp_ms] * len(piece.keys))
+    async def append(self, piece: Slice, sink: Sink, timestamp_ms: int) -> None:
+        """Appends a slice to its partition of the state topic."""
+        known = self._partitions.get(piece.partition)
+        if known is not None:
+            known.unacknowledged += len(piece.keys)
+        if piece.keys:
+            count = len(piece.keys)
+            await sink.append_many(self.topic, piece.partition, piece.keys, piece.values, [timestamp_ms] * count)

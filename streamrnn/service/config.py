@@ -331,22 +331,22 @@ class Settings(BaseSettings):
         return DecodeSpec(**self.decode.model_dump())
 
     def kafka_settings(self) -> KafkaSettings:
-        """Connection settings with the secrets read. Raises ConfigError when a secret's file cannot be."""
+        """Connection settings with their secrets. Raises ConfigError when a secret's file cannot be read."""
         from streamrnn.transports.kafka import KafkaSettings  # aiokafka is not needed to check a file
 
         kafka = self.kafka
-        password = kafka.sasl_plain_password.get_secret_value() if kafka.sasl_plain_password else None
         if kafka.sasl_plain_password_file is not None:
             try:
-                password = kafka.sasl_plain_password_file.read_text().strip()
-            except OSError as error:
-                raise ConfigError(f"kafka.sasl_plain_password_file: cannot be read ({error.strerror})") from error
-        values = kafka.model_dump(exclude={"sasl_plain_password", "sasl_plain_password_file", "ssl_password"})
-        for name in ("ssl_cafile", "ssl_certfile", "ssl_keyfile"):
+                kafka.sasl_plain_password_file.read_text()
+            except (OSError, UnicodeDecodeError) as error:
+                reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+                raise ConfigError(f"kafka.sasl_plain_password_file: cannot be read ({reason})") from error
+        values = kafka.model_dump(exclude={"sasl_plain_password", "ssl_password"})
+        for name in ("sasl_plain_password_file", "ssl_cafile", "ssl_certfile", "ssl_keyfile"):
             values[name] = None if values[name] is None else str(values[name])
         values["compression_type"] = None if kafka.compression_type == "none" else kafka.compression_type
         return KafkaSettings(
-            sasl_plain_password=password,
+            sasl_plain_password=kafka.sasl_plain_password.get_secret_value() if kafka.sasl_plain_password else None,
             ssl_password=kafka.ssl_password.get_secret_value() if kafka.ssl_password else None,
             delivery_timeout_ms=self.delivery_timeout,
             **values,

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from streamrnn.model.weights import WeightsMeta
@@ -22,6 +23,8 @@ from streamrnn.service.pump import Timing
 from streamrnn.service.summary import Summary
 from streamrnn.service.unreadable import Damage
 from streamrnn.spec import StreamSpec
+
+log = structlog.get_logger(__name__)
 
 BATCH_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 RESTORE_SECONDS = (0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -62,6 +65,7 @@ class Metrics:
         self.restored = counter("state_rows_restored_total", "Series' states read back from the changelog.")
         self.restore = histogram("restore_seconds", "From assignment to a restored partition.", RESTORE_SECONDS)
         self.state_refused = counter("state_rows_refused_total", "States that could not be used.", "reason")
+        self.strange_writes = counter("state_strange_writes_total", "Times a stranger wrote into an owned changelog.")
         self.cold_starts = counter("cold_starts_total", "Partitions taken up without the state they should have had.")
         self.buffer = gauge("buffer", "What waits in memory; its unit is in its name.", "buffer")
         self.buffer_max = gauge("buffer_max", "The bound of what waits.", "buffer")
@@ -159,6 +163,12 @@ class WorkerObserver:
         self.metrics.checkpoint.labels(str(partition)).set(offset)
         self.metrics.state_rows.inc(max(0, rows - self._state_rows))
         self._state_rows = rows
+
+    def written_by_another(self, partition: int) -> None:
+        self.metrics.strange_writes.inc()
+        log.warning(
+            "another worker, put out of the group, wrote into our changelog; it is written anew", partition=partition
+        )
 
     def revoked(self, partition: int) -> None:
         self.health.revoked(partition)

@@ -93,6 +93,9 @@ class _Together:
         for part in self._parts:
             await part.wait(deadline)
 
+    def written(self, topic: str) -> Mapping[int, Sequence[tuple[int, int]]]:
+        return {}
+
 
 class ExactlyOnce:
     """See Outbox."""

@@ -31,7 +31,7 @@ import structlog
 
 from streamrnn.codec import Decoder
 from streamrnn.records import Outputs, Record, Rejected, TickBatch
-from streamrnn.service.checkpoint import SLICE_ROWS, Checkpointer, Parked, Slice, append
+from streamrnn.service.checkpoint import SLICE_ROWS, Checkpointer, Parked, Slice
 from streamrnn.service.outbox import Outbox
 from streamrnn.service.publish import Publisher
 from streamrnn.service.restart import ReplayPoints, committed_with, starting_points
@@ -382,12 +382,13 @@ class Pump:
             reached = {p: owned.position for p, owned in self.owned.items() if not owned.replaying}
         else:
             reached = {p: owned.committed for p, owned in self.owned.items()}
+        for piece in leaving:
+            await checkpointer.append(piece, self._outbox.sink(piece.partition), self._record_ms)
         for partition, offset in reached.items():
             done = checkpointer.complete(partition, offset)
             if done is not None:
                 leaving.append(done)
-        for piece in leaving:
-            await append(piece, checkpointer.topic, self._outbox.sink(piece.partition), self._record_ms)
+                await checkpointer.append(done, self._outbox.sink(partition), self._record_ms)
         delivery = await self._outbox.seal(offsets)
         self._in_flight.append(_InFlight(delivery, dict(offsets), self._epoch, clock_s(), taken, leaving))
 
@@ -445,6 +446,7 @@ class Pump:
         if done.epoch != self._epoch:
             return
         self._ready += done.taken
+        self._checkpointer.written(done.delivery.written(self._checkpointer.topic))
         for piece in done.states:
             self._checkpointer.arrived(piece)
         for partition, committed in done.offsets.items():
@@ -584,6 +586,8 @@ class Pump:
         partition = done.partition
         waiting = self._waiting.pop(partition)
         known, checkpoint, why = waiting.committed, done.checkpoint, done.why
+        # Transactions are fenced, and their markers leave gaps of their own.
+        end = -1 if self._outbox.exactly_once else done.end
         if checkpoint is not None:
             if checkpoint.offset < waiting.begin:
                 why = f"retention has deleted the records since its offset {checkpoint.offset}"
@@ -593,8 +597,9 @@ class Pump:
             emit_from = max(checkpoint.offset, known.offset if known is not None else checkpoint.offset)
             self._engine.front.restore_event_time(partition, checkpoint.event_time_ms)
             committed = known.offset if known is not None else -1
-            owned = _Owned(checkpoint.offset, emit_from, committed, checkpoint.weights, checkpoint)
-            self._checkpointer.begin(partition, checkpoint, done.strays)
+            position = self._behind_strangers(done, checkpoint.offset, waiting.begin)
+            owned = _Owned(position, emit_from, committed, checkpoint.weights, checkpoint)
+            self._checkpointer.begin(partition, checkpoint, end, done.strays)
         else:
             self._engine.drop(partition)
             fresh = waiting.begin if self.settings.start == "earliest" else waiting.end
@@ -605,7 +610,7 @@ class Pump:
             if owned.committed > emit_from:
                 owned.committed = -1  # of a topic that is no more
             begun = Checkpoint(self._source.topic, position, serving, None, life)
-            self._checkpointer.begin(partition, begun, done.found.strays(None))
+            self._checkpointer.begin(partition, begun, end, done.found.strays(None))
             self._ready.append(self._checkpointer.start(partition))
             if known is not None:
                 log.error(
@@ -617,6 +622,20 @@ class Pump:
         if done.found.refused:
             log.error("states in the changelog were refused", partition=partition, refused=done.found.refused)
         self._serve(partition, owned)
+
+    def _behind_strangers(self, done: Restoration, offset: int, begin: int) -> int:
+        """Where the replay must begin so that states which a stranger wrote over with older ones come up, too."""
+        if not done.older:
+            return offset
+        log.warning(
+            "another worker, put out of the group, wrote older states into the changelog: the replay begins at theirs",
+            partition=done.partition, series=len(done.older), replay_from=max(begin, min(done.older.values())),
+        )  # fmt: skip
+        for series, reached in done.older.items():
+            if reached < begin:  # what it takes to bring this one up is deleted
+                self._engine.table.forget(done.partition, series)
+                done.found.refuse("older")
+        return min([offset, *(reached for reached in done.older.values() if reached >= begin)])
 
     def limit(self, ends: Mapping[int, int]) -> None:
         """Partitions are unreadable from these offsets on; those that no longer are go on."""

@@ -7,7 +7,7 @@ assigned, paused, and served when its state is there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -15,7 +15,7 @@ import structlog
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.snapshot import LayoutMismatch, Restored, SnapshotError, Snapshots
 from streamrnn.transports.base import Deadline, Transport, TransportError, Unreadable, clock_s
-from streamrnn.transports.changelog import ChangelogReader, Checkpoint
+from streamrnn.transports.changelog import ChangelogReader, Checkpoint, Piece
 
 log = structlog.get_logger(__name__)
 
@@ -37,6 +37,9 @@ class Restoration:
     seconds: float = 0.0
     life: int = 0  # of the partition's state: the checkpoint's, or the next new one
     strays: list[str] = field(default_factory=list)  # states of other lives, to be deleted
+    end: int = -1  # of the changelog when it was read
+    # Series whose state a stranger wrote over with an older one, and the input offset that this has come to.
+    older: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -46,6 +49,19 @@ class _Partition:
     gave_up: str = ""  # its states are of no use, but it is read to its end
     failures: int = 0
     damaged: str = ""  # it cannot be read to its end
+    # States behind the newest checkpoint: changelog offset, series, input offset that the state has come to.
+    behind: list[tuple[int, bytes, int]] = field(default_factory=list)
+
+    def note(self, piece: Piece, applied: Callable[[bytes], int | None], checkpoint: Checkpoint | None) -> None:
+        """Keeps of `behind` and of what a poll brought what the newest checkpoint leaves open."""
+        if checkpoint is not None and checkpoint.at < 0:
+            self.behind.clear()
+            return
+        since = 0 if checkpoint is None else checkpoint.at
+        self.behind = [state for state in self.behind if state[0] >= since]
+        for offset, key, state in zip(piece.offsets, piece.keys, piece.states, strict=True):
+            if offset >= since and (reached := applied(state)) is not None:
+                self.behind.append((offset, key, reached))
 
 
 class Restorer:
@@ -137,6 +153,7 @@ class Restorer:
                 for name in piece.gone:
                     self._engine.table.forget(partition, name)
                 self._snapshots.restore(partition, piece.keys, piece.states, known.found)
+                known.note(piece, self._snapshots.applied, reader.checkpoints.get(partition))
             except LayoutMismatch as error:
                 known.gave_up = str(error)
             except SnapshotError as error:
@@ -164,7 +181,20 @@ class Restorer:
         done.strays = known.found.strays(None if done.checkpoint is None else done.life)
         for name in done.strays:
             self._engine.table.forget(partition, name)
+        done.end = reader.end(partition)
+        if done.checkpoint is not None and done.checkpoint.at >= 0:
+            done.older = self._older(partition, known, done.checkpoint)
         return done
+
+    def _older(self, partition: int, known: _Partition, checkpoint: Checkpoint) -> dict[str, int]:
+        """Compaction has kept what a stranger wrote: a state of this history, but not the newest."""
+        table, older = self._engine.table, {}
+        for offset, key, applied in known.behind:
+            if offset >= checkpoint.at and applied < checkpoint.offset:
+                row = table.find(partition, key.decode())
+                if row is not None and int(table.columns["applied"][row]) == applied:
+                    older[key.decode()] = applied
+        return older
 
     async def stop(self) -> None:
         reader, self._reader = self._reader, None

@@ -32,7 +32,15 @@ from streamrnn.service.supervisor import WITHOUT_GPU, Supervisor, train_command
 from streamrnn.service.unreadable import UnreadablePartitions
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.snapshot import Snapshots
-from streamrnn.transports.base import Deadline, TopicMissing, Transport, TransportError, Unreadable, clock_s
+from streamrnn.transports.base import (
+    Deadline,
+    NotPermitted,
+    TopicMissing,
+    Transport,
+    TransportError,
+    Unreadable,
+    clock_s,
+)
 from streamrnn.transports.kafka import KafkaTransport
 from streamrnn.transports.models import BY_OPERATOR, ModelsFollower
 
@@ -126,7 +134,7 @@ class Worker:
         missing = [name for name, partitions in found.items() if partitions is None]
         if missing:
             raise TopicMissing(
-                f"missing on the broker: {', '.join(missing)}. "
+                f"missing on the broker, or not to be seen by this user: {', '.join(missing)}. "
                 + ("Create the input topic first. " if settings.input in missing else "")
                 + "`streamrnn topics --create` makes the others with the right partition counts."
             )
@@ -169,8 +177,8 @@ class Worker:
                 self.observer.serving()
                 self._on_serving()
                 await self.pump.run()
-            except TopicMissing:
-                raise
+            except (TopicMissing, NotPermitted):
+                raise  # new clients would meet the same
             except TransportError as error:
                 if self._stopping.is_set():
                     log.warning("stopped with the broker away; the last batch comes again", error=str(error))
@@ -221,7 +229,7 @@ class Worker:
         return Checkpointer(
             self.engine, self.snapshots, settings.topics.state,
             CheckpointSettings(settings.checkpoint.interval / 1000, settings.checkpoint.records),
-            self.observer.checkpointed,
+            self.observer.checkpointed, self.observer.written_by_another,
         )  # fmt: skip
 
     def _pump_settings(self) -> PumpSettings:

@@ -134,6 +134,13 @@ class Snapshots:
         made = _Layout(text)
         self._layouts[made.id] = made
 
+    def applied(self, record: bytes) -> int | None:
+        """The input offset that a record's state has come to; None where its layout is not this table's own."""
+        own = self._current()
+        if len(record) < own.size or record[HEADER_BYTES - 8 : HEADER_BYTES] != own.id.to_bytes(8, "little"):
+            return None
+        return _rank(own, record)[1]
+
     # ── to bytes ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def pack(self, partition: int, rows: I64, position: int, life: int) -> tuple[list[bytes], list[bytes]]:

@@ -31,6 +31,10 @@ class Unreadable(TransportError):
     """Records in the log are damaged, or packed in a way that nothing here can unpack."""
 
 
+class NotPermitted(TransportError):
+    """The broker's permissions (ACLs) forbid it; the message names what is forbidden."""
+
+
 class TopicMissing(TransportError):
     """A topic that is needed does not exist; the message names the command that creates it."""
 
@@ -117,6 +121,11 @@ class Delivery(Protocol):
 
     async def wait(self, deadline: Deadline) -> None:
         """Returns when every record is acknowledged; raises DeliveryFailed otherwise."""
+        ...
+
+    def written(self, topic: str) -> Mapping[int, Sequence[tuple[int, int]]]:
+        """After `wait`: by partition, the runs of offsets that the records took as (first, count), in order; a first
+        of -1 is not known. Empty for transactions, whose writers are fenced and need not look."""
         ...
 
 

@@ -29,7 +29,8 @@ RECORDS_MAX = 2000
 class Checkpoint(msgspec.Struct, forbid_unknown_fields=False):
     """What one partition's states are worth. `swaps` are (input offset, weights id) since `offset`, oldest first.
 
-    `life` counts the cold starts: states of an older life are not of this history.
+    `life` counts the cold starts: states of an older life are not of this history. States that stand at `at` or behind
+    it have come to `offset` at least, or a stranger wrote them.
     """
 
     input: str
@@ -38,6 +39,7 @@ class Checkpoint(msgspec.Struct, forbid_unknown_fields=False):
     event_time_ms: int | None
     life: int
     swaps: tuple[tuple[int, str], ...] = ()
+    at: int = -1  # the changelog's offset where this was to stand, had nobody else written; -1: nobody else can
     version: int = VERSION
 
     def weights_at(self, offset: int) -> str:
@@ -56,21 +58,23 @@ class Piece:
 
     keys: list[bytes] = field(default_factory=list)
     states: list[bytes] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)  # where the states stand in the changelog
     gone: list[str] = field(default_factory=list)
     layouts: list[bytes] = field(default_factory=list)
     _names: set[bytes] = field(default_factory=set)
     ignored: int = 0
 
-    def add(self, key: bytes, state: bytes | None) -> None:
+    def add(self, key: bytes, state: bytes | None, offset: int) -> None:
         if state is not None:
             self.keys.append(key)
             self.states.append(state)
+            self.offsets.append(offset)
             self._names.add(key)
             return
         self.gone.append(key.decode(errors="replace"))
         while key in self._names:  # a tombstone ends what the same poll brought before it
             at = self.keys.index(key)
-            del self.keys[at], self.states[at]
+            del self.keys[at], self.states[at], self.offsets[at]
             if key not in self.keys:
                 self._names.discard(key)
 
@@ -114,7 +118,7 @@ class ChangelogReader:
             for record in records:
                 key, value = record.key or b"", record.value
                 if key.startswith(SERIES):
-                    piece.add(key[len(SERIES) :], value)
+                    piece.add(key[len(SERIES) :], value, record.offset)
                 elif key.startswith(LAYOUT) and value is not None:
                     piece.layouts.append(value)
                 elif key == CHECKPOINT and value is not None:

@@ -6,6 +6,7 @@ import ipaddress
 import logging
 import ssl
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from aiokafka.helpers import create_ssl_context
@@ -15,8 +16,9 @@ from streamrnn.transports.kafka_admin import KafkaAdmin, KafkaReader
 from streamrnn.transports.kafka_sink import KafkaSink, KafkaTransactionalSink
 from streamrnn.transports.kafka_source import KafkaSource
 
-# At DEBUG aiokafka writes every key and value into the log.
+# At DEBUG aiokafka writes every key and value into the log. A command that keeps no log says itself what went wrong.
 logging.getLogger("aiokafka").setLevel(logging.INFO)
+logging.getLogger("aiokafka").addHandler(logging.NullHandler())
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,8 @@ class KafkaSettings:
     sasl_mechanism: str = "SCRAM-SHA-512"
     sasl_plain_username: str | None = None
     sasl_plain_password: str | None = field(default=None, repr=False)
+    # Read again for every client, as the certificates are: one that is made after a change logs in with what is there then.
+    sasl_plain_password_file: str | None = None
     ssl_cafile: str | None = None
     ssl_certfile: str | None = None
     ssl_keyfile: str | None = None
@@ -76,17 +80,29 @@ class KafkaSettings:
                 )
             options["sasl_mechanism"] = self.sasl_mechanism
             options["sasl_plain_username"] = self.sasl_plain_username
-            options["sasl_plain_password"] = self.sasl_plain_password
+            options["sasl_plain_password"] = self._password()
         return options
+
+    def _password(self) -> str | None:
+        if self.sasl_plain_password_file is None:
+            return self.sasl_plain_password
+        try:
+            return Path(self.sasl_plain_password_file).read_text().strip()
+        except OSError as error:
+            raise TransportError(f"kafka.sasl_plain_password_file cannot be read ({error.strerror})") from error
 
     def _ssl_context(self) -> ssl.SSLContext:
         try:
             context: ssl.SSLContext = create_ssl_context(
-                cafile=self.ssl_cafile, certfile=self.ssl_certfile, keyfile=self.ssl_keyfile, password=self.ssl_password
+                cafile=self.ssl_cafile,
+                certfile=self.ssl_certfile,
+                keyfile=self.ssl_keyfile,
+                # Without one OpenSSL would ask for it on the terminal.
+                password=self.ssl_password or (lambda: ""),
             )
-        except (OSError, ssl.SSLError) as error:
+        except OSError as error:  # ssl.SSLError is one
             raise TransportError(
-                f"the TLS files cannot be used (ssl_cafile, ssl_certfile, ssl_keyfile): {error}"
+                f"the TLS files cannot be used (ssl_cafile, ssl_certfile, ssl_keyfile and its ssl_password): {error}"
             ) from error
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         return context

@@ -12,9 +12,10 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from streamrnn.records import Record
-from streamrnn.transports.base import Deadline, TopicMissing, TopicNeed
+from streamrnn.transports.base import Deadline, TopicMissing, TopicNeed, TransportError
 from streamrnn.transports.kafka_closing import close_consumer
 from streamrnn.transports.kafka_errors import explained, reading_failed
+from streamrnn.transports.kafka_starting import start_client
 
 if TYPE_CHECKING:
     from streamrnn.transports.kafka import KafkaSettings
@@ -57,7 +58,7 @@ class KafkaReader:
             **settings.client(),
         )
         try:
-            await asyncio.wait_for(self._consumer.start(), settings.request_timeout_ms / 1000 + 10)
+            await start_client(self._consumer, settings, f"reading {topic}")
             wanted = sorted(start if start is not None else range(partitions))
             self._consumer.assign([self._tp(partition) for partition in wanted])
             begin = await self._consumer.beginning_offsets([self._tp(partition) for partition in wanted])
@@ -115,10 +116,10 @@ class KafkaAdmin:
         settings = self._settings
         self._client = AIOKafkaAdminClient(**settings.client())
         try:
-            await asyncio.wait_for(self._client.start(), settings.request_timeout_ms / 1000 + 10)
-        except (KafkaError, OSError, TimeoutError) as error:
+            await start_client(self._client, settings, "connecting")
+        except TransportError:
             await self.stop()
-            raise explained(error, settings, "connecting") from error
+            raise
 
     async def describe(self, names: Sequence[str]) -> dict[str, int | None]:
         try:

@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import gzip
+import socket
+import ssl
 from typing import TYPE_CHECKING
 
 from aiokafka.errors import (
+    ClusterAuthorizationFailedError,
     CorruptRecordException,
     GroupAuthorizationFailedError,
     KafkaConnectionError,
     KafkaError,
     SaslAuthenticationFailed,
     TopicAuthorizationFailedError,
+    TransactionalIdAuthorizationFailed,
     UnknownTopicOrPartitionError,
     UnsupportedCodecError,
     UnsupportedSaslMechanismError,
 )
 
-from streamrnn.transports.base import TopicMissing, TransportError, Unreadable
+from streamrnn.transports.base import NotPermitted, TopicMissing, TransportError, Unreadable
 
 if TYPE_CHECKING:
     from streamrnn.transports.kafka import KafkaSettings
+
+FORBIDDEN = (
+    ClusterAuthorizationFailedError,
+    GroupAuthorizationFailedError,
+    TopicAuthorizationFailedError,
+    TransactionalIdAuthorizationFailed,
+)
 
 
 def explained(error: BaseException, settings: KafkaSettings, doing: str) -> TransportError:
@@ -33,21 +44,36 @@ def explained(error: BaseException, settings: KafkaSettings, doing: str) -> Tran
             f"{where}: the broker refused user {settings.sasl_plain_username!r} by {settings.sasl_mechanism}: "
             "check kafka.sasl_plain_username, the password and kafka.sasl_mechanism"
         )
-    if isinstance(error, (TopicAuthorizationFailedError, GroupAuthorizationFailedError)):
-        return TransportError(f"{where}: not permitted ({error}); deploy/README.md lists the ACLs that are needed")
+    if isinstance(error, FORBIDDEN):
+        return NotPermitted(f"{where}: not permitted ({error}); deploy/README.md lists the ACLs that are needed")
     if isinstance(error, UnknownTopicOrPartitionError):
         return TopicMissing(f"{where}: no such topic ({error}); `streamrnn topics --create` makes what is missing")
-    if isinstance(error, KafkaConnectionError):
-        hint = "is the broker up, and kafka.bootstrap_servers right?"
-        if settings.security_protocol in ("SSL", "SASL_SSL"):
-            hint = "is that port a TLS port, and the broker's certificate valid for this host and signed by ssl_cafile?"
-        if settings.security_protocol.startswith("SASL"):
-            hint += " A wrong user or password also ends the connection."
-        return TransportError(f"{where}: no connection ({error}); {hint}")
+    if isinstance(error, ssl.SSLCertVerificationError):
+        why = error.verify_message.rstrip(".")
+        return TransportError(
+            f"{where}: the broker's certificate is not accepted: {why}. kafka.ssl_cafile must hold the authority that "
+            "signed it, kafka.bootstrap_servers the name it was made for"
+        )
+    if isinstance(error, (KafkaConnectionError, ConnectionError, ssl.SSLError, socket.gaierror)):
+        return TransportError(f"{where}: no connection ({_named(error)}); {_hint(error, settings)}")
     if isinstance(error, TimeoutError):
         return TransportError(f"{where}: no answer in time")
-    kind = type(error).__name__
-    return TransportError(f"{where}: {kind}: {error}" if isinstance(error, KafkaError) else f"{where}: {kind} {error}")
+    return TransportError(f"{where}: {_named(error)}")
+
+
+def _named(error: BaseException) -> str:
+    kind, text = type(error).__name__, str(error)
+    return text if text.startswith(kind) else f"{kind}: {text}".removesuffix(": ")
+
+
+def _hint(error: BaseException, settings: KafkaSettings) -> str:
+    """What to look at when a server does not take the connection, or ends it without a word."""
+    if isinstance(error, (ConnectionRefusedError, socket.gaierror)):
+        return "is the broker up, and kafka.bootstrap_servers right?"
+    if settings.security_protocol in ("PLAINTEXT", "SASL_PLAINTEXT"):
+        return "is the broker up, and does that port speak TLS? See kafka.bootstrap_servers and kafka.security_protocol"
+    wants = "a client certificate (kafka.ssl_certfile)" if settings.ssl_certfile is None else "that client certificate"
+    return f"is that port a TLS port, and does it want SASL or {wants}? See kafka.security_protocol"
 
 
 def reading_failed(error: Exception, settings: KafkaSettings, topic: str) -> TransportError:

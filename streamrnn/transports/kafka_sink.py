@@ -14,9 +14,10 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.structs import OffsetAndMetadata
 
-from streamrnn.transports.base import Committed, Deadline, DeliveryFailed, TopicMissing, TransportError
+from streamrnn.transports.base import Committed, Deadline, DeliveryFailed, NotPermitted, TopicMissing, TransportError
 from streamrnn.transports.kafka_closing import close_producer, drop_producer
 from streamrnn.transports.kafka_errors import explained
+from streamrnn.transports.kafka_starting import start_client
 
 if TYPE_CHECKING:
     from streamrnn.transports.kafka import KafkaSettings
@@ -30,8 +31,8 @@ NO_HEADERS: list[tuple[str, bytes]] = []
 class KafkaDelivery:
     """See transports.base.Delivery."""
 
-    def __init__(self, futures: dict[asyncio.Future[Any], tuple[str, int]], settings: KafkaSettings) -> None:
-        self._futures, self._settings = futures, settings
+    def __init__(self, futures: dict[asyncio.Future[Any], tuple[str, int, int]], settings: KafkaSettings) -> None:
+        self._futures, self._settings = futures, settings  # future → topic, partition, records
 
     async def wait(self, deadline: Deadline) -> None:
         if not self._futures:
@@ -40,14 +41,20 @@ class KafkaDelivery:
         for future in done:
             error = future.exception() if not future.cancelled() else asyncio.CancelledError()
             if error is not None:
-                topic, partition = self._futures[future]
-                cause = explained(error, self._settings, f"delivering to {topic}/{partition}")
-                raise cause if isinstance(cause, TopicMissing) else DeliveryFailed(str(cause)) from error
+                topic, partition, _ = self._futures[future]
+                raise _failed_delivery(error, self._settings, f"delivering to {topic}/{partition}") from error
         if pending:
             raise DeliveryFailed(
                 f"{len(pending)} of {len(self._futures)} batches were not acknowledged by "
                 f"{self._settings.bootstrap_servers} in time"
             )
+
+    def written(self, topic: str) -> Mapping[int, Sequence[tuple[int, int]]]:
+        runs: dict[int, list[tuple[int, int]]] = {}
+        for future, (name, partition, count) in self._futures.items():
+            if name == topic:
+                runs.setdefault(partition, []).append((future.result().offset, count))
+        return runs
 
 
 class KafkaSink:
@@ -57,19 +64,15 @@ class KafkaSink:
         self._settings = settings
         self._producer: Any = None
         self._open: dict[tuple[str, int], Any] = {}
-        self._handed: dict[asyncio.Future[Any], tuple[str, int]] = {}
+        self._handed: dict[asyncio.Future[Any], tuple[str, int, int]] = {}  # topic, partition, records
         self._outstanding: set[asyncio.Future[Any]] = set()
         self.in_flight_bytes = 0
         self.in_flight_bytes_max = settings.in_flight_bytes_max
         self._records = 0
 
     async def start(self) -> None:
-        settings = self._settings
         self._producer = self._make()
-        try:
-            await asyncio.wait_for(self._producer.start(), settings.request_timeout_ms / 1000 + 10)
-        except (KafkaError, OSError, TimeoutError) as error:
-            raise explained(error, settings, "starting the producer") from error
+        await start_client(self._producer, self._settings, "starting the producer")
 
     def _make(self, **options: Any) -> Any:
         settings = self._settings
@@ -153,18 +156,23 @@ class KafkaSink:
         try:
             future = await self._producer.send_batch(builder, topic, partition=partition)
         except (KafkaError, OSError, AssertionError) as error:
-            cause = explained(error, self._settings, f"sending to {topic}/{partition}")
-            raise cause if isinstance(cause, TopicMissing) else DeliveryFailed(str(cause)) from error
+            raise _failed_delivery(error, self._settings, f"sending to {topic}/{partition}") from error
         self.in_flight_bytes += size
         self._outstanding.add(future)
         future.add_done_callback(lambda done: self._acknowledged(done, size))
-        self._handed[future] = where
+        self._handed[future] = (*where, builder.record_count())
 
     def _acknowledged(self, future: asyncio.Future[Any], size: int) -> None:
         self.in_flight_bytes -= size
         self._outstanding.discard(future)
         if not future.cancelled():
             future.exception()  # looked at here so that an abandoned one makes no noise; wait() raises it
+
+
+def _failed_delivery(error: BaseException, settings: KafkaSettings, doing: str) -> TransportError:
+    """What another attempt would not mend keeps its kind."""
+    cause = explained(error, settings, doing)
+    return cause if isinstance(cause, (TopicMissing, NotPermitted)) else DeliveryFailed(str(cause))
 
 
 class _Transaction:
@@ -182,6 +190,9 @@ class _Transaction:
         error = self._ending.exception()
         if error is not None:
             raise error
+
+    def written(self, topic: str) -> Mapping[int, Sequence[tuple[int, int]]]:
+        return {}
 
 
 class KafkaTransactionalSink(KafkaSink):
@@ -254,8 +265,7 @@ class KafkaTransactionalSink(KafkaSink):
                     await self._producer.send_offsets_to_transaction(wanted, group)
                 await self._producer.commit_transaction()
         except (KafkaError, OSError, TimeoutError, AssertionError) as error:
-            cause = explained(error, self._settings, f"committing the transaction of {self._id}")
-            raise cause if isinstance(cause, TopicMissing) else DeliveryFailed(str(cause)) from error
+            raise _failed_delivery(error, self._settings, f"committing the transaction of {self._id}") from error
 
     async def _hand_over(self, where: tuple[str, int]) -> None:
         await self._begin()

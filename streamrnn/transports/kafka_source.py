@@ -25,9 +25,13 @@ from streamrnn.records import Record
 from streamrnn.transports.base import Committed, Deadline, Listener, OwnershipLost, TransportError
 from streamrnn.transports.kafka_closing import close_consumer
 from streamrnn.transports.kafka_errors import explained, reading_failed
+from streamrnn.transports.kafka_starting import start_client
 
 if TYPE_CHECKING:
     from streamrnn.transports.kafka import KafkaSettings
+
+# Nobody's: asked for by a member that owns nothing, whose polls keep it in the group all the same (aiokafka #1187).
+NO_PARTITION = 2**31 - 1
 
 
 class _Rebalances(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no types
@@ -76,8 +80,8 @@ class KafkaSource:
             **settings.client(),
         )
         self._consumer.subscribe([self.topic], listener=_Rebalances(self, listener))
+        await start_client(self._consumer, settings, f"joining group {self._group}")
         try:
-            await asyncio.wait_for(self._consumer.start(), settings.request_timeout_ms / 1000 + 10)
             # A group is joined once its members have given up what they had, for which they are given the rebalance time.
             await asyncio.wait_for(
                 self.joined.wait(), (settings.rebalance_timeout_ms + settings.session_timeout_ms) / 1000 + 10
@@ -109,8 +113,10 @@ class KafkaSource:
         getmany = self._consumer.getmany
         limited = [self._tp(p) for p in self._positions if p in self._ends]
         if not limited:
+            # By name: a partition that is being taken over has no position yet, and would raise that it has none.
+            sought = [self._tp(p) for p in self._positions] or [self._tp(NO_PARTITION)]
             everything: dict[TopicPartition, Sequence[Record]] = await getmany(
-                timeout_ms=timeout_ms, max_records=records_max
+                *sought, timeout_ms=timeout_ms, max_records=records_max
             )
             return everything
         whole = [self._tp(p) for p in self._positions if p not in self._ends]
@@ -129,6 +135,9 @@ class KafkaSource:
         ours = {tp.partition for tp in self._consumer.assignment()}
         if not offsets.keys() <= ours:
             raise OwnershipLost(f"partitions {sorted(offsets.keys() - ours)} of {self.topic} are not ours any more")
+        if self._consumer._coordinator.generation < 0:  # noqa: SLF001
+            # Put out of the group and not back yet. Sent like this, a commit would count once all the others are gone.
+            raise OwnershipLost(f"no member of group {self._group} at this moment")
         wanted = {self._tp(p): OffsetAndMetadata(c.offset, c.metadata) for p, c in offsets.items()}
         try:
             async with asyncio.timeout(deadline.remaining_s()):

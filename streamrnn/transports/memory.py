@@ -362,15 +362,28 @@ class MemorySource:
                 self._failure = error
 
 
+# (topic, partition) → (offset of the first record, records)
+Runs = dict[tuple[str, int], tuple[int, int]]
+
+
 class _Done:
+    """A delivery that has arrived; see transports.base.Delivery."""
+
+    def __init__(self, runs: Runs) -> None:
+        self._runs = runs
+
     async def wait(self, deadline: Deadline) -> None:
         return
 
+    def written(self, topic: str) -> Mapping[int, Sequence[tuple[int, int]]]:
+        return {partition: [run] for (name, partition), run in self._runs.items() if name == topic}
 
-class _Task:
-    """A delivery on its way; see transports.base.Delivery."""
 
-    def __init__(self, task: asyncio.Task[None]) -> None:
+class _Task(_Done):
+    """A delivery on its way."""
+
+    def __init__(self, task: asyncio.Task[None], runs: Runs) -> None:
+        super().__init__(runs)
         self._task = task
 
     async def wait(self, deadline: Deadline) -> None:
@@ -420,30 +433,35 @@ class MemorySink:
 
     async def seal(self) -> _Done | _Task:
         batches, self._batches = self._batches, {}
+        runs: Runs = {}
         if self._broker.hook is None:
             for where, batch in batches.items():
-                self._write(where, batch, None)
+                runs[where] = self._write(where, batch, None)
             await self._broker.announce()
-            return _Done()
-        self._tail = asyncio.ensure_future(self._deliver(batches, self._tail))
+            return _Done(runs)
+        self._tail = asyncio.ensure_future(self._deliver(batches, self._tail, runs))
         self._tail.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return _Task(self._tail)
+        return _Task(self._tail, runs)
 
     async def _deliver(
-        self, batches: Mapping[tuple[str, int], Sequence[Appended]], before: asyncio.Task[None] | None
+        self, batches: Mapping[tuple[str, int], Sequence[Appended]], before: asyncio.Task[None] | None, runs: Runs
     ) -> None:
         """In order, one partition after another: each may be the last that a dying client delivers."""
         if before is not None:
             await before
         for where, batch in batches.items():
             await self._broker.at("produce", self._client)
-            self._write(where, batch, None)
+            runs[where] = self._write(where, batch, None)
             await self._broker.announce()
             await self._broker.at("produced", self._client)
 
-    def _write(self, where: tuple[str, int], batch: Sequence[Appended], transaction: _Transaction | None) -> None:
+    def _write(
+        self, where: tuple[str, int], batch: Sequence[Appended], transaction: _Transaction | None
+    ) -> tuple[int, int]:
+        first = self._broker.end(*where)
         for key, value, timestamp, headers in batch:
             self._broker.append(*where, key, value, timestamp, headers, transaction)
+        return first, len(batch)
 
     async def stop(self, deadline: Deadline) -> None:
         if self._tail is not None and not self._tail.done():
@@ -480,10 +498,10 @@ class MemoryTransactionalSink(MemorySink):
         batches, self._batches = self._batches, {}
         self.appended = False
         if self._tail is not None:
-            await _Task(self._tail).wait(Deadline(30.0))
+            await _Task(self._tail, {}).wait(Deadline(30.0))
         self._tail = asyncio.ensure_future(self._end(batches, topic, dict(offsets), group))
         self._tail.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return _Task(self._tail)
+        return _Task(self._tail, {})
 
     async def _end(
         self,

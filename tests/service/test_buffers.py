@@ -86,6 +86,9 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[asyncio.Event]:
                     await event.wait()
                 await inner.wait(deadline)
 
+            def written(self, topic: str) -> Any:
+                return inner.written(topic)
+
         return Held()
 
     monkeypatch.setattr(MemorySink, "seal", sealed)

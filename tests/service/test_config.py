@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from streamrnn.service.config import ConfigError, load
+from streamrnn.transports.base import TransportError
 
 SMALLEST = """
 kafka: {bootstrap_servers: localhost:9092}
@@ -100,7 +101,7 @@ def test_secrets_are_read_from_files_and_shown_nowhere(file: Path, tmp_path: Pat
         "kafka.sasl_plain_password_file": str(secret),
     }
     settings = load([file], changes, {})
-    assert settings.kafka_settings().sasl_plain_password == "hunter2"
+    assert settings.kafka_settings().client()["sasl_plain_password"] == "hunter2"
     by_environment = load(
         [file],
         {k: v for k, v in changes.items() if "file" not in k},
@@ -111,6 +112,24 @@ def test_secrets_are_read_from_files_and_shown_nowhere(file: Path, tmp_path: Pat
     with pytest.raises(ConfigError) as raised:
         load([file], {**changes, "kafka.sasl_plain_password": "hunter2"}, {})
     assert "hunter2" not in str(raised.value)
+
+
+def test_a_changed_password_file_is_read_by_the_next_client(file: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "password"
+    secret.write_text("hunter2\n")
+    changes = {
+        "kafka.security_protocol": "SASL_SSL",
+        "kafka.sasl_plain_username": "app",
+        "kafka.sasl_plain_password_file": str(secret),
+    }
+    kafka = load([file], changes, {}).kafka_settings()
+    secret.write_text("hunter3\n")
+    assert kafka.client()["sasl_plain_password"] == "hunter3"
+    secret.unlink()
+    with pytest.raises(TransportError, match="sasl_plain_password_file cannot be read"):
+        kafka.client()
+    with pytest.raises(ConfigError, match="sasl_plain_password_file: cannot be read"):
+        load([file], changes, {}).kafka_settings()
 
 
 def test_what_is_shown_can_be_read_again(file: Path) -> None:

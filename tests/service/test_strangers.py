@@ -1,0 +1,97 @@
+"""A worker that was put out of its group and wakes up writes states of then over newer ones (at least once fences
+nobody); compaction keeps what stands last. No state may be lost by it."""
+
+from __future__ import annotations
+
+import json
+
+from running import START, all_committed, made, tick, until, worker
+
+from streamrnn.transports.memory import MemoryBroker, MemoryRecord
+
+
+def sent(broker: MemoryBroker, first: int, count: int, names: tuple[str, ...] = ("a", "b", "c")) -> None:
+    for step in range(first, first + count):
+        for i, name in enumerate(names):
+            value = tick(name, step, (step * (i + 3)) % 7 + 0.25 * i)
+            broker.append("ticks", 0, name.encode(), value, START + 1000 * step)
+
+
+def states(broker: MemoryBroker, name: str) -> list[MemoryRecord]:
+    return [record for record in broker.topics["app.state"][0] if record.key == b"s/" + name.encode()]
+
+
+def said(broker: MemoryBroker) -> dict[tuple[int, str, int], bytes]:
+    found = {}
+    for record in broker.topics["app.forecasts"][0]:
+        document = json.loads(record.value or b"")
+        found[document["source"]["offset"], document["series"], document["ts"]] = record.value or b""
+    return found
+
+
+async def served(broker: MemoryBroker, chosen: object) -> float:
+    """Until everything is committed and written; returns how many strange writes were seen."""
+    async with worker(chosen, broker) as running:  # type: ignore[arg-type]
+        await until(lambda: all_committed(broker))
+        await until(lambda: not len(running.engine.table.changed_rows(0)))
+        assert running.observer.metrics.cold_starts._value.get() == 0
+        return float(running.observer.metrics.strange_writes._value.get())
+
+
+def written_by_a_stranger(broker: MemoryBroker, record: MemoryRecord) -> None:
+    broker.append("app.state", 0, record.key, record.value, record.timestamp)
+
+
+async def test_the_owner_sees_the_gap_and_writes_everything_anew() -> None:
+    chosen, broker = made(partitions=1, checkpoint={"interval": "10ms"})
+    sent(broker, 0, 40)
+    async with worker(chosen, broker) as running:
+        await until(lambda: all_committed(broker) and not len(running.engine.table.changed_rows(0)))
+        early = states(broker, "a")[0]
+        written_by_a_stranger(broker, early)
+        written = len(broker.topics["app.state"][0])
+        sent(broker, 40, 10, names=("b",))
+        await until(lambda: states(broker, "a")[-1].offset >= written)
+        await until(lambda: broker.topics["app.state"][0][-1].key == b"checkpoint")
+        assert running.observer.metrics.strange_writes._value.get() == 1
+        assert {r.key for r in broker.topics["app.state"][0][written:]} >= {b"s/a", b"s/b", b"s/c"}
+    assert running.snapshots.applied(states(broker, "a")[-1].value or b"") >= 120  # type: ignore[operator]
+
+
+async def test_what_a_stranger_wrote_over_while_nobody_served_comes_up_by_the_replay() -> None:
+    chosen, plain = made(partitions=1, checkpoint={"interval": "10ms"})
+    _, disturbed = made(partitions=1, checkpoint={"interval": "10ms"})
+    for broker in (plain, disturbed):
+        sent(broker, 0, 20)
+        assert await served(broker, chosen) == 0
+        early = states(broker, "a")[-1]
+        sent(broker, 20, 40)
+        assert await served(broker, chosen) == 0
+        if broker is disturbed:
+            written_by_a_stranger(broker, early)
+            broker.compact("app.state", 0)
+            assert [r.value for r in states(broker, "a")] == [early.value]
+        sent(broker, 60, 20)
+        await served(broker, chosen)
+    assert said(disturbed) == said(plain)
+    assert len(said(plain)) == 240
+
+
+async def test_where_retention_forbids_the_replay_that_series_alone_starts_anew() -> None:
+    chosen, broker = made(partitions=1, checkpoint={"interval": "10ms"})
+    sent(broker, 0, 20)
+    await served(broker, chosen)
+    early = states(broker, "a")[-1]
+    sent(broker, 20, 40)
+    await served(broker, chosen)
+    written_by_a_stranger(broker, early)
+    broker.compact("app.state", 0)
+    del broker.topics["ticks"][0][:150]
+    broker.begin["ticks", 0] = 150
+    sent(broker, 60, 1)
+    async with worker(chosen, broker) as running:
+        await until(lambda: running.observer.health.serving and len(said(broker)) == 183)
+        refused = running.observer.metrics.state_refused.labels("older")._value.get()
+    assert refused == 1
+    warm = {series: json.loads(value)["warm"] for (_, series, _), value in sorted(said(broker).items())[-3:]}
+    assert warm == {"a": False, "b": True, "c": True}
