@@ -26,6 +26,7 @@ from streamrnn.service.observe import WorkerObserver
 from streamrnn.service.outbox import AtLeastOnce, ExactlyOnce, Outbox
 from streamrnn.service.publish import Publisher
 from streamrnn.service.pump import Pump, PumpSettings, Stalled
+from streamrnn.service.rehearsal import rehearse
 from streamrnn.service.restore import Restorer
 from streamrnn.service.signals import stop_on_signals
 from streamrnn.service.supervisor import WITHOUT_GPU, Supervisor, train_command
@@ -333,6 +334,7 @@ def run(settings: Settings, config_arguments: Sequence[str] = ()) -> None:
     Raises ConfigError, TopicMissing, GaveUp, TransportError, ExposedError or OSError (the HTTP port is taken).
     """
     prepare_process()
+    rehearse(settings)
     asyncio.run(_run(settings, config_arguments))
 
 

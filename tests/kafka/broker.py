@@ -98,6 +98,10 @@ class Broker:
             time.sleep(0.1)
         raise RuntimeError((self.folder / "log").read_text()[-2000:])
 
+    def log(self) -> str:
+        """What it has said since it was last started."""
+        return (self.folder / "log").read_text(errors="replace")
+
     def kill(self) -> None:
         """kill -9."""
         assert self.process is not None

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ import msgspec
 import yaml
 from broker import Broker
 
+from streamrnn.cli import main
 from streamrnn.transports.base import Deadline
 from streamrnn.transports.kafka import KafkaSettings, KafkaTransport
 
@@ -64,45 +68,96 @@ class Process:
 
     def __init__(self, log: Path, *arguments: object) -> None:
         self.log = log
-        self._file = log.open("ab")
-        self.child = subprocess.Popen(
-            [sys.executable, "-m", "streamrnn", *map(str, arguments)],
-            stdout=self._file,
-            stderr=self._file,
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
+        log.touch()
+        self._begin = log.stat().st_size
+        self._start([str(argument) for argument in arguments])
+
+    def _start(self, arguments: list[str]) -> None:
+        with self.log.open("ab") as file:
+            self.child = subprocess.Popen(
+                [sys.executable, "-m", "streamrnn", *arguments],
+                stdout=file,
+                stderr=file,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+            )
+        self.pid = self.child.pid
+
+    def exit_code(self) -> int | None:
+        return self.child.poll()
+
+    def _wait(self, timeout_s: float) -> int:
+        return self.child.wait(timeout_s)
+
+    def signal(self, number: signal.Signals) -> None:
+        if self.exit_code() is None:
+            os.kill(self.pid, number)
 
     def kill(self) -> None:
-        self.child.kill()
-        self.child.wait()
-        self._file.close()
+        self.signal(signal.SIGKILL)
+        self._wait(30.0)
 
     def stop(self, timeout_s: float = 30.0) -> int:
-        if self.child.poll() is None:
-            self.child.send_signal(signal.SIGTERM)
-        code = self.child.wait(timeout_s)
-        self._file.close()
-        return code
+        self.signal(signal.SIGTERM)
+        return self._wait(timeout_s)
 
-    def waits_for(self, word: str, timeout_s: float = 60.0, since: int = 0) -> None:
+    def said(self) -> str:
+        """What it has written by now; not what others wrote into the same file before."""
+        return self.log.read_bytes()[self._begin :].decode()
+
+    def waits_for(self, word: str, timeout_s: float = 60.0) -> None:
         begin = time.monotonic()
-        while word not in self.log.read_text()[since:]:
-            assert self.child.poll() is None, self.log.read_text()[-3000:]
-            assert time.monotonic() - begin < timeout_s, self.log.read_text()[-3000:]
+        while word not in self.said():
+            assert self.exit_code() is None, self.said()[-3000:]
+            assert time.monotonic() - begin < timeout_s, self.said()[-3000:]
             time.sleep(0.05)
 
 
-async def read_all(broker: Broker, topic: str) -> list[Any]:
+class Forked(Process):
+    """The same, forked from a server that has imported everything: there at once, for tests that start hundreds."""
+
+    def _start(self, arguments: list[str]) -> None:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # before the server starts: it must have one thread to fork
+        forks = multiprocessing.get_context("forkserver")
+        forks.set_forkserver_preload(["streamrnn.service.worker", "service"])
+        self._process = forks.Process(target=run_command, args=(str(self.log), arguments))
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    def exit_code(self) -> int | None:
+        return self._process.exitcode
+
+    def _wait(self, timeout_s: float) -> int:
+        self._process.join(timeout_s)
+        code = self._process.exitcode
+        assert code is not None, f"still there after {timeout_s} s: {self.said()[-3000:]}"
+        return code
+
+
+def run_command(log: str, arguments: list[str]) -> None:
+    """The command line in a forked process."""
+    with Path(log).open("ab") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    sys.argv = ["streamrnn", *arguments]
+    main()
+
+
+async def each(broker: Broker, topic: str) -> AsyncIterator[Any]:
+    """The records of a topic up to its end, of transactions the committed ones."""
     reader = KafkaTransport(KafkaSettings(bootstrap_servers=broker.servers)).reader()
     await reader.start(topic, None)
     ends = await reader.end_offsets()
-    found: list[Any] = []
     while any(reader.position(p) < end for p, end in ends.items()):
         for _, records in await reader.poll(200, 5000):
-            found += records
+            for record in records:
+                yield record
     await reader.stop(Deadline(5.0))
-    return found
+
+
+async def read_all(broker: Broker, topic: str) -> list[Any]:
+    return [record async for record in each(broker, topic)]
 
 
 async def lag(broker: Broker, app: str) -> int:
@@ -136,10 +191,22 @@ async def drained(broker: Broker, app: str, timeout_s: float = 60.0) -> None:
 async def sources(broker: Broker, app: str) -> Counter[tuple[int, int]]:
     """How often each input record's coordinates stand in a forecast or a dead letter."""
     seen: Counter[tuple[int, int]] = Counter()
-    for record in await read_all(broker, f"{app}.forecasts"):
+    async for record in each(broker, f"{app}.forecasts"):
         output = msgspec.json.decode(record.value, type=Output)
         seen[output.source.partition, output.source.offset] += 1
-    for record in await read_all(broker, f"{app}.dlq"):
+    async for record in each(broker, f"{app}.dlq"):
         _, partition, offset = dict(record.headers)["streamrnn-source"].decode().split("/")
         seen[int(partition), int(offset)] += 1
     return seen
+
+
+async def committed(broker: Broker, app: str) -> dict[int, list[int]]:
+    """Every offset that the group ever committed, in order, from the broker's own log of them."""
+    history: dict[int, list[int]] = defaultdict(list)
+    async for record in each(broker, "__consumer_offsets"):
+        version, length = struct.unpack_from(">hh", record.key)
+        if version > 1 or record.key[4 : 4 + length] != app.encode() or not record.value:
+            continue  # the group's members, another group, or an offset that was forgotten
+        (partition,) = struct.unpack_from(">i", record.key, len(record.key) - 4)
+        history[partition].append(struct.unpack_from(">q", record.value, 2)[0])
+    return dict(history)

@@ -1,0 +1,47 @@
+"""What a rehearsal is for: behind it the first batch finds all compiled code loaded."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+# In a process of its own, for here everything may have been loaded by other tests.
+PROGRAM = """
+import json, pkgutil, importlib
+import streamrnn.kernels as kernels
+from streamrnn.codec import Decoder
+from streamrnn.encode import Encoder
+from streamrnn.model.network import Network
+from streamrnn.service.config import load
+from streamrnn.service.rehearsal import rehearse
+from streamrnn.stream.engine import Engine
+from streamrnn.transports.memory import MemoryRecord
+
+modules = [importlib.import_module(f"streamrnn.kernels.{m.name}") for m in pkgutil.iter_modules(kernels.__path__)]
+
+def loaded():
+    found = [v for m in modules for v in vars(m).values() if hasattr(v, "nopython_signatures")]
+    return sum(len(v.nopython_signatures) for v in found)
+
+chosen = load([], {"app": "app", "input": "ticks", "channels": ["a", "b"], "step": "1s", "horizon": 2}, {})
+before = loaded()
+rehearse(chosen)
+rehearsed = loaded()
+spec = chosen.stream_spec()
+engine, decoder, encoder = Engine(spec), Decoder(spec, chosen.decode_spec()), Encoder(spec, "ticks")
+engine.load(Network(chosen.model_spec()), "x")
+values = json.dumps({"values": {"a": 1.5}}).encode()
+for first in (0, 60):
+    times = [1000 * (first + step) for step in range(40) if step % 7]
+    batch, _ = decoder.decode([MemoryRecord("ticks", t % 3, t, t, b"s%d" % (t % 3), values) for t in times])
+    outputs = engine.process(batch)
+    assert encoder.forecasts(outputs.forecasts, batch) and encoder.imputations(outputs.imputations, batch)
+print(before, rehearsed, loaded())
+"""
+
+
+def test_a_rehearsal_loads_all_that_batches_need() -> None:
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    before, rehearsed, after = map(int, done.stdout.split())
+    assert before < rehearsed == after
