@@ -44,11 +44,13 @@ class CheckpointSettings:
 
 @dataclass(slots=True)
 class Slice:
-    """Records for the state topic, copied behind one batch; `completes` is the checkpoint that they are the last of."""
+    """Records for the state topic, copied behind one batch, `rows` of them states; `completes` is the checkpoint that
+    they are the last of."""
 
     partition: int
     keys: list[bytes]
     values: list[bytes | None]
+    rows: int = 0
     completes: Checkpoint | None = None
     since: int = 0  # strange writes that were known when it was taken
 
@@ -144,6 +146,7 @@ class Checkpointer:
         # Some may have been let go since, or given to others.
         rows = rows[table.changed[rows] & (table.partition[rows] == partition)]
         piece = Slice(partition, [], [])
+        # More than can be let go in the meantime: one a record.
         self._take_gone(known, partition, piece, 4 * limit)
         if len(rows):
             layout, text = self._snapshots.layout()
@@ -155,6 +158,7 @@ class Checkpointer:
             table.changed[rows] = False
             piece.keys += [series_key(name) for name in names]
             piece.values += records
+            piece.rows = len(rows)
             self.rows_written += len(rows)
         piece.since = known.strange_writes
         if cycle.at >= len(cycle.rows) and not known.gone:
@@ -189,6 +193,12 @@ class Checkpointer:
                 piece.keys.append(series_key(name.encode()))
                 piece.values.append(None)
         del known.gone[:limit]
+
+    def let_go(self) -> tuple[int, int]:
+        """(series that are still to be deleted from the changelog, their bound)"""
+        count = len(self._engine.table.gone) + sum(len(known.gone) for known in self._partitions.values())
+        # A checkpoint begins after so many records, a record lets go of one series at most, then more leave than come.
+        return count, max(1, len(self._partitions)) * 2 * self._settings.records + self._engine.table.rows_max
 
     # ── what became of it ────────────────────────────────────────────────────────────────────────────────────────
 

@@ -365,7 +365,7 @@ class Pump:
             if left > 0 and not self.owned[partition].replaying:
                 piece = self._checkpointer.take(partition, ends[partition], left)
                 if piece is not None:
-                    left -= len(piece.keys)
+                    left -= max(piece.rows, len(piece.keys) // 4)
                     slices.append(piece)
         return slices
 
@@ -709,6 +709,7 @@ class Pump:
             "batches_in_flight": (len(self._in_flight), settings.in_flight_max),
             "bytes_in_flight": self._outbox.in_flight_bytes(),
             "ticks_held_back": (self._engine.front.ticks_held, table.rows_max * self._engine.spec.pending_max),
-            "states_waiting": (sum(len(piece.keys) for piece in states), rows_max),
+            "states_waiting": (sum(piece.rows for piece in states), rows_max),
+            "series_let_go": self._checkpointer.let_go(),
             "series_parked": (sum(parked.series for parked in self._parked.values()), table.rows_max),
         }

@@ -14,7 +14,15 @@ from streamrnn.service.worker import Worker
 from streamrnn.transports.base import Deadline
 from streamrnn.transports.memory import MemoryBroker, MemorySink, MemorySource
 
-NAMES = {"series", "batches_in_flight", "bytes_in_flight", "ticks_held_back", "states_waiting", "series_parked"}
+NAMES = {
+    "series",
+    "batches_in_flight",
+    "bytes_in_flight",
+    "ticks_held_back",
+    "states_waiting",
+    "series_let_go",
+    "series_parked",
+}
 
 
 def many(broker: MemoryBroker, series: int, steps: int, first: int = 0) -> None:
@@ -59,6 +67,22 @@ async def test_every_buffer_has_a_metric_and_keeps_its_bound(monkeypatch: pytest
     assert most["states_waiting"][0] > 0
     assert most["batches_in_flight"][0] == most["batches_in_flight"][1] == 2
     assert most["ticks_held_back"][0] > 1000
+
+
+async def test_series_let_go_leave_the_changelog_as_fast_as_they_come() -> None:
+    chosen, broker = made(partitions=4, checkpoint={"interval": "1h", "records": 500}, series_max=20)
+    many(broker, 1600, 6)
+    async with worker(chosen, broker) as running:
+        most = await watched(running, lambda: all_committed(broker))
+        evicted = running.engine.table.evictions
+        await until(lambda: not running.pump.buffers()["series_let_go"][0])  # type: ignore[union-attr]
+    assert evicted > 9000
+    assert 0 < most["series_let_go"][0] <= most["series_let_go"][1] <= 4 * 2 * 500 + 20
+    live = {r.key for log in broker.topics["app.state"] for r in log if (r.key or b"").startswith(b"s/") and r.value}
+    gone = {
+        r.key for log in broker.topics["app.state"] for r in log if (r.key or b"").startswith(b"s/") and not r.value
+    }
+    assert len(live - gone) <= 20
 
 
 async def test_states_of_all_partitions_get_their_turn() -> None:
