@@ -26,7 +26,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -114,8 +114,14 @@ class _Leadership(Listener):
 class Trainer:
     """Feeds a Learner from the input topic and runs its rounds, in a thread of this process of its own."""
 
-    def __init__(self, settings: Settings, transport: Transport) -> None:
-        self.settings, self.transport = settings, transport
+    def __init__(
+        self,
+        settings: Settings,
+        transport: Transport,
+        now_ms: Callable[[], int] = lambda: int(time.time() * 1000),
+    ) -> None:
+        """`now_ms` is the time of day, by which an operator's word is recent."""
+        self.settings, self.transport, self._now_ms = settings, transport, now_ms
         self.spec = settings.stream_spec()
         self.device = choose_device(settings.learn.device)
         self.learner = Learner(self.spec, settings.model_spec(), learn_spec(settings), self.device)
@@ -241,21 +247,22 @@ class Trainer:
         if learner.rounds == 0 or learner.drifted:
             return True
         news = learner.ticks - self._ticks_at_round
-        return news > 0 and (time.monotonic() >= self._next_round_s or news >= self.settings.learn.ticks)
+        return news > 0 and (clock_s() >= self._next_round_s or news >= self.settings.learn.ticks)
 
     async def _round(self, writer: ModelsWriter, follower: ModelsFollower) -> None:
         settings, learner = self.settings, self.learner
         learn = settings.learn
         self.state = "training"
-        begin = time.monotonic()
+        clock = asyncio.get_running_loop().time  # the round's thread has no loop
+        begin = clock()
         until = begin + settings.learn.budget / 1000
         before = learner.incumbent
 
         def enough() -> bool:
-            return time.monotonic() > until or self._stopping.is_set() or self._memory_mb() > learn.memory_max_mb
+            return clock() > until or self._stopping.is_set() or self._memory_mb() > learn.memory_max_mb
 
         done = await asyncio.to_thread(learner.round, enough)
-        seconds = time.monotonic() - begin
+        seconds = clock() - begin
         spec = learner.spec.train
         self.loss, self.last = done.loss, done.verdict.reason
         self.steps_s = done.updates * spec.batch_series * spec.chunk_len / max(seconds, 1e-6)
@@ -277,12 +284,12 @@ class Trainer:
                 learner.adopt(before)
         # Until a first network serves there is nothing to lose by trying again at once with what came meanwhile.
         first = learner.incumbent is None
-        self._next_round_s = time.monotonic() + (1.0 if first else settings.learn.interval / 1000)
+        self._next_round_s = clock() + (1.0 if first else settings.learn.interval / 1000)
 
     async def _publish(self, done: Round, writer: ModelsWriter, follower: ModelsFollower) -> bool:
         """False where what was current has changed while the round ran, or the candidate was once rolled back from."""
         assert done.network is not None and done.candidate is not None  # noqa: S101
-        now_ms = int(time.time() * 1000)
+        now_ms = self._now_ms()
         meta = WeightsMeta(
             base_id=self._incumbent_id,
             created_ms=now_ms,
@@ -319,7 +326,7 @@ class Trainer:
             self._pointer = follower.pointer
             if self._pointer is not None and self._pointer.by == BY_OPERATOR:
                 hold_ms = self.settings.learn.rollback_hold
-                since_ms = int(time.time() * 1000) - self._pointer.at_ms
+                since_ms = self._now_ms() - self._pointer.at_ms
                 self._publish_from_s = clock_s() + min(hold_ms, max(0, hold_ms - since_ms)) / 1000
 
     def _adopt(self, model: str, blob: bytes) -> None:
