@@ -10,7 +10,7 @@ class ExitCode(IntEnum):
     BUG = 1  # an error nobody foresaw, with a traceback
     USAGE = 2  # the command line or the configuration cannot be used
     BROKER = 3  # the broker cannot be reached, refused us, or could not be brought back
-    TOPIC = 4  # a topic is missing or has too few partitions
+    TOPIC = 4  # a topic is missing, or is not as it must be
     INPUT = 5  # a file cannot be read, or holds nothing to work on
     ADDRESS = 6  # the HTTP address is taken, or exposed without a token
     MEMORY = 70  # the trainer grew beyond learn.memory_max_mb
@@ -22,7 +22,7 @@ def exit_code_of(error: Exception) -> ExitCode:
     names = {kind.__name__ for kind in type(error).__mro__}
     if names & {"ConfigError", "BadUse", "DemoFailed"}:
         return ExitCode.USAGE
-    if "TopicMissing" in names:
+    if names & {"TopicMissing", "TopicUnfit"}:
         return ExitCode.TOPIC
     if "TransportError" in names:
         return ExitCode.BROKER

@@ -4,69 +4,47 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from streamrnn.cli.exit_codes import ExitCode
+from streamrnn.cli.exit_codes import exit_code_of
 from streamrnn.cli.options import AsJson, Bootstrap, Config, Sets, overrides, settings_from
 
 if TYPE_CHECKING:
     from streamrnn.service.config import Settings
+    from streamrnn.service.topics import Fault, TopicState
 
 
 def topics(
     config: Config = None,
     sets: Sets = None,
     bootstrap_servers: Bootstrap = None,
-    create: Annotated[bool, typer.Option("--create", help="Create the ones that are missing.")] = False,
+    create: Annotated[
+        bool, typer.Option("--create", help="Create the ones that are missing, add partitions to those with too few.")
+    ] = False,
     partitions: Annotated[
         int | None, typer.Option(help="Also create the input topic, with so many partitions, if it is missing.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """List the topics the service needs, and create them."""
+    from streamrnn.transports.base import NotPermitted
+
     settings = settings_from(config, overrides(sets, bootstrap_servers))
-    rows = asyncio.run(_topics(settings, create, partitions))
+    states, made = asyncio.run(_examined(settings, create, partitions))
+    # Whoever makes the topics need not be the one who serves.
+    faults = [state.fault for state in states if state.fault is not None and state.fault.kind is not NotPermitted]
+    rows = [_row(state, faults, made) for state in states]
     if as_json:
         typer.echo(json.dumps(rows))
     else:
         for row in rows:
             typer.echo(f"{row['topic']:<40} {row['wanted']:>4} partitions   {row['state']}")
-        if any(row["state"] == "missing" for row in rows):
-            typer.echo("`streamrnn topics --create` makes the missing ones (the input topic with --partitions N).")
-    if any(row["state"] not in ("exists", "created") for row in rows):
-        raise typer.Exit(ExitCode.TOPIC)
-
-
-async def _topics(settings: Settings, create: bool, partitions: int | None) -> list[dict[str, Any]]:
-    from streamrnn.transports.base import TopicNeed
-    from streamrnn.transports.kafka import KafkaTransport
-
-    admin = KafkaTransport(settings.kafka_settings()).admin()
-    await admin.start()
-    try:
-        made: list[str] = []
-        found = await admin.describe([settings.input])
-        inputs = found[settings.input] or partitions
-        if create and found[settings.input] is None and partitions:
-            made += await admin.create([TopicNeed(settings.input, partitions, {})])
-        needs = [TopicNeed(settings.input, inputs or 1, {}), *settings.topic_needs(inputs or 1)]
-        if create and inputs:
-            made += await admin.create(needs[1:])
-        found = await admin.describe([need.name for need in needs])
-    finally:
-        await admin.stop()
-    rows: list[dict[str, Any]] = []
-    for need in needs:
-        have = found[need.name]
-        state = "missing" if have is None else "exists"
-        if need.name in made:
-            state = "created"
-        elif have is not None and have < need.partitions:
-            state = f"has only {have}"
-        rows.append({"topic": need.name, "wanted": need.partitions, "have": have, "state": state})
-    return rows
+        for remedy in dict.fromkeys(row["remedy"] for row in rows if row["remedy"]):
+            typer.echo(remedy)
+    _exit(faults)
 
 
 def validate(
@@ -76,25 +54,60 @@ def validate(
     offline: Annotated[bool, typer.Option("--offline", help="Check the configuration only, not the broker.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check configuration, broker and topics; print the effective configuration with secrets masked."""
+    """Check configuration, broker, topics and permissions; print the effective configuration with secrets masked."""
     settings = settings_from(config, overrides(sets, bootstrap_servers))
     from streamrnn.codec import Decoder
 
     Decoder(settings.stream_spec(), settings.decode_spec())  # an impossible mapping is told here
-    rows = [] if offline else asyncio.run(_topics(settings, False, None))
-    wrong = [row for row in rows if row["state"] != "exists"]
+    states = [] if offline else asyncio.run(_examined(settings))[0]
+    faults = [state.fault for state in states if state.fault is not None]
+    rows = [_row(state, faults) for state in states]
     if as_json:
-        typer.echo(json.dumps({"ok": not wrong, "topics": rows, "configuration": settings.effective()}))
+        typer.echo(json.dumps({"ok": not faults, "topics": rows, "configuration": settings.effective()}))
     else:
         import yaml
 
         typer.echo(yaml.safe_dump(settings.effective(), sort_keys=False, allow_unicode=True).rstrip())
         for row in rows:
             typer.echo(f"# topic {row['topic']}: {row['state']}")
-        if wrong:
-            typer.echo("# `streamrnn topics --create` makes what is missing")
-    if wrong:
-        raise typer.Exit(ExitCode.TOPIC)
+        for remedy in dict.fromkeys(row["remedy"] for row in rows if row["remedy"]):
+            typer.echo(f"# {remedy}")
+    _exit(faults)
+
+
+async def _examined(
+    settings: Settings, create: bool = False, partitions: int | None = None
+) -> tuple[list[TopicState], list[str]]:
+    """(what is there, and which of it was made now)."""
+    from streamrnn.service.topics import examine
+    from streamrnn.transports.base import TopicNeed
+    from streamrnn.transports.kafka import KafkaTransport
+
+    admin = KafkaTransport(settings.kafka_settings()).admin()
+    await admin.start()
+    try:
+        made: list[str] = []
+        if create:
+            inputs = (await admin.describe([settings.input]))[settings.input]
+            if inputs is None and partitions:
+                made += await admin.create([TopicNeed(settings.input, partitions, {})])
+            if inputs or partitions:
+                made += await admin.create(settings.topic_needs(inputs or partitions or 1))
+        return await examine(admin, settings, partitions), made
+    finally:
+        await admin.stop()
+
+
+def _row(state: TopicState, faults: Sequence[Fault], made: Sequence[str] = ()) -> dict[str, Any]:
+    fault = state.fault if state.fault in faults else None
+    told = fault.what if fault is not None else "created" if state.need.name in made else "exists"
+    row = {"topic": state.need.name, "wanted": state.need.partitions, "have": state.have, "state": told}
+    return {**row, "remedy": fault.remedy if fault is not None else ""}
+
+
+def _exit(faults: Sequence[Fault]) -> None:
+    if faults:
+        raise typer.Exit(exit_code_of(faults[0].kind(faults[0].what)))
 
 
 def register(app: typer.Typer) -> None:

@@ -369,6 +369,16 @@ class Settings(BaseSettings):
             ),
         ]
 
+    def topic_operations(self) -> dict[str, tuple[str, ...]]:
+        """What the worker's user must be permitted, by topic; its trainer is the same user."""
+        topics = self.topics
+        return {
+            self.input: ("Read",),
+            **dict.fromkeys((topics.forecasts, topics.imputed, topics.dlq), ("Write",)),
+            topics.models: ("Read", "Write") if self.train == "auto" else ("Read",),
+            topics.state: ("Read", "Write"),
+        }
+
     def effective(self) -> dict[str, Any]:
         """Everything as it is in force, secrets masked, durations as they are written."""
         shown: dict[str, Any] = self.model_dump(mode="json")

@@ -30,13 +30,13 @@ from streamrnn.service.rehearsal import rehearse
 from streamrnn.service.restore import Restorer
 from streamrnn.service.signals import stop_on_signals
 from streamrnn.service.supervisor import WITHOUT_GPU, Supervisor, train_command
+from streamrnn.service.topics import examine, refuse
 from streamrnn.service.unreadable import UnreadablePartitions
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.snapshot import Snapshots
 from streamrnn.transports.base import (
     Deadline,
-    NotPermitted,
-    TopicMissing,
+    OperatorNeeded,
     Transport,
     TransportError,
     Unreadable,
@@ -97,7 +97,7 @@ class Worker:
             self.pump.stop()
 
     async def run(self) -> None:
-        """Runs until `stop`. Raises TopicMissing, GaveUp or another TransportError; ends no process by itself."""
+        """Runs until `stop`. Raises OperatorNeeded, GaveUp or another TransportError; ends no process by itself."""
         await self._check_topics()
         self.follower = ModelsFollower(self.transport, self.settings.topics.models)
         await self.follower.start()
@@ -124,35 +124,12 @@ class Worker:
     # ── topics ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _check_topics(self) -> None:
-        settings = self.settings
         admin = self.transport.admin()
         await admin.start()
         try:
-            found = await admin.describe([settings.input, *settings.topics.names()])
-            policies = await admin.policies([settings.topics.state, settings.topics.models])
+            refuse(await examine(admin, self.settings))
         finally:
             await admin.stop()
-        missing = [name for name, partitions in found.items() if partitions is None]
-        if missing:
-            raise TopicMissing(
-                f"missing on the broker, or not to be seen by this user: {', '.join(missing)}. "
-                + ("Create the input topic first. " if settings.input in missing else "")
-                + "`streamrnn topics --create` makes the others with the right partition counts."
-            )
-        for topic, policy in policies.items():
-            if "compact" not in policy or "delete" in policy:
-                raise TransportError(
-                    f"{topic} has cleanup.policy={policy}: states and weights would be deleted by age. Change it: "
-                    f"kafka-configs.sh --alter --entity-type topics --entity-name {topic} --add-config cleanup.policy=compact"
-                )
-        inputs = found[settings.input] or 0
-        for topic in (settings.topics.forecasts, settings.topics.imputed, settings.topics.state):
-            if (found[topic] or 0) < inputs:
-                raise TransportError(
-                    f"{topic} has {found[topic]} partitions, {settings.input} has {inputs}: outputs of "
-                    f"partition p go to partition p. Add some: kafka-topics.sh --alter --topic {topic} "
-                    f"--partitions {inputs}"
-                )
 
     # ── serving ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -178,8 +155,8 @@ class Worker:
                 self.observer.serving()
                 self._on_serving()
                 await self.pump.run()
-            except (TopicMissing, NotPermitted):
-                raise  # new clients would meet the same
+            except OperatorNeeded:
+                raise
             except TransportError as error:
                 if self._stopping.is_set():
                     log.warning("stopped with the broker away; the last batch comes again", error=str(error))
@@ -331,7 +308,7 @@ def settle_memory() -> None:
 def run(settings: Settings, config_arguments: Sequence[str] = ()) -> None:
     """The `streamrnn run` process. `config_arguments` are handed on to the trainer it supervises.
 
-    Raises ConfigError, TopicMissing, GaveUp, TransportError, ExposedError or OSError (the HTTP port is taken).
+    Raises ConfigError, OperatorNeeded, GaveUp, TransportError, ExposedError or OSError (the HTTP port is taken).
     """
     prepare_process()
     rehearse(settings)

@@ -31,12 +31,20 @@ class Unreadable(TransportError):
     """Records in the log are damaged, or packed in a way that nothing here can unpack."""
 
 
-class NotPermitted(TransportError):
+class OperatorNeeded(TransportError):
+    """Somebody has to change something first: new clients would meet the same. The message says what."""
+
+
+class NotPermitted(OperatorNeeded):
     """The broker's permissions (ACLs) forbid it; the message names what is forbidden."""
 
 
-class TopicMissing(TransportError):
+class TopicMissing(OperatorNeeded):
     """A topic that is needed does not exist; the message names the command that creates it."""
+
+
+class TopicUnfit(OperatorNeeded):
+    """A topic is not made as it must be, or holds what only a newer version reads; the message says what to do."""
 
 
 def clock_s() -> float:
@@ -208,8 +216,15 @@ class Admin(Protocol):
         """`cleanup.policy` of those of the topics whose settings may be read."""
         ...
 
+    async def forbidden(self, wanted: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+        """By topic, those of the wanted operations (Read, Write, Describe) that this user is known not to be permitted."""
+        ...
+
     async def create(self, needs: Sequence[TopicNeed]) -> list[str]:
-        """Creates those that are missing; returns their names. Raises TransportError with the broker's reason."""
+        """Creates those that are missing, and adds partitions to those that have too few; returns the names of both.
+
+        Raises TransportError with the broker's reason.
+        """
         ...
 
     async def stop(self) -> None: ...

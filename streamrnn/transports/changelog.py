@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from streamrnn.transports.base import Deadline, PartitionReader, Transport, TransportError
+from streamrnn.transports.base import Deadline, PartitionReader, TopicUnfit, Transport
 
 VERSION = 1
 CHECKPOINT = b"checkpoint"
@@ -134,7 +134,7 @@ class ChangelogReader:
             self.unusable[partition] = f"the checkpoint of partition {partition} cannot be read: {error}"
             return
         if found.version > VERSION:
-            raise TransportError(
+            raise TopicUnfit(
                 f"the checkpoint of partition {partition} in {self._topic} was written by a newer version of streamrnn "
                 f"(format {found.version}; this one reads up to {VERSION}): upgrade this worker"
             )

@@ -7,14 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from streamrnn.records import Record
-from streamrnn.transports.base import Deadline, TopicMissing, TopicNeed, TransportError
+from streamrnn.transports.base import Deadline, TopicMissing, TopicNeed, TopicUnfit, TransportError
 from streamrnn.transports.kafka_closing import close_consumer
 from streamrnn.transports.kafka_errors import explained, reading_failed
+from streamrnn.transports.kafka_permissions import TopicPermissions, forbidden
 from streamrnn.transports.kafka_starting import start_client
 
 if TYPE_CHECKING:
@@ -46,6 +47,12 @@ class KafkaReader:
             await admin.stop()
         if partitions is None:
             raise TopicMissing(f"no topic {topic!r}: `streamrnn topics --create` makes those of this service")
+        wanted = sorted(start if start is not None else range(partitions))
+        if wanted and wanted[-1] >= partitions:
+            raise TopicUnfit(
+                f"{topic} has {partitions} partitions and partition {wanted[-1]} is needed: `streamrnn topics --create`, "
+                f"or kafka-topics.sh --alter --topic {topic} --partitions {wanted[-1] + 1}"
+            )
         self._consumer = AIOKafkaConsumer(
             group_id=None,
             enable_auto_commit=False,
@@ -59,7 +66,6 @@ class KafkaReader:
         )
         try:
             await start_client(self._consumer, settings, f"reading {topic}")
-            wanted = sorted(start if start is not None else range(partitions))
             self._consumer.assign([self._tp(partition) for partition in wanted])
             begin = await self._consumer.beginning_offsets([self._tp(partition) for partition in wanted])
         except (KafkaError, OSError, TimeoutError) as error:
@@ -145,11 +151,37 @@ class KafkaAdmin:
             return found  # no right to ask, or a broker that does not know: then it is not checked
         return found
 
+    async def forbidden(self, wanted: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+        try:
+            answer = await self._client._send_request(TopicPermissions(list(wanted)))  # noqa: SLF001
+        except (KafkaError, OSError) as error:
+            raise explained(error, self._settings, "asking for permissions") from error
+        except NotImplementedError:
+            return {}  # an old broker: then it shows when it is tried
+        return forbidden(answer, wanted)
+
     async def create(self, needs: Sequence[TopicNeed]) -> list[str]:
         found = await self.describe([need.name for need in needs])
         missing = [need for need in needs if found[need.name] is None]
-        if not missing:
-            return []
+        grown = {need.name: need for need in needs if (found[need.name] or need.partitions) < need.partitions}
+        made = [*(await self._make(missing) if missing else []), *(await self._grow(grown) if grown else [])]
+        # Metadata follow by a moment; whoever asks next should find what was made.
+        deadline = Deadline(VISIBLE_S)
+        while not deadline.passed:
+            found = await self.describe(made)
+            if all((found[need.name] or 0) >= need.partitions for need in needs if need.name in made):
+                break
+            await asyncio.sleep(0.05)
+        return made
+
+    async def _grow(self, needs: Mapping[str, TopicNeed]) -> list[str]:
+        try:
+            await self._client.create_partitions({name: NewPartitions(need.partitions) for name, need in needs.items()})
+        except (KafkaError, OSError) as error:
+            raise explained(error, self._settings, f"adding partitions to {', '.join(needs)}") from error
+        return list(needs)
+
+    async def _make(self, missing: Sequence[TopicNeed]) -> list[str]:
         try:
             # aiokafka cannot say "the broker's default": three copies where there are three brokers.
             copies = min(3, len((await self._client.describe_cluster())["brokers"]))
@@ -176,10 +208,6 @@ class KafkaAdmin:
             elif for_code(code) is not TopicAlreadyExistsError:
                 detail = rest[0] if rest and rest[0] else for_code(code).__name__
                 raise explained(for_code(code)(str(detail)), self._settings, f"creating topic {name}")
-        # Metadata follow the creation by a moment; whoever asks next should find what was made.
-        deadline = Deadline(VISIBLE_S)
-        while None in (await self.describe(made)).values() and not deadline.passed:  # noqa: ASYNC110
-            await asyncio.sleep(0.05)
         return made
 
     async def stop(self) -> None:

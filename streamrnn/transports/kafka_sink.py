@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from aiokafka import AIOKafkaProducer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import IllegalOperation, KafkaError
 from aiokafka.structs import OffsetAndMetadata
 
-from streamrnn.transports.base import Committed, Deadline, DeliveryFailed, NotPermitted, TopicMissing, TransportError
+from streamrnn.transports.base import Committed, Deadline, DeliveryFailed, OperatorNeeded, TopicMissing, TransportError
 from streamrnn.transports.kafka_closing import close_producer, drop_producer
 from streamrnn.transports.kafka_errors import explained
 from streamrnn.transports.kafka_starting import start_client
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 # for ever (seen on a real broker); well before that the producer is replaced.
 RECORDS_MAX = 2**30
 NO_HEADERS: list[tuple[str, bytes]] = []
+# What a producer raises that is of no use any more; one that was fenced says that it is not in a transaction.
+REFUSALS = (KafkaError, IllegalOperation, OSError, AssertionError)
 
 
 class KafkaDelivery:
@@ -155,7 +157,7 @@ class KafkaSink:
         builder.close()
         try:
             future = await self._producer.send_batch(builder, topic, partition=partition)
-        except (KafkaError, OSError, AssertionError) as error:
+        except REFUSALS as error:
             raise _failed_delivery(error, self._settings, f"sending to {topic}/{partition}") from error
         self.in_flight_bytes += size
         self._outstanding.add(future)
@@ -172,7 +174,7 @@ class KafkaSink:
 def _failed_delivery(error: BaseException, settings: KafkaSettings, doing: str) -> TransportError:
     """What another attempt would not mend keeps its kind."""
     cause = explained(error, settings, doing)
-    return cause if isinstance(cause, (TopicMissing, NotPermitted)) else DeliveryFailed(str(cause))
+    return cause if isinstance(cause, OperatorNeeded) else DeliveryFailed(str(cause))
 
 
 class _Transaction:
@@ -248,7 +250,7 @@ class KafkaTransactionalSink(KafkaSink):
             raise DeliveryFailed(f"the producer {self._id} is closed")
         try:
             await self._producer.begin_transaction()
-        except (KafkaError, AssertionError) as error:
+        except REFUSALS as error:
             raise DeliveryFailed(f"no transaction can begin for {self._id}: {type(error).__name__}: {error}") from error
         self._begun = True
 
@@ -264,7 +266,7 @@ class KafkaTransactionalSink(KafkaSink):
                     }
                     await self._producer.send_offsets_to_transaction(wanted, group)
                 await self._producer.commit_transaction()
-        except (KafkaError, OSError, TimeoutError, AssertionError) as error:
+        except (*REFUSALS, TimeoutError) as error:
             raise _failed_delivery(error, self._settings, f"committing the transaction of {self._id}") from error
 
     async def _hand_over(self, where: tuple[str, int]) -> None:

@@ -30,9 +30,6 @@ from streamrnn.transports.kafka_starting import start_client
 if TYPE_CHECKING:
     from streamrnn.transports.kafka import KafkaSettings
 
-# Nobody's: asked for by a member that owns nothing, whose polls keep it in the group all the same (aiokafka #1187).
-NO_PARTITION = 2**31 - 1
-
 
 class _Rebalances(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no types
     def __init__(self, source: KafkaSource, listener: Listener) -> None:
@@ -45,8 +42,12 @@ class _Rebalances(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka h
 
     async def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
         partitions = frozenset(tp.partition for tp in assigned)
-        await self._source.guarded(self._listener.assigned(partitions), "taking partitions over")
+        await self._source.guarded(self._take_over(partitions), "taking partitions over")
         self._source.joined.set()
+
+    async def _take_over(self, partitions: frozenset[int]) -> None:
+        self._source.hold(partitions)
+        await self._listener.assigned(partitions)
 
 
 class KafkaSource:
@@ -57,6 +58,7 @@ class KafkaSource:
         self._settings, self._group = settings, group
         self._consumer: Any = None
         self._positions: dict[int, int] = {}
+        self._held: set[int] = set()  # assigned, and nobody has said yet where to begin
         self._ends: dict[int, int] = {}  # of partitions that are unreadable from there on
         self._failure: TransportError | None = None
         self.joined = asyncio.Event()
@@ -113,10 +115,8 @@ class KafkaSource:
         getmany = self._consumer.getmany
         limited = [self._tp(p) for p in self._positions if p in self._ends]
         if not limited:
-            # By name: a partition that is being taken over has no position yet, and would raise that it has none.
-            sought = [self._tp(p) for p in self._positions] or [self._tp(NO_PARTITION)]
             everything: dict[TopicPartition, Sequence[Record]] = await getmany(
-                *sought, timeout_ms=timeout_ms, max_records=records_max
+                timeout_ms=timeout_ms, max_records=records_max
             )
             return everything
         whole = [self._tp(p) for p in self._positions if p not in self._ends]
@@ -180,6 +180,9 @@ class KafkaSource:
         except IllegalStateError as error:
             raise OwnershipLost(f"partition {partition} of {self.topic} is not assigned here") from error
         self._positions[partition] = offset
+        if partition in self._held:
+            self._held.discard(partition)
+            self.resume([partition])
 
     def pause(self, partitions: Sequence[int]) -> None:
         self._consumer.pause(*[self._tp(p) for p in partitions if p in self._positions])
@@ -232,7 +235,15 @@ class KafkaSource:
         except Exception as error:  # noqa: BLE001 - aiokafka would swallow it; the next poll raises it
             self._failure = TransportError(f"{doing} failed: {type(error).__name__}: {error}")
 
+    def hold(self, partitions: frozenset[int]) -> None:
+        """The client must not look for a position of its own: where there is none, the polls of all would raise it."""
+        for partition in partitions:
+            self._consumer.pause(self._tp(partition))
+            self._consumer.seek(self._tp(partition), 0)
+        self._held |= partitions
+
     def forget(self, partitions: frozenset[int]) -> None:
+        self._held -= partitions
         for partition in partitions:
             self._positions.pop(partition, None)
 
