@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +15,13 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "service"))
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from broker import Broker
+from inside import CHANNELS, prepared, produce, serving
 from running import until
-from service import configure, lag, sources
+from service import lag, sources
 
 from streamrnn.service import unreadable
-from streamrnn.service.config import Settings, load
-from streamrnn.service.observe import WorkerObserver
-from streamrnn.service.worker import Worker
-from streamrnn.transports.kafka import KafkaTransport
 
 pytestmark = pytest.mark.kafka
-CHANNELS = '"temp":1.0,"flow":2.0,"pressure":3.0,"vibration":4.0'
 
 
 @pytest.fixture(autouse=True)
@@ -35,38 +29,6 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("streamrnn.service.worker.BACKOFF_S", (0.05, 0.1))
     monkeypatch.setattr("streamrnn.service.worker.RETRY_LOOK_S", 0.1)
     monkeypatch.setattr(unreadable, "RETRY_S", 0.5)
-
-
-def prepared(broker: Broker, folder: Path, app: str, partitions: int = 2, **changes: Any) -> Settings:
-    chosen = load([configure(folder, broker, app, **changes)], {}, {})
-    broker.create(chosen.input, partitions)
-    for need in chosen.topic_needs(partitions):
-        broker.create(need.name, need.partitions, **{k.replace(".", "__"): v for k, v in need.config.items()})
-    return chosen
-
-
-@asynccontextmanager
-async def serving(chosen: Settings) -> AsyncIterator[Worker]:
-    worker = Worker(chosen, KafkaTransport(chosen.kafka_settings()), WorkerObserver(chosen.stream_spec()))
-    task = asyncio.create_task(worker.run())
-    try:
-        yield worker
-    finally:
-        worker.stop()
-        await asyncio.wait_for(task, 30)
-
-
-async def produce(broker: Broker, topic: str, partition: int, first: int, count: int) -> None:
-    """`count` ticks of one series, each batch of its own request, so that it can be damaged alone."""
-    producer = AIOKafkaProducer(bootstrap_servers=broker.servers)
-    await producer.start()
-    begin = int(time.time() * 1000) - 10_000_000
-    for step in range(first, first + count):
-        value = f'{{"series":"s{partition}","ts":{begin + 1000 * step},"values":{{{CHANNELS}}},"step":"{step:05d}"}}'
-        sent = await producer.send(topic, value.encode(), partition=partition, timestamp_ms=begin + 1000 * step)
-        if step % 10 == 9:
-            await sent
-    await producer.stop()
 
 
 def flip_a_byte(broker: Broker, topic: str, partition: int, marker: bytes) -> None:
@@ -99,7 +61,7 @@ async def test_a_damaged_batch_costs_no_other_partition_a_record(
     broker: Broker, tmp_path: Path, unique: Callable[[str], str], mended: bool
 ) -> None:
     """aiokafka forgets what it had drained from partition 0 when partition 1 raises (FAULTS 2.4)."""
-    chosen = prepared(broker, tmp_path, unique("damage"))
+    chosen = await prepared(broker, tmp_path, unique("damage"))
     for partition in range(2):
         await produce(broker, chosen.input, partition, 0, 300)
     flip_a_byte(broker, chosen.input, 1, b'"step":"00205"')
@@ -133,7 +95,7 @@ async def test_a_client_whose_fetching_ended_without_a_word_is_built_anew(
     broker: Broker, tmp_path: Path, unique: Callable[[str], str]
 ) -> None:
     """aiokafka #983, #1154: no record, no error, heartbeats go on."""
-    chosen = prepared(broker, tmp_path, unique("silent"), stall_after="1s")
+    chosen = await prepared(broker, tmp_path, unique("silent"), stall_after="1s")
     await produce(broker, chosen.input, 0, 0, 50)
     async with serving(chosen) as worker:
         await until(lambda: worker.pump and worker.pump.positions().get(0, (0, 0))[0] == 50)
@@ -148,7 +110,7 @@ async def test_a_client_whose_fetching_ended_without_a_word_is_built_anew(
 async def test_a_transactions_marker_at_the_end_is_no_lag_and_no_stall(
     broker: Broker, tmp_path: Path, unique: Callable[[str], str]
 ) -> None:
-    chosen = prepared(broker, tmp_path, unique("marker"), stall_after="1s")
+    chosen = await prepared(broker, tmp_path, unique("marker"), stall_after="1s")
     producer = AIOKafkaProducer(bootstrap_servers=broker.servers, transactional_id=chosen.app)
     await producer.start()
     async with producer.transaction():
@@ -171,7 +133,7 @@ async def test_a_transactions_marker_at_the_end_is_no_lag_and_no_stall(
 async def test_a_damaged_state_topic_costs_its_partition_the_state_and_the_others_nothing(
     broker: Broker, tmp_path: Path, unique: Callable[[str], str]
 ) -> None:
-    chosen = prepared(broker, tmp_path, unique("state"), checkpoint={"interval": "200ms"})
+    chosen = await prepared(broker, tmp_path, unique("state"), checkpoint={"interval": "200ms"})
     for partition in range(2):
         await produce(broker, chosen.input, partition, 0, 100)
     async with serving(chosen) as worker:

@@ -1,0 +1,61 @@
+"""A worker inside the test's own process, on a real broker: its parts can be looked at, and its impatience set."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from aiokafka import AIOKafkaProducer
+from broker import Broker
+from service import configure
+
+from streamrnn.service.config import Settings, load
+from streamrnn.service.observe import WorkerObserver
+from streamrnn.service.worker import Worker
+from streamrnn.transports.base import TopicNeed
+from streamrnn.transports.kafka import KafkaSettings, KafkaTransport
+
+CHANNELS = '"temp":1.0,"flow":2.0,"pressure":3.0,"vibration":4.0'
+
+
+async def prepared(broker: Broker, folder: Path, app: str, partitions: int = 2, **changes: Any) -> Settings:
+    """The settings of a service whose topics are there."""
+    chosen = load([configure(folder, broker, app, **changes)], {}, {})
+    await make_topics(broker, chosen, partitions)
+    return chosen
+
+
+async def make_topics(broker: Broker, chosen: Settings, partitions: int = 2) -> None:
+    """By the tests' own way in, whatever the service's is."""
+    admin = KafkaTransport(KafkaSettings(bootstrap_servers=broker.servers)).admin()
+    await admin.start()
+    await admin.create([TopicNeed(chosen.input, partitions, {}), *chosen.topic_needs(partitions)])
+    await admin.stop()
+
+
+@asynccontextmanager
+async def serving(chosen: Settings) -> AsyncIterator[Worker]:
+    worker = Worker(chosen, KafkaTransport(chosen.kafka_settings()), WorkerObserver(chosen.stream_spec()))
+    task = asyncio.create_task(worker.run())
+    try:
+        yield worker
+    finally:
+        worker.stop()
+        await asyncio.wait_for(task, 30)
+
+
+async def produce(broker: Broker, topic: str, partition: int, first: int, count: int) -> None:
+    """`count` ticks of one series, each batch of its own request, so that it can be damaged alone."""
+    producer = AIOKafkaProducer(bootstrap_servers=broker.servers)
+    await producer.start()
+    begin = int(time.time() * 1000) - 10_000_000
+    for step in range(first, first + count):
+        value = f'{{"series":"s{partition}","ts":{begin + 1000 * step},"values":{{{CHANNELS}}},"step":"{step:05d}"}}'
+        sent = await producer.send(topic, value.encode(), partition=partition, timestamp_ms=begin + 1000 * step)
+        if step % 10 == 9:
+            await sent
+    await producer.stop()
