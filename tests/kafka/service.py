@@ -119,7 +119,7 @@ class Forked(Process):
     def _start(self, arguments: list[str]) -> None:
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # before the server starts: it must have one thread to fork
         forks = multiprocessing.get_context("forkserver")
-        forks.set_forkserver_preload(["streamrnn.service.worker", "service"])
+        forks.set_forkserver_preload(["rehearsed", "service"])
         self._process = forks.Process(target=run_command, args=(str(self.log), arguments))
         self._process.start()
         assert self._process.pid is not None
