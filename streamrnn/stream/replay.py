@@ -124,13 +124,16 @@ class ReplayBuffer:
         return self._sequences(chosen, end, length, end - self.holdout, end, anchor=None)
 
     def anchors(self, rng: np.random.Generator, rows: int, burn_in: int) -> Sequences | None:
-        """One anchor block of each of up to `rows` series, the newest whole one before the held-out steps."""
+        """One anchor block of each of up to `rows` series, the newest whole one before the held-out steps.
+
+        None while fewer than half of the series have one: the few that talk most must not have a veto.
+        """
         period = ANCHOR_LEN * ANCHOR_EVERY
         cut = self.count - 2 * self.holdout
         # The blocks' ends are the multiples of the period: a block is the last ANCHOR_LEN steps of its period.
         end = cut // period * period
         able = np.flatnonzero((end > 0) & (end - ANCHOR_LEN - burn_in >= np.maximum(self.count - self.window, 0)))
-        if len(able) == 0:
+        if len(able) == 0 or 2 * len(able) < int((self.count >= self.holdout + burn_in).sum()):
             return None
         chosen = rng.choice(able, size=min(rows, len(able)), replace=False)
         stop = end[chosen]
