@@ -159,6 +159,9 @@ class KafkaSink:
             future = await self._producer.send_batch(builder, topic, partition=partition)
         except REFUSALS as error:
             raise _failed_delivery(error, self._settings, f"sending to {topic}/{partition}") from error
+        # The client fails a second future of each batch, which nobody has: an error in the log for each, by the hundred.
+        batch = self._producer._message_accumulator._batches[TopicPartition(topic, partition)][-1]  # noqa: SLF001
+        batch._drain_waiter.add_done_callback(_look_at)  # noqa: SLF001
         self.in_flight_bytes += size
         self._outstanding.add(future)
         future.add_done_callback(lambda done: self._acknowledged(done, size))
@@ -167,8 +170,13 @@ class KafkaSink:
     def _acknowledged(self, future: asyncio.Future[Any], size: int) -> None:
         self.in_flight_bytes -= size
         self._outstanding.discard(future)
-        if not future.cancelled():
-            future.exception()  # looked at here so that an abandoned one makes no noise; wait() raises it
+        _look_at(future)
+
+
+def _look_at(future: asyncio.Future[Any]) -> None:
+    """Or asyncio would call its exception one that was never retrieved, though `wait` raises it where it matters."""
+    if not future.cancelled():
+        future.exception()
 
 
 def _failed_delivery(error: BaseException, settings: KafkaSettings, doing: str) -> TransportError:

@@ -12,8 +12,11 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator
+from functools import cache
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import msgspec
 import yaml
@@ -113,16 +116,22 @@ class Process:
             time.sleep(0.05)
 
 
+@cache
+def forks() -> Any:
+    """The server that `Forked` comes from. It looks for modules where this file is, and must have one thread to fork."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["rehearsed", "service"])
+    with patch.dict(os.environ, {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}):
+        forkserver.ensure_running()
+    return context
+
+
 class Forked(Process):
-    """The same, forked from a server that has imported everything: there at once, for tests that start hundreds."""
+    """The same, forked from a server that has loaded everything: there at once, for tests that start hundreds."""
 
     def _start(self, arguments: list[str]) -> None:
-        os.environ.setdefault("OMP_NUM_THREADS", "1")  # before the server starts: it must have one thread to fork
-        forks = multiprocessing.get_context("forkserver")
-        forks.set_forkserver_preload(["rehearsed", "service"])
-        self._process = forks.Process(target=run_command, args=(str(self.log), arguments))
+        self._process = forks().Process(target=run_command, args=(str(self.log), arguments), daemon=True)
         self._process.start()
-        assert self._process.pid is not None
         self.pid = self._process.pid
 
     def exit_code(self) -> int | None:
@@ -130,7 +139,7 @@ class Forked(Process):
 
     def _wait(self, timeout_s: float) -> int:
         self._process.join(timeout_s)
-        code = self._process.exitcode
+        code: int | None = self._process.exitcode
         assert code is not None, f"still there after {timeout_s} s: {self.said()[-3000:]}"
         return code
 

@@ -163,8 +163,8 @@ def service(broker: Broker, tmp_path: Path, unique: Callable[[str], str]) -> Any
         one.stop_all()
 
 
-def short_and_long(count: int) -> Any:
-    return pytest.mark.parametrize("count", [3, pytest.param(count, marks=pytest.mark.kafka_long)])
+def short_and_long(short: int, count: int) -> Any:
+    return pytest.mark.parametrize("count", [short, pytest.param(count, marks=pytest.mark.kafka_long)])
 
 
 both = pytest.mark.parametrize("delivery", DELIVERIES)
@@ -181,7 +181,7 @@ async def judge(running: Service, what: str) -> None:
 
 
 @both
-@short_and_long(KILLS)
+@short_and_long(3, KILLS)
 async def test_workers_killed_at_any_moment(service: Any, delivery: str, count: int) -> None:
     running: Service = service(delivery)
     await running.begin()
@@ -215,7 +215,7 @@ async def test_a_broker_killed_again_and_again(service: Any, own_broker: Broker,
 
 
 @both
-@short_and_long(ZOMBIES)
+@short_and_long(2, ZOMBIES)
 async def test_workers_stopped_beyond_their_session_that_come_back(service: Any, delivery: str, count: int) -> None:
     running: Service = service(delivery)
     await running.begin()
