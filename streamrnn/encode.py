@@ -97,7 +97,8 @@ class Encoder:
                 names.clear()
             for name in series:
                 if name not in names:
-                    names[name] = orjson.dumps(name)
+                    # A copy: orjson shrinks a page to what was needed, and what lives long keeps the page in pieces.
+                    names[name] = bytes(memoryview(orjson.dumps(name)))
             return [names[name] for name in series]
 
     def _pieces_for(self, model: str) -> tuple[U8, I64]:

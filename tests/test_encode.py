@@ -130,3 +130,14 @@ def test_an_imputation_says_what_was_filled_and_repeats_what_came() -> None:
     assert (first["kind"], second["kind"]) == ("missing-channel", "missing-tick")
     assert second["values"]["temp"] is None
     assert "temp" not in second["imputed"]
+
+
+def test_names_that_are_kept_take_what_they_are_long() -> None:
+    """orjson writes into a page and shrinks it; kept as they are, short names once held four kilobytes each."""
+    encoder = Encoder(StreamSpec(channels=("a",), step_ms=1000, horizon=1), "ticks")
+    process = psutil.Process()
+    encoder._name_bytes([f"first-{i}" for i in range(1000)])
+    before = process.memory_info().rss
+    for begin in range(0, 50_000, 1000):
+        encoder._name_bytes([f"new-{i}" for i in range(begin, begin + 1000)])
+    assert (process.memory_info().rss - before) / 50_000 < 600
