@@ -163,7 +163,7 @@ class Supervisor:
         """Until the child closes its output (True) or has to be killed (False)."""
         assert child.stdout is not None  # noqa: S101
         silence = Deadline(self._silence_max_s)
-        while True:
+        while not self.stopping:
             try:
                 line = await asyncio.wait_for(child.stdout.readline(), silence.remaining_s())
             except TimeoutError:
@@ -181,6 +181,7 @@ class Supervisor:
                 self._device = said.get("device", self._device)
                 self._tell(True, self.restarts, said)
             await asyncio.sleep(LINE_PAUSE_S)
+        return True
 
     def _kill(self) -> None:
         if self._child is not None and self._child.returncode is None:

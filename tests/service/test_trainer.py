@@ -1,19 +1,14 @@
-"""The trainer on the memory transport, its leadership, and the supervisor that keeps it."""
+"""The trainer on the memory transport, its leadership, and the models topic."""
 
 from __future__ import annotations
 
 import asyncio
-import sys
-import textwrap
-from pathlib import Path
 from typing import Any
 
 import pytest
 from running import made, send, settings, until
 
-from streamrnn.service.supervisor import Supervisor
 from streamrnn.service.trainer import Trainer
-from streamrnn.transports.base import Deadline
 from streamrnn.transports.memory import MemorySink, MemoryTransport
 from streamrnn.transports.models import Manifest, ModelsFollower, ModelsWriter, Pointer, rolled_back
 
@@ -115,66 +110,6 @@ async def test_damaged_weights_are_never_served(damage: str) -> None:
     await follower.start()
     assert await follower.catch_up() == [("good", b"good" * 100)]
     assert follower.ignored == {"malformed": 1}
-
-
-# ── the supervisor ───────────────────────────────────────────────────────────────────────────────────────────────
-
-
-class Child:
-    """A supervisor over a small Python script."""
-
-    def __init__(self, folder: Path, body: str, silence_max_s: float = 10.0) -> None:
-        script = folder / "child.py"
-        script.write_text("import sys, time, json, os\n" + textwrap.dedent(body))
-        self.told: list[tuple[bool, int, dict[str, Any]]] = []
-        self.supervisor = Supervisor(
-            [sys.executable, "-u", str(script)],
-            lambda up, restarts, said: self.told.append((up, restarts, dict(said))),
-            silence_max_s,
-            (0.01, 0.05),
-        )
-
-    async def __aenter__(self) -> Child:
-        self.supervisor.start()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.supervisor.stop(Deadline(5.0))
-
-
-async def test_heartbeats_are_heard_between_garbage(tmp_path: Path) -> None:
-    body = """
-    print("no json"); print('[1,2]'); print('{"state":"training","round":3}'); sys.stdin.read()
-    """
-    async with Child(tmp_path, body) as child:
-        await until(lambda: child.supervisor.said.get("round") == 3)
-    assert child.supervisor.restarts == 0
-
-
-@pytest.mark.parametrize("body", ["sys.exit(3)", "os.kill(os.getpid(), 9)", "raise MemoryError", "print('x' * 10**6)"])
-async def test_however_it_ends_it_is_started_again(tmp_path: Path, body: str) -> None:
-    async with Child(tmp_path, body) as child:
-        await until(lambda: child.supervisor.restarts >= 3)
-    assert any(not up for up, _, _ in child.told)
-
-
-async def test_a_silent_child_is_killed_and_replaced(tmp_path: Path) -> None:
-    async with Child(tmp_path, "time.sleep(60)", silence_max_s=0.3) as child:
-        await until(lambda: child.supervisor.restarts >= 2)
-
-
-async def test_stopping_ends_a_child_that_does_not_listen(tmp_path: Path) -> None:
-    body = """
-    import signal
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    print('{}')
-    time.sleep(60)
-    """
-    child = Child(tmp_path, body)
-    child.supervisor.start()
-    await until(lambda: len(child.told) >= 2)
-    await asyncio.wait_for(child.supervisor.stop(Deadline(0.3)), 5)
-    assert child.supervisor.restarts == 0
 
 
 def test_the_trainer_reads_its_limits_from_the_configuration() -> None:
