@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import numpy as np
+import psutil
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
