@@ -15,26 +15,45 @@ BURST = 20
 WINDOW_S = 10.0
 
 
-class Thin:
-    """Drops repetitions of one event beyond BURST in WINDOW_S, and counts what it dropped."""
+class Thin(logging.Filter):
+    """Drops repetitions of one event beyond BURST in WINDOW_S, and counts what it dropped.
+
+    For our own events a processor, which may drop them; for those of other libraries, which come through the standard
+    library's loggers, a filter: an event that is dropped while its record is formatted becomes a traceback.
+    """
 
     def __init__(self) -> None:
+        super().__init__()
         self._seen: dict[str, tuple[float, int]] = {}
 
     def __call__(self, logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        name = str(event.get("event"))[:80]
-        now = time.monotonic()
+        passes, suppressed = self._passes(str(event.get("event")))
+        if not passes:
+            raise structlog.DropEvent
+        if suppressed:
+            event["suppressed"] = suppressed
+        return event
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.msg, dict):
+            return True  # our own: it came through the processor
+        message = record.getMessage()
+        passes, suppressed = self._passes(message)
+        if suppressed:
+            record.msg, record.args = f"{message} ({suppressed} more like it were suppressed)", ()
+        return passes
+
+    def _passes(self, event: str) -> tuple[bool, int]:
+        """(whether it may pass, how many like it did not since the last that did)"""
+        name, now, suppressed = event[:80], time.monotonic(), 0
         begin, count = self._seen.get(name, (now, 0))
         if now - begin > WINDOW_S:
-            if count > BURST:
-                event["suppressed"] = count - BURST
+            suppressed = max(0, count - BURST)
             begin, count = now, 0
         if len(self._seen) > 1000:
             self._seen.clear()
         self._seen[name] = (begin, count + 1)
-        if count >= BURST:
-            raise structlog.DropEvent
-        return event
+        return count < BURST, suppressed
 
 
 def configure(level: str = "info", form: str = "auto") -> None:
@@ -64,10 +83,11 @@ def configure(level: str = "info", form: str = "auto") -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[Thin(), *shared],
+            foreign_pre_chain=shared,
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
         )
     )
+    handler.addFilter(Thin())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
