@@ -185,6 +185,8 @@ class Engine:
     def _run_network(self, frames: Frames) -> tuple[F32, bool]:
         served = self._served
         if served.runner is None:
+            # Frames pass that no network sees: a state from before them is to be rebuilt.
+            self.table.columns["generation"][frames.runs[:, 0]] = served.stamp
             shape = (0, len(self.spec.channels), self.spec.horizon, 1 + len(self.spec.quantiles))
             return np.zeros(shape, dtype=np.float32), False
         column = self.table.columns

@@ -215,6 +215,7 @@ class Snapshots:
         if layout is None or len(record) != layout.size + held:
             return out.refuse("layout-unknown")
         block = np.frombuffer(record, dtype=layout.dtype, count=1)
+        self._make_room(layout)
         own = self._current()
         if layout.id != own.id:
             block = _renamed(block, layout, own, self._table)
@@ -223,6 +224,13 @@ class Snapshots:
             if row is not None:
                 self._engine.front.take_held(row, record[len(record) - held :])
         return None
+
+    def _make_room(self, layout: _Layout) -> None:
+        """Before there are weights, the table has no room for the network's state. One that is restored all the same
+        (the weights are on their way) is kept, or it would come back as that of its last frames alone."""
+        shape = next((shape for name, _, shape in layout.columns if name == "state"), None)
+        if shape is not None and self._table.fields["state"].shape == (0,):
+            self._table.replace(Field("state", shape, np.float32))
 
     def _take(self, partition: int, keys: Sequence[bytes], block: Any, out: Restored) -> bool:
         names = [key.decode() for key in keys]

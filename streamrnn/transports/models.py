@@ -15,7 +15,6 @@ An operator's word stands: a pointer of the gate's that was decided upon before 
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
@@ -114,11 +113,14 @@ class ModelsFollower:
         self.overruled = False
         self._told: str | None = None
         self._came = False
+        self._broken = False  # the reader
+        self._end = 0  # of the topic when the reader began: before it, an older pointer may look like news
         self.ignored: dict[str, int] = {}  # reason → how many
 
     async def start(self) -> None:
         """Raises TopicMissing."""
         await self._reader.start(self._topic, {0: 0})
+        self._end = (await self._reader.end_offsets())[0]
 
     async def catch_up(self, timeout_s: float = 60.0) -> list[tuple[str, bytes]]:
         """Reads to the end the topic has now; returns the current (id, blob), or nothing where there are none yet."""
@@ -131,16 +133,18 @@ class ModelsFollower:
         return self._news()
 
     async def poll(self, timeout_ms: int = 0) -> list[tuple[str, bytes]]:
-        """What newly became current, if anything. After an error of the reader the next call begins with a new one."""
+        """What newly became current, if anything. After an error the next call begins with a new reader."""
         try:
+            if self._broken:
+                await self._reader.stop(Deadline(2.0))
+                self._reader = self._transport.reader()
+                await self.start()
+                self._broken = False
             self._take(await self._reader.poll(timeout_ms, 500))
         except TransportError:
-            await self._reader.stop(Deadline(2.0))
-            self._reader = self._transport.reader()
-            await asyncio.sleep(1.0)
-            await self.start()
+            self._broken = True
             raise
-        return self._news()
+        return self._news() if self._reader.position(0) >= self._end else []
 
     async def stop(self, deadline: Deadline) -> None:
         await self._reader.stop(deadline)

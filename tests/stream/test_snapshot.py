@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from making import START, batch, cut, feed, network, said, spec, states, walk
 
 from streamrnn.spec import StreamSpec
-from streamrnn.stream.engine import Engine
+from streamrnn.stream.engine import NO_MODEL, Engine
 from streamrnn.stream.snapshot import VERSION, LayoutMismatch, NewerVersion, Restored, Snapshots
 from streamrnn.stream.table import Field
 
@@ -30,10 +30,12 @@ def packed(source: Engine, partition: int, position: int, life: int = 1) -> tupl
 
 def moved(source: Engine, target: Engine, position: int) -> None:
     """Everything of partitions 0 and 1 from one engine to another."""
+    into = Snapshots(target)
+    into.learn(Snapshots(source).layout()[1])
     for partition in (0, 1):
         found = Restored()
         keys, records = packed(source, partition, position)
-        Snapshots(target).restore(partition, keys, records, found)
+        into.restore(partition, keys, records, found)
         assert found.rows == len(keys) and not found.refused
         target.front.restore_event_time(partition, source.front.event_time_ms(partition))
 
@@ -103,6 +105,35 @@ def test_records_already_applied_say_nothing_and_move_nothing() -> None:
     before = states(target)
     assert said(stream, target.process(ticks), ticks) == []
     assert states(target) == before
+
+
+def test_a_networks_state_that_comes_before_its_weights_is_kept() -> None:
+    """A worker that has not read the weights yet restores what another computed with them."""
+    stream = spec()
+    ticks = walk(200, ["x", "y"])
+    whole, before, after = engine(stream), engine(stream), engine(stream, served=False)
+    feed(whole, cut(ticks, 0, 100))
+    wanted = feed(whole, cut(ticks, 100, len(ticks)))
+    feed(before, cut(ticks, 0, 100))
+    moved(before, after, 100)
+    after.load(network(stream), "weights")
+    assert feed(after, cut(ticks, 100, len(ticks))) == wanted
+    assert states_without_applied(after) == states_without_applied(whole)
+
+
+def test_a_state_that_frames_have_passed_by_is_rebuilt() -> None:
+    """Persistence serves for a while, the weights that computed the state come back: it is not that of before."""
+    stream = spec()
+    ticks = walk(200, ["x", "y"])
+    away, fresh = engine(stream), engine(stream, served=False)
+    for each in (away, fresh):
+        feed(each, cut(ticks, 0, 60))
+        each.use(NO_MODEL)
+        feed(each, cut(ticks, 60, 130))
+        each.load(network(stream), "weights")
+        feed(each, cut(ticks, 130, len(ticks)))
+    for where, columns in states(away).items():
+        assert columns["state"] == states(fresh)[where]["state"]
 
 
 def damage(record: bytes, at: int) -> bytes:
