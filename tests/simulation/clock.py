@@ -1,14 +1,23 @@
-"""An event loop whose time jumps to the next timer: minutes of a service's life in milliseconds, always the same way."""
+"""An event loop for many processes: time jumps to the next timer, and a process can be stopped, woken or killed anywhere.
+
+Whatever runs in a context that names a client belongs to that client's process: its tasks, timers and callbacks. A
+stopped process takes no step, whatever it was waiting for (SIGSTOP); a killed one never again (kill -9), neither its
+`except` nor its `finally`. A fuse does that after so many steps, and so at any await of the service's whole code.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
+import heapq
 import selectors
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
-# Whose work a task is; tasks inherit it from the one that made them.
+T = TypeVar("T")
+
+# Whose process something runs in; inherited by all that is begun there. Empty: the world's.
 CLIENT: contextvars.ContextVar[str] = contextvars.ContextVar("client", default="")
 
 
@@ -28,33 +37,134 @@ class _Jump(selectors.SelectSelector):
         return []
 
 
+@dataclass(slots=True)
+class _Process:
+    stopped: bool = False
+    held: list[asyncio.Handle] = field(default_factory=list)  # what it would have done meanwhile
+    fuse: int = 0  # steps until `burnt`; 0: none
+    burnt: Callable[[], None] = lambda: None
+
+
+class _Step(asyncio.Handle):
+    """Something that a process is to do next."""
+
+    __slots__ = ()
+
+    def _run(self) -> None:
+        if self._loop.may_run(self):  # type: ignore[attr-defined]
+            super()._run()
+
+
+class _Timer(asyncio.TimerHandle):
+    __slots__ = ()
+
+    def _run(self) -> None:
+        if self._loop.may_run(self):  # type: ignore[attr-defined]
+            super()._run()
+
+
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """Its tasks are known by client, so that a client can die with all that it was doing."""
+    """`thread_s` is how long something takes in a thread; what it does, it does in one go halfway."""
 
     def __init__(self) -> None:
         self._jump = _Jump()
         super().__init__(self._jump)
-        self.tasks: dict[str, dict[asyncio.Task[Any], None]] = {}  # in the order they were made
-        self.set_task_factory(self._made)
+        self._processes: dict[str, _Process] = {}
+        self._closing = False
+        self.thread_s: Callable[[], float] = lambda: 0.5
 
     def time(self) -> float:
         return self._jump.now_s
 
-    def _made(self, loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, Any], **options: Any) -> Any:
-        context = options.get("context")
-        client = context.get(CLIENT, "") if context is not None else CLIENT.get()
-        task = asyncio.Task(coro, loop=loop, **options)
-        mine = self.tasks.setdefault(client, {})
-        mine[task] = None
-        task.add_done_callback(lambda done: mine.pop(done, None))
-        return task
+    def call_soon(self, callback: Any, *args: Any, context: contextvars.Context | None = None) -> asyncio.Handle:
+        handle = _Step(callback, args, self, context)
+        self._ready.append(handle)  # type: ignore[attr-defined]
+        return handle
 
-    def end_tasks_of(self, client: str) -> None:
-        for task in list(self.tasks.get(client, ())):
-            task.cancel()
+    def call_at(
+        self, when: float, callback: Any, *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.TimerHandle:
+        timer = _Timer(when, callback, args, self, context)
+        heapq.heappush(self._scheduled, timer)  # type: ignore[attr-defined]
+        timer._scheduled = True  # type: ignore[attr-defined]
+        return timer
+
+    def run_in_executor(self, executor: Any, func: Callable[..., T], *args: Any) -> asyncio.Future[T]:  # type: ignore[override]
+        future: asyncio.Future[T] = self.create_future()
+
+        def work() -> None:
+            try:
+                done: tuple[Callable[[Any], None], Any] = future.set_result, func(*args)
+            except Exception as error:  # noqa: BLE001 - handed to who waits for the thread
+                done = future.set_exception, error
+            self.call_later(self.thread_s() / 2, lambda: future.done() or done[0](done[1]))
+
+        self.call_later(self.thread_s() / 2, work)
+        return future
+
+    # ── processes ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def spawn(self, client: str, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """A new process."""
+        context = contextvars.Context()
+        context.run(CLIENT.set, client)
+        self._processes[client] = _Process()
+        return self.create_task(work, context=context)
+
+    def may_run(self, handle: asyncio.Handle) -> bool:
+        process = self._processes.get(handle._context.get(CLIENT, ""))  # type: ignore[attr-defined]
+        if process is None or self._closing:
+            return True
+        if process.fuse and not process.stopped:
+            process.fuse -= 1
+            if not process.fuse:
+                process.burnt()
+        if process.stopped:
+            process.held.append(handle)
+        return not process.stopped
+
+    def stop_process(self, client: str) -> None:
+        self._processes[client].stopped = True
+
+    def wake_process(self, client: str) -> None:
+        process = self._processes[client]
+        process.stopped = False
+        self._wake(process)
+
+    def burn(self, client: str, steps: int, then: Callable[[], None]) -> None:
+        """`then` comes when the process has taken so many steps; it may stop it there."""
+        self._processes[client].fuse, self._processes[client].burnt = steps, then
+
+    def put_out_fuses(self) -> None:
+        for process in self._processes.values():
+            process.fuse = 0
+
+    def _wake(self, process: _Process) -> None:
+        held, process.held = process.held, []
+        self._ready.extend(held)  # type: ignore[attr-defined]
+
+    async def bury(self) -> None:
+        """Ends everything that was begun and never ended, killed processes' tasks too, so that nothing is left over."""
+        self._closing = True
+        for _ in range(20):
+            left = [task for task in asyncio.all_tasks(self) if task is not asyncio.current_task()]
+            if not left:
+                return
+            for task in left:
+                task.cancel()
+            for process in self._processes.values():
+                self._wake(process)
+            await asyncio.wait(left, timeout=1.0)
+        raise RuntimeError(f"these tasks do not end: {left}")
 
 
-def run(coro: Coroutine[Any, Any, Any]) -> Any:
+def run(coro: Coroutine[Any, Any, T]) -> T:
     """Runs to the end on a virtual clock."""
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        return runner.run(coro)
+    loop = VirtualLoop()
+    try:
+        try:
+            return loop.run_until_complete(coro)
+        finally:
+            loop.run_until_complete(loop.bury())
+    finally:
+        loop.close()

@@ -49,23 +49,39 @@ def main() -> None:
         quiet()
     begin = time.monotonic()
     work = [(seed, options.delivery) for seed in range(options.first, options.first + options.seeds)]
-    total, failed, fired = Counter[str](), [], Counter[str]()
+    tally = Tally()
     with multiprocessing.get_context("spawn").Pool(options.jobs, quiet) if options.jobs > 1 else _Here() as pool:
         for done, (seed, result) in enumerate(pool.imap_unordered(one, work, 20), 1):
-            if isinstance(result, str):
-                failed.append(seed)
-                print(f"seed={seed}\n{result}", flush=True)
-            else:
-                total.update(
-                    records=result.records, duplicates=result.duplicates, starts=result.starts,
-                    virtual_s=int(result.virtual_s), **{result.delivery: 1},
-                )  # fmt: skip
-                fired.update(result.fired)
-            if sys.stderr.isatty() and done % 20 == 0:
-                print(f"\r{done} of {len(work)}, {len(failed)} failed", end="", file=sys.stderr, flush=True)
-    print(f"{len(work)} seeds in {time.monotonic() - begin:.0f} s: {len(failed)} failed {failed[:20]}")
-    print(f"  {dict(total)}\n  faults {dict(fired)}")
-    sys.exit(bool(failed))
+            tally.add(seed, result)
+            if done % 500 == 0 and done < len(work):
+                print(f"{done} of {len(work)} in {time.monotonic() - begin:.0f} s: {tally}", flush=True)
+    print(f"{len(work)} seeds in {time.monotonic() - begin:.0f} s: {tally}")
+    sys.exit(bool(tally.failed))
+
+
+class Tally:
+    """What many runs did together."""
+
+    def __init__(self) -> None:
+        self.failed: list[int] = []
+        self.total, self.fired = Counter[str](), Counter[str]()
+
+    def add(self, seed: int, result: Report | str) -> None:
+        if isinstance(result, str):
+            self.failed.append(seed)
+            print(f"seed={seed}\n{result}", flush=True)
+            return
+        self.fired.update(result.fired)
+        self.total.update(
+            {result.delivery: 1, "trained": result.trained, "virtual_s": int(result.virtual_s)}
+            | {
+                name: getattr(result, name)
+                for name in ("records", "repeated", "starts", "weights", "accepted", "lineages")
+            }
+        )
+
+    def __str__(self) -> str:
+        return f"{len(self.failed)} failed {self.failed[:20]}\n  {dict(self.total)}\n  faults {dict(self.fired)}"
 
 
 class _Here:

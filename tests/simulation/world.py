@@ -1,43 +1,38 @@
-"""One simulated life of the service: input, workers that die and come back, and the checks at its end."""
+"""One simulated life of the service: its input, workers and trainers that die and come back, and what must hold."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 from collections import Counter
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from functools import cache
+from itertools import count
 from typing import Any
 
-import torch
-from clock import CLIENT, VirtualLoop
-from faults import KINDS, Faults, put_out
+import numpy as np
+import xxhash
+from clock import VirtualLoop
+from faults import KINDS, POLL_INTERVAL_S, SESSION_S, Faults
+from ledger import EFFECTS, Ledger, Violation
+from oracle import Oracle
+from recorder import Recorder, Watch
+from stream import MODELS, OUTPUTS, PARTITIONS, START, STATE, settings, ticks, weights
 
-from streamrnn.codec import Decoder
-from streamrnn.encode import Encoder
-from streamrnn.model.network import Network
-from streamrnn.model.weights import WeightsMeta, build, pack, weights_id
-from streamrnn.service.config import Settings, load
-from streamrnn.service.observe import WorkerObserver
+from streamrnn.model.weights import weights_id
+from streamrnn.service.trainer import Trainer
 from streamrnn.service.worker import Worker
-from streamrnn.stream.engine import Engine
-from streamrnn.transports.base import TransportError
-from streamrnn.transports.changelog import CHECKPOINT
-from streamrnn.transports.memory import MemoryBroker, MemoryRecord, MemoryTransport
-from streamrnn.transports.models import ModelsWriter
+from streamrnn.stream.engine import NO_MODEL, Engine
+from streamrnn.transports.base import OperatorNeeded, TransportError
+from streamrnn.transports.memory import Flaws, MemoryBroker, MemoryTransport
+from streamrnn.transports.models import ModelsFollower, ModelsWriter, Pointer, rolled_back
 
-START = 1_700_000_000_000
-PARTITIONS = 2
-TOPICS = ("app.forecasts", "app.imputed", "app.dlq")
+# How long after the last fault everything must have been read, delivered and committed.
 HEAL_S = 200.0
-
-# topic, partition, source offset, event time (0: dead letter), series, value
-Row = tuple[str, int, int, int, str, bytes]
-
-
-class Violation(AssertionError):
-    """An invariant does not hold; the message names it."""
+# How long a process may take to end when it is asked to, whatever is broken.
+END_S = 60.0
+# Columns of a state that say by NaN that a value is missing.
+INCOMPLETE = ("ring",)
 
 
 @dataclass
@@ -46,138 +41,115 @@ class Report:
 
     seed: int
     delivery: str
+    trained: bool = False
     records: int = 0
-    duplicates: int = 0
-    swaps: int = 0
+    repeated: int = 0  # outputs said more than once
     starts: int = 0
+    weights: int = 0  # that came into use
+    accepted: int = 0  # by the trainers' gates
+    lineages: int = 0
     virtual_s: float = 0.0
-    fired: dict[str, int] = field(default_factory=dict)
-
-
-def settings(rng: random.Random, delivery: str) -> Settings:
-    within = rng.choice(["one", "one", "one", "last", "mean"])
-    return load(
-        [],
-        {
-            "app": "app",
-            "input": "ticks",
-            "channels": ["a", "b"],
-            "step": "1s",
-            "horizon": 2,
-            "quantiles": [0.1, 0.5, 0.9],
-            "model": {"hidden": 4, "layers": 1},
-            "burn_in": 6,
-            "warm_up": 4,
-            "within": within,
-            "lateness": rng.choice(["0s", "2s"]) if within == "one" else "2s",
-            "idle_after": rng.choice(["4s", "20s", "300s"]),
-            "gap_max": rng.choice([0, 3, 20]),
-            "imputed": rng.choice(["gaps", "all"]),
-            "series_max": 64,
-            "poll_timeout": "50ms",
-            "delivery": delivery,
-            "delivery_timeout": "5s",
-            "shutdown_grace": "3s",
-            "batch_records_max": rng.choice([1, 3, 7, 20, 60]),
-            "checkpoint": {
-                "interval": rng.choice(["10ms", "200ms", "2s", "30s"]),
-                "records": rng.choice([3, 20, 1000]),
-            },
-            "train": "off",
-            "learn": {"swap_min": "0s"},
-        },
-        {},
-    )
-
-
-@cache
-def weights(number: int) -> tuple[str, bytes]:
-    chosen = settings(random.Random(0), "at-least-once")
-    torch.manual_seed(number)
-    network = Network(chosen.model_spec())
-    torch.nn.init.normal_(network.out.weight, 0.0, 0.3)
-    return weights_id(network), pack(network, WeightsMeta())
-
-
-def ticks(rng: random.Random, count: int) -> list[list[tuple[bytes | None, bytes | None, int]]]:
-    """Per partition (key, value, time): series that speak in turn, with gaps, repeats, disorder, silence and poison."""
-    logs: list[list[tuple[bytes | None, bytes | None, int]]] = []
-    for partition in range(PARTITIONS):
-        names = [f"s{partition}{i}" for i in range(rng.randint(1, 4))]
-        log: list[tuple[bytes | None, bytes | None, int]] = []
-        step = 0
-        for i in range(count):
-            step += rng.random() < 0.5
-            if rng.random() < 0.02:
-                step += rng.randint(3, 12)
-            name = rng.choice(names) if rng.random() < 0.9 else names[0]
-            ts = START + 1000 * (step - (rng.randint(1, 4) if rng.random() < 0.08 else 0))
-            chance = rng.random()
-            if chance < 0.03:
-                log.append((name.encode(), rng.choice([b"{", None, b"[]", b'{"series":"x","ts":1e999}']), ts))
-                continue
-            values = {c: round(10 + rng.gauss(0, 1) + i / 50, 3) for c in "ab" if rng.random() < 0.9}
-            log.append((name.encode(), json.dumps({"series": name, "ts": ts, "values": values}).encode(), ts))
-        logs.append(log)
-    return logs
+    digest: str = ""  # of all that happened: the same seed, the same digest
+    fired: Counter[str] = field(default_factory=Counter)
 
 
 class World:
     """Everything of one seed."""
 
-    def __init__(self, seed: int, kinds: tuple[str, ...] = KINDS, delivery: str = "") -> None:
-        self.seed = seed
+    def __init__(
+        self, seed: int, kinds: tuple[str, ...] = KINDS, delivery: str = "", trained: bool | None = None
+    ) -> None:
+        self.seed, self.kinds = seed, kinds
         rng = self.random = random.Random(f"world-{seed}")
         random.seed(seed)  # the service's own back-off
-        self.settings = settings(rng, delivery or rng.choice(["at-least-once", "exactly-once"]))
-        self.broker = MemoryBroker()
+        self.crowded = rng.random() < 0.1
+        self.settings = settings(rng, delivery or rng.choice(["at-least-once", "exactly-once"]), self.crowded)
+        self.trained = (rng.random() < 0.15) if trained is None else trained
+        self.logs = ticks(rng, rng.choice([120, 250] if self.trained else [40, 120, 250]))
+        self.swaps = rng.choice([0, 0, 1, 3])
+        self.served = rng.random() < 0.8
+        self.broker = MemoryBroker(SESSION_S, POLL_INTERVAL_S)
         self.broker.create("ticks", PARTITIONS)
         for need in self.settings.topic_needs(PARTITIONS):
             self.broker.create(need.name, need.partitions)
-        self.kinds = kinds
-        self.report = Report(seed, self.settings.delivery)
-        self.running: dict[str, tuple[Worker, asyncio.Task[Any]]] = {}
-        self.logs = ticks(rng, rng.choice([40, 120, 250]))
-        self.swaps = rng.choice([0, 0, 1, 3])
-        self.served = rng.random() < 0.8
-        self._checked = dict.fromkeys(range(PARTITIONS), 0)
+        self.report = Report(seed, self.settings.delivery, self.trained)
+        self.workers: dict[str, tuple[Worker, Watch]] = {}  # those alive, by client
+        self.trainers: dict[str, Trainer] = {}
+        self._stops: dict[str, Callable[[], None]] = {}
+        self._killed: dict[str, asyncio.Event] = {}
         self._over = False
+        self._digest = xxhash.xxh3_64()
 
     # ── the run ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def run(self) -> Report:
-        loop = asyncio.get_running_loop()
+        loop = _loop()
         begun = loop.time()
-        self.faults = Faults(self.seed, self.broker, self.kill, self.kinds)
-        self.broker.hook = self._hook
-        writer = ModelsWriter(MemoryTransport(self.broker, "trainer").sink(), "app.models")
-        if self.served:
-            await writer.publish(*weights(0), {}, START)
-        self.faults.begin()
-        slots = [asyncio.create_task(self._slot(f"w{i}")) for i in range(self.random.choice([1, 2, 3]))]
-        feeding = asyncio.create_task(self._feed())
-        for number in range(self.swaps):
-            await asyncio.sleep(self.random.uniform(0.5, 4.0))
-            await writer.publish(*weights(number + 1), {}, START)
-        await feeding
-        await asyncio.sleep(self.random.uniform(0.0, 5.0))
-        self.faults.stop()
-        await self._healed()
-        self._over = True
-        live = {name: worker for name, (worker, _) in self.running.items()}
-        self.check(live)
-        for worker in live.values():
-            worker.stop()
-        await asyncio.wait(slots, timeout=60.0)
-        self.check_checkpoints()
+        self._violation: asyncio.Future[None] = loop.create_future()
+        loop.set_exception_handler(self._noticed)
+        self.recorder = Recorder(lambda what: self._violated(Violation(what)))
+        self.faults = Faults(self.seed, self.broker, self.kill, self._terminate, self.kinds)
+        loop.thread_s = lambda: self.faults.random.uniform(0.05, 1.0)
+        blobs: dict[str, bytes] = {}
+        self.oracle = Oracle(self.settings, self.logs, blobs)
+        exactly_once = self.settings.delivery == "exactly-once"
+        self.ledger = Ledger(self.broker, self.oracle, self.recorder, exactly_once, exact=not self.crowded)
+        self.ledger.blobs = blobs
+        self.recorder.available = self.ledger.manifests.__contains__
+        self.broker.hook = self._request
+        living = asyncio.create_task(self._live())
+        await asyncio.wait({living, self._violation}, return_when=asyncio.FIRST_COMPLETED)
+        if self._violation.done():
+            self._violation.result()
+        await living
         self.report.virtual_s = loop.time() - begun
         self.report.fired = self.faults.fired
+        self.report.digest = self._digest.hexdigest()
         return self.report
 
-    async def _hook(self, what: str, client: str) -> None:
-        if what == "produced":
-            self.check_checkpoints()
-        await self.faults.at(what, client)
+    async def _live(self) -> None:
+        rng = self.random
+        self.operator = ModelsWriter(MemoryTransport(self.broker).sink(), MODELS)
+        if self.served:
+            await self._publish(0)
+        self.faults.begin()
+        slots = [asyncio.create_task(self._slot(f"w{i}", self._worker)) for i in range(rng.choice([1, 2, 3]))]
+        if self.trained:
+            slots += [asyncio.create_task(self._slot(f"t{i}", self._trainer)) for i in range(rng.choice([1, 2]))]
+        operating = asyncio.create_task(self._operate())
+        await self._feed()
+        await operating
+        await asyncio.sleep(rng.uniform(0.0, 5.0))
+        self.faults.stop()
+        await self._healed()
+        self._check_states()
+        await self._check_weights()
+        await self._end(slots)
+        await self._live_once_more()
+        self.check_end()
+
+    async def _request(self, what: str, client: str, effect: Callable[[], Any]) -> Any:
+        self._digest.update(f"{what} {client} {_loop().time():.6f}".encode())
+
+        def seen() -> Any:
+            answer = effect()
+            try:
+                self.ledger.look(client)
+            except Violation as violation:
+                self._violated(violation)
+            return answer
+
+        watched = seen if what in EFFECTS else effect
+        return await self.faults.request(what, client, watched) if client else watched()
+
+    def _violated(self, violation: Violation) -> None:
+        if not self._violation.done():
+            self._violation.set_exception(violation)
+
+    def _noticed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if error is not None and not isinstance(error, (TransportError, asyncio.CancelledError)):
+            self._violated(Violation(f"I10 liveness: something ended without a word: {error!r} ({context['message']})"))
 
     async def _feed(self) -> None:
         at = [0] * PARTITIONS
@@ -186,173 +158,250 @@ class World:
             for key, value, ts in self.logs[p][at[p] : at[p] + self.random.choice([1, 2, 5, 30])]:
                 self.broker.append("ticks", p, key, value, ts)
                 at[p] += 1
-            await self.broker.announce()
+            self.broker.announce()
             await asyncio.sleep(self.random.expovariate(1 / 0.05))
 
-    async def _slot(self, slot: str) -> None:
+    async def _operate(self) -> None:
+        """Weights that others have trained, and an operator who goes back to older ones."""
+        for number in range(self.swaps):
+            await asyncio.sleep(self.random.uniform(0.5, 4.0))
+            older = sorted(self.ledger.manifests)
+            if number and len(older) > 1 and self.random.random() < 0.5:
+                await self._roll_back(self.random.choice(older))
+            else:
+                await self._publish(number + 1)
+
+    async def _publish(self, number: int) -> None:
+        model, blob = weights(number)
+        self.ledger.permitted.add(model)
+        follower = await self._followed()
+        await self.operator.upload(model, blob, {}, self.now_ms())
+        known = follower.pointer
+        refused = known.refused if known is not None else ()
+        if model not in refused:
+            base = known.id if known is not None else ""
+            await self.operator.point(Pointer(model, at_ms=self.now_ms(), base=base, refused=refused))
+
+    async def _roll_back(self, model: str) -> None:
+        follower = await self._followed()
+        if follower.pointer is None or follower.pointer.id != model:
+            await self.operator.point(rolled_back(follower.pointer, model, self.now_ms()))
+
+    async def _followed(self) -> ModelsFollower:
+        follower = ModelsFollower(MemoryTransport(self.broker), MODELS)
+        await follower.start()
+        await follower.catch_up()
+        return follower
+
+    def now_ms(self) -> int:
+        return START + int(_loop().time() * 1000)
+
+    # ── processes ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _slot(self, slot: str, make: Callable[[str], Coroutine[Any, Any, None]]) -> None:
         """A process supervisor: what ends is started again."""
-        number = 0
-        while not self._over:
-            client = f"{slot}.{number}"
-            number += 1
-            CLIENT.set(client)
-            observer = WorkerObserver(self.settings.stream_spec())
-            worker = Worker(self.settings, MemoryTransport(self.broker, client), observer)
-            task = asyncio.create_task(worker.run())
-            CLIENT.set("")
-            self.running[slot] = (worker, task)
-            self.report.starts += 1
-            await asyncio.wait({task})
-            if not task.cancelled() and task.exception() is not None:
-                error = task.exception()
-                if not isinstance(error, TransportError):
-                    raise Violation(f"a worker died of what is no fault of the broker: {error!r}") from error
-            self.faults.dead.add(client)  # what it left running reaches the broker no more
+        for number in count():
+            if self._over:
+                return
+            await self._process(f"{slot}.{number}", make)
             await asyncio.sleep(self.random.uniform(0.05, 1.0))
-            await put_out(self.broker, client)
+
+    async def _process(self, client: str, make: Callable[[str], Coroutine[Any, Any, None]]) -> None:
+        loop, killed = _loop(), asyncio.Event()
+        self._killed[client] = killed
+        self.report.starts += 1
+        task = loop.spawn(client, make(client))
+        self.faults.born(client)
+        waiting = asyncio.create_task(killed.wait())
+        await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        loop.stop_process(client)  # nothing of it goes on, whatever it left running
+        self.faults.died(client)
+        for known in (self.workers, self.trainers, self._stops, self._killed):
+            known.pop(client, None)
+        error = task.exception() if task.done() and not task.cancelled() else None
+        if error is not None and (isinstance(error, OperatorNeeded) or not isinstance(error, TransportError)):
+            raise Violation(f"I10 liveness: {client} died of what is no fault of the broker: {error!r}") from error
+
+    def transport(self, client: str, flaws: Flaws | None = None) -> MemoryTransport:
+        return MemoryTransport(self.broker, client, flaws or self.faults.flaws)
+
+    async def _worker(self, client: str) -> None:
+        worker = Worker(self.settings, self.transport(client), None)  # type: ignore[arg-type]
+        self.workers[client] = worker, Watch(self.recorder, client, worker)
+        self._stops[client] = worker.stop
+        await worker.run()
+
+    async def _trainer(self, client: str) -> None:
+        trainer = self.trainers[client] = Trainer(self.settings, self.transport(client), self.now_ms)
+        learned = trainer.learner.round
+
+        def judged(enough: Callable[[], bool]) -> Any:
+            done = learned(enough)
+            if done.network is not None:
+                self.ledger.permitted.add(weights_id(done.network))
+                self.report.accepted += 1
+            return done
+
+        trainer.learner.round = judged  # type: ignore[method-assign]
+        self._stops[client] = trainer.stop
+        await trainer.run()
 
     def kill(self, client: str) -> None:
-        """kill -9: all it was doing ends at once, and nothing of it reaches the broker any more."""
-        self.faults.dead.add(client)
-        loop = asyncio.get_running_loop()
-        assert isinstance(loop, VirtualLoop)
-        loop.end_tasks_of(client)
+        """kill -9: nothing that it was doing goes on."""
+        _loop().stop_process(client)
+        if client in self._killed:
+            self._killed[client].set()
+
+    def _terminate(self, rng: random.Random) -> None:
+        """SIGTERM to one of them; it has to be gone within END_S, whatever is broken."""
+        if self._stops:
+            client = rng.choice(list(self._stops))
+            self._stops.pop(client)()
+            _loop().call_later(END_S, self._check_gone, client)
+
+    def _check_gone(self, client: str) -> None:
+        if client in self._killed:
+            self._violated(Violation(f"I10 liveness: {client} was asked to end and is there after {END_S} s"))
+
+    async def _end(self, slots: list[asyncio.Task[None]]) -> None:
+        """All are asked to end, and nothing is broken any more."""
+        self._over = True
+        for stop in list(self._stops.values()):
+            stop()
+        _, pending = await asyncio.wait(slots, timeout=END_S)
+        if pending:
+            raise Violation(f"I10 liveness: {sorted(self._killed)} were asked to end and are there after {END_S} s")
+        for slot in slots:
+            slot.result()
+
+    # ── what must hold in the end ────────────────────────────────────────────────────────────────────────────────
 
     async def _healed(self) -> None:
         """I10: with no more faults, everything is read, delivered and committed within a bounded time."""
-        ends = {p: len(self.logs[p]) for p in range(PARTITIONS)}
-        loop = asyncio.get_running_loop()
-        until = loop.time() + HEAL_S
-        while self.committed() != ends or any(
-            self.broker.stable_end(topic, p) != self.broker.end(topic, p) for topic in TOPICS for p in range(PARTITIONS)
-        ):
-            if loop.time() > until:
-                raise Violation(f"I10 liveness: committed {self.committed()} of {ends} after {HEAL_S} s without faults")
+        until = _loop().time() + HEAL_S
+        while not self._at_rest():
+            if _loop().time() > until:
+                raise Violation(
+                    f"I10 liveness: committed {self.ledger.offsets()}, owned {self._owned()} after {HEAL_S} s without faults"
+                )
             await asyncio.sleep(0.5)
-        await asyncio.sleep(3.0)
 
-    def committed(self) -> dict[int, int]:
-        group = self.broker.groups.get("app")
-        return {p: entry.offset for (_, p), entry in sorted(group.committed.items())} if group else {}
-
-    # ── what must hold ───────────────────────────────────────────────────────────────────────────────────────────
-
-    def check_checkpoints(self) -> None:
-        """I3: a checkpoint never says more than what was committed."""
-        committed = self.committed()
-        for p in range(PARTITIONS):
-            log = self.broker.topics["app.state"][p]
-            for record in log[self._checked[p] :]:
-                if record.key == CHECKPOINT and record.value is not None and readable(record):
-                    found = json.loads(record.value)["offset"]
-                    if found > committed.get(p, 0):
-                        raise Violation(f"I3 order: checkpoint {found} before {committed.get(p, 0)} was committed")
-            self._checked[p] = len(log)
-
-    def check(self, live: dict[str, Worker]) -> None:
-        said = Counter(row for topic in TOPICS for row in self._said(topic))
-        wanted, engines = self._reference()
-        self.report.records = sum(len(log) for log in self.logs)
-        self.report.duplicates = sum(said.values()) - len(said)
-        distinct = set(said)
-        if not self.swaps:
-            if distinct != set(wanted):
-                self._differs(distinct, set(wanted))
-            self._check_states(live, engines)
-        else:
-            # Which weights serve when depends on the run; what is said about which record does not.
-            plain = {row[:5] for row in distinct}
-            if plain != {row[:5] for row in wanted}:
-                self._differs(plain, {row[:5] for row in wanted})
-        if self.settings.delivery == "exactly-once":
-            again = Counter({row[:5]: 0 for row in distinct})
-            for row, count in said.items():
-                again[row[:5]] += count
-            several = [row for row, count in again.items() if count > 1]
-            if several:
-                raise Violation(f"I1 exactly once: said more than once: {sorted(several)[:3]}")
-            self._check_order()
-        for worker in live.values():
-            if len(worker.engine.table) > self.settings.series_max:
-                raise Violation("I6 bounds: more series than series_max")
-
-    def _differs(self, said: set[Any], wanted: set[Any]) -> None:
-        lost, extra = sorted(wanted - said), sorted(said - wanted)
-        raise Violation(
-            f"I1 conservation: {len(lost)} outputs lost, {len(extra)} nobody should have said; "
-            f"lost {lost[:2]}, extra {extra[:2]}"
+    def _at_rest(self) -> bool:
+        """Everything is committed and nothing open, and every partition has an owner that has come to its end."""
+        ends = {p: len(self.logs[p]) for p in range(PARTITIONS)}
+        return (
+            self.ledger.offsets() == ends
+            and self._owned() == ends
+            and all(self.broker.stable_end(t, p) == self.broker.end(t, p) for t in OUTPUTS for p in ends)
         )
 
-    def _check_order(self) -> None:
-        """I2, I7: what committed transactions said of one partition is in the order of its input."""
-        for topic in ("app.forecasts", "app.dlq"):
-            for p in range(PARTITIONS):
-                offsets = [row[2] for row in self._said(topic) if row[1] == p]
-                if offsets != sorted(offsets):
-                    raise Violation(f"I2 order: {topic}/{p} is not in the order of the input")
+    def _owned(self) -> dict[int, int]:
+        """Positions of the partitions that somebody serves."""
+        pumps = [worker.pump for worker, _ in self.workers.values() if worker.pump is not None]
+        return {p: owned.position for pump in pumps for p, owned in sorted(pump.owned.items())}
 
-    def _check_states(self, live: dict[str, Worker], engines: dict[int, Engine]) -> None:
-        """I4: every row is what an uninterrupted run has, bit for bit."""
-        held: set[int] = set()
-        for worker in live.values():
-            if worker.pump is None:
+    async def _check_weights(self) -> None:
+        """I8, I10: all serve what a fresh reader of the models topic takes for current; nobody went back to nothing."""
+        for _, watch in self.workers.values():
+            if len(set(watch.models) - self.ledger.pointed):
+                raise Violation(f"I8 weights: {watch.models} were swapped in, and nobody pointed at all of them")
+        if self.trained:
+            return  # they may be publishing right now
+        follower = await self._followed()
+        current = follower.pointer.id if follower.pointer is not None else NO_MODEL
+        until = _loop().time() + HEAL_S
+        while {worker.engine.model for worker, _ in self.workers.values()} != {current}:
+            if _loop().time() > until:
+                serving = {client: worker.engine.model for client, (worker, _) in self.workers.items()}
+                raise Violation(f"I10 liveness: {current} are current for {HEAL_S} s, and what serves is {serving}")
+            await asyncio.sleep(0.5)
+
+    def _check_states(self) -> None:
+        """I4, I5: every state is what an uninterrupted run of the same lineage has, bit for bit."""
+        for client, (worker, watch) in self.workers.items():
+            if len(worker.engine.table) > self.settings.series_max:
+                raise Violation("I6 bounds: more series than series_max")
+            for p in worker.pump.owned if worker.pump is not None else ():
+                self._check_rows(client, worker, watch, p)
+
+    def _check_rows(self, client: str, worker: Worker, watch: Watch, partition: int) -> None:
+        table = worker.engine.table
+        _check_finite(worker.engine, partition)
+        if self.crowded:
+            return  # which series had to go depends on who shared a worker
+        names = table.series(partition).keys()
+        for name, row in table.series(partition).items():
+            lineage = watch.rows[partition, name]
+            theirs = self.oracle.life(partition, lineage).engine.table
+            if names != theirs.series(partition).keys():
+                raise Violation(
+                    f"I4 replay: partition {partition} has {set(names)}, not {set(theirs.series(partition))}"
+                )
+            other = theirs.series(partition)[name]
+            for column, values in table.columns.items():
+                if column == "applied" or (column == "state" and not table.columns["generation"][row]):
+                    continue  # how often it was written down; the state of no network
+                if values[row].tobytes() != theirs.columns[column][other].tobytes():
+                    raise Violation(
+                        f"I4 replay: {column} of {name} in {client} is not what an uninterrupted run has: "
+                        f"{values[row].tolist()}, not {theirs.columns[column][other].tolist()}; {lineage}"
+                    )
+
+    async def _live_once_more(self) -> None:
+        """A last worker, alone and undisturbed, finds everything in the changelog."""
+        self._over = False
+        last = asyncio.create_task(self._process("w.last", self._worker))
+        until = _loop().time() + HEAL_S
+        while not self._at_rest():
+            if last.done():
+                last.result()
+            if _loop().time() > until:
+                raise Violation(f"I10 liveness: a fresh worker has not restored everything in {HEAL_S} s")
+            await asyncio.sleep(0.2)
+        self._check_states()
+        await self._end([last])
+
+    def check_end(self) -> None:
+        """I1: all that should be said is said, nothing else, and in the words of an uninterrupted run."""
+        ledger, report = self.ledger, self.report
+        report.records = sum(len(log) for log in self.logs)
+        report.repeated = sum(ledger.times.values()) - len(ledger.times)
+        report.weights = len(ledger.pointed) - 1
+        report.lineages = sum(len(known) for known in self.recorder.lineages.values())
+        for topic in (*OUTPUTS, STATE, MODELS):
+            for log in self.broker.topics[topic]:
+                for record in log:
+                    self._digest.update(b"%d%b%b" % (record.offset, record.key or b"-", record.value or b"-"))
+        if self.crowded:
+            return
+        wanted = ledger.wanted()
+        lost, extra = sorted(wanted - ledger.said.keys()), sorted(ledger.said.keys() - wanted)
+        if lost or extra:
+            raise Violation(
+                f"I1 conservation: {len(lost)} outputs lost, {len(extra)} nobody should have said; "
+                f"lost {lost[:2]}, extra {extra[:2]}"
+            )
+        lives = {p: [self.oracle.life(p, line) for line in self.recorder.lineages[p]] for p in range(PARTITIONS)}
+        for place, values in ledger.said.items():
+            for value in values:
+                if not any(life.said[place] == value for life in lives[place[1]]):
+                    raise Violation(f"I4 replay: {place} is not what an uninterrupted run says: {value!r}")
+
+
+def _check_finite(engine: Engine, partition: int) -> None:
+    """I5: no state holds an infinite number, nor one that is none where a fresh row has one."""
+    table = engine.table
+    for name, row in table.series(partition).items():
+        for column, values in table.columns.items():
+            if values.dtype.kind != "f":
                 continue
-            for p in worker.pump.owned:
-                held.add(p)
-                mine, theirs = worker.engine.table, engines[p].table
-                if mine.series(p).keys() != theirs.series(p).keys():
-                    raise Violation(f"I4 replay: partition {p} has {set(mine.series(p))}, not {set(theirs.series(p))}")
-                for name, row in mine.series(p).items():
-                    other = theirs.series(p)[name]
-                    for column, values in mine.columns.items():
-                        if column != "applied" and values[row].tobytes() != theirs.columns[column][other].tobytes():
-                            raise Violation(f"I4 replay: {column} of {name} is not what an uninterrupted run has")
-        if held != set(range(PARTITIONS)):
-            raise Violation(f"I7 ownership: partitions {held} are owned")
-
-    def _said(self, topic: str) -> list[Row]:
-        """As a `read_committed` client sees it."""
-        rows: list[Row] = []
-        for p in range(PARTITIONS):
-            for record in self.broker.read(topic, p, 0, 10**9)[0]:
-                value = record.value or b""
-                if topic == "app.dlq":
-                    _, partition, offset = dict(record.headers)["streamrnn-source"].decode().split("/")
-                    rows.append((topic, int(partition), int(offset), 0, "", value))
-                    continue
-                found = json.loads(value)
-                source = found["source"]
-                rows.append((topic, source["partition"], source["offset"], found["ts"], found["series"], value))
-        return rows
-
-    def _reference(self) -> tuple[set[Row], dict[int, Engine]]:
-        """What one engine per partition says that is never interrupted."""
-        stream = self.settings.stream_spec()
-        encoder, rows, engines = Encoder(stream, "ticks"), set(), {}
-        for p in range(PARTITIONS):
-            engine = engines[p] = Engine(stream)
-            if self.served:
-                network, _ = build(weights(0)[1])
-                engine.load(network, weights(0)[0])
-            decoder = Decoder(stream, self.settings.decode_spec())
-            records = [MemoryRecord("ticks", p, i, ts, key, value) for i, (key, value, ts) in enumerate(self.logs[p])]
-            batch, unread = decoder.decode(records)
-            outputs = engine.process(batch)
-            offset = batch.offset
-            for kind, part, texts in (
-                ("app.forecasts", outputs.forecasts, encoder.forecasts(outputs.forecasts, batch)),
-                ("app.imputed", outputs.imputations, encoder.imputations(outputs.imputations, batch)),
-            ):
-                rows |= {
-                    (kind, p, int(offset[tick]), int(ts), series, text)
-                    for tick, ts, series, text in zip(part.tick, part.ts_ms, part.series, texts, strict=True)
-                }
-            rows |= {("app.dlq", p, item.record.offset, 0, "", item.record.value or b"") for item in unread}
-            rows |= {
-                ("app.dlq", p, int(offset[tick]), 0, "", batch.records[tick].value) for tick, _, _ in outputs.rejected
-            }
-        return rows, engines
+            missing = column in INCOMPLETE or np.isnan(table.fields[column].fill)
+            if np.isinf(values[row]).any() or (not missing and np.isnan(values[row]).any()):
+                raise Violation(f"I5 finite: {column} of {name} is {values[row].tolist()}")
 
 
-def readable(record: MemoryRecord) -> bool:
-    return record.transaction is None or record.transaction.state == "committed"
+def _loop() -> VirtualLoop:
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    return loop

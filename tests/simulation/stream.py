@@ -1,0 +1,110 @@
+"""The input of a run: a configuration, what the series say, weights that others publish."""
+
+from __future__ import annotations
+
+import json
+import random
+from functools import cache
+from typing import Any
+
+import torch
+
+from streamrnn.model.network import Network
+from streamrnn.model.weights import WeightsMeta, pack, weights_id
+from streamrnn.service.config import Settings, load
+
+START = 1_700_000_000_000
+PARTITIONS = 2
+FORECASTS, IMPUTED, LETTERS, STATE, MODELS = "app.forecasts", "app.imputed", "app.dlq", "app.state", "app.models"
+OUTPUTS = (FORECASTS, IMPUTED, LETTERS)
+
+# key, value, time
+Raw = tuple[bytes | None, bytes | None, int]
+
+LEARN: dict[str, Any] = {
+    "interval": "1s",
+    "min_steps": 60,
+    "updates": 4,
+    "window": 64,
+    "holdout": 8,
+    "chunk_len": 8,
+    "burn_in": 4,
+    "length": 24,
+    "batch_series": 4,
+    "lr": 0.03,
+    "keep": 3,
+    "swap_min": "500ms",
+    "rollback_hold": "3s",
+}
+
+
+def settings(rng: random.Random, delivery: str, crowded: bool = False) -> Settings:
+    """`crowded`: fewer rows than there are series."""
+    within = rng.choice(["one", "one", "one", "last", "mean"])
+    return load(
+        [],
+        {
+            "app": "app",
+            "input": "ticks",
+            "channels": ["a", "b"],
+            "step": "1s",
+            "horizon": 2,
+            "quantiles": [0.1, 0.5, 0.9],
+            "model": {"hidden": 4, "layers": 1},
+            "learn": LEARN,
+            "burn_in": 6,
+            "warm_up": 4,
+            "within": within,
+            "lateness": rng.choice(["0s", "2s"]) if within == "one" else "2s",
+            "idle_after": rng.choice(["4s", "20s", "300s"]),
+            "gap_max": rng.choice([0, 3, 20]),
+            "imputed": rng.choice(["gaps", "all"]),
+            "series_max": 3 if crowded else 64,
+            "poll_timeout": "50ms",
+            "delivery": delivery,
+            "delivery_timeout": "5s",
+            "stall_after": "3s",
+            "shutdown_grace": "3s",
+            "batch_records_max": rng.choice([1, 3, 7, 20, 60]),
+            "checkpoint": {
+                "interval": rng.choice(["10ms", "200ms", "2s", "30s"]),
+                "records": rng.choice([3, 20, 1000]),
+            },
+            "train": "off",
+        },
+        {},
+    )
+
+
+@cache
+def weights(number: int) -> tuple[str, bytes]:
+    """(id, blob) of some network. Always the same, and the trainers' random numbers are left alone."""
+    chosen = settings(random.Random(0), "at-least-once")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(number)
+        network = Network(chosen.model_spec())
+        torch.nn.init.normal_(network.out.weight, 0.0, 0.3)
+    return weights_id(network), pack(network, WeightsMeta())
+
+
+def ticks(rng: random.Random, count: int, series_max: int = 4) -> list[list[Raw]]:
+    """Per partition, series that speak in turn, with gaps, repeats, disorder, silence and poison."""
+    logs: list[list[Raw]] = []
+    for partition in range(PARTITIONS):
+        names = [f"s{partition}{i}" for i in range(rng.randint(1, series_max))]
+        log: list[Raw] = []
+        step = 0
+        for i in range(count):
+            step += rng.random() < 0.5
+            if rng.random() < 0.02:
+                step += rng.randint(3, 12)
+            name = rng.choice(names) if rng.random() < 0.9 else names[0]
+            ts = START + 1000 * (step - (rng.randint(1, 4) if rng.random() < 0.08 else 0))
+            chance = rng.random()
+            if chance < 0.03:
+                log.append((name.encode(), rng.choice([b"{", None, b"[]", b'{"series":"x","ts":1e999}']), ts))
+                continue
+            values = {c: round(10 + rng.gauss(0, 1) + i / 50, 3) for c in "ab" if rng.random() < 0.9}
+            log.append((name.encode(), json.dumps({"series": name, "ts": ts, "values": values}).encode(), ts))
+        logs.append(log)
+    return logs
