@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from streamrnn.service.config import Settings
 
 
+# Arguments can be read by every user of the machine.
+SECRETS = ("sasl_plain_password", "ssl_password")
+
+
 class BadUse(Exception):
     """The command line does not make sense; the message says how it would."""
 
@@ -33,6 +37,8 @@ def overrides(sets: list[str] | None, bootstrap: str | None = None, **more: Any)
         key, sign, value = item.partition("=")
         if not sign:
             raise BadUse(f"--set {item}: write KEY=VALUE")
+        if key.strip().replace(".", "_").endswith(SECRETS):
+            raise BadUse(f"--set {key.strip()}=…: secrets come from files or the environment, never from the command line")
         chosen[key.strip()] = value
     if bootstrap:
         chosen["kafka.bootstrap_servers"] = bootstrap

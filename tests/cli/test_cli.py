@@ -43,6 +43,7 @@ def test_help_lists_the_commands_without_loading_torch() -> None:
         (["backtest", "nowhere.csv"], 5, "nowhere.csv"),
         (["inspect", "x", "--url", "http://127.0.0.1:1"], 2, "is the worker running"),
         (["validate", "--set", "horizon"], 2, "KEY=VALUE"),
+        (["validate", "--set", "kafka.ssl_password=hunter2"], 2, "never from the command line"),
     ],
 )
 def test_refusals_are_one_clear_message_and_a_code(arguments: list[str], code: int, words: str) -> None:
@@ -50,6 +51,7 @@ def test_refusals_are_one_clear_message_and_a_code(arguments: list[str], code: i
     assert done.returncode == code
     assert words in done.stderr
     assert "Traceback" not in done.stderr
+    assert "hunter2" not in done.stderr
 
 
 def test_a_broker_that_is_away_is_code_three(tmp_path: Path) -> None:

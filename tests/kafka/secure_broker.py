@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 from broker import Broker, free_port
+from confluent_kafka.admin import (
+    AclBinding,
+    AclBindingFilter,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    ResourcePatternType,
+    ResourceType,
+    ScramCredentialInfo,
+    ScramMechanism,
+    UserScramCredentialUpsertion,
+)
 
 HOST = "127.0.0.1"
 # Quoted in JAAS text and YAML as they are; long enough to be found in a haystack by nobody's accident.
 CANARY = "Canary-7f3a91c2-pass-word"
 WRONG = "Canary-0b44de58-wrong-one"
 KEY_CANARY = "Canary-e81d6c70-key-phrase"
-USERS = ("service", "visitor", "groupless", "admin")
+USERS = ("service", "admin")
+# (TOPIC, GROUP or TRANSACTIONAL_ID; LITERAL or PREFIXED; name; READ, WRITE, ...), as Kafka calls them.
+Permission = tuple[str, str, str, str]
 
 _AUTHORITY = """
 [ca]
@@ -142,10 +157,28 @@ class SecureBroker(Broker):
             for size in (256, 512):
                 self.format_options += ["--add-scram", f"SCRAM-SHA-{size}=[name={user},password={CANARY}]"]
 
-    def permit(self, user: str, resource: str, name: str, *operations: str, prefixed: bool = False) -> None:
-        """By Kafka's own command; `resource` is topic, group or transactional-id."""
-        options = [part for operation in operations for part in ("--operation", operation)]
-        self._run(
-            "kafka-acls.sh", "--bootstrap-server", self.servers, "--add", "--allow-principal", f"User:{user}",
-            *options, f"--{resource}", name, *(["--resource-pattern-type", "prefixed"] if prefixed else []),
+    def permit(self, user: str, permissions: Iterable[Permission]) -> None:
+        """These, and nothing that was permitted to the user before."""
+        admin = AdminClient({"bootstrap.servers": self.servers})
+        every = AclBindingFilter(
+            ResourceType.ANY, None, ResourcePatternType.ANY, f"User:{user}", None, AclOperation.ANY,
+            AclPermissionType.ANY,
         )  # fmt: skip
+        bindings = [
+            AclBinding(
+                ResourceType[kind], name, ResourcePatternType[pattern], f"User:{user}", "*", AclOperation[operation],
+                AclPermissionType.ALLOW,
+            )
+            for kind, pattern, name, operation in permissions
+        ]  # fmt: skip
+        for done in [*admin.delete_acls([every]).values(), *(admin.create_acls(bindings) if bindings else {}).values()]:
+            done.result(10)
+
+    def change_password(self, user: str, password: str) -> None:
+        """For logins by SCRAM-SHA-512 from now on."""
+        change = UserScramCredentialUpsertion(
+            user, ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096), password.encode()
+        )
+        admin = AdminClient({"bootstrap.servers": self.servers})
+        for done in admin.alter_user_scram_credentials([change]).values():
+            done.result(10)

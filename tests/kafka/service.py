@@ -188,7 +188,9 @@ async def lag(broker: Broker, app: str) -> int:
         return sum(ends.values()) or 1
     finally:
         await admin.close()
-    return sum(end - max(known[TopicPartition(topic, p)].offset, 0) for p, end in ends.items())
+    # While the coordinator loads it answers without the partitions.
+    offsets = {tp.partition: max(entry.offset, 0) for tp, entry in known.items()}
+    return sum(end - offsets.get(p, 0) for p, end in ends.items())
 
 
 async def drained(broker: Broker, app: str, timeout_s: float = 60.0) -> None:
