@@ -38,7 +38,9 @@ def overrides(sets: list[str] | None, bootstrap: str | None = None, **more: Any)
         if not sign:
             raise BadUse(f"--set {item}: write KEY=VALUE")
         if key.strip().replace(".", "_").endswith(SECRETS):
-            raise BadUse(f"--set {key.strip()}=…: secrets come from files or the environment, never from the command line")
+            raise BadUse(
+                f"--set {key.strip()}=…: secrets come from files or the environment, never from the command line"
+            )
         chosen[key.strip()] = value
     if bootstrap:
         chosen["kafka.bootstrap_servers"] = bootstrap
