@@ -7,15 +7,16 @@ assigned, paused, and served when its state is there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import structlog
 
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.snapshot import LayoutMismatch, Restored, SnapshotError, Snapshots
 from streamrnn.transports.base import Deadline, Transport, TransportError, Unreadable, clock_s
-from streamrnn.transports.changelog import ChangelogReader, Checkpoint, Piece
+from streamrnn.transports.changelog import ChangelogReader, Checkpoint
 
 log = structlog.get_logger(__name__)
 
@@ -49,19 +50,6 @@ class _Partition:
     gave_up: str = ""  # its states are of no use, but it is read to its end
     failures: int = 0
     damaged: str = ""  # it cannot be read to its end
-    # States behind the newest checkpoint: changelog offset, series, input offset that the state has come to.
-    behind: list[tuple[int, bytes, int]] = field(default_factory=list)
-
-    def note(self, piece: Piece, applied: Callable[[bytes], int | None], checkpoint: Checkpoint | None) -> None:
-        """Keeps of `behind` and of what a poll brought what the newest checkpoint leaves open."""
-        if checkpoint is not None and checkpoint.at < 0:
-            self.behind.clear()
-            return
-        since = 0 if checkpoint is None else checkpoint.at
-        self.behind = [state for state in self.behind if state[0] >= since]
-        for offset, key, state in zip(piece.offsets, piece.keys, piece.states, strict=True):
-            if offset >= since and (reached := applied(state)) is not None:
-                self.behind.append((offset, key, reached))
 
 
 class Restorer:
@@ -152,8 +140,7 @@ class Restorer:
                     self._snapshots.learn(text)
                 for name in piece.gone:
                     self._engine.table.forget(partition, name)
-                self._snapshots.restore(partition, piece.keys, piece.states, known.found)
-                known.note(piece, self._snapshots.applied, reader.checkpoints.get(partition))
+                self._snapshots.restore(partition, piece.states, known.found)
             except LayoutMismatch as error:
                 known.gave_up = str(error)
             except SnapshotError as error:
@@ -183,18 +170,16 @@ class Restorer:
             self._engine.table.forget(partition, name)
         done.end = reader.end(partition)
         if done.checkpoint is not None and done.checkpoint.at >= 0:
-            done.older = self._older(partition, known, done.checkpoint)
+            done.older = self._older(partition, known.found, done.checkpoint)
         return done
 
-    def _older(self, partition: int, known: _Partition, checkpoint: Checkpoint) -> dict[str, int]:
+    def _older(self, partition: int, found: Restored, checkpoint: Checkpoint) -> dict[str, int]:
         """Compaction has kept what a stranger wrote: a state of this history, but not the newest."""
-        table, older = self._engine.table, {}
-        for offset, key, applied in known.behind:
-            if offset >= checkpoint.at and applied < checkpoint.offset:
-                row = table.find(partition, key.decode())
-                if row is not None and int(table.columns["applied"][row]) == applied:
-                    older[key.decode()] = applied
-        return older
+        table = self._engine.table
+        rows = np.fromiter(table.series(partition).values(), dtype=np.int64)
+        applied = table.columns["applied"][rows]
+        wrong = (found.stands(table.rows_max)[rows] >= checkpoint.at) & (applied < checkpoint.offset)
+        return {table.names[row] or "": int(offset) for row, offset in zip(rows[wrong], applied[wrong], strict=True)}
 
     async def stop(self) -> None:
         reader, self._reader = self._reader, None

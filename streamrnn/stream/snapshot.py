@@ -22,13 +22,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import msgspec
 import numpy as np
 import xxhash
 
-from streamrnn.records import I64
+from streamrnn.kernels.batches import scatter
+from streamrnn.packed import Packed
+from streamrnn.records import I64, U8, Record
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.table import Field, SeriesTable
 
@@ -45,7 +48,7 @@ HEADER = [
     ("_layout", "<u8"),
 ]
 HEADER_BYTES = np.dtype(HEADER).itemsize
-DIGEST_BYTES, VERSION_AT = 8, 10
+DIGEST_BYTES = 8
 
 
 class SnapshotError(Exception):
@@ -68,6 +71,13 @@ class Restored:
     refused: dict[str, int] = field(default_factory=dict)
     # The life of the partition's state that each series' record belongs to.
     lives: dict[bytes, int] = field(default_factory=dict)
+    _stands: I64 | None = None
+
+    def stands(self, rows_max: int) -> I64:
+        """By row of the table, the offset in the changelog of the record that it was restored from."""
+        if self._stands is None:
+            self._stands = np.full(rows_max, -1, dtype=np.int64)
+        return self._stands
 
     def refuse(self, reason: str, count: int = 1) -> None:
         if count:
@@ -103,7 +113,8 @@ class _Layout:
         fields: Mapping[str, Any] = self.dtype.fields or {}
         if "applied" not in fields:
             raise SnapshotError("a state layout names no input offset that the state has come to")
-        self.applied_at = int(fields["applied"][1])
+        self.places = [(name, int(fields[name][1])) for name, _, _ in self.columns]
+        self.applied_at = dict(self.places)["applied"]
 
 
 class Snapshots:
@@ -134,13 +145,6 @@ class Snapshots:
         made = _Layout(text)
         self._layouts[made.id] = made
 
-    def applied(self, record: bytes) -> int | None:
-        """The input offset that a record's state has come to; None where its layout is not this table's own."""
-        own = self._current()
-        if len(record) < own.size or record[HEADER_BYTES - 8 : HEADER_BYTES] != own.id.to_bytes(8, "little"):
-            return None
-        return _rank(own, record)[1]
-
     # ── to bytes ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def pack(self, partition: int, rows: I64, position: int, life: int) -> tuple[list[bytes], list[bytes]]:
@@ -170,59 +174,65 @@ class Snapshots:
 
     # ── and back ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def restore(self, partition: int, keys: Sequence[bytes], records: Sequence[bytes], out: Restored) -> None:
-        """Takes records, oldest first, into the table and says in `out` what became of them.
+    def restore(self, partition: int, states: Packed, out: Restored) -> None:
+        """Takes records, oldest first, into the table and says in `out` what became of them; keys are series' names.
 
         Of two records of one series that of the newer life, or else the one that has come further, is kept.
         Raises NewerVersion, LayoutMismatch.
         """
         own = self._current()
-        plain: dict[bytes, int] = {}  # the newest place of each series among those that fit the fast way
-        for i, record in enumerate(records):
-            if len(record) == own.size and record[DIGEST_BYTES + 12 + 4 : HEADER_BYTES] == own.id.to_bytes(8, "little"):
-                earlier = plain.get(keys[i])
-                if earlier is None or _rank(own, records[earlier]) <= _rank(own, record):
-                    plain.pop(keys[i], None)
-                    plain[keys[i]] = i
-            else:
-                self._restore_odd(partition, keys[i], record, out)
-        good = []
-        for key, i in plain.items():
-            record = records[i]
-            if record[VERSION_AT] > VERSION:
-                raise _newer(partition, record[VERSION_AT])  # its digest may be another one, too
-            if int.from_bytes(record[:DIGEST_BYTES], "little") == _digest(key, record[DIGEST_BYTES:]):
-                good.append(i)
-            else:
-                out.refuse("digest")
-        if good:
-            block = np.frombuffer(b"".join([records[i] for i in good]), dtype=own.dtype)
-            self._take(partition, [keys[i] for i in good], block, out)
+        begin = states.span[:, 2]
+        plain = states.span[:, 3] - begin == own.size
+        raw = np.frombuffer(states.buffer, dtype=np.uint8)
+        heads = _gathered(raw, begin[plain], np.dtype(HEADER))
+        fits = heads["_layout"] == own.id
+        plain[plain] = fits
+        for record in states.take(~plain):
+            self._restore_odd(partition, record, out)
+        heads, states = heads[fits], states.take(plain)
+        if (heads["_version"] > VERSION).any():
+            raise _newer(partition, int(heads["_version"].max()))  # the digest may be another one, too
+        keys, begin = states.keys(), states.span[:, 2]
+        bodies, size = memoryview(states.buffer), own.size
+        whole = np.array(
+            [
+                _digest(key, bodies[at + DIGEST_BYTES : at + size]) == digest
+                for key, at, digest in zip(keys, begin.tolist(), heads["_digest"].tolist(), strict=True)
+            ],
+            dtype=np.bool_,
+        )
+        if not whole.all():
+            out.refuse("digest", int((~whole).sum()))
+            heads, states = heads[whole], states.take(whole)
+            keys, begin = states.keys(), states.span[:, 2]
+        self._take(partition, keys, raw, begin, states.offset, out)
 
-    def _restore_odd(self, partition: int, key: bytes, record: bytes, out: Restored) -> None:
+    def _restore_odd(self, partition: int, record: Record, out: Restored) -> None:
         """One record that has ticks held back behind its row, or another layout, or is damaged."""
-        if len(record) < HEADER_BYTES:
+        key, value = record.key or b"", record.value or b""
+        if len(value) < HEADER_BYTES:
             return out.refuse("short")
-        header = np.frombuffer(record, dtype=np.dtype(HEADER), count=1)[0]
+        header = np.frombuffer(value, dtype=np.dtype(HEADER), count=1)[0]
         if int(header["_magic"]) != MAGIC:
             return out.refuse("not-a-state")
         if int(header["_version"]) > VERSION:
             raise _newer(partition, int(header["_version"]))
-        if int(header["_digest"]) != _digest(key, record[DIGEST_BYTES:]):
+        if int(header["_digest"]) != _digest(key, value[DIGEST_BYTES:]):
             return out.refuse("digest")
         layout = self._layouts.get(int(header["_layout"]))
         held = int(header["_held"])
-        if layout is None or len(record) != layout.size + held:
+        if layout is None or len(value) != layout.size + held:
             return out.refuse("layout-unknown")
-        block = np.frombuffer(record, dtype=layout.dtype, count=1)
+        block = np.frombuffer(value, dtype=layout.dtype, count=1)
         self._make_room(layout)
         own = self._current()
         if layout.id != own.id:
             block = _renamed(block, layout, own, self._table)
-        if self._take(partition, [key], block, out) and held:
-            row = self._table.find(partition, key.decode())
-            if row is not None:
-                self._engine.front.take_held(row, record[len(record) - held :])
+        row: I64 = np.array([0, record.offset], dtype=np.int64)
+        if self._take(partition, [key], np.frombuffer(block.tobytes(), np.uint8), row[:1], row[1:], out) and held:
+            slot = self._table.find(partition, key.decode())
+            if slot is not None:
+                self._engine.front.take_held(slot, value[len(value) - held :])
         return None
 
     def _make_room(self, layout: _Layout) -> None:
@@ -232,33 +242,47 @@ class Snapshots:
         if shape is not None and self._table.fields["state"].shape == (0,):
             self._table.replace(Field("state", shape, np.float32))
 
-    def _take(self, partition: int, keys: Sequence[bytes], block: Any, out: Restored) -> bool:
+    def _take(self, partition: int, keys: Sequence[bytes], raw: U8, begin: I64, stands: I64, out: Restored) -> bool:
+        """Puts records of the own layout, which begin at `begin` in `raw` and stand at `stands` in the log, into rows."""
+        own, table = self._current(), self._table
+        heads = _gathered(raw, begin, np.dtype(HEADER))
+        applied = _gathered(raw, begin + own.applied_at, np.dtype("<i8"))
+        lives = heads["_life"]
+        fits = heads["_partition"] == partition
+        out.refuse("partition", int((~fits).sum()))
         names = [key.decode() for key in keys]
-        fits = block["_partition"] == partition
-        if not fits.all():
-            out.refuse("partition", int((~fits).sum()))
-        column, lives = self._table.columns, block["_life"].tolist()
         if not out.lives.keys().isdisjoint(keys):
             for i, key in enumerate(keys):
-                row = self._table.find(partition, names[i])
+                row = table.find(partition, names[i])
                 if key in out.lives and row is not None:
-                    fits[i] &= (lives[i], block["applied"][i]) >= (out.lives[key], column["applied"][row])
+                    fits[i] &= (lives[i], applied[i]) >= (out.lives[key], table.columns["applied"][row])
         chosen = np.flatnonzero(fits)
+        # The newest of each series, and the least recently moved first, so that the table lets go of the right ones
+        # when it is full.
+        ranked = chosen[np.lexsort((applied[chosen], lives[chosen]))]
+        newest = {names[i]: i for i in ranked.tolist()}
+        chosen = np.fromiter(newest.values(), dtype=np.int64, count=len(newest))
+        chosen = chosen[np.argsort(applied[chosen], kind="stable")]
+        # No more at once than there are rows: what would be pushed out by its own neighbours is not taken at all.
+        out.refuse("series_max", max(0, len(chosen) - table.rows_max))
+        chosen = chosen[-table.rows_max :]
         if len(chosen) == 0:
             return False
-        # The least recently moved first, so that the table lets go of the right ones when it is full.
-        chosen = chosen[np.argsort(block["applied"][chosen], kind="stable")]
-        # No more at once than there are rows: what would be pushed out by its own neighbours is not taken at all.
-        out.refuse("series_max", max(0, len(chosen) - self._table.rows_max))
-        chosen = chosen[-self._table.rows_max :]
-        rows, evicted = self._table.adopt(partition, [names[i] for i in chosen])
-        self._engine.front.forget_held([*evicted, *rows.tolist()])
-        for name in column:
-            source = block[name][chosen] if name in (block.dtype.names or ()) else self._table.fields[name].fill
-            column[name][rows] = source
-        out.lives.update((keys[i], lives[i]) for i in chosen.tolist())
+        rows, evicted = table.adopt(partition, [names[i] for i in chosen.tolist()])
+        self._engine.front.forget_held(chain(evicted, rows.tolist()))
+        at, slots = begin[chosen], rows.astype(np.int64)
+        for name, place in own.places:
+            column = table.columns[name]
+            scatter(raw, at + place, slots, column.reshape(len(column), -1).view(np.uint8))
+        out.stands(table.rows_max)[rows] = stands[chosen]
+        out.lives.update(zip([keys[i] for i in chosen.tolist()], lives[chosen].tolist(), strict=True))
         out.rows += len(chosen)
         return True
+
+
+def _gathered(raw: U8, begin: I64, kind: np.dtype[Any]) -> Any:
+    """What lies at these places, as an array of `kind`."""
+    return raw[begin[:, None] + np.arange(kind.itemsize)].view(kind).reshape(len(begin))
 
 
 def _newer(partition: int, version: int) -> NewerVersion:
@@ -268,14 +292,8 @@ def _newer(partition: int, version: int) -> NewerVersion:
     )
 
 
-def _digest(key: bytes, body: bytes) -> int:
+def _digest(key: bytes, body: bytes | memoryview) -> int:
     return xxhash.xxh3_64_intdigest(body, xxhash.xxh3_64_intdigest(key))
-
-
-def _rank(layout: _Layout, record: bytes) -> tuple[int, int]:
-    """(life, offset it has come to)"""
-    at = layout.applied_at
-    return int.from_bytes(record[16:20], "little"), int.from_bytes(record[at : at + 8], "little", signed=True)
 
 
 def _renamed(block: Any, theirs: _Layout, own: _Layout, table: SeriesTable) -> Any:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -150,21 +151,24 @@ class SeriesTable:
     def adopt(self, partition: int, series: Sequence[str]) -> tuple[I32, list[int]]:
         """Rows for restored series, which the caller writes over whole: (rows, rows that were emptied for them).
 
-        In order of age: the last named is the last to be let go. A series that has its row already keeps it.
+        Each is named once, in order of age: the last is the last to be let go. One that has its row already keeps it.
         """
         index = self._index.setdefault(partition, {})
         evicted: list[int] = []
-        rows: I32 = np.empty(len(series), dtype=np.int32)
-        for i, name in enumerate(series):
-            row = index.get(name, -1)
-            if row < 0:
-                row = self._allocate(self._arrivals, evicted, reset=False)
-                index[name] = row
-                self.names[row] = name
-                self.partition[row] = partition
-            self._seen[row] = self._arrivals
-            self._arrivals += 1
-            rows[i] = row
+        rows: I32 = np.fromiter(map(index.get, series, repeat(-1)), dtype=np.int32, count=len(series))
+        seen = np.arange(self._arrivals, self._arrivals + len(series))
+        known = rows >= 0
+        self._seen[rows[known]] = seen[known]
+        newcomers = np.flatnonzero(~known).tolist()
+        crowded = len(newcomers) > len(self._free) + self.rows_max - self.used
+        for i in newcomers:
+            row = self._allocate(self._arrivals + i, evicted, reset=False)
+            rows[i] = index[series[i]] = row
+            self.names[row] = series[i]
+            if crowded:  # the next one must not take it
+                self.partition[row], self._seen[row] = partition, seen[i]
+        self._seen[rows], self.partition[rows] = seen, partition
+        self._arrivals += len(series)
         self.changed[rows] = False
         return rows, evicted
 

@@ -16,7 +16,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
+import numpy as np
 
+from streamrnn.kernels.batches import NOTHING
+from streamrnn.packed import Packed, packed
 from streamrnn.transports.base import Deadline, PartitionReader, TopicUnfit, Transport
 
 VERSION = 1
@@ -54,29 +57,12 @@ class Checkpoint(msgspec.Struct, forbid_unknown_fields=False):
 @dataclass(slots=True)
 class Piece:
     """What one poll brought of one partition: layouts to be learnt first, series that were let go, then states in log
-    order (what was let go after its state came is not among them)."""
+    order (what was let go after its state came is not among them), under their series' names."""
 
-    keys: list[bytes] = field(default_factory=list)
-    states: list[bytes] = field(default_factory=list)
-    offsets: list[int] = field(default_factory=list)  # where the states stand in the changelog
+    states: Packed
     gone: list[str] = field(default_factory=list)
     layouts: list[bytes] = field(default_factory=list)
-    _names: set[bytes] = field(default_factory=set)
     ignored: int = 0
-
-    def add(self, key: bytes, state: bytes | None, offset: int) -> None:
-        if state is not None:
-            self.keys.append(key)
-            self.states.append(state)
-            self.offsets.append(offset)
-            self._names.add(key)
-            return
-        self.gone.append(key.decode(errors="replace"))
-        while key in self._names:  # a tombstone ends what the same poll brought before it
-            at = self.keys.index(key)
-            del self.keys[at], self.states[at], self.offsets[at]
-            if key not in self.keys:
-                self._names.discard(key)
 
 
 def series_key(name: bytes) -> bytes:
@@ -112,20 +98,33 @@ class ChangelogReader:
         return self._ends[partition]
 
     async def read(self, timeout_ms: int) -> Mapping[int, Piece]:
-        pieces: dict[int, Piece] = {}
-        for partition, records in await self._reader.poll(timeout_ms, RECORDS_MAX):
-            piece = pieces.setdefault(partition, Piece())
-            for record in records:
-                key, value = record.key or b"", record.value
-                if key.startswith(SERIES):
-                    piece.add(key[len(SERIES) :], value, record.offset)
-                elif key.startswith(LAYOUT) and value is not None:
-                    piece.layouts.append(value)
-                elif key == CHECKPOINT and value is not None:
-                    self._checkpoint(partition, value)
-                else:
-                    piece.ignored += 1
-        return pieces
+        polled = await self._reader.poll(timeout_ms, RECORDS_MAX)
+        return {partition: self._sorted(packed(partition, records)) for partition, records in polled}
+
+    def _sorted(self, found: Packed) -> Piece:
+        begin, stop, value, _ = found.span.T
+        raw = np.frombuffer(found.buffer, dtype=np.uint8)
+        series = stop - begin >= len(SERIES)
+        for i, letter in enumerate(SERIES):
+            series[series] = raw[begin[series] + i] == letter
+        states = found.take(series & (value != NOTHING))
+        states.span[:, 0] += len(SERIES)
+        piece = Piece(states)
+        for record in found.take(~series):
+            if (record.key or b"").startswith(LAYOUT) and record.value is not None:
+                piece.layouts.append(record.value)
+            elif record.key == CHECKPOINT and record.value is not None:
+                self._checkpoint(found.partition, record.value)
+            else:
+                piece.ignored += 1
+        ended = {
+            record.key[len(SERIES) :]: record.offset for record in found.take(series & (value == NOTHING)) if record.key
+        }
+        if ended:
+            piece.gone = [name.decode(errors="replace") for name in ended]
+            last = np.array([ended.get(name, -1) for name in states.keys()], dtype=np.int64)
+            piece.states = states.take(states.offset > last)
+        return piece
 
     def _checkpoint(self, partition: int, value: bytes) -> None:
         try:

@@ -13,6 +13,7 @@ from aiokafka.helpers import create_ssl_context
 
 from streamrnn.transports.base import TransportError
 from streamrnn.transports.kafka_admin import KafkaAdmin, KafkaReader
+from streamrnn.transports.kafka_bulk import KafkaBulkReader
 from streamrnn.transports.kafka_sink import KafkaSink, KafkaTransactionalSink
 from streamrnn.transports.kafka_source import KafkaSource
 
@@ -147,7 +148,7 @@ class KafkaTransport:
         return KafkaTransactionalSink(self.settings, transactional_id)
 
     def reader(self, bulk: bool = False) -> KafkaReader:
-        return KafkaReader(self.settings, bulk)
+        return KafkaBulkReader(self.settings) if bulk else KafkaReader(self.settings)
 
     def admin(self) -> KafkaAdmin:
         return KafkaAdmin(self.settings)

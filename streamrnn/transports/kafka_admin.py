@@ -28,9 +28,8 @@ VISIBLE_S = 10.0
 class KafkaReader:
     """See transports.base.PartitionReader."""
 
-    def __init__(self, settings: KafkaSettings, bulk: bool = False) -> None:
+    def __init__(self, settings: KafkaSettings) -> None:
         self._settings = settings
-        self._bulk = bulk
         self._consumer: Any = None
         self._topic = ""
         self._positions: dict[int, int] = {}
@@ -60,20 +59,22 @@ class KafkaReader:
             isolation_level=settings.isolation_level,
             fetch_max_bytes=settings.fetch_max_bytes,
             max_partition_fetch_bytes=settings.max_partition_fetch_bytes,
-            # The batch checksum costs as much as all the rest of reading, and here each record has one of its own.
-            check_crcs=not self._bulk,
             **settings.client(),
         )
         try:
             await start_client(self._consumer, settings, f"reading {topic}")
-            self._consumer.assign([self._tp(partition) for partition in wanted])
             begin = await self._consumer.beginning_offsets([self._tp(partition) for partition in wanted])
         except (KafkaError, OSError, TimeoutError) as error:
             raise explained(error, settings, f"reading {topic}") from error
         for partition in wanted:
             low = begin[self._tp(partition)]
             self._positions[partition] = low if start is None else max(start[partition], low)
-            self._consumer.seek(self._tp(partition), self._positions[partition])
+        self._follow()
+
+    def _follow(self) -> None:
+        self._consumer.assign([self._tp(partition) for partition in self._positions])
+        for partition, position in self._positions.items():
+            self._consumer.seek(self._tp(partition), position)
 
     async def poll(self, timeout_ms: int, records_max: int) -> Sequence[tuple[int, Sequence[Record]]]:
         try:

@@ -172,12 +172,15 @@ async def prepare(servers: str, topic: str, app: str, case: dict[str, Any], tota
     await sink.stop(Deadline(10.0))
 
 
-def side(arguments: list[str], cpu: str) -> dict[str, float]:
-    command = ["taskset", "-c", cpu, sys.executable, __file__, *arguments]
+def side(arguments: list[str], cpu: str, script: str = __file__, loud: bool = False) -> dict[str, float]:
+    """Runs one side on one core; its last line are its figures."""
+    command = ["taskset", "-c", cpu, sys.executable, script, *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, env=environment, check=False)
     if done.returncode != 0:
         raise RuntimeError(done.stderr.decode()[-3000:])
+    if loud:
+        print(done.stderr.decode())
     found: dict[str, float] = json.loads(done.stdout.decode().splitlines()[-1])
     return found
 

@@ -208,7 +208,9 @@ async def judged(broker: Broker, settings: Settings, blobs: Mapping[str, bytes])
     verdict.commits = sum(len(offsets) for offsets in history.values())
     assert {p: offsets[-1] for p, offsets in history.items()} == ends
     for partition, offsets in history.items():
-        back = [(at, offsets[max(0, at - 3) : at + 3]) for at in range(1, len(offsets)) if offsets[at] < offsets[at - 1]]
+        back = [
+            (at, offsets[max(0, at - 3) : at + 3]) for at in range(1, len(offsets)) if offsets[at] < offsets[at - 1]
+        ]
         assert not back, f"partition {partition}: offsets were committed by somebody no longer the owner: {back}"
     return verdict
 

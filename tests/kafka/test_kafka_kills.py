@@ -36,6 +36,7 @@ DELIVERIES = ("at-least-once", "exactly-once")
 PARTITIONS = 4
 RATE = 1200
 SERIES = 320
+START_MS = 1_700_000_000_000
 FAULTS = (
     "--missing-channels",
     0.05,
@@ -66,7 +67,7 @@ class Service:
         self.config = configure(folder, broker, app, **{**base, **changes})
         self.settings = load([self.config], {}, {})
         self.workers: dict[str, Process] = {}
-        self.starts = 0
+        self.starts = self.loads = 0
         self.exits: list[int] = []
         self.blobs: dict[str, bytes] = {}
 
@@ -76,14 +77,19 @@ class Service:
         await admin.create([TopicNeed(self.settings.input, PARTITIONS, {}), *self.settings.topic_needs(PARTITIONS)])
         await admin.stop()
         await self.new_weights()
-        self.simulator = Forked(
-            self.folder / "simulator.log", "simulate", "sensors", "-c", self.config, "--rate", RATE, "--series", SERIES,
-            "--seed", SEED, *FAULTS,
-        )  # fmt: skip
+        self.load()
         for number in range(workers):
             self.start(f"w{number}")
         for worker in self.workers.values():
             worker.waits_for("partition assigned")
+
+    def load(self) -> None:
+        """Ticks; those of a simulator that gave up on the broker are followed by another's, an hour later by their time."""
+        self.loads += 1
+        self.simulator = Forked(
+            self.folder / f"simulator.{self.loads}.log", "simulate", "sensors", "-c", self.config, "--rate", RATE,
+            "--series", SERIES, "--seed", SEED, "--start-ms", START_MS + 3_600_000 * self.loads, *FAULTS,
+        )  # fmt: skip
 
     async def new_weights(self) -> None:
         model, blob = weights(self.settings, len(self.blobs))
@@ -112,6 +118,8 @@ class Service:
         while (left := until - asyncio.get_running_loop().time()) > 0:
             await asyncio.sleep(min(left, 0.2))
             self.restart_what_ended()
+            if self.simulator.exit_code() is not None:
+                self.load()
 
     async def owning(self, wanted: dict[str, int]) -> None:
         """Waits until workers have so many partitions, restored and all."""
@@ -122,7 +130,11 @@ class Service:
     async def end(self) -> None:
         """The load ends, what is left is processed, and the workers stop one after the other."""
         self.simulator.kill()
-        await drained(self.broker, self.app, timeout_s=90)
+        draining = asyncio.create_task(drained(self.broker, self.app, timeout_s=90))
+        while not draining.done():
+            self.restart_what_ended()
+            await asyncio.sleep(0.2)
+        await draining
         codes = [worker.stop() for worker in self.workers.values()]
         assert codes == [0] * len(codes)
 

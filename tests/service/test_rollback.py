@@ -57,6 +57,7 @@ class Rounds:
         self.go_on.set()
         self.finds: Network | None = None
         self.bases: list[str] = []  # what each round was judged against
+        self.found: list[str] = []
 
     def __call__(self, enough: Callable[[], bool] = lambda: False) -> Round:
         incumbent = self.learner.incumbent
@@ -66,12 +67,13 @@ class Rounds:
         self.learner.rounds += 1
         network = self.finds or fresh(self._settings, 1000 + self.learner.rounds)[2]
         self.learner.incumbent = network
+        self.found.append(weights_id(network))
         return Round(self.learner.rounds, Verdict(True, "accepted"), 1, 0.1, GRADE, GRADE, network)
 
 
 @asynccontextmanager
-async def training(chosen: Settings, transport: Transport) -> AsyncIterator[tuple[Trainer, Rounds]]:
-    trainer = Trainer(chosen, transport)
+async def training(chosen: Settings, transport: Transport, ahead_ms: int = 0) -> AsyncIterator[tuple[Trainer, Rounds]]:
+    trainer = Trainer(chosen, transport, lambda: int(time.time() * 1000) + ahead_ms)
     rounds = Rounds(trainer.learner, chosen)
     trainer.learner.round = rounds  # type: ignore[method-assign]
     task = asyncio.create_task(trainer.run())
@@ -125,6 +127,7 @@ async def test_a_round_that_was_running_at_the_rollback_is_thrown_away() -> None
         send(broker, 5, first=300)
         await published(broker, 3)
     told = pointers(broker)
+    assert rounds.found[before - 1] not in {pointer.id for pointer in told}
     at = next(i for i, pointer in enumerate(told) if pointer.by == BY_OPERATOR)
     # What came next was trained from the weights that were rolled back to, and not from those of the running round.
     assert told[at].refused == (told[at - 1].id,) and told[at - 1].id != good
@@ -133,25 +136,25 @@ async def test_a_round_that_was_running_at_the_rollback_is_thrown_away() -> None
 
 
 async def test_nothing_is_published_until_the_hold_is_over_and_a_restart_does_not_end_it() -> None:
-    chosen, broker = made(**{**QUICK, "learn.rollback_hold": "1500ms"})
+    chosen, broker = made(**{**QUICK, "learn.rollback_hold": "1h"})
     send(broker, 100)
     async with training(chosen, MemoryTransport(broker)):
         await published(broker, 2)
-    good = pointers(broker)[0].id
-    begin = time.monotonic()
+    good, begin = pointers(broker)[0].id, time.monotonic()
     await roll_back(broker, good)
-    count = len(pointers(broker))
+    told = pointers(broker)
     for _ in range(2):  # two lives of the trainer
         async with training(chosen, MemoryTransport(broker)) as (trainer, rounds):
             await until(lambda: trainer.state == "held")
             send(broker, 20, first=400)
-            await asyncio.sleep(0.3)
-            assert rounds.bases == [] and len(pointers(broker)) == count
+            await asyncio.sleep(0.2)
+            assert rounds.bases == [] and pointers(broker) == told
             assert trainer.learner.incumbent is not None and weights_id(trainer.learner.incumbent) == good
-    async with training(chosen, MemoryTransport(broker)):
-        await published(broker, sum(p.by == BY_GATE for p in pointers(broker)) + 1)
-    assert time.monotonic() - begin >= 1.5
-    assert pointers(broker)[-1].base == good
+
+    async with training(chosen, MemoryTransport(broker), ahead_ms=3_600_000 - 5_000):
+        await published(broker, sum(p.by == BY_GATE for p in told) + 1)
+    assert time.monotonic() - begin >= 5.0
+    assert pointers(broker)[len(told)].base == good
 
 
 async def test_weights_that_were_rolled_back_from_are_never_published_again() -> None:

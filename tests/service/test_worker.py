@@ -187,7 +187,7 @@ def test_replay_points_reach_back_warm_up_steps_and_no_further() -> None:
 async def test_the_transport_is_looked_at_before_anything_is_read() -> None:
     chosen, broker = made()
     broker.topics["app.forecasts"] = broker.topics["app.forecasts"][:1]
-    with pytest.raises(Exception, match="app.forecasts: 1 partitions are too few"):
+    with pytest.raises(Exception, match=r"app\.forecasts: 1 partitions are too few"):
         async with worker(chosen, broker):
             await asyncio.sleep(0.5)
     assert committed(broker) == {}

@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from making import START, batch, cut, feed, network, said, spec, states, walk
 
+from streamrnn.packed import Packed, PackedRecord
+from streamrnn.packed import packed as packed_records
 from streamrnn.spec import StreamSpec
 from streamrnn.stream.engine import NO_MODEL, Engine
 from streamrnn.stream.snapshot import VERSION, LayoutMismatch, NewerVersion, Restored, Snapshots
@@ -28,6 +30,12 @@ def packed(source: Engine, partition: int, position: int, life: int = 1) -> tupl
     return Snapshots(source).pack(partition, rows, position, life)
 
 
+def laid(keys: list[bytes], records: list[bytes]) -> Packed:
+    """As they are read from the changelog."""
+    pairs = enumerate(zip(keys, records, strict=True))
+    return packed_records(0, [PackedRecord("state", 0, i, 0, key, record) for i, (key, record) in pairs])
+
+
 def moved(source: Engine, target: Engine, position: int) -> None:
     """Everything of partitions 0 and 1 from one engine to another."""
     into = Snapshots(target)
@@ -35,7 +43,7 @@ def moved(source: Engine, target: Engine, position: int) -> None:
     for partition in (0, 1):
         found = Restored()
         keys, records = packed(source, partition, position)
-        into.restore(partition, keys, records, found)
+        into.restore(partition, laid(keys, records), found)
         assert found.rows == len(keys) and not found.refused
         target.front.restore_event_time(partition, source.front.event_time_ms(partition))
 
@@ -87,7 +95,7 @@ def test_rows_taken_at_different_offsets_are_replayed_each_from_its_own(
         row = source.table.find(0, name)
         if row is not None:
             keys, records = Snapshots(source).pack(0, np.array([row]), position, 1)
-            Snapshots(restored).restore(0, keys, records, found)
+            Snapshots(restored).restore(0, laid(keys, records), found)
     restored.front.restore_event_time(0, event_time)
     replayed = feed(restored, cut(ticks, begin, len(ticks)))
     assert [row for row in replayed if row[0] >= position] == [row for row in wanted if row[0] >= position]
@@ -101,7 +109,7 @@ def test_records_already_applied_say_nothing_and_move_nothing() -> None:
     source, target = engine(stream), engine(stream)
     feed(source, ticks)
     keys, records = packed(source, 0, len(ticks))
-    Snapshots(target).restore(0, keys, records, Restored())
+    Snapshots(target).restore(0, laid(keys, records), Restored())
     before = states(target)
     assert said(stream, target.process(ticks), ticks) == []
     assert states(target) == before
@@ -148,7 +156,7 @@ def test_one_flipped_bit_anywhere_is_refused() -> None:
     for at in range(len(records[0])):
         target, found = engine(stream), Restored()
         try:
-            Snapshots(target).restore(0, keys[:1], [damage(records[0], at)], found)
+            Snapshots(target).restore(0, laid(keys[:1], [damage(records[0], at)]), found)
         except NewerVersion:
             assert at == 10  # the version itself
             continue
@@ -171,7 +179,7 @@ def test_what_is_not_a_state_is_refused(spoil: Any, reason: str) -> None:
     source, target, found = engine(stream), engine(stream), Restored()
     feed(source, walk(60, ["x"]))
     keys, records = packed(source, 0, 60)
-    Snapshots(target).restore(0, keys[:1], [spoil(records[0])], found)
+    Snapshots(target).restore(0, laid(keys[:1], [spoil(records[0])]), found)
     assert found.refused == {reason: 1} and found.rows == 0
 
 
@@ -181,8 +189,8 @@ def test_a_record_under_another_series_or_of_another_partition_is_refused() -> N
     feed(source, walk(60, ["x"]))
     keys, records = packed(source, 0, 60)
     snapshots = Snapshots(target)
-    snapshots.restore(0, [b"y"], records[:1], found)
-    snapshots.restore(1, keys[:1], records[:1], found)
+    snapshots.restore(0, laid([b"y"], records[:1]), found)
+    snapshots.restore(1, laid(keys[:1], records[:1]), found)
     assert found.refused == {"digest": 1, "partition": 1} and len(target.table) == 0
 
 
@@ -193,7 +201,7 @@ def test_a_newer_version_is_not_guessed_at() -> None:
     keys, records = packed(source, 0, 60)
     newer = records[0][:10] + bytes([VERSION + 1]) + records[0][11:]
     with pytest.raises(NewerVersion, match="upgrade this worker"):
-        Snapshots(engine(stream)).restore(0, keys[:1], [newer], Restored())
+        Snapshots(engine(stream)).restore(0, laid(keys[:1], [newer]), Restored())
 
 
 def test_a_state_with_fewer_columns_is_read_by_their_names() -> None:
@@ -206,10 +214,10 @@ def test_a_state_with_fewer_columns_is_read_by_their_names() -> None:
     snapshots = Snapshots(older)
     keys, records = packed(older, 0, 60)
     target, found = Snapshots(newer), Restored()
-    target.restore(0, keys, records, found)
+    target.restore(0, laid(keys, records), found)
     assert found.refused == {"layout-unknown": len(keys)}  # not before the description was read
     target.learn(snapshots.layout()[1])
-    target.restore(0, keys, records, found)
+    target.restore(0, laid(keys, records), found)
     assert found.rows == len(keys)
     row = newer.table.find(0, "x")
     assert row is not None and newer.table.columns["of_late"][row] == 3.0
@@ -225,7 +233,7 @@ def test_another_configuration_s_state_is_refused_with_what_differs() -> None:
     target = Snapshots(engine(long))
     target.learn(Snapshots(source).layout()[1])
     with pytest.raises(LayoutMismatch, match=r"base_ring \[4, 3\].*\[5, 3\]"):
-        target.restore(0, keys, records, Restored())
+        target.restore(0, laid(keys, records), Restored())
 
 
 def test_the_record_that_has_come_further_is_kept_whatever_the_order() -> None:
@@ -242,10 +250,10 @@ def test_the_record_that_has_come_further_is_kept_whatever_the_order() -> None:
             target, found = engine(stream), Restored()
             snapshots = Snapshots(target)
             if together:
-                snapshots.restore(0, order[0][0] + order[1][0], order[0][1] + order[1][1], found)
+                snapshots.restore(0, laid(order[0][0] + order[1][0], order[0][1] + order[1][1]), found)
             else:
                 for keys, records in order:
-                    snapshots.restore(0, keys, records, found)
+                    snapshots.restore(0, laid(keys, records), found)
             assert states(target) == states(source)
 
 
@@ -260,7 +268,7 @@ def test_a_newer_life_wins_over_a_higher_offset() -> None:
     target, found = engine(stream), Restored()
     snapshots = Snapshots(target)
     for keys, records in (old, new, old):
-        snapshots.restore(0, keys, records, found)
+        snapshots.restore(0, laid(keys, records), found)
     assert states(target)[0, "x"] == states(source)[0, "x"]
     assert found.strays(2) == [] and found.strays(1) == ["x"]
 
@@ -276,6 +284,6 @@ def test_more_states_than_rows_keep_the_ones_that_moved_last() -> None:
         more = snapshots.pack(0, np.array([source.table.find(0, f"s{i}")]), i + 1, 1)
         keys += more[0]
         records += more[1]
-    Snapshots(target).restore(0, keys, records, found)
+    Snapshots(target).restore(0, laid(keys, records), found)
     assert sorted(target.table.series(0)) == ["s4", "s5", "s6", "s7"]
     assert found.refused == {"series_max": 4}

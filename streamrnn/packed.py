@@ -1,0 +1,93 @@
+"""Records of one partition as they lie in a buffer: for those who read much and look at it column by column.
+
+A Python object for each record, with copies of its key and value, costs more than all that a restore does with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, overload
+
+import numpy as np
+
+from streamrnn.kernels.batches import NOTHING
+from streamrnn.records import I64, Bool, Record
+
+
+class PackedRecord(NamedTuple):
+    """One of them, taken out. Headers are not kept."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Packed(Sequence[Record]):
+    """`span` [n, 4]: where in `buffer` each record's key and value begin and stop; what is null begins at NOTHING."""
+
+    topic: str
+    partition: int
+    buffer: bytes
+    offset: I64
+    timestamp_ms: I64
+    span: I64
+
+    def __len__(self) -> int:
+        return len(self.offset)
+
+    @overload
+    def __getitem__(self, at: int) -> Record: ...
+    @overload
+    def __getitem__(self, at: slice) -> Packed: ...
+    def __getitem__(self, at: int | slice) -> Record | Packed:
+        if isinstance(at, slice):
+            return self.take(at)
+        key, key_stop, value, value_stop = self.span[at].tolist()
+        return PackedRecord(
+            self.topic,
+            self.partition,
+            int(self.offset[at]),
+            int(self.timestamp_ms[at]),
+            None if key == NOTHING else self.buffer[key:key_stop],
+            None if value == NOTHING else self.buffer[value:value_stop],
+        )
+
+    def take(self, chosen: slice | I64 | Bool) -> Packed:
+        """Some of them, in the same buffer."""
+        return Packed(
+            self.topic, self.partition, self.buffer, self.offset[chosen], self.timestamp_ms[chosen], self.span[chosen]
+        )
+
+    def keys(self) -> list[bytes]:
+        """Of records that all have one."""
+        buffer = self.buffer
+        return [buffer[begin:stop] for begin, stop in self.span[:, :2].tolist()]
+
+
+def packed(partition: int, records: Sequence[Record]) -> Packed:
+    """Records that came one by one, laid into a buffer; those that are packed stay as they are."""
+    if isinstance(records, Packed):
+        return records
+    parts: list[bytes] = []
+    span: I64 = np.empty((len(records), 4), dtype=np.int64)
+    at = 0
+    for i, record in enumerate(records):
+        for column, part in ((0, record.key), (2, record.value)):
+            span[i, column] = NOTHING if part is None else at
+            parts.append(part or b"")
+            at += len(parts[-1])
+            span[i, column + 1] = at
+    return Packed(
+        records[0].topic if records else "",
+        partition,
+        b"".join(parts),
+        np.array([record.offset for record in records], dtype=np.int64),
+        np.array([record.timestamp for record in records], dtype=np.int64),
+        span,
+    )

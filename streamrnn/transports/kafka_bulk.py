@@ -1,0 +1,138 @@
+"""Reading partitions from end to end with as little work a byte as it takes.
+
+The client fetches, compiled code looks through the record batches, and no object is made for a record. Of aiokafka this
+uses the connections and the metadata; its own fetcher, which unpacks record by record, is given nothing to fetch. While
+what one answer brought is processed, the next is on its way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from aiokafka.errors import (
+    KafkaError,
+    LeaderNotAvailableError,
+    NoError,
+    NotLeaderForPartitionError,
+    OffsetOutOfRangeError,
+    ReplicaNotAvailableError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
+from aiokafka.protocol.fetch import FetchRequest
+
+from streamrnn.packed import Packed
+from streamrnn.records import Record
+from streamrnn.transports.base import Deadline
+from streamrnn.transports.kafka_admin import KafkaReader
+from streamrnn.transports.kafka_batches import unpack
+from streamrnn.transports.kafka_errors import reading_failed
+
+if TYPE_CHECKING:
+    from streamrnn.transports.kafka import KafkaSettings
+
+# Of one partition and of all in one answer: enough that a request's cost does not count, and little enough to stay in
+# the processor's caches while it is copied from buffer to buffer. A batch that is larger comes all the same.
+PARTITION_BYTES, ANSWER_BYTES = 1 << 20, 2 << 20
+RETRY_S = 0.1
+ELSEWHERE = (
+    LeaderNotAvailableError,
+    NotLeaderForPartitionError,
+    ReplicaNotAvailableError,
+    UnknownTopicOrPartitionError,
+)
+# (partition, its aborted transactions, its record batches)
+_Answer = tuple[int, Sequence[tuple[int, int]], bytes]
+
+
+class KafkaBulkReader(KafkaReader):
+    """See transports.base.PartitionReader; the records of a poll come as `Packed`."""
+
+    def __init__(self, settings: KafkaSettings) -> None:
+        super().__init__(settings)
+        self._asked: asyncio.Task[list[_Answer]] | None = None
+        self._turn = 0
+
+    async def poll(self, timeout_ms: int, records_max: int) -> Sequence[tuple[int, Sequence[Record]]]:
+        """What one answer brings; that is little, whatever `records_max`."""
+        if self._asked is None:
+            self._asked = asyncio.create_task(self._ask())
+        if not (await asyncio.wait({self._asked}, timeout=timeout_ms / 1000))[0]:
+            return []
+        asked, self._asked = self._asked, None
+        try:
+            polled = [(answer[0], self._unpacked(*answer)) for answer in asked.result()]
+        except Exception as error:
+            raise reading_failed(error, self._settings, self._topic) from error
+        self._asked = asyncio.create_task(self._ask())
+        await asyncio.sleep(0)  # it leaves before this is processed
+        return [(partition, records) for partition, records in polled if len(records)]
+
+    async def stop(self, deadline: Deadline) -> None:
+        if self._asked is not None:
+            self._asked.cancel()
+            await asyncio.wait({self._asked})
+            self._asked = None
+        await super().stop(deadline)
+
+    def _follow(self) -> None:
+        """The client itself follows nothing."""
+
+    def _unpacked(self, partition: int, aborted: Sequence[tuple[int, int]], data: bytes) -> Packed:
+        found, self._positions[partition] = unpack(self._topic, partition, self._positions[partition], data, aborted)
+        return found
+
+    async def _ask(self) -> list[_Answer]:
+        """One fetch from every broker that leads some of the partitions."""
+        client = self._consumer._client  # noqa: SLF001
+        by_node: dict[int, list[tuple[int, int, int]]] = defaultdict(list)
+        for partition, position in self._positions.items():
+            node = client.cluster.leader_for_partition(self._tp(partition))
+            if node is not None and node >= 0:
+                by_node[node].append((partition, position, PARTITION_BYTES))
+        self._turn += 1
+        answers = await asyncio.gather(*(self._fetch(node, wanted) for node, wanted in by_node.items()))
+        if sum(map(len, answers)) < len(self._positions):
+            # Some have no leader at this moment, or another one by now, or the connection was lost.
+            client.force_metadata_update()
+            await asyncio.sleep(RETRY_S)
+        return [entry for answer in answers for entry in answer]
+
+    async def _fetch(self, node: int, wanted: list[tuple[int, int, int]]) -> list[_Answer]:
+        settings = self._settings
+        # The broker fills its answer in the order asked for: each is the first in its turn.
+        turn = self._turn % len(wanted)
+        topics = [(self._topic, wanted[turn:] + wanted[:turn])]
+        committed = int(settings.isolation_level == "read_committed")
+        request = FetchRequest(settings.fetch_max_wait_ms, 1, ANSWER_BYTES, committed, topics)
+        try:
+            response = await self._consumer._client.send(node, request)  # noqa: SLF001
+        except KafkaError as error:
+            if error.retriable:
+                return []
+            raise
+        found: list[_Answer] = []
+        for _, partitions in response.topics:
+            for partition, code, _, *rest in partitions:
+                if await self._good(partition, code):
+                    found.append((partition, _aborted(response, rest), rest[-1] or b""))
+        return found
+
+    async def _good(self, partition: int, code: int) -> bool:
+        error = for_code(code)
+        if error is OffsetOutOfRangeError:
+            begin = (await self.begin_offsets())[partition]
+            if self._positions[partition] < begin:  # deleted since
+                self._positions[partition] = begin
+                return False
+        if error is NoError or issubclass(error, ELSEWHERE):
+            return error is NoError
+        raise error(self._tp(partition))
+
+
+def _aborted(response: Any, rest: Sequence[Any]) -> Sequence[tuple[int, int]]:
+    """Where the answer's version has them: last but one, or before the preferred replica."""
+    return (rest[-3] if response.API_VERSION >= 11 else rest[-2]) or ()

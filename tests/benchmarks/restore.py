@@ -1,0 +1,180 @@
+"""How fast a partition's states come back from the changelog: one core for the client, the broker beside it.
+
+Writes the states of many series to the state topic of a real broker, as a worker does, and brings them back with the
+worker's own Restorer in a process of its own: GRU 64 x 2, 4 channels, horizon 12, 3 quantiles. Client and broker share
+the machine, so the processor time per series is told beside the wall clock, and what of both is only reading.
+
+    KAFKA_HOME=… python tests/benchmarks/restore.py [--series 100000] [--repeat 3] [--profile]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import cProfile
+import json
+import pstats
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "kafka"))
+
+from throughput import CHANNELS, PARTITIONS, side
+
+TOPIC = "restore.ticks"
+STEPS, BATCH = 3, 2000
+
+
+def settings(servers: str, series: int) -> Any:
+    from streamrnn.service.config import load
+
+    return load(
+        [],
+        {
+            "app": "restore",
+            "kafka.bootstrap_servers": servers,
+            "input": TOPIC,
+            "channels": list(CHANNELS),
+            "step": "1s",
+            "horizon": 12,
+            "series_max": series,
+        },
+        {},
+    )
+
+
+def engine(chosen: Any) -> Any:
+    import torch
+
+    from streamrnn.model.network import Network
+    from streamrnn.stream.engine import Engine
+
+    torch.manual_seed(0)
+    made = Engine(chosen.stream_spec())
+    made.load(Network(chosen.model_spec()), "bench")
+    return made
+
+
+# ── the states ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def write(servers: str, series: int) -> int:
+    """States that have seen a few steps, and their checkpoints; returns the bytes of one."""
+    import numpy as np
+
+    from streamrnn.records import TickBatch
+    from streamrnn.stream.snapshot import Snapshots
+    from streamrnn.transports.base import Deadline, TopicNeed
+    from streamrnn.transports.changelog import CHECKPOINT, Checkpoint, encode_checkpoint, layout_key, series_key
+    from streamrnn.transports.kafka import KafkaTransport
+
+    chosen = settings(servers, series)
+    transport = KafkaTransport(chosen.kafka_settings())
+    admin = transport.admin()
+    await admin.start()
+    await admin.create([TopicNeed(TOPIC, PARTITIONS, {}), *chosen.topic_needs(PARTITIONS)])
+    await admin.stop()
+    made = engine(chosen)
+    rng = np.random.default_rng(0)
+    for step in range(STEPS):
+        for begin in range(0, series, BATCH):
+            count = min(BATCH, series - begin)
+            ids = np.arange(begin, begin + count)
+            ts = np.full(count, 1_700_000_000_000 + 1000 * step, dtype=np.int64)
+            made.process(
+                TickBatch(
+                    [], (ids % PARTITIONS).astype(np.int32), ids + step * series, ts, [f"sensor-{i:06d}" for i in ids],
+                    ts, rng.normal(5, 1, (count, len(CHANNELS))), np.full(count, -1, dtype=np.int16),
+                )
+            )  # fmt: skip
+    snapshots, sink = Snapshots(made), transport.sink()
+    await sink.start()
+    layout, text = snapshots.layout()
+    size, end = 0, STEPS * series
+    for partition in range(PARTITIONS):
+        await sink.append_many(chosen.topics.state, partition, [layout_key(layout)], [text], [0])
+        rows = np.array(sorted(made.table.series(partition).values()))
+        for begin in range(0, len(rows), BATCH):
+            names, records = snapshots.pack(partition, rows[begin : begin + BATCH], end, 1)
+            size = len(records[0])
+            keys = [series_key(name) for name in names]
+            await sink.append_many(chosen.topics.state, partition, keys, records, [0] * len(keys))
+            await (await sink.seal()).wait(Deadline(60.0))
+        done = encode_checkpoint(Checkpoint(TOPIC, end, "bench", 1_700_000_000_000 + 1000 * STEPS, 1))
+        await sink.append_many(chosen.topics.state, partition, [CHECKPOINT], [done], [0])
+        await (await sink.seal()).wait(Deadline(60.0))
+    await sink.stop(Deadline(10.0))
+    return size
+
+
+# ── one side, a process of its own ───────────────────────────────────────────────────────────────────────────────
+
+
+async def restore(servers: str, series: int) -> dict[str, float]:
+    from streamrnn.service.restore import Restorer
+    from streamrnn.stream.snapshot import Snapshots
+    from streamrnn.transports.kafka import KafkaTransport
+
+    chosen = settings(servers, series)
+    made = engine(chosen)
+    restorer = Restorer(
+        KafkaTransport(chosen.kafka_settings()), chosen.topics.state, chosen.input, made, Snapshots(made)
+    )
+    restorer.add(range(PARTITIONS))
+    wall, cpu, applying = time.perf_counter(), time.process_time(), 0.0
+    while restorer.active:
+        await restorer.read()
+        begin = time.process_time()
+        restorer.apply()
+        applying += time.process_time() - begin
+    figures = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu, "apply_s": applying}
+    await restorer.stop()
+    assert len(made.table) == series, f"{len(made.table)} of {series} came back"
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--series", type=int, default=100_000)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--profile", action="store_true", help="where the client's time goes, by function")
+    parser.add_argument("--side")
+    options = parser.parse_args()
+    if options.side:
+        from streamrnn.service.worker import prepare_process
+
+        prepare_process()
+        profile = cProfile.Profile()
+        if options.profile:
+            profile.enable()
+        print(json.dumps(asyncio.run(restore(options.side, options.series))), flush=True)
+        if options.profile:
+            pstats.Stats(profile, stream=sys.stderr).sort_stats("tottime").print_stats(35)
+        return
+    from broker import Broker
+
+    with tempfile.TemporaryDirectory() as folder:
+        broker = Broker(Path(folder), cpu="1").start()
+        try:
+            size = asyncio.run(write(broker.servers, options.series))
+            arguments = ["--side", broker.servers, "--series", str(options.series)]
+            runs = [side(arguments, "0", __file__) for _ in range(options.repeat + 1)][1:]  # the first warms the broker
+            if options.profile:
+                side([*arguments, "--profile"], "0", __file__, loud=True)
+        finally:
+            broker.stop()
+    of = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+    print(f"{options.series} series of {size} bytes in {PARTITIONS} partitions; medians of {len(runs)} runs")
+    for name, key in (("wall", "wall_s"), ("client's processor", "cpu_s"), ("of it unpacking", "apply_s")):
+        print(f"  {name:<20}{of[key]:7.2f} s {of[key] / options.series * 1e6:7.2f} µs a series")
+    rate = options.series / max(of["wall_s"], 1e-9)
+    print(f"  {rate:.0f} series/s by the clock, {options.series / of['cpu_s']:.0f} series/s a core of the client")
+
+
+if __name__ == "__main__":
+    main()
