@@ -3,6 +3,9 @@
 The faults (after Toxiproxy's names) are values, switched on and off while connections pass; `up` is the way from the
 client to the server, `down` the way back. At most one fault of a kind acts on a way; those of different kinds add up.
 A connection holds at most CHUNK_BYTES x QUEUE_CHUNKS per way, besides what the sockets hold: a slow way slows its sender.
+
+Faults act on all connections, or on one: a `watcher` sees what is about to pass and may spoil that connection only, so
+that a test can lose the answer to one request among many.
 """
 
 from __future__ import annotations
@@ -12,10 +15,11 @@ import random
 import socket
 import struct
 import time
-from collections.abc import Iterator
+from collections import ChainMap
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 CHUNK_BYTES = 16 * 1024
 QUEUE_CHUNKS = 64
@@ -72,6 +76,10 @@ class LimitData:
 Toxic = Latency | Bandwidth | Slicer | ResetPeer | Timeout | LimitData
 
 
+# Told of every chunk before it passes: the connection, its way, the bytes.
+Watcher = Callable[["Connection", Way, bytes], None]
+
+
 class _Ended(Exception):
     """The connection is to end now."""
 
@@ -87,8 +95,9 @@ class FaultProxy:
         self.accepted = 0
         self.passed: dict[Way, int] = {"up": 0, "down": 0}
         self.random = random.Random(seed)
+        self.watcher: Watcher | None = None
         self._toxics: dict[Way, dict[type[Toxic], Toxic]] = {"up": {}, "down": {}}
-        self._connections: dict[_Connection, asyncio.Task[None]] = {}
+        self._connections: dict[Connection, asyncio.Task[None]] = {}
         self._server: asyncio.Server | None = None
 
     async def start(self) -> FaultProxy:
@@ -106,8 +115,12 @@ class FaultProxy:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     @property
+    def connections(self) -> list[Connection]:
+        """Those that pass through now."""
+        return list(self._connections)
+
+    @property
     def open(self) -> int:
-        """Connections that pass through now."""
         return len(self._connections)
 
     def on(self, toxic: Toxic, *ways: Way) -> None:
@@ -130,7 +143,7 @@ class FaultProxy:
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.accepted += 1
-        connection = _Connection(self, reader, writer)
+        connection = Connection(self, reader, writer)
         task = asyncio.ensure_future(connection.run())
         self._connections[connection] = task
         with suppress(asyncio.CancelledError):
@@ -138,11 +151,22 @@ class FaultProxy:
         del self._connections[connection]
 
 
-class _Connection:
+class Connection:
+    """One client's way through the proxy. `notes` is the watcher's own to write in."""
+
     def __init__(self, proxy: FaultProxy, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.notes: dict[str, Any] = {}
         self._proxy = proxy
+        self._own: dict[Way, dict[type[Toxic], Toxic]] = {"up": {}, "down": {}}
         self._client = (reader, writer)
         self._writers: dict[Way, asyncio.StreamWriter] = {"down": writer}  # by the way that ends there
+
+    def on(self, toxic: Toxic, *ways: Way) -> None:
+        """Spoils this connection for good, from the next chunk on: to be called by the watcher, or at any time."""
+        for way in ways or WAYS:
+            self._own[way][type(toxic)] = toxic
+        if isinstance(toxic, ResetPeer):
+            self.reset(ways or WAYS)
 
     async def run(self) -> None:
         try:
@@ -180,11 +204,13 @@ class _Connection:
                 return
 
     async def _write(self, way: Way, queue: asyncio.Queue[tuple[float, bytes]]) -> None:
-        toxics, writer = self._proxy.acting(way), self._writers[way]
+        toxics, writer = ChainMap(self._own[way], self._proxy.acting(way)), self._writers[way]
         counted: LimitData | None = None
         left, swallowed = 0, False
         while True:
             came_s, chunk = await queue.get()
+            if self._proxy.watcher is not None and chunk:
+                self._proxy.watcher(self, way, chunk)
             latency = toxics.get(Latency)
             if isinstance(latency, Latency):
                 late_ms = latency.ms + self._proxy.random.uniform(-latency.jitter_ms, latency.jitter_ms)
@@ -215,7 +241,7 @@ class _Connection:
                     await asyncio.sleep(pause_s)
 
 
-def _pieces(chunk: bytes, toxics: dict[type[Toxic], Toxic]) -> Iterator[tuple[bytes, float]]:
+def _pieces(chunk: bytes, toxics: Mapping[type[Toxic], Toxic]) -> Iterator[tuple[bytes, float]]:
     """(piece, how long to wait after it); what acts is looked up again for every piece."""
     at = 0
     while at < len(chunk):

@@ -12,12 +12,14 @@ from simulators.faultproxy import (
     CHUNK_BYTES,
     QUEUE_CHUNKS,
     Bandwidth,
+    Connection,
     FaultProxy,
     Latency,
     LimitData,
     ResetPeer,
     Slicer,
     Timeout,
+    Way,
 )
 
 SILENCE_S = 0.15
@@ -263,3 +265,22 @@ async def test_a_slow_way_slows_its_sender_instead_of_being_remembered(proxy: Fa
                 taken += len(piece)
     sockets = 16 << 20  # what two kernel buffers and asyncio's may take besides
     assert taken < CHUNK_BYTES * QUEUE_CHUNKS + sockets
+
+
+async def test_a_watcher_spoils_one_connection_and_no_other(
+    proxy: FaultProxy, client: Client, connect: Connect, echo: Echo
+) -> None:
+    """The answer to one request is lost after the server has got it."""
+    other = await connect()
+
+    def watch(connection: Connection, way: Way, chunk: bytes) -> None:
+        if way == "up" and b"fatal" in chunk:
+            connection.on(LimitData(0), "down")
+
+    proxy.watcher = watch
+    for each in (client, other):
+        assert await each.ask(b"fine") == b"fine"
+    client.writer.write(b"fatal")
+    assert await asyncio.wait_for(client.reader.read(), 5) == b""
+    assert echo.sizes == [4, 4, 5]
+    assert await other.ask(b"fine") == b"fine"
