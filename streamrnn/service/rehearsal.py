@@ -12,16 +12,18 @@ import numpy as np
 
 from streamrnn.encode import Encoder
 from streamrnn.model.network import Network
+from streamrnn.packed import PackedRecord, packed
 from streamrnn.records import TickBatch
 from streamrnn.service.config import Settings
 from streamrnn.stream.engine import Engine
+from streamrnn.stream.snapshot import Restored, Snapshots
 
 # Two series with a gap in each, so that forecasts are scored and steps are filled.
 SERIES, STEPS = 2, (0, 1, 3)
 
 
 def rehearse(settings: Settings) -> None:
-    """Steps and encodes a few ticks with an engine of its own; what they say goes nowhere."""
+    """Steps and encodes a few ticks with an engine of its own, whose states are put away and taken back."""
     spec = dataclasses.replace(settings.stream_spec(), series_max=SERIES)
     engine, encoder = Engine(spec), Encoder(spec, settings.input)
     engine.load(Network(settings.model_spec()), "rehearsal")
@@ -40,3 +42,7 @@ def rehearse(settings: Settings) -> None:
     outputs = engine.process(ticks)
     encoder.forecasts(outputs.forecasts, ticks)
     encoder.imputations(outputs.imputations, ticks)
+    snapshots = Snapshots(engine)
+    names, states = snapshots.pack(0, np.arange(SERIES), count, 0)
+    records = [PackedRecord("", 0, i, 0, names[i], states[i]) for i in range(SERIES)]
+    snapshots.restore(0, packed(0, records), Restored())

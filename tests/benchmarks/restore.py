@@ -146,9 +146,11 @@ def main() -> None:
     parser.add_argument("--side")
     options = parser.parse_args()
     if options.side:
+        from streamrnn.service.rehearsal import rehearse
         from streamrnn.service.worker import prepare_process
 
         prepare_process()
+        rehearse(settings(options.side, 2))
         profile = cProfile.Profile()
         if options.profile:
             profile.enable()

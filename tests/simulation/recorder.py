@@ -17,6 +17,7 @@ import numpy as np
 from oracle import Lineage
 from stream import PARTITIONS
 
+from streamrnn.packed import Packed as Block
 from streamrnn.records import I64, Outputs, TickBatch
 from streamrnn.service.worker import Worker
 from streamrnn.stream.snapshot import Restored
@@ -118,12 +119,13 @@ class Watch:
             self._recorder.packed[record] = Packed(self.rows[partition, name.decode()], life, reached)
         return names, records
 
-    def restore(self, partition: int, keys: Sequence[bytes], records: Sequence[bytes], out: Restored) -> None:
+    def restore(self, partition: int, states: Block, out: Restored) -> None:
         table = self._worker.engine.table
         there = set(table.series(partition))
-        self._restore(partition, keys, records, out)
-        for key, record in zip(keys, records, strict=True):
-            packed, where = self._recorder.packed[record], (partition, key.decode())
+        self._restore(partition, states, out)
+        for record in states:
+            assert record.key is not None and record.value is not None
+            packed, where = self._recorder.packed[record.value], (partition, record.key.decode())
             of, rank = self._ranks.get(where, (None, (0, 0)))
             if of is not out or where[1] not in there or rank <= (packed.life, packed.applied):
                 self._ranks[where] = out, (packed.life, packed.applied)
