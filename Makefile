@@ -43,7 +43,7 @@ bench: $(STAMP)  ## Throughput, latency, memory against a real Kafka (KAFKA_HOME
 	$(BIN)/python tests/benchmarks/memory.py
 
 soak: $(STAMP)  ## Ten million ticks with churning series; the process must not grow
-	$(BIN)/python tests/benchmarks/memory.py --ticks 10000000
+	$(BIN)/python tests/benchmarks/soak.py
 
 clean:  ## Remove what was made here
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

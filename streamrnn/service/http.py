@@ -24,6 +24,8 @@ FILES = {
     "app.js": ("app.js", "text/javascript"),
     "style.css": ("style.css", "text/css"),
 }
+# A client that does not take its answer must not hold up the end.
+SHUTDOWN_S = 1.0
 OPEN_PATHS = ("/livez", "/readyz", "/metrics")
 SECURITY_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -64,7 +66,7 @@ class HttpServer:
         app.router.add_get("/api/config", self._config)
         app.router.add_get("/api/series", self._series)
         app.router.add_get("/api/series/{name:.+}", self._one)
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_S)
         await self._runner.setup()
         site = web.TCPSite(self._runner, self.host, self.port)
         await site.start()

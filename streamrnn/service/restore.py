@@ -181,8 +181,8 @@ class Restorer:
         wrong = (found.stands(table.rows_max)[rows] >= checkpoint.at) & (applied < checkpoint.offset)
         return {table.names[row] or "": int(offset) for row, offset in zip(rows[wrong], applied[wrong], strict=True)}
 
-    async def stop(self) -> None:
+    async def stop(self, deadline: Deadline | None = None) -> None:
         reader, self._reader = self._reader, None
         self._pieces = {}
         if reader is not None:
-            await reader.stop(Deadline(2.0))
+            await reader.stop(deadline or Deadline(2.0))

@@ -122,7 +122,7 @@ class Supervisor:
                 self.command += self._without_gpu
             least, most = self._backoff_s
             wait_s = min(most, least * 2 ** (in_a_row - 1)) * random.uniform(0.7, 1.0)  # noqa: S311
-            log.warning("the trainer ended; it is started again", exit_code=code, wait_s=round(wait_s, 1))
+            log.warning("the trainer ended; it is started again", exit_code=code, wait_s=round(wait_s, 3))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), wait_s)
 

@@ -37,6 +37,7 @@ from streamrnn.stream.snapshot import Snapshots
 from streamrnn.transports.base import (
     Deadline,
     OperatorNeeded,
+    Source,
     Transport,
     TransportError,
     Unreadable,
@@ -58,6 +59,8 @@ BACKOFF_S = (0.2, 10.0)
 MODELS_POLL_S = 0.5
 LOOP_PROBE_S = 0.25
 RETRY_LOOK_S = 5.0
+# What of the grace is kept for closing the clients, and how far past their deadline they take when nobody answers.
+CLOSING_SHARE, CLOSING_S, OVERTIME_S = 1 / 3, 5.0, 1.7
 
 
 class GaveUp(TransportError):
@@ -88,16 +91,42 @@ class Worker:
         self._pending: tuple[str, bytes] | None = None
         self._swap_from_s = 0.0
         self._stopping = asyncio.Event()
+        self._limit: asyncio.Timeout | None = None  # of `run`, from `stop` on
+        self._end: Deadline | None = None
         self._rebuilds: deque[float] = deque()
 
     def stop(self) -> None:
-        """Asks for a clean end: the batch in hand is delivered and committed, then `run` returns."""
+        """Asks for a clean end: the batch in hand is delivered and committed, then `run` returns.
+
+        It does so within `shutdown_grace`, whatever the broker does.
+        """
+        if self._end is None:
+            self._end = Deadline(self.settings.shutdown_grace_s)
+            self._limit_run()
         self._stopping.set()
         if self.pump is not None:
             self.pump.stop()
 
     async def run(self) -> None:
         """Runs until `stop`. Raises OperatorNeeded, GaveUp or another TransportError; ends no process by itself."""
+        limit = self._limit = asyncio.timeout(None)
+        try:
+            async with limit:
+                self._limit_run()
+                await self._run()
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            log.warning("stopped at the end of the grace: the broker did not answer; the last batch comes again")
+        finally:
+            self._limit = None
+
+    def _limit_run(self) -> None:
+        if self._limit is not None and self._end is not None:
+            closing_s = min(CLOSING_S, CLOSING_SHARE * self.settings.shutdown_grace_s)
+            self._limit.reschedule(asyncio.get_running_loop().time() + self._end.remaining_s() - closing_s)
+
+    async def _run(self) -> None:
         await self._check_topics()
         self.follower = ModelsFollower(self.transport, self.settings.topics.models)
         await self.follower.start()
@@ -118,7 +147,7 @@ class Worker:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await self.follower.stop(Deadline(5.0))
+            await self.follower.stop(self._closing())
             self.observer.stopped()
 
     # ── topics ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -163,12 +192,18 @@ class Worker:
                     return
                 await self._roll_back(error)
             finally:
-                grace = Deadline(self.settings.shutdown_grace_s)
-                with contextlib.suppress(TransportError):
-                    await source.stop(grace)
-                with contextlib.suppress(TransportError):
-                    await outbox.stop(grace)
-                await restorer.stop()
+                await self._close(source, outbox, restorer)
+
+    async def _close(self, *parts: Source | Outbox | Restorer) -> None:
+        """All at once: without a broker each takes all the time that it is given."""
+        deadline = self._closing()
+        for error in await asyncio.gather(*(part.stop(deadline) for part in parts), return_exceptions=True):
+            if error is not None and not isinstance(error, TransportError):
+                raise error
+
+    def _closing(self) -> Deadline:
+        end_s = CLOSING_S if self._end is None else min(CLOSING_S, self._end.remaining_s() - OVERTIME_S)
+        return Deadline(max(0.0, end_s))
 
     async def _roll_back(self, error: TransportError) -> None:
         """Drops all state with the broken clients; raises GaveUp when that has happened too often."""
@@ -318,12 +353,20 @@ def run(settings: Settings, config_arguments: Sequence[str] = ()) -> None:
 async def _run(settings: Settings, config_arguments: Sequence[str]) -> None:
     observer = WorkerObserver(settings.stream_spec(), settings.effective())
     worker = Worker(settings, KafkaTransport(settings.kafka_settings()), observer, settle_memory)
-    stop_on_signals(worker.stop)
+    supervisor: Supervisor | None = None
+    ending: asyncio.Task[None] | None = None
+
+    def stop() -> None:
+        nonlocal ending
+        worker.stop()
+        if supervisor is not None:
+            ending = asyncio.create_task(supervisor.stop(Deadline(settings.shutdown_grace_s)))
+
+    stop_on_signals(stop)
     token = settings.http.token_file.read_text().strip() if settings.http.token_file else None
     server = HttpServer(observer, settings.http.host, settings.http.port, token)
     await server.start()
     log.info("serving HTTP", url=f"http://{settings.http.host}:{server.port}/")
-    supervisor: Supervisor | None = None
     if settings.train == "auto":
         command = train_command(config_arguments)
         silence_max_s = settings.learn.silence_max / 1000
@@ -332,6 +375,8 @@ async def _run(settings: Settings, config_arguments: Sequence[str]) -> None:
     try:
         await worker.run()
     finally:
-        if supervisor is not None:
+        if ending is not None:
+            await ending
+        elif supervisor is not None:
             await supervisor.stop(Deadline(5.0))
         await server.stop()

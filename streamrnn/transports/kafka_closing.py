@@ -16,7 +16,7 @@ from aiokafka.errors import KafkaError, ProducerClosed
 from streamrnn.transports.base import Deadline
 
 LEAST_S = 0.1
-PART_S = 1.0
+PART_S = 0.5
 _PRODUCER_PARTS = ("_sender", "client")
 
 
@@ -36,7 +36,16 @@ async def drop_producer(producer: Any) -> None:
 
 def _end_flush(producer: Any) -> None:
     """What was not acknowledged by now never will be; a flush that `stop()` left behind waits for it."""
-    producer._message_accumulator.fail_all(ProducerClosed())  # noqa: SLF001
+    accumulator, transactions = producer._message_accumulator, producer._txn_manager  # noqa: SLF001
+    waiting = [batch for batches in accumulator._batches.values() for batch in batches]  # noqa: SLF001
+    # Their own callbacks take them out of this set, and do not look whether a retry has done so before.
+    accumulator._pending_batches.update(waiting)  # noqa: SLF001
+    accumulator.fail_all(ProducerClosed())
+    futures = [batch._drain_waiter for batch in waiting]  # noqa: SLF001
+    futures.append(getattr(transactions, "_transaction_waiter", None))
+    for future in futures:
+        if future is not None and future.done() and not future.cancelled():
+            future.exception()  # looked at, so that it makes no noise
 
 
 async def close_consumer(consumer: Any, deadline: Deadline) -> BaseException | None:

@@ -24,7 +24,9 @@ CHANNELS = '"temp":1.0,"flow":2.0,"pressure":3.0,"vibration":4.0'
 
 async def prepared(broker: Broker, folder: Path, app: str, partitions: int = 2, **changes: Any) -> Settings:
     """The settings of a service whose topics are there."""
-    chosen = load([configure(folder, broker, app, **changes)], {}, {})
+    # Worker and test share a process here: a session as short as that of the kill runs would end by the test's own work.
+    kafka = {"bootstrap_servers": broker.servers, "session_timeout_ms": 6000, "heartbeat_interval_ms": 1000}
+    chosen = load([configure(folder, broker, app, **{"kafka": kafka, **changes})], {}, {})
     await make_topics(broker, chosen, partitions)
     return chosen
 

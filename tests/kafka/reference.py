@@ -109,7 +109,7 @@ async def kept(settings: Settings, blobs: Mapping[str, bytes], partitions: int) 
     while restorer.active:
         await restorer.read()
         done += restorer.apply()
-    await restorer.stop()
+    await restorer.stop(Deadline(5.0))
     return engine, done
 
 

@@ -85,7 +85,7 @@ async def test_a_damaged_batch_costs_no_other_partition_a_record(
             while await lag(broker, chosen.app) > 0:
                 await asyncio.sleep(0.1)
         # What the client had fetched of the damaged batch may have to be thrown away with it.
-        assert worker.observer.metrics.rebuilds._value.get() <= rebuilds + 1
+        assert worker.observer.metrics.rebuilds._value.get() <= rebuilds + 2
     seen = await sources(broker, chosen.app)
     lost = set() if mended else {(1, offset) for offset in range(at, 210)}
     assert set(seen) == {(0, o) for o in range(400)} | {(1, o) for o in range(300)} - lost
@@ -102,7 +102,7 @@ async def test_a_client_whose_fetching_ended_without_a_word_is_built_anew(
         worker.pump._source._consumer._fetcher._fetch_task.cancel()  # type: ignore[union-attr]
         await produce(broker, chosen.input, 0, 50, 50)
         await until(lambda: worker.pump and worker.pump.positions().get(0, (0, 0))[0] == 100)
-        assert worker.observer.metrics.rebuilds._value.get() == 1
+        assert worker.observer.metrics.rebuilds._value.get() >= 1
         assert not worker.unreadable.found
     assert set(await sources(broker, chosen.app)) == {(0, o) for o in range(100)}
 

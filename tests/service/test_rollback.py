@@ -101,14 +101,19 @@ async def roll_back(broker: MemoryBroker, to: str, at_ms: int | None = None) -> 
     await ModelsWriter(transport.sink(), "app.models").point(pointer)
 
 
-async def published(broker: MemoryBroker, count: int) -> None:
-    """Until the gate has put so many in use; each needs news."""
-    step = 10_000 + 100 * len(pointers(broker))
+async def feed_until(broker: MemoryBroker, condition: Callable[[], bool]) -> None:
+    """A round needs news: ticks come as long as the condition does not hold."""
+    step = len(broker.topics["ticks"][0])
     async with asyncio.timeout(20):
-        while sum(p.by == BY_GATE for p in pointers(broker)) < count:
+        while not condition():
             send(broker, 1, first=step)
             step += 1
             await asyncio.sleep(0.01)
+
+
+async def published(broker: MemoryBroker, count: int) -> None:
+    """Until the gate has put so many in use."""
+    await feed_until(broker, lambda: sum(p.by == BY_GATE for p in pointers(broker)) >= count)
 
 
 async def test_a_round_that_was_running_at_the_rollback_is_thrown_away() -> None:
@@ -119,12 +124,10 @@ async def test_a_round_that_was_running_at_the_rollback_is_thrown_away() -> None
         good, bad = (pointer.id for pointer in pointers(broker)[:2])
         rounds.go_on.clear()
         rounds.began.clear()
-        send(broker, 5, first=200)
-        await until(rounds.began.is_set)
+        await feed_until(broker, rounds.began.is_set)
         await roll_back(broker, good)
         before = len(rounds.bases)
         rounds.go_on.set()
-        send(broker, 5, first=300)
         await published(broker, 3)
     told = pointers(broker)
     assert rounds.found[before - 1] not in {pointer.id for pointer in told}
@@ -169,17 +172,12 @@ async def test_weights_that_were_rolled_back_from_are_never_published_again() ->
         assert pointers(broker)[-1].id == bad
         await roll_back(broker, good)
         rounds.bases.clear()
-        for step in range(400, 420):
-            send(broker, 1, first=step)
-            await asyncio.sleep(0.02)
         # Each round finds them again, and each time training goes back to what was rolled back to.
-        await until(lambda: trainer.last == "superseded" and rounds.bases[-2:] == [good, good])
+        await feed_until(broker, lambda: rounds.bases[-3:] == [good, good, good])
         rounds.finds = None
         await published(broker, 3)
-        rounds.finds = network
-        await asyncio.sleep(0.2)
-        send(broker, 20, first=500)
-        await until(lambda: trainer.last == "superseded")
+        rounds.finds, rounds.found = network, []
+        await feed_until(broker, lambda: rounds.found.count(bad) >= 2 and trainer.last == "superseded")
     # Also not after others have served meanwhile: the pointer of the gate carries the refusal on.
     assert bad in pointers(broker)[-1].refused and pointers(broker)[-1].id != bad
     assert sum(pointer.id == bad for pointer in pointers(broker)) == 1

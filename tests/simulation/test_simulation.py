@@ -6,7 +6,7 @@ import pytest
 from run import one, quiet
 from world import Report
 
-SEEDS = 40
+SEEDS = 20
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -14,13 +14,12 @@ def _silence() -> None:
     quiet()
 
 
-@pytest.mark.parametrize("delivery", ["at-least-once", "exactly-once"])
-def test_no_seed_violates_an_invariant(delivery: str) -> None:
+def test_no_seed_violates_an_invariant() -> None:
     fired: set[str] = set()
     for seed in range(SEEDS):
-        _, result = one((seed, delivery))
+        _, result = one((seed, "at-least-once"))
         assert isinstance(result, Report), (
-            f"{result}\nto live it again: python tests/simulation/run.py --seeds 1 --first {seed} --delivery {delivery}"
+            f"{result}\nto live it again: python tests/simulation/run.py --seeds 1 --first {seed} --delivery at-least-once"
         )
         fired |= result.fired.keys()
     assert len(fired) >= 8  # most kinds of fault came up

@@ -319,11 +319,16 @@ class World:
 
     def _check_states(self) -> None:
         """I4, I5: every state is what an uninterrupted run of the same lineage has, bit for bit."""
+        held: set[int] = set()
         for client, (worker, watch) in self.workers.items():
             if len(worker.engine.table) > self.settings.series_max:
                 raise Violation("I6 bounds: more series than series_max")
-            for p in worker.pump.owned if worker.pump is not None else ():
-                self._check_rows(client, worker, watch, p)
+            for p, (position, _) in worker.pump.positions().items() if worker.pump is not None else ():
+                if position == self.broker.end("ticks", p):  # or it was put out, and has not noticed yet
+                    held.add(p)
+                    self._check_rows(client, worker, watch, p)
+        if held != set(range(PARTITIONS)):
+            raise Violation(f"I7 ownership: only partitions {held} are served to their end")
 
     def _check_rows(self, client: str, worker: Worker, watch: Watch, partition: int) -> None:
         table = worker.engine.table
