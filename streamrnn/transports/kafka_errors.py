@@ -21,7 +21,7 @@ from aiokafka.errors import (
     UnsupportedSaslMechanismError,
 )
 
-from streamrnn.transports.base import NotPermitted, TopicMissing, TransportError, Unreadable
+from streamrnn.transports.base import NotPermitted, TransportError, Unreadable
 
 if TYPE_CHECKING:
     from streamrnn.transports.kafka import KafkaSettings
@@ -47,7 +47,8 @@ def explained(error: BaseException, settings: KafkaSettings, doing: str) -> Tran
     if isinstance(error, FORBIDDEN):
         return NotPermitted(f"{where}: not permitted ({error}); deploy/README.md lists the ACLs that are needed")
     if isinstance(error, UnknownTopicOrPartitionError):
-        return TopicMissing(f"{where}: no such topic ({error}); `streamrnn topics --create` makes what is missing")
+        # The client says so, too, when it could not ask: whether it is missing is for KafkaAdmin.describe to say.
+        return TransportError(f"{where}: the client knows no such topic; it was deleted, or the broker is away")
     if isinstance(error, ssl.SSLCertVerificationError):
         why = error.verify_message.rstrip(".")
         return TransportError(

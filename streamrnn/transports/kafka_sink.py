@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from aiokafka import AIOKafkaProducer, TopicPartition
-from aiokafka.errors import IllegalOperation, KafkaError
+from aiokafka.errors import IllegalOperation, KafkaError, UnknownTopicOrPartitionError
 from aiokafka.structs import OffsetAndMetadata
 
 from streamrnn.transports.base import Committed, Deadline, DeliveryFailed, OperatorNeeded, TopicMissing, TransportError
+from streamrnn.transports.kafka_admin import KafkaAdmin
 from streamrnn.transports.kafka_closing import close_producer, drop_producer
 from streamrnn.transports.kafka_errors import explained
 from streamrnn.transports.kafka_starting import start_client
@@ -114,12 +115,19 @@ class KafkaSink:
 
     async def partitions_for(self, topic: str) -> int:
         try:
-            partitions = await self._producer.partitions_for(topic)
+            return len(await self._producer.partitions_for(topic))
+        except UnknownTopicOrPartitionError:  # or there was no answer: asked again by one who tells the two apart
+            admin = KafkaAdmin(self._settings)
+            await admin.start()
+            try:
+                partitions = (await admin.describe([topic]))[topic]
+            finally:
+                await admin.stop()
+            if partitions is None:
+                raise TopicMissing(f"no topic {topic!r}: `streamrnn topics --create` makes it") from None
+            return partitions
         except (KafkaError, OSError) as error:
             raise explained(error, self._settings, f"asking for topic {topic}") from error
-        if not partitions:
-            raise TopicMissing(f"no topic {topic!r}: `streamrnn topics --create` makes it")
-        return len(partitions)
 
     async def seal(self) -> KafkaDelivery:
         for where in list(self._open):
