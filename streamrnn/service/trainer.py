@@ -322,12 +322,19 @@ class Trainer:
         """What came in the models topic: weights that became current, and who put them there."""
         for model, blob in found:
             self._adopt(model, blob)
-        if follower.pointer is not self._pointer:
-            self._pointer = follower.pointer
-            if self._pointer is not None and self._pointer.by == BY_OPERATOR:
-                hold_ms = self.settings.learn.rollback_hold
-                since_ms = self._now_ms() - self._pointer.at_ms
-                self._publish_from_s = clock_s() + min(hold_ms, max(0, hold_ms - since_ms)) / 1000
+        pointer = follower.pointer
+        if pointer is None or pointer is self._pointer:
+            return
+        self._pointer = pointer
+        if pointer.by == BY_OPERATOR:
+            hold_ms = self.settings.learn.rollback_hold
+            since_ms = self._now_ms() - pointer.at_ms
+            self._publish_from_s = clock_s() + min(hold_ms, max(0, hold_ms - since_ms)) / 1000
+        if pointer.id != self._incumbent_id:
+            # No news to a follower that never saw our own pointer before one that goes back from it.
+            whole = follower.blob(pointer.id)
+            if whole is not None:
+                self._adopt(pointer.id, whole)
 
     def _adopt(self, model: str, blob: bytes) -> None:
         """Weights that became current and are not our own: a rollback, another trainer's, or from before a restart."""

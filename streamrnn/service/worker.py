@@ -59,6 +59,8 @@ BACKOFF_S = (0.2, 10.0)
 MODELS_POLL_S = 0.5
 LOOP_PROBE_S = 0.25
 RETRY_LOOK_S = 5.0
+# How long broken clients are given to leave in good order.
+LEAVING_S = 2.0
 # What of the grace is kept for closing the clients, and how far past their deadline they take when nobody answers.
 CLOSING_SHARE, CLOSING_S, OVERTIME_S = 1 / 3, 5.0, 1.7
 
@@ -202,8 +204,9 @@ class Worker:
                 raise error
 
     def _closing(self) -> Deadline:
-        end_s = CLOSING_S if self._end is None else min(CLOSING_S, self._end.remaining_s() - OVERTIME_S)
-        return Deadline(max(0.0, end_s))
+        if self._end is None:
+            return Deadline(LEAVING_S)
+        return Deadline(max(0.0, min(CLOSING_S, self._end.remaining_s() - OVERTIME_S)))
 
     async def _roll_back(self, error: TransportError) -> None:
         """Drops all state with the broken clients; raises GaveUp when that has happened too often."""

@@ -19,6 +19,8 @@ from streamrnn.service.worker import Worker
 from streamrnn.transports.base import TopicNeed
 from streamrnn.transports.kafka import KafkaSettings, KafkaTransport
 
+# A second of event time each: the ticks of a long test must not come to lie in the future.
+BACK_MS = 1_000_000_000
 CHANNELS = '"temp":1.0,"flow":2.0,"pressure":3.0,"vibration":4.0'
 
 
@@ -54,10 +56,14 @@ async def produce(broker: Broker, topic: str, partition: int, first: int, count:
     """`count` ticks of one series, each batch of its own request, so that it can be damaged alone."""
     producer = AIOKafkaProducer(bootstrap_servers=broker.servers)
     await producer.start()
-    begin = int(time.time() * 1000) - 10_000_000
-    for step in range(first, first + count):
-        value = f'{{"series":"s{partition}","ts":{begin + 1000 * step},"values":{{{CHANNELS}}},"step":"{step:05d}"}}'
-        sent = await producer.send(topic, value.encode(), partition=partition, timestamp_ms=begin + 1000 * step)
-        if step % 10 == 9:
-            await sent
-    await producer.stop()
+    try:
+        begin = int(time.time() * 1000) - BACK_MS
+        for step in range(first, first + count):
+            value = (
+                f'{{"series":"s{partition}","ts":{begin + 1000 * step},"values":{{{CHANNELS}}},"step":"{step:05d}"}}'
+            )
+            sent = await producer.send(topic, value.encode(), partition=partition, timestamp_ms=begin + 1000 * step)
+            if step % 10 == 9:
+                await sent
+    finally:
+        await producer.stop()

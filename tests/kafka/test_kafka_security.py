@@ -224,7 +224,7 @@ async def permitted(
     return config, chosen, permissions
 
 
-@pytest.mark.parametrize("delivery", ["at-least-once", "exactly-once"])
+@pytest.mark.parametrize("delivery", [pytest.param("at-least-once", marks=pytest.mark.kafka_long), "exactly-once"])
 async def test_the_documented_permissions_are_enough(
     secure: SecureBroker, keys: Keys, tmp_path: Path, unique: Callable[[str], str], delivery: str
 ) -> None:
@@ -286,6 +286,7 @@ async def test_a_worker_that_may_not_ends_at_once(
     assert "rebuilt" not in said
 
 
+@pytest.mark.kafka_long
 async def test_a_permission_taken_away_ends_the_worker_with_nothing_committed(
     secure: SecureBroker, keys: Keys, tmp_path: Path, unique: Callable[[str], str]
 ) -> None:
@@ -306,6 +307,7 @@ async def test_a_permission_taken_away_ends_the_worker_with_nothing_committed(
 # ── what must stay secret ────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.kafka_long
 async def test_secrets_are_nowhere_to_be_read(
     secure: SecureBroker, keys: Keys, tmp_path: Path, unique: Callable[[str], str]
 ) -> None:

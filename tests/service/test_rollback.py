@@ -185,6 +185,26 @@ async def test_weights_that_were_rolled_back_from_are_never_published_again() ->
     assert bad not in rolled_back(pointers(broker)[-1], bad, 0).refused
 
 
+async def test_a_rollback_right_behind_the_trainers_own_pointer_is_seen() -> None:
+    """Both are read at once, and end where the reader was: still the trainer must go back."""
+    chosen, broker = made(**QUICK)
+    send(broker, 100)
+    async with training(chosen, MemoryTransport(broker)) as (trainer, _):
+        await published(broker, 1)
+        good, follower = pointers(broker)[-1].id, ModelsFollower(MemoryTransport(broker), "app.models")
+        await follower.start()
+        await follower.catch_up()
+        bad, blob, network = fresh(chosen, 7)
+        writer = ModelsWriter(MemoryTransport(broker).sink(), "app.models")
+        await writer.upload(bad, blob, {}, 0)
+        await follower.catch_up()
+        trainer._incumbent_id, trainer.learner.incumbent = bad, network  # as after publishing
+        await writer.point(Pointer(bad, base=good))
+        await roll_back(broker, good)
+        trainer._follow(follower, await follower.catch_up())
+        assert trainer.learner.incumbent is not None and weights_id(trainer.learner.incumbent) == good
+
+
 async def test_a_pointer_that_crossed_the_operators_is_ignored_and_taken_back() -> None:
     chosen, broker = made(**{**QUICK, "learn.min_steps": 10**6})
     transport = MemoryTransport(broker)
