@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -171,8 +172,15 @@ class SecureBroker(Broker):
             )
             for kind, pattern, name, operation in permissions
         ]  # fmt: skip
-        for done in [*admin.delete_acls([every]).values(), *(admin.create_acls(bindings) if bindings else {}).values()]:
+        # One after the other: sent together, what is permitted may be deleted along with what was.
+        for done in admin.delete_acls([every]).values():
             done.result(10)
+        for done in (admin.create_acls(bindings) if bindings else {}).values():
+            done.result(10)
+        deadline = time.monotonic() + 10
+        while {str(binding) for binding in admin.describe_acls(every).result(10)} != {str(each) for each in bindings}:
+            assert time.monotonic() < deadline, "the broker does not come to know its permissions"
+            time.sleep(0.05)
 
     def change_password(self, user: str, password: str) -> None:
         """For logins by SCRAM-SHA-512 from now on."""
