@@ -194,11 +194,13 @@ class Checkpointer:
                 piece.values.append(None)
         del known.gone[:limit]
 
-    def let_go(self) -> tuple[int, int]:
-        """(series that are still to be deleted from the changelog, their bound)"""
+    def let_go(self, batches: int) -> tuple[int, int]:
+        """(series that are still to be deleted from the changelog, their bound); `batches`: records that may be taken in
+        while a checkpoint waits for its offset to be committed, which the next one waits for."""
         count = len(self._engine.table.gone) + sum(len(known.gone) for known in self._partitions.values())
+        rows_max = self._engine.table.rows_max
         # A checkpoint begins after so many records, a record lets go of one series at most, then more leave than come.
-        return count, max(1, len(self._partitions)) * 2 * self._settings.records + self._engine.table.rows_max
+        return count, max(1, len(self._partitions)) * (2 * self._settings.records + batches) + rows_max
 
     # ── what became of it ────────────────────────────────────────────────────────────────────────────────────────
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -164,6 +164,10 @@ class _Group:
 Processed = tuple[Outputs, TickBatch, Sequence[Rejected], tuple[int, int, int], Timing]
 
 
+async def _nothing_new() -> None:
+    """Where no models topic is followed."""
+
+
 class Pump:
     """Owns the positions of the assigned partitions; is the Source's rebalance listener."""
 
@@ -180,6 +184,7 @@ class Pump:
         checkpointer: Checkpointer,
         between_batches: Callable[[], None] = lambda: None,
         load_weights: Callable[[str], bool] = lambda weights: False,
+        catch_up: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.settings = settings
         self.owned: dict[int, _Owned] = {}
@@ -187,6 +192,7 @@ class Pump:
         self._engine, self._publisher, self._observer = engine, publisher, observer
         self._restorer, self._checkpointer = restorer, checkpointer
         self._between_batches, self._load_weights = between_batches, load_weights
+        self._catch_up = catch_up if catch_up is not None else _nothing_new
         self._points = ReplayPoints(engine.spec)
         self._lock = asyncio.Lock()
         self._epoch = 0  # of ownership: commits of an older one are dropped
@@ -577,6 +583,9 @@ class Pump:
 
     async def _restore_some(self) -> None:
         await self._restorer.read()
+        if not all(self._engine.has(weights) for weights in self._restorer.weights()):
+            # Another worker may have had them before they came here: not known yet is not gone.
+            await self._catch_up()
         async with self._lock:
             for done in self._restorer.apply():
                 self._open(done)
@@ -710,6 +719,6 @@ class Pump:
             "bytes_in_flight": self._outbox.in_flight_bytes(),
             "ticks_held_back": (self._engine.front.ticks_held, table.rows_max * self._engine.spec.pending_max),
             "states_waiting": (sum(piece.rows for piece in states), rows_max),
-            "series_let_go": self._checkpointer.let_go(),
+            "series_let_go": self._checkpointer.let_go((settings.in_flight_max + 2) * settings.records_max),
             "series_parked": (sum(parked.series for parked in self._parked.values()), table.rows_max),
         }

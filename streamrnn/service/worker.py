@@ -176,7 +176,7 @@ class Worker:
                 await publisher.check(await outbox.start())
                 self.pump = Pump(
                     source, outbox, self.decoder, self.engine, publisher, self.observer, self._pump_settings(),
-                    restorer, self._checkpointer(), self._swap, self._load_again,
+                    restorer, self._checkpointer(), self._swap, self._load_again, self._catch_up_with_models,
                 )  # fmt: skip
                 self.observer.buffers = self.pump.buffers
                 self.pump.limit(self.unreadable.limits)
@@ -291,6 +291,13 @@ class Worker:
         self._swap_from_s = clock_s() + self.settings.learn.swap_min / 1000
         self.observer.swapped(model, meta)
         log.info("weights swapped in", model=model, loss=meta.loss)
+
+    async def _catch_up_with_models(self) -> None:
+        """All weights that there are are known after this; those of a damaged topic are gone."""
+        assert self.follower is not None  # noqa: S101
+        with contextlib.suppress(Unreadable):
+            for weights in await self.follower.catch_up(self.settings.delivery_timeout_s):
+                self._pending = weights
 
     def _load_again(self, model: str) -> bool:
         """Weights that a restored partition must be replayed with, from the models topic if they are still there."""

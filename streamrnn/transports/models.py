@@ -15,6 +15,7 @@ An operator's word stands: a pointer of the gate's that was decided upon before 
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
@@ -114,6 +115,7 @@ class ModelsFollower:
         self._told: str | None = None
         self._came = False
         self._broken = False  # the reader
+        self._reading = asyncio.Lock()  # of whoever asks: a reader serves one at a time
         self._end = 0  # of the topic when the reader began: before it, an older pointer may look like news
         self.ignored: dict[str, int] = {}  # reason → how many
 
@@ -123,17 +125,26 @@ class ModelsFollower:
         self._end = (await self._reader.end_offsets())[0]
 
     async def catch_up(self, timeout_s: float = 60.0) -> list[tuple[str, bytes]]:
-        """Reads to the end the topic has now; returns the current (id, blob), or nothing where there are none yet."""
-        end = (await self._reader.end_offsets())[0]
+        """Reads to the end the topic has now; returns the current (id, blob) where it is news."""
         deadline = Deadline(timeout_s)
-        while self._reader.position(0) < end:
-            self._take(await self._reader.poll(200, 500))
-            if deadline.passed:
-                raise TransportError(f"the models topic {self._topic} could not be read to its end in {timeout_s} s")
+        async with self._reading:
+            await self._read(0)
+            end = (await self._reader.end_offsets())[0]
+            while self._reader.position(0) < end:
+                await self._read(200)
+                if deadline.passed:
+                    raise TransportError(
+                        f"the models topic {self._topic} could not be read to its end in {timeout_s} s"
+                    )
         return self._news()
 
     async def poll(self, timeout_ms: int = 0) -> list[tuple[str, bytes]]:
         """What newly became current, if anything. After an error the next call begins with a new reader."""
+        async with self._reading:
+            await self._read(timeout_ms)
+        return self._news() if self._reader.position(0) >= self._end else []
+
+    async def _read(self, timeout_ms: int) -> None:
         try:
             if self._broken:
                 await self._reader.stop(Deadline(2.0))
@@ -144,7 +155,6 @@ class ModelsFollower:
         except TransportError:
             self._broken = True
             raise
-        return self._news() if self._reader.position(0) >= self._end else []
 
     async def stop(self, deadline: Deadline) -> None:
         await self._reader.stop(deadline)
