@@ -161,6 +161,7 @@ class FrontEnd:
         part, offset = batch.partition[begin:stop], batch.offset[begin:stop]
         ts, record_ts = batch.ts_ms[begin:stop], batch.record_ts_ms[begin:stop]
         values = batch.values[begin:stop]
+        rested = state.resting[: self.table.used].copy()
         if self._plain and not self._held and not (channel >= 0).any():
             out = self._align_compiled(state, slot, part, offset, ts, record_ts, values, status)
         else:
@@ -169,6 +170,8 @@ class FrontEnd:
         frame_slot, step, frame_ts, kind, tick, frame_values, skipped = out
         self.table.changed[slot] = True
         self.table.changed[frame_slot] = True
+        # A series that has no gap left to be filled comes to rest without a frame.
+        self.table.changed[: self.table.used] |= state.resting[: self.table.used] > rested
         rejected: list[tuple[int, Reason, str]] = []
         if status.any():
             for i in np.flatnonzero(status):

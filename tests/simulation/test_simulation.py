@@ -14,12 +14,13 @@ def _silence() -> None:
     quiet()
 
 
-def test_no_seed_violates_an_invariant() -> None:
+@pytest.mark.parametrize("delivery", ["at-least-once", "exactly-once"])
+def test_no_seed_violates_an_invariant(delivery: str) -> None:
     fired: set[str] = set()
     for seed in range(SEEDS):
-        _, result = one((seed, "at-least-once"))
+        _, result = one((seed, delivery))
         assert isinstance(result, Report), (
-            f"{result}\nto live it again: python tests/simulation/run.py --seeds 1 --first {seed} --delivery at-least-once"
+            f"{result}\nto live it again: python tests/simulation/run.py --seeds 1 --first {seed} --delivery {delivery}"
         )
         fired |= result.fired.keys()
     assert len(fired) >= 8  # most kinds of fault came up

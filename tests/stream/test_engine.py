@@ -312,3 +312,16 @@ def test_the_state_of_a_series_has_the_size_that_was_promised() -> None:
     stream = spec(channels=("a", "b", "c", "d"), horizon=12, burn_in=64)
     served = engine(stream, hidden=64, layers=2)
     assert served.table.row_bytes() <= 8 * 1024
+
+
+@pytest.mark.parametrize("lateness", [0, 1000])
+def test_a_series_that_comes_to_rest_without_a_frame_counts_as_changed(lateness: int) -> None:
+    """Or its changelog would say that it is awake."""
+    made = Engine(spec(idle_after_ms=4000, gap_max=0, lateness_ms=lateness))
+    first = batch(["a", "b"], [0, 0], np.ones((2, len(made.spec.channels))))
+    made.process(first)
+    made.table.changed[:] = False
+    made.process(batch(["b"], [60_000], np.ones((1, len(made.spec.channels)))))
+    row = made.table.find(0, "a")
+    assert row is not None and made.table.columns["resting"][row]
+    assert made.table.changed[row]
