@@ -57,6 +57,7 @@ REBUILDS_MAX = 10
 REBUILD_WINDOW_S = 600.0
 BACKOFF_S = (0.2, 10.0)
 MODELS_POLL_S = 0.5
+MODELS_ATTEMPTS = 3
 LOOP_PROBE_S = 0.25
 RETRY_LOOK_S = 5.0
 # How long broken clients are given to leave in good order.
@@ -134,13 +135,7 @@ class Worker:
         await self.follower.start()
         tasks: list[asyncio.Task[None]] = []
         try:
-            try:
-                for weights in await self.follower.catch_up():
-                    self._pending = weights
-            except Unreadable as error:
-                log.error(
-                    "the models topic is damaged: persistence serves until weights are published anew", error=str(error)
-                )
+            await self._catch_up_with_models()
             self._swap()
             beside = (self._follow_models(), self._probe_loop(), self._retry_unreadable())
             tasks = [asyncio.create_task(work) for work in beside]
@@ -295,9 +290,14 @@ class Worker:
     async def _catch_up_with_models(self) -> None:
         """All weights that there are are known after this; those of a damaged topic are gone."""
         assert self.follower is not None  # noqa: S101
-        with contextlib.suppress(Unreadable):
-            for weights in await self.follower.catch_up(self.settings.delivery_timeout_s):
-                self._pending = weights
+        for attempt in range(MODELS_ATTEMPTS):
+            try:
+                for weights in await self.follower.catch_up(self.settings.delivery_timeout_s):
+                    self._pending = weights
+                return
+            except Unreadable as error:  # a damaged transfer is no damaged log
+                if attempt + 1 == MODELS_ATTEMPTS:
+                    log.error("the models topic is damaged: what is in it counts as gone", error=str(error))
 
     def _load_again(self, model: str) -> bool:
         """Weights that a restored partition must be replayed with, from the models topic if they are still there."""
