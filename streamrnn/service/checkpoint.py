@@ -117,14 +117,23 @@ class Checkpointer:
     # ── what goes with a batch ───────────────────────────────────────────────────────────────────────────────────
 
     def start(self, partition: int) -> Slice:
-        """The first record of a partition that starts with nothing: replay from where it begins."""
+        """The first record of a partition that starts with nothing, or comes back: replay from where it says."""
         return Slice(partition, [CHECKPOINT], [encode_checkpoint(self._partitions[partition].written)])
 
-    def swapped(self, partition: int, offset: int, weights: str) -> Slice:
-        """Other weights from this offset on: to leave with the batch that they serve first."""
+    def swapped(self, partition: int, offset: int, weights: str) -> Slice | None:
+        """What is live from this offset on is of these weights: to leave with the batch that they serve first.
+
+        None where the changelog says so already. What it says of later offsets came from an owner whose batches were
+        not committed, and does not hold.
+        """
         known = self._partitions[partition]
-        known.swaps.append((offset, weights))
-        known.written = msgspec.structs.replace(known.written, swaps=tuple(known.swaps))
+        earlier = [swap for swap in known.swaps if swap[0] < offset]
+        before = msgspec.structs.replace(known.written, swaps=tuple(earlier)).weights_at(offset)
+        swaps = [*earlier, (offset, weights)] if before != weights else earlier
+        if swaps == known.swaps:
+            return None
+        known.swaps = swaps
+        known.written = msgspec.structs.replace(known.written, swaps=tuple(swaps))
         return Slice(partition, [CHECKPOINT], [encode_checkpoint(known.written)])
 
     def take(self, partition: int, position: int, limit: int, force: bool = False) -> Slice | None:

@@ -126,6 +126,7 @@ class _Owned:
     committed: int
     weights: str
     checkpoint: Checkpoint | None = None  # whose swaps the replay repeats
+    live: bool = False  # something was processed whose outputs are emitted
     moved_s: float = field(default_factory=clock_s)
 
     @property
@@ -336,9 +337,11 @@ class Pump:
                 owned.weights = weights
                 replays.append(group)
             if at < len(chunk):
-                if owned.weights != serving:
-                    swaps.append(self._checkpointer.swapped(partition, chunk[at].offset, serving))
-                    owned.weights = serving
+                if owned.weights != serving or not owned.live:
+                    swap = self._checkpointer.swapped(partition, chunk[at].offset, serving)
+                    if swap is not None:
+                        swaps.append(swap)
+                    owned.weights, owned.live = serving, True
                 live.records += chunk[at:] if at else chunk
             ends[partition] = owned.position = chunk[-1].offset + 1
             owned.moved_s = clock_s()
@@ -378,7 +381,8 @@ class Pump:
     async def _send(self, offsets: Mapping[int, Committed], first: Iterable[Slice], taken: list[Slice]) -> None:
         """Appends the states that may leave, seals, and puts the delivery in flight."""
         checkpointer = self._checkpointer
-        leaving, self._ready = [*first, *self._ready], []
+        # Swaps last: what waited may hold a checkpoint record that does not know of them.
+        leaving, self._ready = [*self._ready, *first], []
         if self._outbox.exactly_once:
             # Outputs, states, checkpoint and offset are one transaction: nothing has to wait for anything.
             leaving += taken
@@ -570,6 +574,8 @@ class Pump:
             if parked is not None and parked.states is not None:
                 if known is not None and known.offset == parked.owned.position:
                     self._checkpointer.resume(partition, parked.states)
+                    # Who had it in between may have written of swaps, and committed nothing.
+                    self._ready.append(self._checkpointer.start(partition))
                     self._serve(partition, parked.owned)
                     log.info("partition given back: its state was still here", partition=partition)
                     continue
