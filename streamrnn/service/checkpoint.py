@@ -32,6 +32,8 @@ from streamrnn.transports.changelog import CHECKPOINT, SERIES, Checkpoint, encod
 
 # Rows that a batch permits at least; one of more records permits as many as it has records.
 SLICE_ROWS = 256
+# Swaps before its offset that a checkpoint remembers.
+EARLIER_MAX = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +260,10 @@ class Checkpointer:
         swaps = tuple(swap for swap in known.swaps if swap[0] > offset)
         weights = known.written.weights_at(offset)
         at = known.end + known.unacknowledged if known.end >= 0 else -1
-        known.written = msgspec.structs.replace(known.waiting, weights=weights, swaps=swaps, at=at)
+        past = [*known.written.earlier, (known.written.offset, known.written.weights)]
+        past += [swap for swap in known.swaps if swap[0] <= offset]
+        earlier = tuple(past[i] for i in range(len(past)) if i == 0 or past[i][1] != past[i - 1][1])[-EARLIER_MAX:]
+        known.written = msgspec.structs.replace(known.waiting, weights=weights, swaps=swaps, earlier=earlier, at=at)
         known.swaps, known.waiting = list(swaps), None
         self._told(partition, known.written.offset, self.rows_written)
         return Slice(partition, [CHECKPOINT], [encode_checkpoint(known.written)])

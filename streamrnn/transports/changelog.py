@@ -42,13 +42,15 @@ class Checkpoint(msgspec.Struct, forbid_unknown_fields=False):
     event_time_ms: int | None
     life: int
     swaps: tuple[tuple[int, str], ...] = ()
+    # The same before `offset`, as far back as it is known: for states that a stranger wrote over with older ones.
+    earlier: tuple[tuple[int, str], ...] = ()
     at: int = -1  # the changelog's offset where this was to stand, had nobody else written; -1: nobody else can
     version: int = VERSION
 
     def weights_at(self, offset: int) -> str:
         """The weights that were in use at an input offset."""
         used = self.weights
-        for since, weights in self.swaps:
+        for since, weights in self.swaps if offset >= self.offset else self.earlier:
             if since <= offset:
                 used = weights
         return used
