@@ -25,15 +25,23 @@ from dataclasses import dataclass, field
 import msgspec
 
 from streamrnn.records import I64
+from streamrnn.service.restart import HISTORY_MAX
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.snapshot import Snapshots
 from streamrnn.transports.base import Sink, clock_s
-from streamrnn.transports.changelog import CHECKPOINT, SERIES, Checkpoint, encode_checkpoint, layout_key, series_key
+from streamrnn.transports.changelog import (
+    CHECKPOINT,
+    SERIES,
+    Checkpoint,
+    History,
+    encode_checkpoint,
+    layout_key,
+    series_key,
+    weights_at,
+)
 
 # Rows that a batch permits at least; one of more records permits as many as it has records.
 SLICE_ROWS = 256
-# Swaps before its offset that a checkpoint remembers.
-EARLIER_MAX = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +80,7 @@ class Parked:
 
     written: Checkpoint
     began_s: float
-    swaps: list[tuple[int, str]] = field(default_factory=list)  # since `written.offset`
+    history: History  # of the weights, since `written.offset` or longer
     layouts: set[int] = field(default_factory=set)  # described in the partition by now
     gone: list[str] = field(default_factory=list)
     cycle: _Cycle | None = None
@@ -101,10 +109,12 @@ class Checkpointer:
         self.rows_written = 0
         engine.table.keep_gone = True
 
-    def begin(self, partition: int, checkpoint: Checkpoint, end: int, strays: Sequence[str] = ()) -> None:
+    def begin(
+        self, partition: int, checkpoint: Checkpoint, history: History, end: int, strays: Sequence[str] = ()
+    ) -> None:
         """A partition was restored, or starts with nothing; its changelog was read up to `end`. `strays` are states to
         be deleted from it."""
-        self._partitions[partition] = Parked(checkpoint, clock_s(), list(checkpoint.swaps), gone=list(strays), end=end)
+        self._partitions[partition] = Parked(checkpoint, clock_s(), history, gone=list(strays), end=end)
 
     def park(self, partition: int) -> Parked | None:
         """The partition is given up; what `resume` needs, should it come back before anyone has moved it."""
@@ -129,14 +139,17 @@ class Checkpointer:
         not committed, and does not hold.
         """
         known = self._partitions[partition]
-        earlier = [swap for swap in known.swaps if swap[0] < offset]
-        before = msgspec.structs.replace(known.written, swaps=tuple(earlier)).weights_at(offset)
-        swaps = [*earlier, (offset, weights)] if before != weights else earlier
-        if swaps == known.swaps:
+        earlier = tuple(use for use in known.history if use[0] < offset)
+        history = earlier if earlier and earlier[-1][1] == weights else (*earlier, (offset, weights))
+        if history == known.history:
             return None
-        known.swaps = swaps
-        known.written = msgspec.structs.replace(known.written, swaps=tuple(swaps))
+        known.history = history
+        known.written = _told_of(known.written, history)
         return Slice(partition, [CHECKPOINT], [encode_checkpoint(known.written)])
+
+    def history(self, partition: int) -> History:
+        """Which weights the partition's ticks were processed with, as far back as it is kept."""
+        return self._partitions[partition].history
 
     def take(self, partition: int, position: int, limit: int, force: bool = False) -> Slice | None:
         """The next slice of changed rows, `limit` of them at most, when there is something to write by now.
@@ -233,6 +246,11 @@ class Checkpointer:
                     self._written_by_another(partition, known)
                 known.end = first + count if first >= 0 else -1
 
+    def strange_writes(self, partition: int) -> int:
+        """How often somebody else was seen to have written into a partition's changelog."""
+        known = self._partitions.get(partition)
+        return known.strange_writes if known is not None else 0
+
     def _written_by_another(self, partition: int, known: Parked) -> None:
         """Whatever the stranger wrote over is written once more, and no checkpoint holds before that."""
         self._engine.table.changed[list(self._engine.table.series(partition).values())] = True
@@ -256,15 +274,9 @@ class Checkpointer:
         if known is None or known.waiting is None or known.waiting.offset > committed:
             return None
         # Weights that came into use since it began, even right where it begins, are known by now.
-        offset = known.waiting.offset
-        swaps = tuple(swap for swap in known.swaps if swap[0] > offset)
-        weights = known.written.weights_at(offset)
         at = known.end + known.unacknowledged if known.end >= 0 else -1
-        past = [*known.written.earlier, (known.written.offset, known.written.weights)]
-        past += [swap for swap in known.swaps if swap[0] <= offset]
-        earlier = tuple(past[i] for i in range(len(past)) if i == 0 or past[i][1] != past[i - 1][1])[-EARLIER_MAX:]
-        known.written = msgspec.structs.replace(known.waiting, weights=weights, swaps=swaps, earlier=earlier, at=at)
-        known.swaps, known.waiting = list(swaps), None
+        known.written = _told_of(msgspec.structs.replace(known.waiting, at=at), known.history)
+        known.history, known.waiting = known.history[-max(HISTORY_MAX, 1 + len(known.written.swaps)) :], None
         self._told(partition, known.written.offset, self.rows_written)
         return Slice(partition, [CHECKPOINT], [encode_checkpoint(known.written)])
 
@@ -281,3 +293,9 @@ class Checkpointer:
         if piece.keys:
             count = len(piece.keys)
             await sink.append_many(self.topic, piece.partition, piece.keys, piece.values, [timestamp_ms] * count)
+
+
+def _told_of(checkpoint: Checkpoint, history: History) -> Checkpoint:
+    """The checkpoint with the weights of its offset, and the swaps since."""
+    swaps = tuple(use for use in history if use[0] > checkpoint.offset)
+    return msgspec.structs.replace(checkpoint, weights=weights_at(history, checkpoint.offset), swaps=swaps)

@@ -34,7 +34,7 @@ from streamrnn.records import Outputs, Record, Rejected, TickBatch
 from streamrnn.service.checkpoint import SLICE_ROWS, Checkpointer, Parked, Slice
 from streamrnn.service.outbox import Outbox
 from streamrnn.service.publish import Publisher
-from streamrnn.service.restart import ReplayPoints, committed_with, starting_points
+from streamrnn.service.restart import ReplayPoints, committed_with, history_of, starting_points
 from streamrnn.service.restore import Restoration, Restorer
 from streamrnn.stream.engine import Engine
 from streamrnn.transports.base import (
@@ -46,7 +46,7 @@ from streamrnn.transports.base import (
     TransportError,
     clock_s,
 )
-from streamrnn.transports.changelog import Checkpoint
+from streamrnn.transports.changelog import Checkpoint, History, weights_at
 
 log = structlog.get_logger(__name__)
 
@@ -125,7 +125,7 @@ class _Owned:
     emit_from: int
     committed: int
     weights: str
-    checkpoint: Checkpoint | None = None  # whose swaps the replay repeats
+    history: History = ()  # of the weights that the replay repeats
     live: bool = False  # something was processed whose outputs are emitted
     moved_s: float = field(default_factory=clock_s)
 
@@ -302,7 +302,9 @@ class Pump:
         swaps, self._record_ms = taken, groups[-1].records[-1].timestamp
         slices = self._take_states(ends, count)
         offsets = {
-            p: committed_with(end, self._replay_from(p, end)) for p, end in ends.items() if not self.owned[p].replaying
+            p: committed_with(end, self._replay_from(p, end), self._checkpointer.history(p))
+            for p, end in ends.items()
+            if not self.owned[p].replaying
         }
         await self._send(offsets, swaps, slices)
         return processed
@@ -349,9 +351,9 @@ class Pump:
 
     def _weights_at(self, owned: _Owned, offset: int) -> str:
         """The weights to replay with; those in use where the recorded ones are gone from the models topic."""
-        if owned.checkpoint is None:
+        if not owned.history:
             return owned.weights
-        weights = owned.checkpoint.weights_at(offset)
+        weights = weights_at(owned.history, offset)
         if self._engine.has(weights):
             return weights
         serving = self._engine.model
@@ -359,7 +361,7 @@ class Pump:
             self._engine.use(serving)
             return weights
         log.error("weights of the time are gone: the replay uses those in use now", weights=weights, instead=serving)
-        owned.checkpoint = None
+        owned.history = ()
         owned.weights = serving
         return serving
 
@@ -525,7 +527,10 @@ class Pump:
         await self._drain(deadline)
         checkpointer = self._checkpointer
         settled = {p: o.position for p, o in self.owned.items() if o.position == o.committed and not o.replaying}
+        strange = {p: checkpointer.strange_writes(p) for p in settled}
         while deadline.remaining_s() > 0.5:
+            # Where somebody else has begun to write, he is the owner: answering each other would have no end.
+            settled = {p: at for p, at in settled.items() if checkpointer.strange_writes(p) == strange[p]}
             for partition, position in settled.items():
                 if not checkpointer.completes(partition, position):
                     piece = checkpointer.take(partition, position, FLUSH_ROWS, force=True)
@@ -589,7 +594,12 @@ class Pump:
 
     async def _restore_some(self) -> None:
         await self._restorer.read()
-        if not all(self._engine.has(weights) for weights in self._restorer.weights()):
+        histories = [
+            history_of(self._waiting[p].committed, checkpoint)
+            for p, checkpoint in self._restorer.checkpoints().items()
+            if p in self._waiting
+        ]
+        if not all(self._engine.has(weights) for history in histories for _, weights in history):
             # Another worker may have had them before they came here: not known yet is not gone.
             await self._catch_up()
         async with self._lock:
@@ -613,8 +623,9 @@ class Pump:
             self._engine.front.restore_event_time(partition, checkpoint.event_time_ms)
             committed = known.offset if known is not None else -1
             position = self._behind_strangers(done, checkpoint.offset, waiting.begin)
-            owned = _Owned(position, emit_from, committed, checkpoint.weights, checkpoint)
-            self._checkpointer.begin(partition, checkpoint, end, done.strays)
+            history = history_of(known, checkpoint)
+            owned = _Owned(position, emit_from, committed, weights_at(history, position), history)
+            self._checkpointer.begin(partition, checkpoint, history, end, done.strays)
         else:
             self._engine.drop(partition)
             fresh = waiting.begin if self.settings.start == "earliest" else waiting.end
@@ -625,7 +636,7 @@ class Pump:
             if owned.committed > emit_from:
                 owned.committed = -1  # of a topic that is no more
             begun = Checkpoint(self._source.topic, position, serving, None, life)
-            self._checkpointer.begin(partition, begun, end, done.found.strays(None))
+            self._checkpointer.begin(partition, begun, begun.history(), end, done.found.strays(None))
             self._ready.append(self._checkpointer.start(partition))
             if known is not None:
                 log.error(
@@ -687,7 +698,7 @@ class Pump:
             states = self._checkpointer.park(partition)
             series = len(self._engine.table.series(partition))
             if park and owned.position == owned.committed and not owned.replaying:
-                owned.checkpoint = None
+                owned.history = ()
                 self._parked[partition] = _Parked(owned, states, series, clock_s())
             else:
                 self._engine.drop(partition)

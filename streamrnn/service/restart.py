@@ -3,6 +3,9 @@
 The state changelog is the rule; this is for the day when it is empty, deleted, or of another configuration. Beside
 every committed offset stands a second one, in the small string Kafka keeps with it: from there on the partition's ticks,
 replayed silently, give every series that speaks regularly its `warm_up` steps before the first forecast leaves.
+
+The same string says which weights were in use from which offset on. The changelog's checkpoint says it, too, but a
+worker that was put out of the group may write an old checkpoint over a new one; its commits are refused.
 """
 
 from __future__ import annotations
@@ -13,15 +16,19 @@ import msgspec
 
 from streamrnn.spec import StreamSpec
 from streamrnn.transports.base import Committed
+from streamrnn.transports.changelog import Checkpoint, History
 
 # A mark is kept every so many records: finer ones would cost memory, coarser ones only replay a little more.
 MARK_EVERY = 256
 # With an irregular grid there is no step to count time by; ticks are counted instead, with room for uneven series.
 UNEVEN = 1.5
+# Uses of weights that are written beside an offset.
+HISTORY_MAX = 16
 
 
 class _Note(msgspec.Struct, forbid_unknown_fields=False):
     replay_from: int
+    weights: tuple[tuple[int, str], ...] = ()
 
 
 class ReplayPoints:
@@ -63,8 +70,25 @@ class ReplayPoints:
         self._ticks.pop(partition, None)
 
 
-def committed_with(offset: int, replay_from: int) -> Committed:
-    return Committed(offset, msgspec.json.encode(_Note(replay_from)).decode())
+def committed_with(offset: int, replay_from: int, history: History = ()) -> Committed:
+    """`history` of the weights is cut to what brokers take beside an offset (4 kB, where nobody set it lower)."""
+    return Committed(offset, msgspec.json.encode(_Note(replay_from, history[-HISTORY_MAX:])).decode())
+
+
+def _note(known: Committed) -> _Note | None:
+    try:
+        return msgspec.json.decode(known.metadata, type=_Note)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+
+
+def history_of(known: Committed | None, checkpoint: Checkpoint) -> History:
+    """Which weights were in use: what was committed counts, the checkpoint's word where the commit is silent."""
+    note = _note(known) if known is not None else None
+    told = note.weights if note is not None else ()
+    if not told:
+        return checkpoint.history()
+    return (*(use for use in checkpoint.history() if use[0] < told[0][0]), *told)
 
 
 def starting_points(known: Committed | None, begin: int, end: int, fresh: int) -> tuple[int, int]:
@@ -76,9 +100,7 @@ def starting_points(known: Committed | None, begin: int, end: int, fresh: int) -
     """
     if known is None or known.offset > end:
         return fresh, fresh
-    try:
-        replay = msgspec.json.decode(known.metadata, type=_Note).replay_from
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        replay = known.offset
+    note = _note(known)
+    replay = known.offset if note is None else note.replay_from
     emit = max(known.offset, begin)
     return min(max(replay, begin), emit), emit

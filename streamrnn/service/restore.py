@@ -181,13 +181,12 @@ class Restorer:
         wrong = (found.stands(table.rows_max)[rows] >= checkpoint.at) & (applied < checkpoint.offset)
         return {table.names[row] or "": int(offset) for row, offset in zip(rows[wrong], applied[wrong], strict=True)}
 
-    def weights(self) -> set[str]:
-        """Which weights the partitions that were read to their ends are to be replayed with."""
+    def checkpoints(self) -> dict[int, Checkpoint]:
+        """Those of the partitions that were read to their ends."""
         if self._reader is None:
-            return set()
+            return {}
         unread = set(self._reader.left())
-        found = [checkpoint for p, checkpoint in self._reader.checkpoints.items() if p not in unread]
-        return {name for each in found for name in (each.weights, *(weights for _, weights in each.swaps))}
+        return {p: checkpoint for p, checkpoint in self._reader.checkpoints.items() if p not in unread}
 
     async def stop(self, deadline: Deadline | None = None) -> None:
         reader, self._reader = self._reader, None

@@ -29,6 +29,19 @@ SERIES, LAYOUT = b"s/", b"layout/"
 RECORDS_MAX = 2000
 
 
+# Which weights were in use from which input offset on, oldest first; never empty.
+History = tuple[tuple[int, str], ...]
+
+
+def weights_at(history: Sequence[tuple[int, str]], offset: int) -> str:
+    """The weights that were in use at an input offset; of earlier ones than are known, the earliest known."""
+    used = history[0][1]
+    for since, weights in history:
+        if since <= offset:
+            used = weights
+    return used
+
+
 class Checkpoint(msgspec.Struct, forbid_unknown_fields=False):
     """What one partition's states are worth. `swaps` are (input offset, weights id) since `offset`, oldest first.
 
@@ -42,18 +55,11 @@ class Checkpoint(msgspec.Struct, forbid_unknown_fields=False):
     event_time_ms: int | None
     life: int
     swaps: tuple[tuple[int, str], ...] = ()
-    # The same before `offset`, as far back as it is known: for states that a stranger wrote over with older ones.
-    earlier: tuple[tuple[int, str], ...] = ()
     at: int = -1  # the changelog's offset where this was to stand, had nobody else written; -1: nobody else can
     version: int = VERSION
 
-    def weights_at(self, offset: int) -> str:
-        """The weights that were in use at an input offset."""
-        used = self.weights
-        for since, weights in self.swaps if offset >= self.offset else self.earlier:
-            if since <= offset:
-                used = weights
-        return used
+    def history(self) -> History:
+        return (self.offset, self.weights), *self.swaps
 
 
 @dataclass(slots=True)
