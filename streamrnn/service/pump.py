@@ -620,9 +620,9 @@ class Pump:
                 why = f"its offset {checkpoint.offset} is not in the log: the topic was made anew"
         if checkpoint is not None and not why:
             emit_from = max(checkpoint.offset, known.offset if known is not None else checkpoint.offset)
-            self._engine.front.restore_event_time(partition, checkpoint.event_time_ms)
             committed = known.offset if known is not None else -1
-            position = self._behind_strangers(done, checkpoint.offset, waiting.begin)
+            position, event_time_ms = self._behind_strangers(done, checkpoint, waiting.begin)
+            self._engine.front.restore_event_time(partition, event_time_ms)
             history = history_of(known, checkpoint)
             owned = _Owned(position, emit_from, committed, weights_at(history, position), history)
             self._checkpointer.begin(partition, checkpoint, history, end, done.strays)
@@ -649,19 +649,23 @@ class Pump:
             log.error("states in the changelog were refused", partition=partition, refused=done.found.refused)
         self._serve(partition, owned)
 
-    def _behind_strangers(self, done: Restoration, offset: int, begin: int) -> int:
-        """Where the replay must begin so that states which a stranger wrote over with older ones come up, too."""
+    def _behind_strangers(self, done: Restoration, checkpoint: Checkpoint, begin: int) -> tuple[int, int | None]:
+        """Where the replay must begin so that states which a stranger wrote over with older ones come up, too, and the
+        event time there."""
+        point = checkpoint.offset, checkpoint.event_time_ms
         if not done.older:
-            return offset
-        log.warning(
-            "another worker, put out of the group, wrote older states into the changelog: the replay begins at theirs",
-            partition=done.partition, series=len(done.older), replay_from=max(begin, min(done.older.values())),
-        )  # fmt: skip
-        for series, reached in done.older.items():
+            return point
+        for series, (reached, event_time_ms) in done.older.items():
             if reached < begin:  # what it takes to bring this one up is deleted
                 self._engine.table.forget(done.partition, series)
                 done.found.refuse("older")
-        return min([offset, *(reached for reached in done.older.values() if reached >= begin)])
+            elif reached < point[0]:
+                point = reached, event_time_ms
+        log.warning(
+            "another worker, put out of the group, wrote older states into the changelog: the replay begins at theirs",
+            partition=done.partition, series=len(done.older), replay_from=point[0],
+        )  # fmt: skip
+        return point
 
     def limit(self, ends: Mapping[int, int]) -> None:
         """Partitions are unreadable from these offsets on; those that no longer are go on."""

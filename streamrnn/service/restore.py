@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import structlog
 
+from streamrnn.kernels.grid import NEVER
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.snapshot import LayoutMismatch, Restored, SnapshotError, Snapshots
 from streamrnn.transports.base import Deadline, Transport, TransportError, Unreadable, clock_s
@@ -39,8 +40,8 @@ class Restoration:
     life: int = 0  # of the partition's state: the checkpoint's, or the next new one
     strays: list[str] = field(default_factory=list)  # states of other lives, to be deleted
     end: int = -1  # of the changelog when it was read
-    # Series whose state a stranger wrote over with an older one, and the input offset that this has come to.
-    older: dict[str, int] = field(default_factory=dict)
+    # Series whose state a stranger wrote over with an older one: (input offset that this has come to, event time there).
+    older: dict[str, tuple[int, int | None]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -173,13 +174,17 @@ class Restorer:
             done.older = self._older(partition, known.found, done.checkpoint)
         return done
 
-    def _older(self, partition: int, found: Restored, checkpoint: Checkpoint) -> dict[str, int]:
+    def _older(self, partition: int, found: Restored, checkpoint: Checkpoint) -> dict[str, tuple[int, int | None]]:
         """Compaction has kept what a stranger wrote: a state of this history, but not the newest."""
         table = self._engine.table
         rows = np.fromiter(table.series(partition).values(), dtype=np.int64)
         applied = table.columns["applied"][rows]
         wrong = (found.stands(table.rows_max)[rows] >= checkpoint.at) & (applied < checkpoint.offset)
-        return {table.names[row] or "": int(offset) for row, offset in zip(rows[wrong], applied[wrong], strict=True)}
+        times = table.columns["applied_ms"][rows]
+        return {
+            table.names[row] or "": (offset, time_ms if time_ms != NEVER else None)
+            for row, offset, time_ms in zip(rows[wrong], applied[wrong].tolist(), times[wrong].tolist(), strict=True)
+        }
 
     def checkpoints(self) -> dict[int, Checkpoint]:
         """Those of the partitions that were read to their ends."""

@@ -27,7 +27,9 @@ def frontend_fields(spec: StreamSpec) -> list[Field]:
         Field("last_ts", (), np.int64, fill=grid.NEVER),
         Field("resting", (), np.uint8),
         # The input offset a restored row has come to: records below it are replayed around it, not through it.
+        # `applied_ms` is the partition's event time there, for a replay that has to begin at just this row.
         Field("applied", (), np.int64),
+        Field("applied_ms", (), np.int64, fill=grid.NEVER),
         Field("prev_step", (), np.int64),
         Field("steps", (), np.int64),
         Field("dt_mean", (), np.float32),

@@ -30,6 +30,7 @@ import numpy as np
 import xxhash
 
 from streamrnn.kernels.batches import scatter
+from streamrnn.kernels.grid import NEVER
 from streamrnn.packed import Packed
 from streamrnn.records import I64, U8, Record
 from streamrnn.stream.engine import Engine
@@ -152,7 +153,10 @@ class Snapshots:
         layout = self._current()
         column = self._table.columns
         # A row restored ahead of the replay keeps the offset it has come to.
-        column["applied"][rows] = np.maximum(column["applied"][rows], position)
+        here = rows[column["applied"][rows] <= position]
+        event_time_ms = self._engine.front.event_time_ms(partition)
+        column["applied"][here] = position
+        column["applied_ms"][here] = NEVER if event_time_ms is None else event_time_ms
         block = np.zeros(len(rows), dtype=layout.dtype)
         block["_magic"], block["_version"] = MAGIC, VERSION
         block["_partition"], block["_life"], block["_layout"] = partition, life, layout.id
