@@ -88,6 +88,7 @@ class Kafka(_Section):
     ssl_password: SecretStr | None = None
     allow_sasl_plaintext: bool = False
     request_timeout_ms: Annotated[int, Field(ge=1000)] = 20_000
+    metadata_max_age_ms: Annotated[int, Field(ge=500)] = 30_000
     session_timeout_ms: Annotated[int, Field(ge=500)] = 10_000
     heartbeat_interval_ms: Annotated[int, Field(ge=100)] = 3_000
     rebalance_timeout_ms: Annotated[int, Field(ge=1000)] = 60_000

@@ -35,7 +35,7 @@ from streamrnn.service.checkpoint import SLICE_ROWS, Checkpointer, Parked, Slice
 from streamrnn.service.outbox import Outbox
 from streamrnn.service.publish import Publisher
 from streamrnn.service.restart import ReplayPoints, committed_with, history_of, starting_points
-from streamrnn.service.restore import Restoration, Restorer
+from streamrnn.service.restore import NO_CHECKPOINT, Restoration, Restorer
 from streamrnn.stream.engine import Engine
 from streamrnn.transports.base import (
     Committed,
@@ -618,6 +618,8 @@ class Pump:
                 why = f"retention has deleted the records since its offset {checkpoint.offset}"
             elif checkpoint.offset > waiting.end or (known is not None and known.offset > waiting.end):
                 why = f"its offset {checkpoint.offset} is not in the log: the topic was made anew"
+        # A new partition has no state to lose. A topic that is deleted takes the group's offsets with it, not the state.
+        lost = bool(why) and (known is not None or why != NO_CHECKPOINT)
         if checkpoint is not None and not why:
             emit_from = max(checkpoint.offset, known.offset if known is not None else checkpoint.offset)
             committed = known.offset if known is not None else -1
@@ -638,13 +640,12 @@ class Pump:
             begun = Checkpoint(self._source.topic, position, serving, None, life)
             self._checkpointer.begin(partition, begun, begun.history(), end, done.found.strays(None))
             self._ready.append(self._checkpointer.start(partition))
-            if known is not None:
+            if lost:
                 log.error(
                     "partition starts without its state; its series warm up anew", partition=partition, why=why,
                     replay_from=position, emit_from=emit_from,
                 )  # fmt: skip
-        cold = why if known is not None else ""
-        self._observer.restored(partition, done.found.rows, done.found.refused, done.seconds, cold)
+        self._observer.restored(partition, done.found.rows, done.found.refused, done.seconds, why if lost else "")
         if done.found.refused:
             log.error("states in the changelog were refused", partition=partition, refused=done.found.refused)
         self._serve(partition, owned)

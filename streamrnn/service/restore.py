@@ -26,6 +26,7 @@ READ_MS = 50
 SILENCE_S = 30.0
 # So often is a damaged changelog read before its partition starts without it.
 ATTEMPTS = 2
+NO_CHECKPOINT = "the changelog holds no checkpoint"
 
 
 @dataclass(slots=True)
@@ -157,7 +158,7 @@ class Restorer:
         checkpoint = reader.checkpoints.get(partition)
         why = known.damaged or known.gave_up or reader.unusable.get(partition, "")
         if not why and checkpoint is None:
-            why = "the changelog holds no checkpoint"
+            why = NO_CHECKPOINT
         if not why and checkpoint is not None and checkpoint.input != self._input:
             why = f"the changelog is that of topic {checkpoint.input!r}"
         last = max([checkpoint.life if checkpoint else 0, *known.found.lives.values()])

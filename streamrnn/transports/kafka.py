@@ -41,6 +41,8 @@ class KafkaSettings:
     # SASL without TLS sends a password that can be read (PLAIN) or attacked off-line (SCRAM); loopback is exempt.
     allow_sasl_plaintext: bool = False
     request_timeout_ms: int = 20_000
+    # How late it is seen at most that a topic has more partitions, or is there again; the clients' own default is 5 minutes.
+    metadata_max_age_ms: int = 30_000
     session_timeout_ms: int = 10_000
     heartbeat_interval_ms: int = 3_000
     # aiokafka's default is the session time-out: far too short to deliver, commit and let go inside a revoke.
@@ -70,6 +72,7 @@ class KafkaSettings:
             "client_id": self.client_id,
             "security_protocol": self.security_protocol,
             "request_timeout_ms": self.request_timeout_ms,
+            "metadata_max_age_ms": self.metadata_max_age_ms,
         }
         if self.security_protocol in ("SSL", "SASL_SSL"):
             options["ssl_context"] = self._ssl_context()

@@ -34,6 +34,7 @@ async def start_client(client: Any, settings: KafkaSettings, doing: str) -> None
 async def _refusal(settings: KafkaSettings) -> BaseException | None:
     """What the first of the servers that does not let us in has against it."""
     options = settings.client()
+    del options["metadata_max_age_ms"]
     for host, port, _ in collect_hosts(options.pop("bootstrap_servers")):
         try:
             connection = await create_conn(host, port, **options)
