@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 SECONDS ?=
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help run test lint format test-kafka-long bench soak clean
+.PHONY: help run test lint format test-kafka-long bench soak fuzz clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -44,6 +44,10 @@ bench: $(STAMP)  ## Throughput, latency, memory against a real Kafka (KAFKA_HOME
 
 soak: $(STAMP)  ## Ten million ticks with churning series; the process must not grow
 	$(BIN)/python tests/benchmarks/soak.py
+
+fuzz: $(STAMP)  ## Coverage-guided fuzzing of all that reads outside bytes (Linux); SECONDS=600 for each target
+	$(BIN)/pip install --quiet -e ".[fuzz]"
+	$(BIN)/python tests/security/fuzz.py all --seconds $(or $(SECONDS),60)
 
 clean:  ## Remove what was made here
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -78,11 +78,23 @@ def unpack(blob: bytes) -> tuple[ModelSpec, dict[str, Tensor], WeightsMeta]:
     length = int.from_bytes(body[:_LENGTH], "big")
     try:
         document = msgspec.json.decode(body[_LENGTH : _LENGTH + length], type=_Document)
-        tensors = load(body[_LENGTH + length :])
-    except (msgspec.MsgspecError, SafetensorError, UnicodeDecodeError) as error:
+        tensors = _tensors(body[_LENGTH + length :])
+    except (msgspec.MsgspecError, SafetensorError, UnicodeDecodeError, RecursionError) as error:
         raise WeightsError(f"the weights cannot be read: {error}") from error
     _check_finite(tensors)
     return document.spec, tensors, document.meta
+
+
+def _tensors(body: bytes) -> dict[str, Tensor]:
+    """Raises SafetensorError; a type that torch has no word for, or that weights never have, is one as well."""
+    try:
+        tensors = load(body)
+    except (KeyError, ValueError, RuntimeError, TypeError, AssertionError) as error:
+        raise SafetensorError(f"{type(error).__name__}: {error}") from error
+    other = next((tensor.dtype for tensor in tensors.values() if tensor.dtype != torch.float32), None)
+    if other is not None:
+        raise SafetensorError(f"weights are numbers of 32 bits, not {other}")
+    return tensors
 
 
 def build(blob: bytes) -> tuple[Network, WeightsMeta]:

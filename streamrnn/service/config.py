@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -25,7 +26,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from streamrnn.durations import format_ms, parse_ms
-from streamrnn.mapping import DecodeSpec
+from streamrnn.mapping import DecodeSpec, shape_of
 from streamrnn.spec import Cell, ModelSpec, StreamSpec, Within
 from streamrnn.transports.base import TopicNeed
 
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from streamrnn.transports.kafka import KafkaSettings
 
 ENV_PREFIX = "STREAMRNN__"
+# Settings that are taken from the environment letter by letter: read as YAML, `a #b` would lose its end.
+LITERAL = ("sasl_plain_username", "sasl_plain_password", "ssl_password")
 
 
 class ConfigError(Exception):
@@ -189,8 +192,8 @@ class Log(_Section):
 class Decode(_Section):
     """Where people's own records hold what the contract names; paths with dots."""
 
-    series: str | None = "series"
-    ts: str | None = "ts"
+    series: str = "series"
+    ts: str = "ts"
     ts_unit: Literal["s", "ms", "us", "ns"] = "ms"
     values: dict[str, str] | None = None
     channel: str | None = "channel"
@@ -206,7 +209,7 @@ class Settings(BaseSettings):
 
     app: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")] = "streamrnn"
     kafka: Kafka = Kafka()
-    input: str
+    input: Annotated[str, Field(min_length=1)]
     channels: Annotated[tuple[str, ...], Field(min_length=1, max_length=256), AfterValidator(_names)]
     step: str
     horizon: Annotated[int, Field(ge=1, le=1000)]
@@ -269,6 +272,11 @@ class Settings(BaseSettings):
             faults.append("learn.length: must be more than learn.burn_in")
         if self.learn.window < self.learn.length + 2 * self.learn.holdout:
             faults.append("learn.window: must hold learn.length and twice learn.holdout")
+        if not faults:
+            try:
+                shape_of(self.stream_spec(), self.decode_spec())
+            except (ValueError, TypeError) as error:
+                faults.append(str(error))
         if faults:
             raise ValueError("\n".join(faults))
         for kind in Topics.model_fields:
@@ -353,6 +361,20 @@ class Settings(BaseSettings):
             **values,
         )
 
+    def http_token(self) -> str | None:
+        """What a client must show. Raises ConfigError when its file cannot be read, or holds nothing."""
+        path = self.http.token_file
+        if path is None:
+            return None
+        try:
+            token = path.read_text(encoding="utf-8").strip()
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            raise ConfigError(f"http.token_file: cannot be read ({reason})") from None
+        if not token:
+            raise ConfigError("http.token_file: is empty")
+        return token
+
     def topic_needs(self, partitions: int) -> list[TopicNeed]:
         """The service's own topics, for an input of so many partitions."""
         plain: dict[str, str] = {}
@@ -402,6 +424,14 @@ def _durations(model: type[BaseModel]) -> Iterator[tuple[str, ...]]:
             yield (name,)
 
 
+# What reading YAML can raise: its own errors, and those of the types that it makes of words (`2026-13-45`).
+UNREADABLE = (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError, OverflowError)
+QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
+SURROGATE = re.compile("[\ud800-\udfff]")
+# A configuration of 256 channels, each mapped to a field, has fewer.
+VALUES_MAX = 10_000
+
+
 # ── loading ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -414,9 +444,11 @@ def load(
         _merge(merged, _read(path))
     for name, value in sorted((os.environ if environment is None else environment).items()):
         if name.startswith(ENV_PREFIX):
-            _put(merged, name.removeprefix(ENV_PREFIX).lower().split("__"), _scalar(value))
+            path_to = name.removeprefix(ENV_PREFIX).lower().split("__")
+            _put(merged, path_to, value if path_to[-1] in LITERAL else _scalar(value))
     for key, value in (overrides or {}).items():
         _put(merged, key.split("."), _scalar(value) if isinstance(value, str) else value)
+    _check_plain(merged, "the configuration")
     try:
         return Settings(**merged)
     except ValidationError as error:
@@ -428,13 +460,45 @@ def _read(path: Path) -> dict[str, Any]:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not YAML: {error}") from error
+    except UNREADABLE as error:
+        # Without the error itself as the cause: it quotes the line, and a secret may stand there.
+        raise ConfigError(f"{path}: not YAML: {_yaml_fault(error)}") from None
     if document is None:
         return {}
     if not isinstance(document, dict):
         raise ConfigError(f"{path}: must hold keys and values, not a {type(document).__name__}")
+    _check_plain(document, str(path))
     return document
+
+
+def _yaml_fault(error: Exception) -> str:
+    """What is wrong and where, without the text itself."""
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return "a value that cannot be read" if not isinstance(error, UnicodeError) else "it is not UTF-8"
+    mark = error.problem_mark
+    # Some problems quote a word of the text.
+    problem = QUOTED.sub("…", error.problem or "it cannot be read")
+    return problem + (f" (line {mark.line + 1}, column {mark.column + 1})" if mark is not None else "")
+
+
+def _check_plain(document: Any, where: str) -> None:
+    """YAML can write what no configuration is: keys that are no words, half characters, sections that hold themselves.
+
+    Raises ConfigError.
+    """
+    waiting, count = [document], 0
+    while waiting:
+        value, count = waiting.pop(), count + 1
+        if count > VALUES_MAX:  # by anchors and aliases, a few lines say a billion
+            raise ConfigError(f"{where}: more than {VALUES_MAX} values, or a section that holds itself")
+        if isinstance(value, dict):
+            if not all(isinstance(key, str) for key in value):
+                raise ConfigError(f"{where}: a key is not a word: write it in quotes")
+            waiting += [*value.keys(), *value.values()]
+        elif isinstance(value, (list, tuple, set)):
+            waiting += value
+        elif isinstance(value, str) and SURROGATE.search(value):
+            raise ConfigError(f"{where}: half a character (a lone surrogate)")
 
 
 def _merge(into: dict[str, Any], other: Mapping[str, Any]) -> None:
@@ -457,7 +521,7 @@ def _scalar(text: str) -> Any:
     """Values from the environment and flags are YAML too: numbers, lists, words."""
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except UNREADABLE:
         return text
     return text if value is None else value
 

@@ -16,7 +16,7 @@ import msgspec
 
 from streamrnn.spec import StreamSpec
 from streamrnn.transports.base import Committed
-from streamrnn.transports.changelog import Checkpoint, History
+from streamrnn.transports.changelog import Checkpoint, History, InputOffset, WeightsId
 
 # A mark is kept every so many records: finer ones would cost memory, coarser ones only replay a little more.
 MARK_EVERY = 256
@@ -28,7 +28,7 @@ HISTORY_MAX = 16
 
 class _Note(msgspec.Struct, forbid_unknown_fields=False):
     replay_from: int
-    weights: tuple[tuple[int, str], ...] = ()
+    weights: tuple[tuple[InputOffset, WeightsId], ...] = ()
 
 
 class ReplayPoints:
@@ -78,7 +78,7 @@ def committed_with(offset: int, replay_from: int, history: History = ()) -> Comm
 def _note(known: Committed) -> _Note | None:
     try:
         return msgspec.json.decode(known.metadata, type=_Note)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return None
 
 

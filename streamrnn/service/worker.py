@@ -373,8 +373,7 @@ async def _run(settings: Settings, config_arguments: Sequence[str]) -> None:
             ending = asyncio.create_task(supervisor.stop(Deadline(settings.shutdown_grace_s)))
 
     stop_on_signals(stop)
-    token = settings.http.token_file.read_text().strip() if settings.http.token_file else None
-    server = HttpServer(observer, settings.http.host, settings.http.port, token)
+    server = HttpServer(observer, settings.http.host, settings.http.port, settings.http_token())
     await server.start()
     log.info("serving HTTP", url=f"http://{settings.http.host}:{server.port}/")
     if settings.train == "auto":

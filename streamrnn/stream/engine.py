@@ -102,6 +102,8 @@ class Engine:
                 f"weights {model} are for {shape.channels} channels, horizon {shape.horizon}, quantiles "
                 f"{list(shape.quantiles)}; this stream has {wanted[0]}, {wanted[1]}, {list(wanted[2])}"
             )
+        if skill is not None and not (skill.shape == (spec.horizon,) and bool(np.isfinite(skill).all())):
+            raise ValueError(f"weights {model} come with a skill of another horizon than {spec.horizon}")
         if self.table.fields["state"].shape != (network.state_size,):
             self.table.replace(Field("state", (network.state_size,), np.float32))
             self.table.columns["generation"][: self.table.used] = 0

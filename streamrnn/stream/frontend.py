@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import msgspec
 import numpy as np
 
-from streamrnn.grid import DUE_UNKNOWN, STATUS_REASONS, GridReference, GridState
+from streamrnn.grid import DUE_UNKNOWN, STATUS_REASONS, GridReference, GridState, Held
 from streamrnn.kernels import features, grid
 from streamrnn.records import F32, F64, I16, I32, I64, U8, Reason, TickBatch
 from streamrnn.spec import StreamSpec
@@ -128,12 +128,27 @@ class FrontEnd:
         plain = [(step, [(ts, c, v.tobytes()) for ts, c, v in held]) for step, held in sorted(steps.items())]
         return msgspec.msgpack.encode(plain)
 
-    def take_held(self, row: int, held: bytes) -> None:
-        """The reverse of `held_bytes`."""
-        steps = msgspec.msgpack.decode(held, type=list[tuple[int, list[tuple[int, int, bytes]]]])
-        self._reference.open_steps[row] = {
-            step: [(ts, c, np.frombuffer(v, dtype=np.float64).copy()) for ts, c, v in ticks] for step, ticks in steps
-        }
+    def held_of(self, held: bytes) -> dict[int, list[Held]]:
+        """The reverse of `held_bytes`, for `take_held`. Raises ValueError where these are not ticks of this stream."""
+        spec, channels = self.spec, len(self.spec.channels)
+        try:
+            steps = msgspec.msgpack.decode(held, type=list[tuple[int, list[tuple[int, int, bytes]]]])
+        except (msgspec.MsgspecError, RecursionError) as error:
+            raise ValueError(str(error)) from error
+        found: dict[int, list[Held]] = {}
+        for step, ticks in steps:
+            found[step] = [(ts, c, np.frombuffer(v, dtype=np.float64).copy()) for ts, c, v in ticks]
+            for ts, c, values in found[step]:
+                right = step == (ts if spec.irregular else ts // spec.step_ms) and abs(ts) < 1 << 62
+                if not right or not -1 <= c < channels or values.shape != (channels,) or np.isinf(values).any():
+                    raise ValueError("not ticks of this stream")
+        if not all(found.values()) or sum(map(len, found.values())) > spec.pending_max:
+            raise ValueError("more ticks than a series may hold back, or a step without any")
+        return found
+
+    def take_held(self, row: int, steps: dict[int, list[Held]]) -> None:
+        """Gives a row the ticks that it holds back."""
+        self._reference.open_steps[row] = steps
         self._held = True
 
     def forget_held(self, rows: Iterable[int]) -> None:

@@ -20,6 +20,7 @@ fresh, what is unknown is left out, and a column of another shape makes the reco
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -32,7 +33,7 @@ import xxhash
 from streamrnn.kernels.batches import scatter
 from streamrnn.kernels.grid import NEVER
 from streamrnn.packed import Packed
-from streamrnn.records import I64, U8, Record
+from streamrnn.records import I64, U8, Bool, Record
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.table import Field, SeriesTable
 
@@ -50,6 +51,14 @@ HEADER = [
 ]
 HEADER_BYTES = np.dtype(HEADER).itemsize
 DIGEST_BYTES = 8
+# What a column of a layout may be: plain numbers of a fixed size, never Python's objects.
+COLUMN, KIND = re.compile(r"[a-z][a-z0-9_]{0,63}"), re.compile(r"[<|][iuf][1248]")
+# Far more than any configuration needs, and less than a description of a few bytes may claim.
+ROW_BYTES_MAX = 1 << 26
+STATE_MAX = 1 << 14
+# A digest says whose row it is, not who wrote it. These must be numbers, for one that is not would spread to all that
+# the series says; in the others a missing value is written as one.
+NUMBERS = ("last", "level", "level_spread2", "scale2", "since", "dt_mean", "spread2", "theta", "loss", "state")
 
 
 class SnapshotError(Exception):
@@ -105,17 +114,26 @@ class _Layout:
     def __init__(self, text: bytes) -> None:
         try:
             rows = msgspec.json.decode(text, type=list[tuple[str, str, list[int]]])
-            self.columns = [(name, kind, tuple(shape)) for name, kind, shape in rows]
+            self.columns = [_column(*row) for row in rows]
             self.dtype: np.dtype[Any] = np.dtype([*HEADER, *self.columns])
-        except (msgspec.MsgspecError, TypeError, ValueError) as error:
+        except (msgspec.MsgspecError, TypeError, ValueError, RecursionError) as error:
             raise SnapshotError(f"the description of a state layout cannot be read: {error}") from error
         self.id = xxhash.xxh3_64_intdigest(text)
         self.size = self.dtype.itemsize
         fields: Mapping[str, Any] = self.dtype.fields or {}
-        if "applied" not in fields:
+        if ("applied", "<i8", ()) not in self.columns:
             raise SnapshotError("a state layout names no input offset that the state has come to")
         self.places = [(name, int(fields[name][1])) for name, _, _ in self.columns]
-        self.applied_at = dict(self.places)["applied"]
+        self.place = dict(self.places)
+        self.kinds = {name: (np.dtype(kind), shape) for name, kind, shape in self.columns}
+
+
+def _column(name: str, kind: str, shape: Sequence[int]) -> tuple[str, str, tuple[int, ...]]:
+    if not COLUMN.fullmatch(name) or not KIND.fullmatch(kind):
+        raise ValueError(f"a column {name[:40]!a} of type {kind[:40]!a}")
+    if len(shape) > 8 or min(shape, default=1) < 0 or math.prod(shape) * int(kind[-1]) > ROW_BYTES_MAX:
+        raise ValueError(f"a column {name} of a shape that no row has")
+    return name, kind, tuple(shape)
 
 
 class Snapshots:
@@ -125,15 +143,14 @@ class Snapshots:
         self._engine = engine
         self._table: SeriesTable = engine.table
         self._layouts: dict[int, _Layout] = {}
-        self._text = b""
+        self._text, self._known = b"", -1
         self._own = self._current()
 
     def _current(self) -> _Layout:
         """The table's own layout; it changes when weights of another kind bring another state column."""
-        text = layout_text(self._table.fields)
-        if text != self._text:
-            self._text = text
-            self._own = _Layout(text)
+        if self._table.layouts != self._known:
+            self._known, self._text = self._table.layouts, layout_text(self._table.fields)
+            self._own = _Layout(self._text)
             self._layouts[self._own.id] = self._own
         return self._own
 
@@ -227,34 +244,45 @@ class Snapshots:
         held = int(header["_held"])
         if layout is None or len(value) != layout.size + held:
             return out.refuse("layout-unknown")
+        try:
+            open_steps = self._engine.front.held_of(value[len(value) - held :]) if held else None
+        except ValueError:
+            return out.refuse("held")
         block = np.frombuffer(value, dtype=layout.dtype, count=1)
         self._make_room(layout)
         own = self._current()
         if layout.id != own.id:
             block = _renamed(block, layout, own, self._table)
         row: I64 = np.array([0, record.offset], dtype=np.int64)
-        if self._take(partition, [key], np.frombuffer(block.tobytes(), np.uint8), row[:1], row[1:], out) and held:
-            slot = self._table.find(partition, key.decode())
-            if slot is not None:
-                self._engine.front.take_held(slot, value[len(value) - held :])
+        taken = self._take(partition, [key], np.frombuffer(block.tobytes(), np.uint8), row[:1], row[1:], out)
+        slot = self._table.find(partition, key.decode()) if taken and open_steps else None
+        if slot is not None and open_steps:
+            self._engine.front.take_held(slot, open_steps)
         return None
 
     def _make_room(self, layout: _Layout) -> None:
         """Before there are weights, the table has no room for the network's state. One that is restored all the same
         (the weights are on their way) is kept, or it would come back as that of its last frames alone."""
-        shape = next((shape for name, _, shape in layout.columns if name == "state"), None)
-        if shape is not None and self._table.fields["state"].shape == (0,):
+        shape = next((shape for name, kind, shape in layout.columns if (name, kind) == ("state", "<f4")), None)
+        if shape is None or len(shape) != 1 or not 0 < shape[0] <= STATE_MAX:
+            return
+        if self._table.fields["state"].shape == (0,):
             self._table.replace(Field("state", shape, np.float32))
 
     def _take(self, partition: int, keys: Sequence[bytes], raw: U8, begin: I64, stands: I64, out: Restored) -> bool:
         """Puts records of the own layout, which begin at `begin` in `raw` and stand at `stands` in the log, into rows."""
         own, table = self._current(), self._table
         heads = _gathered(raw, begin, np.dtype(HEADER))
-        applied = _gathered(raw, begin + own.applied_at, np.dtype("<i8"))
+        applied = _gathered(raw, begin + own.place["applied"], np.dtype("<i8"))
         lives = heads["_life"]
         fits = heads["_partition"] == partition
         out.refuse("partition", int((~fits).sum()))
-        names = [key.decode() for key in keys]
+        possible = _possible(own, raw, begin)
+        names = [key.decode(errors="replace") for key in keys]
+        if b"" in keys or any(not key.isascii() for key in keys):  # no series has such a name
+            possible &= [name.encode() == key != b"" for name, key in zip(names, keys, strict=True)]
+        out.refuse("impossible", int((fits & ~possible).sum()))
+        fits &= possible
         if not out.lives.keys().isdisjoint(keys):
             for i, key in enumerate(keys):
                 row = table.find(partition, names[i])
@@ -284,6 +312,23 @@ class Snapshots:
         return True
 
 
+def _possible(layout: _Layout, raw: U8, begin: I64) -> Bool:
+    """Which of the rows at these places can be: their counts and steps, and that their numbers are numbers."""
+
+    def column(name: str) -> Any:
+        kind, shape = layout.kinds[name]
+        width = math.prod(shape) * kind.itemsize
+        return raw[(begin + layout.place[name])[:, None] + np.arange(width)].view(kind)
+
+    good: Bool = (column("real_step") <= column("last_step"))[:, 0]
+    for name in ("applied", "steps", "seen"):
+        good &= (column(name) >= 0).all(axis=1)
+    for name in NUMBERS:
+        if name in layout.place:
+            good &= np.isfinite(column(name)).all(axis=1)
+    return good
+
+
 def _gathered(raw: U8, begin: I64, kind: np.dtype[Any]) -> Any:
     """What lies at these places, as an array of `kind`."""
     return raw[begin[:, None] + np.arange(kind.itemsize)].view(kind).reshape(len(begin))
@@ -305,14 +350,16 @@ def _renamed(block: Any, theirs: _Layout, own: _Layout, table: SeriesTable) -> A
     made = np.zeros(len(block), dtype=own.dtype)
     for name, _ in HEADER:
         made[name] = block[name]
-    shapes = {name: shape for name, _, shape in theirs.columns}
-    for name, _, shape in own.columns:
-        if name not in shapes:
+    known = {name: (kind, shape) for name, kind, shape in theirs.columns}
+    for name, kind, shape in own.columns:
+        if name not in known:
             made[name] = table.fields[name].fill
-        elif shapes[name] == shape:
+        elif known[name] == (kind, shape):
             made[name] = block[name]
         else:
+            their_kind, their_shape = known[name]
+            of = (f" of {their_kind}", f" of {kind}") if their_kind != kind else ("", "")
             raise LayoutMismatch(
-                f"the kept state has {name} {list(shapes[name])}, this configuration needs {list(shape)}"
+                f"the kept state has {name} {list(their_shape)}{of[0]}, this configuration needs {list(shape)}{of[1]}"
             )
     return made

@@ -14,9 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 
 from streamrnn.kernels.batches import NOTHING
 from streamrnn.packed import Packed, packed
@@ -28,6 +30,13 @@ SERIES, LAYOUT = b"s/", b"layout/"
 # A poll of the reader: enough to unpack many rows at once, little enough that the event loop is not held up.
 RECORDS_MAX = 2000
 
+
+# Offsets and lives beyond these bounds nobody has written, and arrays of them could not be compared with them.
+InputOffset = Annotated[int, Meta(ge=0, lt=1 << 62)]
+WeightsId = Annotated[str, Meta(max_length=64)]
+Stand = Annotated[int, Meta(ge=-1, lt=1 << 62)]
+Life = Annotated[int, Meta(ge=0, lt=1 << 32)]
+Instant = Annotated[int, Meta(ge=-(1 << 62), le=1 << 62)]
 
 # Which weights were in use from which input offset on, oldest first; never empty.
 History = tuple[tuple[int, str], ...]
@@ -50,12 +59,12 @@ class Checkpoint(msgspec.Struct, forbid_unknown_fields=False):
     """
 
     input: str
-    offset: int
-    weights: str
-    event_time_ms: int | None
-    life: int
-    swaps: tuple[tuple[int, str], ...] = ()
-    at: int = -1  # the changelog's offset where this was to stand, had nobody else written; -1: nobody else can
+    offset: InputOffset
+    weights: WeightsId
+    event_time_ms: Instant | None
+    life: Life
+    swaps: tuple[tuple[InputOffset, WeightsId], ...] = ()
+    at: Stand = -1  # the changelog's offset where this was to stand, had nobody else written; -1: nobody else can
     version: int = VERSION
 
     def history(self) -> History:
@@ -137,7 +146,7 @@ class ChangelogReader:
     def _checkpoint(self, partition: int, value: bytes) -> None:
         try:
             found = msgspec.json.decode(value, type=Checkpoint)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             self.unusable[partition] = f"the checkpoint of partition {partition} cannot be read: {error}"
             return
         if found.version > VERSION:

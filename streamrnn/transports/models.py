@@ -35,6 +35,8 @@ VERSIONS_MAX = 32
 BYTES_MAX = 512 * 1024 * 1024
 # Ids name metrics' labels and go into logs.
 ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+# One way to write a number: two keys for one piece would both outlive compaction.
+PIECE = re.compile(r"0|[1-9][0-9]{0,3}")
 SEND_TIMEOUT_S = 30.0
 POINTER = b"current"
 BY_GATE, BY_OPERATOR = "gate", "rollback"
@@ -193,23 +195,25 @@ class ModelsFollower:
             kind, _, rest = key.decode().partition("/")
             if kind == "weights":
                 model, _, piece = rest.rpartition("/")
-                number = int(piece)
                 _check_id(model)
-                if not 0 <= number < PIECES_MAX:
+                if not PIECE.fullmatch(piece) or int(piece) >= PIECES_MAX:
                     raise ValueError("not a piece of weights")
-                self._piece(model, number, value)
+                self._piece(model, int(piece), value)
             elif kind == "manifest":
                 _check_id(rest)
                 # Taken out first, so that the order of the dictionary is the order of publication.
                 self.manifests.pop(rest, None)
                 if value is not None:
-                    self.manifests[rest] = msgspec.json.decode(value, type=Manifest)
+                    manifest = msgspec.json.decode(value, type=Manifest)
+                    if manifest.id != rest:
+                        raise ValueError("a manifest of other weights than its key names")
+                    self.manifests[rest] = manifest
                     self._bound()
             elif kind == "current" and value is not None:
                 self._point(msgspec.json.decode(value, type=Pointer))
             else:
                 self._ignore("unknown-key")
-        except (ValueError, UnicodeDecodeError, msgspec.MsgspecError):
+        except (ValueError, msgspec.MsgspecError, RecursionError):  # among the first: what is not UTF-8
             self._ignore("malformed")
 
     def _point(self, pointer: Pointer) -> None:

@@ -1,0 +1,469 @@
+"""What is fuzzed, as functions of bytes: each feeds them to one reader and asserts what must hold whatever they are.
+
+`test_fuzz.py` drives them with hypothesis, `fuzz.py` with coverage guidance. An exception that leaves a target is a
+finding: a documented refusal is caught here, by its type.
+
+Formats with a digest are taken twice: as they came, and with the digest made right, for whoever may write to a topic
+can do that as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import struct
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import xxhash
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "stream"))
+
+from making import START, batch, cut, feed, network, spec, walk
+
+from streamrnn.codec import DETAIL_CHARS_MAX, Decoder, DecodeSpec, dead_letter
+from streamrnn.model.weights import MAGIC, WeightsError, WeightsMeta, build, pack
+from streamrnn.packed import Packed, PackedRecord, packed
+from streamrnn.records import REASONS
+from streamrnn.service.config import ConfigError, load
+from streamrnn.service.restart import committed_with, history_of, starting_points
+from streamrnn.spec import StreamSpec
+from streamrnn.stream import snapshot
+from streamrnn.stream.engine import Engine
+from streamrnn.stream.snapshot import (
+    DIGEST_BYTES,
+    HEADER,
+    HEADER_BYTES,
+    VERSION,
+    Restored,
+    SnapshotError,
+    Snapshots,
+)
+from streamrnn.transports.base import Committed, TopicUnfit
+from streamrnn.transports.changelog import CHECKPOINT, ChangelogReader, Checkpoint, encode_checkpoint, weights_at
+from streamrnn.transports.memory import MemoryBroker, MemoryTransport
+from streamrnn.transports.models import BYTES_MAX, ID, PIECES_MAX, VERSIONS_MAX, Manifest, ModelsFollower, Pointer
+
+# A record of a few kilobytes takes some ten microseconds; the bound has room for a machine with better things to do.
+RECORD_S_MAX = 0.05
+PARTITION = 0
+WEIGHTS_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Plain:
+    value: bytes | None
+    offset: int = 0
+    key: bytes | None = b"key-1"
+    headers: tuple[tuple[str, bytes], ...] = ()
+    topic: str = "ticks"
+    partition: int = 3
+    timestamp: int = 1_764_000_000_000
+
+
+# ── the decoder ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+_WIDE = StreamSpec(channels=("temp", "flow"), step_ms=1000, horizon=4)
+DECODERS = (
+    Decoder(_WIDE),
+    Decoder(
+        _WIDE,
+        DecodeSpec(
+            series="device.id", ts="time", ts_unit="s", values={"temp": "r.t", "flow": "r.f"}, channel=None, value=None
+        ),
+    ),
+)
+RECORDS = [
+    b'{"series":"pump-7","ts":1764000000000,"values":{"temp":21.4,"flow":null}}',
+    b'{"series":"p","ts":"2026-11-23T15:00:00.250Z","channel":"temp","value":21.4,"meta":{"a":[1,2]}}',
+    b'{"device":{"id":"d"},"time":1764000000.25,"r":{"t":1e3,"f":-0.5}}',
+    b'{"subject":"s","time":"2026-11-23T15:00:00Z","data":{"values":{"temp":1}}}',
+    rb'{"series":"\ud83d\ude00","ts":null,"values":{"temp":1,"temp":2,"flow":1e999}}',
+]
+_CE = (
+    (),
+    (("content-type", b"application/cloudevents+json"),),
+    (("ce_specversion", b"1.0"), ("ce_time", b"2026-11-23T15:00:00Z"), ("ce_subject", b"s")),
+)
+
+
+@functools.cache
+def _neighbours() -> tuple[Plain, Plain, tuple[bytes, ...]]:
+    before, after = Plain(RECORDS[0], 10), Plain(RECORDS[1], 12)
+    return before, after, tuple(_bytes_of(decoder, [before, after], (10, 12)) for decoder in DECODERS)
+
+
+def _bytes_of(decoder: Decoder, records: list[Plain], offsets: tuple[int, ...]) -> bytes:
+    """Everything that the decoder made of these offsets."""
+    ticks, rejected = decoder.decode(records)
+    rows = [i for i, offset in enumerate(ticks.offset.tolist()) if offset in offsets]
+    parts = [column[rows].tobytes() for column in (ticks.offset, ticks.ts_ms, ticks.values, ticks.channel)]
+    names = repr([ticks.series[row] for row in rows])
+    return b"|".join(parts) + names.encode() + repr([r.reason for r in rejected if r.record.offset in offsets]).encode()
+
+
+def codec(data: bytes) -> None:
+    """The first byte chooses headers, key and timestamp; the rest is the record's value."""
+    choice, value = (data[0], data[1:]) if data else (0, b"")
+    record = Plain(
+        value,
+        11,
+        (b"key-1", None, value[:300], b"\xff")[choice % 4],
+        _CE[choice // 4 % 3],
+        timestamp=-(choice // 12 % 2),
+    )
+    before, after, clean = _neighbours()
+    for decoder, alone in zip(DECODERS, clean, strict=True):
+        ticks, rejected = decoder.decode([before, record, after])
+        assert len(ticks) + len(rejected) == 3
+        assert _bytes_of(decoder, [before, record, after], (10, 12)) == alone
+        for refusal in rejected:
+            assert refusal.reason in REASONS
+            assert 0 < len(refusal.detail) <= DETAIL_CHARS_MAX
+            assert refusal.detail.isprintable()
+            assert dead_letter(refusal)[1] == refusal.record.value
+        for name, values in zip(ticks.series, ticks.values, strict=True):
+            assert name and len(name.encode()) <= 256 and "\n" not in name and "\x00" not in name
+            assert (np.abs(values[~np.isnan(values)]) <= 1e15).all()
+        assert _seconds(decoder, record) < RECORD_S_MAX
+
+
+def _seconds(decoder: Decoder, record: Plain) -> float:
+    """The best of some tries, if the first was too slow."""
+    best_s = RECORD_S_MAX
+    for _ in range(5):
+        began_s = time.perf_counter()
+        decoder.decode([record])
+        best_s = min(best_s, time.perf_counter() - began_s)
+        if best_s < RECORD_S_MAX:
+            break
+    return best_s
+
+
+# ── a series' state ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+_PLAIN = spec(series_max=4)
+_HOLDING = spec(series_max=4, within="mean", lateness_ms=3000)
+
+
+@functools.cache
+def _state(stream: StreamSpec) -> tuple[bytes, bytes, bytes]:
+    """(layout, key, record) of a series that has lived a while."""
+    engine = Engine(stream)
+    engine.load(network(stream), "weights")
+    feed(engine, walk(90, ["x"]))
+    snapshots = Snapshots(engine)
+    keys, records = snapshots.pack(PARTITION, np.array([engine.table.find(PARTITION, "x")]), 90, 1)
+    return snapshots.layout()[1], keys[0], records[0]
+
+
+def _laid(*pairs: tuple[bytes, bytes | None]) -> Packed:
+    return packed(
+        PARTITION, [PackedRecord("state", PARTITION, i, 0, key, value) for i, (key, value) in enumerate(pairs)]
+    )
+
+
+def signed(key: bytes, record: bytes) -> bytes:
+    """With the digest that belongs to it."""
+    body = record[DIGEST_BYTES:]
+    return xxhash.xxh3_64_intdigest(body, xxhash.xxh3_64_intdigest(key)).to_bytes(DIGEST_BYTES, "little") + body
+
+
+_engines: dict[tuple[StreamSpec, bool], Engine] = {}
+
+
+def _engine(stream: StreamSpec, served: bool) -> Engine:
+    """An engine without series; one is kept, for making it takes longer than all the rest."""
+    found = _engines.get((stream, served))
+    if found is None or (not served and found.table.fields["state"].shape != (0,)):
+        found = _engines[stream, served] = Engine(stream)
+        if served:
+            found.load(network(stream), "weights")
+    found.drop(PARTITION)
+    return found
+
+
+def _restored(stream: StreamSpec, served: bool, layouts: list[bytes], key: bytes, record: bytes) -> None:
+    engine = _engine(stream, served)
+    snapshots, found = Snapshots(engine), Restored()
+    try:
+        for text in layouts:
+            snapshots.learn(text)
+        snapshots.restore(PARTITION, _laid((key, record)), found)
+    except SnapshotError as error:
+        assert str(error)
+        assert len(engine.table) == 0 and not engine.front.ticks_held
+        return
+    assert found.rows + sum(found.refused.values()) == 1
+    assert len(engine.table) == found.rows
+    if not found.rows:
+        assert not engine.front.ticks_held
+        return
+    # What was taken must serve: more of the series, and of its neighbours.
+    name = key.decode()
+    ticks = batch([name, "y"] * 8, START + 1000 * (100 + np.arange(16) // 2), np.ones((16, 3)))
+    ticks.offset += 200
+    for _, text in feed(engine, ticks):
+        if text.startswith(b"{"):
+            json.loads(text)
+    rows = np.array(sorted(engine.table.series(PARTITION).values()), dtype=np.int64)
+    Snapshots(engine).pack(PARTITION, rows, 216, 1)
+
+
+def state(data: bytes) -> None:
+    """A record of the state topic: as it is, with the digest made right, and with a header made right."""
+    for stream in (_PLAIN, _HOLDING):
+        layout, key, good = _state(stream)
+        own = np.frombuffer(good[:HEADER_BYTES], dtype=np.dtype(HEADER))[0]
+        head = struct.pack("<QHBBiIIQ", 0, snapshot.MAGIC, VERSION, 0, PARTITION, 1, 0, int(own["_layout"]))
+        for served in (True, False):
+            _restored(stream, served, [layout], key, data)
+            _restored(stream, served, [layout], key, signed(key, data))
+        _restored(
+            stream,
+            True,
+            [layout],
+            key,
+            signed(key, (head + data[HEADER_BYTES:]).ljust(len(good), b"\x00")[: len(good)]),
+        )
+        name = data[:40]
+        _restored(stream, True, [layout], name, signed(name, good))
+
+
+def held(data: bytes) -> None:
+    """What lies behind a row: ticks of steps that are not closed."""
+    layout, key, good = _state(_HOLDING)
+    size = len(good) - int(np.frombuffer(good[:HEADER_BYTES], dtype=np.dtype(HEADER))[0]["_held"])
+    record = bytearray(good[:size] + data)
+    record[20:24] = len(data).to_bytes(4, "little")
+    _restored(_HOLDING, True, [layout], key, signed(key, bytes(record)))
+
+
+def layout(data: bytes) -> None:
+    """The description of a layout, and a record that claims to have it."""
+    own, key, good = _state(_PLAIN)
+    stamp = xxhash.xxh3_64_intdigest(data).to_bytes(8, "little")
+    record = good[:24] + stamp + good[HEADER_BYTES:]
+    for served in (True, False):
+        for value in (record, record[: HEADER_BYTES + len(data) % 64]):
+            _restored(_PLAIN, served, [own, data], key, signed(key, value))
+
+
+# ── what a partition's changelog and commit say ──────────────────────────────────────────────────────────────────────
+
+CHECKPOINT_RECORD = encode_checkpoint(Checkpoint("ticks", 100, "abc", START, 3, ((120, "def"),), 50))
+
+
+def _reader() -> ChangelogReader:
+    return ChangelogReader(MemoryTransport(MemoryBroker()), "state", [PARTITION])
+
+
+def checkpoint(data: bytes) -> None:
+    """A checkpoint, and the same bytes as the key and the value of any record."""
+    reader = _reader()
+    with contextlib.suppress(TopicUnfit):
+        reader._sorted(_laid((CHECKPOINT, data)))
+        assert (PARTITION in reader.checkpoints) != (PARTITION in reader.unusable)
+        for found in reader.checkpoints.values():
+            at = np.array([found.offset, found.life, found.at, found.event_time_ms or 0], dtype=np.int64)
+            assert at[0] >= 0
+            assert weights_at(found.history(), 1 << 61) == found.history()[-1][1] or len(found.history()) > 1
+            assert history_of(None, found) == found.history()
+            encode_checkpoint(found)
+    key, _, value = data.partition(b"\n")
+    for pair in ((key, value), (key, None), (b"s/" + key, value), (b"s/" + key, None), (b"layout/" + key, value)):
+        if key != CHECKPOINT:
+            piece = _reader()._sorted(_laid(pair))
+            assert len(piece.states) + len(piece.gone) + len(piece.layouts) + piece.ignored == 1
+
+
+NOTES = [committed_with(100, 40, ((0, "abc"), (60, "def"))).metadata.encode(), b'{"replay_from":3}', b""]
+
+
+def note(data: bytes) -> None:
+    """The small string beside a committed offset."""
+    known = Committed(100, data.decode(errors="surrogateescape"))
+    replay, emit = starting_points(known, 20, 200, 20)
+    assert 20 <= replay <= emit == 100
+    history = history_of(known, Checkpoint("ticks", 90, "abc", None, 1))
+    assert history
+    assert all(isinstance(weights, str) and 0 <= offset < 1 << 62 for offset, weights in history)
+    weights_at(history, 100)
+    committed_with(120, replay, history)
+
+
+# ── weights ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+_SMALL = spec(channels=("a",), horizon=2, burn_in=4, warm_up=2, series_max=4)
+
+
+@functools.cache
+def blob() -> bytes:
+    return pack(network(_SMALL, hidden=2, layers=1), WeightsMeta(skill=[0.9, 1.0]))
+
+
+WEIGHTS_HEAD = len(MAGIC) + 1 + 32
+
+
+def weights(data: bytes) -> None:
+    """Weights as bytes: as they came, and behind a head with the right digest."""
+    for candidate in (data, MAGIC + bytes([WEIGHTS_VERSION]) + hashlib.sha256(data).digest() + data):
+        _built(candidate)
+
+
+def _built(candidate: bytes) -> None:
+    try:
+        net, meta = build(candidate)
+    except WeightsError as error:
+        assert str(error)
+        return
+    engine = _engine(_SMALL, False)
+    before = engine.model
+    try:
+        engine.load(net, "fuzzed", np.array(meta.skill, dtype=np.float32) if meta.skill else None)
+    except ValueError:
+        assert engine.model == before
+        return
+    feed(engine, cut(walk(12, ["x"], channels=1), 0, 12))
+    engine.use(before)
+
+
+# ── the models topic ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def models_records(body: bytes = b"weights", model: str = "abc") -> bytes:
+    """A publication in the form that `models` reads."""
+    half = len(body) // 2
+    manifest = Manifest(model, 2, len(body), hashlib.sha256(body).hexdigest(), {"loss": 1.0})
+    records = [
+        (f"weights/{model}/0".encode(), body[:half]),
+        (f"weights/{model}/1".encode(), body[half:]),
+        (
+            f"manifest/{model}".encode(),
+            json.dumps({f: getattr(manifest, f) for f in manifest.__struct_fields__}).encode(),
+        ),
+        (b"current", json.dumps({"id": model, "by": "gate", "at_ms": 1, "base": "", "refused": ["old"]}).encode()),
+    ]
+    return b"\n".join(key + b"=" + value for key, value in records)
+
+
+@functools.cache
+def _follower_transport() -> MemoryTransport:
+    return MemoryTransport(MemoryBroker())
+
+
+def models(data: bytes) -> None:
+    """Records of the models topic, one a line, `key=value`; a line without `=` is a tombstone. Then a good one."""
+    follower = ModelsFollower(_follower_transport(), "models")
+    lines = data.split(b"\n")[:200]
+    for offset, line in enumerate(lines):
+        key, sign, value = line.partition(b"=")
+        record = PackedRecord("models", 0, offset, 0, key, value if sign else None)
+        told = follower.pointer
+        ignored = sum(follower.ignored.values())
+        follower._take([(0, [record])])
+        if sum(follower.ignored.values()) > ignored:
+            assert follower.pointer == told
+        _consistent(follower)
+    for model, found in follower._news():
+        assert hashlib.sha256(found).hexdigest() == follower.manifests[model].sha256
+    for offset, line in enumerate(models_records(b"the truth", "true-1").split(b"\n")):
+        key, _, value = line.partition(b"=")
+        follower._take([(0, [PackedRecord("models", 0, 1000 + offset, 0, key, value)])])
+    assert follower.blob("true-1") == b"the truth"
+    stands, told = follower.pointer, follower._told
+    assert stands is not None
+    if stands.id == "true-1":  # unless an operator's word stands
+        assert follower._news() == ([("true-1", b"the truth")] if told != "true-1" else [])
+
+
+def _consistent(follower: ModelsFollower) -> None:
+    assert follower._held_bytes == sum(len(piece) for pieces in follower._pieces.values() for piece in pieces.values())
+    assert follower._held_bytes <= BYTES_MAX
+    assert len(follower._pieces) <= VERSIONS_MAX and len(follower.manifests) <= VERSIONS_MAX
+    for model, manifest in follower.manifests.items():
+        assert manifest.id == model and ID.fullmatch(model) and 0 <= manifest.pieces <= PIECES_MAX
+        found = follower.blob(model)
+        assert found is None or hashlib.sha256(found).hexdigest() == manifest.sha256
+    pointer: Pointer | None = follower.pointer
+    assert pointer is None or ID.fullmatch(pointer.id)
+
+
+# ── the configuration ────────────────────────────────────────────────────────────────────────────────────────────────
+
+CONFIGS = [
+    b"kafka: {bootstrap_servers: localhost:9092}\ninput: ticks\nchannels: [temp, flow]\nstep: 1s\nhorizon: 12\n",
+    b"input: t\nchannels: [a]\nstep: irregular\nhorizon: 2\nquantiles: [0.1, 0.9]\ncalendar: [1d]\ntrain: off\n"
+    b"decode: {series: device.id, ts: time, ts_unit: s, values: {a: readings.a}, channel: null, value: null}\n"
+    b"http: {port: 0}\nlog: {level: debug}\nkafka:\n  security_protocol: SASL_SSL\n  sasl_plain_username: u\n"
+    b"  sasl_plain_password_file: /nowhere\nmodel: {cell: lstm, hidden: 8}\nlearn: {budget: 1s}\n",
+    b"a: &a [x, x]\nb: &b [*a, *a]\nchannels: *b\n? [c]\n: !!binary eA==\nd: 2026-11-23\ne: 0x1F\nf: 1_0\n<<: {g: .nan}\n",
+]
+_SMALLEST = CONFIGS[0]
+
+
+@functools.cache
+def _folder() -> Path:
+    return Path(tempfile.mkdtemp(prefix="streamrnn-fuzz-"))
+
+
+def config(data: bytes) -> None:
+    """A file of its own, a second file over a good one, and a value from the environment and from a flag."""
+    first, second = _folder() / "first.yaml", _folder() / "second.yaml"
+    first.write_bytes(_SMALLEST)
+    second.write_bytes(data)
+    text = data.decode(errors="replace").replace("\x00", "")
+    for files, overrides, environment in (
+        ([second], {}, {}),
+        ([first, second], {}, {}),
+        ([first], {}, {"STREAMRNN__LATENESS": text, "STREAMRNN__DECODE__VALUES": text}),
+        ([first], {"kafka.client_id": text, "channels": text}, {}),
+        ([first], {}, {"STREAMRNN__" + text[:40].upper(): "1"}),
+    ):
+        try:
+            chosen = load(files, overrides, environment)
+        except ConfigError as error:
+            str(error).encode()
+            continue
+        stream = chosen.stream_spec()
+        Decoder(stream, chosen.decode_spec())
+        chosen.model_spec()
+        chosen.topic_needs(1)
+        with contextlib.suppress(ConfigError):
+            chosen.http_token()
+        shown = chosen.effective()
+        json.dumps(shown, ensure_ascii=False).encode()
+        assert (
+            load([], {**shown, "kafka.sasl_plain_password": None, "kafka.ssl_password": None}, {}).stream_spec()
+            == stream
+        )
+
+
+# ── all of them, with what they begin from ───────────────────────────────────────────────────────────────────────────
+
+
+def _held_seeds() -> list[bytes]:
+    _, _, good = _state(_HOLDING)
+    count = int(np.frombuffer(good[:HEADER_BYTES], dtype=np.dtype(HEADER))[0]["_held"])
+    assert count
+    return [good[-count:]]
+
+
+TARGETS: dict[str, tuple[Callable[[bytes], None], Callable[[], list[bytes]]]] = {
+    "codec": (codec, lambda: [bytes([i]) + record for i, record in enumerate(RECORDS * 3)]),
+    "state": (state, lambda: [_state(_PLAIN)[2], _state(_HOLDING)[2]]),
+    "held": (held, _held_seeds),
+    "layout": (layout, lambda: [_state(_PLAIN)[0], b'[["applied","<i8",[]]]']),
+    "checkpoint": (checkpoint, lambda: [CHECKPOINT_RECORD, b"s/pump\nvalue"]),
+    "note": (note, lambda: NOTES),
+    "weights": (weights, lambda: [blob(), blob()[WEIGHTS_HEAD:]]),
+    "models": (models, lambda: [models_records(), models_records(b"x", "b") + b"\nmanifest/b\ncurrent"]),
+    "config": (config, lambda: CONFIGS),
+}
