@@ -68,7 +68,7 @@ class KafkaSink:
         self._producer: Any = None
         self._open: dict[tuple[str, int], Any] = {}
         self._handed: dict[asyncio.Future[Any], tuple[str, int, int]] = {}  # topic, partition, records
-        self._outstanding: set[asyncio.Future[Any]] = set()
+        self._outstanding: set[asyncio.Future[Any]] = set()  # what makes room when it is done
         self.in_flight_bytes = 0
         self.in_flight_bytes_max = settings.in_flight_bytes_max
         self._records = 0
@@ -152,6 +152,11 @@ class KafkaSink:
 
     async def _hand_over(self, where: tuple[str, int]) -> None:
         """Gives one batch to the client, once there is room for it in flight."""
+        future, records = await self._give(where, await self._closed(where))
+        self._handed[future] = (*where, records)
+
+    async def _closed(self, where: tuple[str, int]) -> Any:
+        """A batch that nothing is added to any more, counted as in flight."""
         builder = self._open.pop(where)
         size = builder.size()
         budget = Deadline(self._settings.delivery_timeout_ms / 1000)
@@ -161,19 +166,24 @@ class KafkaSink:
             )
             if not done:
                 raise DeliveryFailed(f"{self.in_flight_bytes} bytes on their way and nothing acknowledged in time")
-        topic, partition = where
         builder.close()
+        self.in_flight_bytes += size
+        return builder
+
+    async def _give(self, where: tuple[str, int], builder: Any) -> tuple[asyncio.Future[Any], int]:
+        """(what becomes of the batch, how many records it has)"""
+        topic, partition = where
+        size = builder.size()
         try:
-            future = await self._producer.send_batch(builder, topic, partition=partition)
+            future: asyncio.Future[Any] = await self._producer.send_batch(builder, topic, partition=partition)
         except REFUSALS as error:
             raise _failed_delivery(error, self._settings, f"sending to {topic}/{partition}") from error
         # The client fails a second future of each batch, which nobody has: an error in the log for each, by the hundred.
         batch = self._producer._message_accumulator._batches[TopicPartition(topic, partition)][-1]  # noqa: SLF001
         batch._drain_waiter.add_done_callback(_look_at)  # noqa: SLF001
-        self.in_flight_bytes += size
         self._outstanding.add(future)
         future.add_done_callback(lambda done: self._acknowledged(done, size))
-        self._handed[future] = (*where, builder.record_count())
+        return future, builder.record_count()
 
     def _acknowledged(self, future: asyncio.Future[Any], size: int) -> None:
         self.in_flight_bytes -= size
@@ -216,14 +226,18 @@ class _Transaction:
 class KafkaTransactionalSink(KafkaSink):
     """See transports.base.TransactionalSink.
 
+    A transaction is a task of its own, which begins when the one before has been committed: a producer has one at a time,
+    and whoever appends need not wait for it. It takes four round trips one after the other (partitions added, records,
+    end; the offsets go beside the records), and with the broker's markers longer than a batch takes to be processed.
+
     After any error the object is of no use: its user drops it and starts another, which ends what this one left open.
     """
 
     def __init__(self, settings: KafkaSettings, transactional_id: str) -> None:
         super().__init__(settings)
         self._id = transactional_id
-        self._begun = False
-        self._ending: asyncio.Task[None] | None = None
+        self._closed_batches: list[tuple[tuple[str, int], Any]] = []  # of the transaction to come
+        self._ending: asyncio.Task[None] | None = None  # the newest transaction
         self.appended = False
 
     def _make(self, **options: Any) -> Any:
@@ -246,57 +260,69 @@ class KafkaTransactionalSink(KafkaSink):
         await super().append_many(topic, partition, keys, values, timestamps_ms, headers)
 
     async def commit(self, topic: str, offsets: Mapping[int, Committed], group: str) -> _Transaction:
-        await self._begin()
-        for where in list(self._open):
-            await self._hand_over(where)
-        delivery = KafkaDelivery(self._handed, self._settings)
-        self._handed = {}
-        self.appended = self._begun = False
-        self._ending = asyncio.ensure_future(self._end(delivery, topic, offsets, group))
-        self._ending.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return _Transaction(self._ending)
-
-    async def _begin(self) -> None:
-        """The transaction before must have ended: a producer has one at a time."""
-        if self._begun:
-            return
-        if self._ending is not None:
-            await _Transaction(self._ending).wait(Deadline(self._settings.delivery_timeout_ms / 1000))
         if self._producer is None:
             raise DeliveryFailed(f"the producer {self._id} is closed")
-        try:
-            await self._producer.begin_transaction()
-        except REFUSALS as error:
-            raise DeliveryFailed(f"no transaction can begin for {self._id}: {type(error).__name__}: {error}") from error
-        self._begun = True
+        for where in list(self._open):
+            await self._hand_over(where)
+        batches, self._closed_batches = self._closed_batches, []
+        self.appended = False
+        wanted = {TopicPartition(topic, p): OffsetAndMetadata(c.offset, c.metadata) for p, c in offsets.items()}
+        ending = self._ending = asyncio.ensure_future(self._transact(self._ending, batches, wanted, group))
+        self._outstanding.add(ending)
+        ending.add_done_callback(self._ended)
+        return _Transaction(ending)
 
-    async def _end(self, delivery: KafkaDelivery, topic: str, offsets: Mapping[int, Committed], group: str) -> None:
-        """Every record acknowledged, then the offsets, then the commit: a failed send fails no transaction by itself."""
+    async def _hand_over(self, where: tuple[str, int]) -> None:
+        """Keeps one batch for the transaction to come, once there is room for it beside those on their way."""
+        self._closed_batches.append((where, await self._closed(where)))
+
+    def _ended(self, transaction: asyncio.Future[Any]) -> None:
+        self._outstanding.discard(transaction)
+        _look_at(transaction)
+
+    async def _transact(
+        self,
+        before: asyncio.Task[None] | None,
+        batches: Sequence[tuple[tuple[str, int], Any]],
+        offsets: dict[TopicPartition, OffsetAndMetadata],
+        group: str,
+    ) -> None:
+        """One whole transaction, when the one before it has been committed; after any other end nothing may follow."""
+        if before is not None:
+            await asyncio.wait({before})
+            if _failed(before):
+                raise DeliveryFailed(f"the transaction of {self._id} before this one was not committed")
         deadline = Deadline(self._settings.delivery_timeout_ms / 1000)
+        offering: asyncio.Future[Any] | None = None
         try:
-            await delivery.wait(deadline)
             async with asyncio.timeout(deadline.remaining_s()):
+                await self._producer.begin_transaction()
+                given = [(await self._give(where, builder), where) for where, builder in batches]
                 if offsets:
-                    wanted = {
-                        TopicPartition(topic, p): OffsetAndMetadata(c.offset, c.metadata) for p, c in offsets.items()
-                    }
-                    await self._producer.send_offsets_to_transaction(wanted, group)
+                    offering = asyncio.ensure_future(self._producer.send_offsets_to_transaction(offsets, group))
+                    offering.add_done_callback(_look_at)
+                delivery = KafkaDelivery({future: (*where, n) for (future, n), where in given}, self._settings)
+                # A failed send fails no transaction by itself: every record is acknowledged before the end.
+                await delivery.wait(deadline)
+                if offering is not None:
+                    await offering
                 await self._producer.commit_transaction()
         except (*REFUSALS, TimeoutError) as error:
             raise _failed_delivery(error, self._settings, f"committing the transaction of {self._id}") from error
-
-    async def _hand_over(self, where: tuple[str, int]) -> None:
-        await self._begin()
-        await super()._hand_over(where)
+        finally:
+            if offering is not None:
+                offering.cancel()
 
     async def stop(self, deadline: Deadline) -> None:
         ending, self._ending = self._ending, None
-        clean = not self._begun and not self._open and (ending is None or (ending.done() and not _failed(ending)))
-        if clean:
+        unsent = bool(self._open or self._closed_batches)
+        self._closed_batches.clear()
+        if not unsent and (ending is None or (ending.done() and not _failed(ending))):
             return await super().stop(deadline)
         # Flushing would send what must not be sent, and aborting could hit a later transaction.
-        if ending is not None and not ending.done():
-            ending.cancel()
+        for transaction in self._outstanding:
+            if isinstance(transaction, asyncio.Task):
+                transaction.cancel()
         producer, self._producer = self._producer, None
         self._open.clear()
         if producer is not None:

@@ -362,10 +362,10 @@ class MemorySink:
 
     async def seal(self) -> _Delivery:
         runs: Runs = {}
-        return _Delivery(self._hand_over(runs), runs)
-
-    def _hand_over(self, runs: Runs) -> list[asyncio.Task[None]]:
         batches, self._batches = self._batches, {}
+        return _Delivery(self._hand_over(batches, runs), runs)
+
+    def _hand_over(self, batches: Mapping[tuple[str, int], list[Appended]], runs: Runs) -> list[asyncio.Task[None]]:
         if self._broker.hook is None:
             for where, batch in batches.items():
                 runs[where] = self._write(where, batch)
@@ -410,7 +410,8 @@ class MemoryTransactionalSink(MemorySink):
     ) -> None:
         super().__init__(broker, client, flaws)
         self._id, self._epoch = transactional_id, -1
-        self._ending: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[None] | None = None  # the newest transaction
+        self._endings: set[asyncio.Task[None]] = set()
         self.appended = False
 
     async def start(self) -> None:
@@ -431,14 +432,13 @@ class MemoryTransactionalSink(MemorySink):
         await super().append_many(topic, partition, keys, values, timestamps_ms, headers)
 
     async def commit(self, topic: str, offsets: Mapping[int, Committed], group: str) -> _Delivery:
-        if self._ending is not None:
-            # A producer has one transaction at a time.
-            await _Delivery([self._ending], {}).wait(Deadline(TRANSACTION_S))
         self.appended = False
-        sends = self._hand_over({})
-        self._ending = asyncio.ensure_future(self._end(sends, topic, dict(offsets), group))
-        self._ending.add_done_callback(_look_at)
-        return _Delivery([self._ending], {})
+        batches, self._batches = self._batches, {}
+        ending = self._ending = asyncio.ensure_future(self._end(self._ending, batches, topic, dict(offsets), group))
+        self._endings.add(ending)
+        ending.add_done_callback(self._endings.discard)
+        ending.add_done_callback(_look_at)
+        return _Delivery([ending], {})
 
     def _write(self, where: tuple[str, int], batch: Sequence[Appended]) -> tuple[int, int]:
         return self._broker.produce(where, batch, self._transaction())
@@ -447,9 +447,20 @@ class MemoryTransactionalSink(MemorySink):
         return self._broker.transaction(self._id, self._epoch)
 
     async def _end(
-        self, sends: Sequence[asyncio.Task[None]], topic: str, offsets: Mapping[int, Committed], group: str
+        self,
+        before: asyncio.Task[None] | None,
+        batches: Mapping[tuple[str, int], list[Appended]],
+        topic: str,
+        offsets: Mapping[int, Committed],
+        group: str,
     ) -> None:
-        await self._acknowledged(sends)
+        """A whole transaction. A producer has one at a time, and none after one that failed."""
+        if before is not None:
+            if not before.done():
+                await asyncio.wait({before})
+            if _failed(before):
+                raise DeliveryFailed("the transaction before was not committed")
+        await self._acknowledged(self._hand_over(batches, {}))
         request = self._broker.request
         if offsets:
             wanted = {(topic, partition): committed for partition, committed in offsets.items()}
@@ -464,8 +475,8 @@ class MemoryTransactionalSink(MemorySink):
 
     async def stop(self, deadline: Deadline) -> None:
         """Drops what is open: flushing would send what must not be sent, aborting could hit a later transaction."""
-        if self._ending is not None:
-            self._ending.cancel()
+        for ending in self._endings:
+            ending.cancel()
         self._give_up()
 
 

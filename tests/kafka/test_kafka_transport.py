@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "transports"))
 from broker import Broker
 from conftest import settings_for
 from contract import Follow, TransportContract, collect, send
+from service import committed, read_all
 
 from streamrnn.transports.base import Committed, Deadline, DeliveryFailed, TransportError
 from streamrnn.transports.kafka import KafkaTransport
@@ -61,6 +62,51 @@ async def test_more_than_a_batch_holds_arrives_in_order(
     assert [(r.value or b"")[:6] for r in await collect(source, 1500)] == [v[:6] for v in values]
     await source.stop(Deadline(5.0))
     await sink.stop(Deadline(5.0))
+
+
+async def test_transactions_follow_each_other_without_being_waited_for(
+    transport: KafkaTransport, broker: Broker, unique: Callable[[str], str]
+) -> None:
+    topic = unique("queued")
+    broker.create(topic, 1)
+    sink = transport.transactional(topic)
+    await sink.start()
+    deliveries = []
+    for n in range(5):
+        await sink.append_many(topic, 0, [None, None], [b"%d a" % n, b"%d b" % n], [0, 0])
+        deliveries.append(await sink.commit(topic, {0: Committed(2 * n)}, topic))
+    for delivery in reversed(deliveries):
+        await delivery.wait(Deadline(20.0))
+    await sink.stop(Deadline(5.0))
+    assert sink.in_flight_bytes == 0
+    assert [r.value for r in await read_all(broker, topic)] == [b"%d %c" % (n, c) for n in range(5) for c in b"ab"]
+    assert (await committed(broker, topic))[0][-1] == 8
+
+
+@leaves_connections
+async def test_nothing_follows_a_transaction_that_failed(
+    transport: KafkaTransport, broker: Broker, unique: Callable[[str], str]
+) -> None:
+    topic = unique("fenced")
+    broker.create(topic, 1)
+    old, new = transport.transactional(topic), transport.transactional(topic)
+    await old.start()
+    await old.append_many(topic, 0, [None], [b"before"], [0])
+    await (await old.commit(topic, {}, topic)).wait(Deadline(20.0))
+    await new.start()
+    deliveries = []
+    for n in range(3):
+        await old.append_many(topic, 0, [None], [b"zombie %d" % n], [0])
+        deliveries.append(await old.commit(topic, {0: Committed(n)}, topic))
+    for delivery in deliveries:
+        with pytest.raises(TransportError):
+            await delivery.wait(Deadline(20.0))
+    await new.append_many(topic, 0, [None], [b"after"], [0])
+    await (await new.commit(topic, {0: Committed(100)}, topic)).wait(Deadline(20.0))
+    await old.stop(Deadline(2.0))
+    await new.stop(Deadline(5.0))
+    assert [r.value for r in await read_all(broker, topic)] == [b"before", b"after"]
+    assert (await committed(broker, topic))[0] == [100]
 
 
 @leaves_connections
