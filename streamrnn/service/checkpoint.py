@@ -161,7 +161,7 @@ class Checkpointer:
         if known is None:
             return None
         if known.cycle is None and not self._begin_cycle(known, partition, position, force):
-            return None
+            return self.take_gone(partition, limit)
         cycle = known.cycle
         assert cycle is not None  # noqa: S101
         table = self._engine.table
@@ -203,15 +203,27 @@ class Checkpointer:
         known.cycle = _Cycle(begin, self._engine.table.changed_rows(partition))
         return True
 
+    def take_gone(self, partition: int, limit: int) -> Slice | None:
+        """Deletions of series that were let go, where too many of them wait for the next checkpoint."""
+        known = self._partitions[partition]
+        self._share_gone()
+        if len(known.gone) <= self._settings.records:
+            return None
+        piece = Slice(partition, [], [], since=known.strange_writes)
+        self._take_gone(known, partition, piece, 4 * limit)
+        return piece
+
+    def _share_gone(self) -> None:
+        gone = self._engine.table.gone
+        for owner, name in gone:
+            known = self._partitions.get(owner)
+            if known is not None:
+                known.gone.append(name)
+        gone.clear()
+
     def _take_gone(self, known: Parked, partition: int, piece: Slice, limit: int) -> None:
         """Series that were let go are deleted from the changelog, too."""
-        gone = self._engine.table.gone
-        if gone:
-            for owner, name in gone:
-                other = self._partitions.get(owner)
-                if other is not None:
-                    other.gone.append(name)
-            gone.clear()
+        self._share_gone()
         for name in dict.fromkeys(known.gone[:limit]):
             if self._engine.table.find(partition, name) is None:
                 piece.keys.append(series_key(name.encode()))
@@ -223,7 +235,7 @@ class Checkpointer:
         while a checkpoint waits for its offset to be committed, which the next one waits for."""
         count = len(self._engine.table.gone) + sum(len(known.gone) for known in self._partitions.values())
         rows_max = self._engine.table.rows_max
-        # A checkpoint begins after so many records, a record lets go of one series at most, then more leave than come.
+        # More than `records` do not wait for a checkpoint; a record lets go of one series at most, a restore of all.
         return count, max(1, len(self._partitions)) * (2 * self._settings.records + batches) + rows_max
 
     # ── what became of it ────────────────────────────────────────────────────────────────────────────────────────
@@ -261,12 +273,15 @@ class Checkpointer:
 
     def not_sent(self, piece: Slice) -> None:
         """A slice will not leave: its rows count as changed again."""
-        table = self._engine.table
-        for key in piece.keys:
+        table, known = self._engine.table, self._partitions.get(piece.partition)
+        for key, value in zip(piece.keys, piece.values, strict=True):
             if key.startswith(SERIES):
-                row = table.find(piece.partition, key[len(SERIES) :].decode())
+                name = key[len(SERIES) :].decode()
+                row = table.find(piece.partition, name)
                 if row is not None:
                     table.changed[row] = True
+                elif value is None and known is not None:
+                    known.gone.append(name)
 
     def complete(self, partition: int, committed: int) -> Slice | None:
         """The checkpoint record, if its rows have arrived and its offset is committed."""

@@ -373,8 +373,11 @@ class Pump:
         turn = self._turns % len(ends)
         self._turns += 1
         for partition in [*ends][turn:] + [*ends][:turn]:
-            if left > 0 and not self.owned[partition].replaying:
-                piece = self._checkpointer.take(partition, ends[partition], left)
+            if left > 0:
+                if self.owned[partition].replaying:
+                    piece = self._checkpointer.take_gone(partition, left)
+                else:
+                    piece = self._checkpointer.take(partition, ends[partition], left)
                 if piece is not None:
                     left -= max(piece.rows, len(piece.keys) // 4)
                     slices.append(piece)

@@ -45,6 +45,7 @@ class SeriesTable:
         # nothing, and growing by copying would cost twice the table for a moment and holes in the heap for ever.
         self.rows_max = rows_max
         self.fields: dict[str, Field] = {}
+        self.layouts = 0  # counts the changes of `fields`
         self.columns: dict[str, NDArray[Any]] = {}
         self.used = 0  # rows ever handed out: all live rows are below it
         self.names: list[str | None] = []
@@ -68,6 +69,7 @@ class SeriesTable:
             column = np.empty((self.rows_max, *field.shape), dtype=field.dtype)
             column[: self.used] = field.fill
             self.columns[field.name] = column
+        self.layouts += 1
 
     def replace(self, field: Field) -> None:
         """Puts a field of another shape in the place of an old one, all rows fresh (a new kind of network came)."""

@@ -21,19 +21,34 @@ T = TypeVar("T")
 CLIENT: contextvars.ContextVar[str] = contextvars.ContextVar("client", default="")
 
 
+# So many rounds of the loop may pass at one moment: more is work that goes round in circles.
+ROUNDS_MAX = 50_000
+
+
+class Stuck(RuntimeError):
+    """Time stands still: every task waits for another, or some go round in circles."""
+
+
 class _Jump(selectors.SelectSelector):
     """Waits for nothing: where the loop would sleep, its clock is put forward instead."""
 
     def __init__(self) -> None:
         super().__init__()
         self.now_s = 1000.0
+        self.rounds, self.rounds_most = 0, 0
 
     def select(self, timeout: float | None = None) -> list[Any]:
         if timeout is None:
-            raise RuntimeError("nothing will ever happen again: every task waits for another")
+            raise Stuck("I10 liveness: nothing will ever happen again, every task waits for another")
+        self.rounds += 1
+        self.rounds_most = max(self.rounds, self.rounds_most)
         if timeout > 0:
             # A little further than asked, or rounding would make the loop wait again for nothing.
             self.now_s += timeout + 1e-9
+            self.rounds = 0
+        elif self.rounds > ROUNDS_MAX:
+            self.rounds = 0
+            raise Stuck("I10 liveness: work goes round in circles, and no time passes")
         return []
 
 

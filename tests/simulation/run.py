@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import structlog
 import torch
 from clock import run
+from reverted import FIXES
 from world import Report, World
 
 
@@ -29,6 +30,13 @@ def one(arguments: tuple[int, str]) -> tuple[int, Report | str]:
         return seed, run(World(seed, delivery=delivery).run())
     except Exception:  # noqa: BLE001 - told with its seed
         return seed, traceback.format_exc()
+
+
+def one_without(arguments: tuple[int, str, str]) -> tuple[int, Report | str]:
+    """`one`, with a fix of the service taken back."""
+    seed, delivery, fix = arguments
+    with FIXES[fix].taken_back():
+        return one((seed, delivery))
 
 
 def quiet() -> None:
@@ -43,15 +51,21 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--delivery", default="")
+    parser.add_argument("--without", choices=FIXES, help="with a fix of the service taken back")
     parser.add_argument("--loud", action="store_true", help="the service's own log, too")
     options = parser.parse_args()
     if not options.loud:
         quiet()
     begin = time.monotonic()
-    work = [(seed, options.delivery) for seed in range(options.first, options.first + options.seeds)]
+    seeds = range(options.first, options.first + options.seeds)
+    if options.without:
+        each, delivery = one_without, options.delivery or FIXES[options.without].delivery
+        work = [(seed, delivery, options.without) for seed in seeds]
+    else:
+        each, work = one, [(seed, options.delivery) for seed in seeds]
     tally = Tally()
     with multiprocessing.get_context("spawn").Pool(options.jobs, quiet) if options.jobs > 1 else _Here() as pool:
-        for done, (seed, result) in enumerate(pool.imap_unordered(one, work, 20), 1):
+        for done, (seed, result) in enumerate(pool.imap_unordered(each, work, 20), 1):
             tally.add(seed, result)
             if done % 500 == 0 and done < len(work):
                 print(f"{done} of {len(work)} in {time.monotonic() - begin:.0f} s: {tally}", flush=True)

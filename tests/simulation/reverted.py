@@ -1,0 +1,215 @@
+"""Fixes that the service owes to what broke it once, each taken back: a simulation that is worth anything notices."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+
+import numpy as np
+
+from streamrnn.service import pump
+from streamrnn.service.checkpoint import Checkpointer, Slice
+from streamrnn.service.outbox import AtLeastOnce, ExactlyOnce
+from streamrnn.service.pump import Pump
+from streamrnn.service.restore import Restorer
+from streamrnn.stream.snapshot import Snapshots
+from streamrnn.transports.base import OwnershipLost, Unreadable
+from streamrnn.transports.memory import MemorySource
+
+
+@dataclass(frozen=True)
+class Fix:
+    """`taken_back` patches the service to be without it; `noticed` is how violations may begin."""
+
+    what: str
+    delivery: str
+    noticed: tuple[str, ...]
+    taken_back: Callable[[], Any]
+
+
+@contextlib.contextmanager
+def _all(*patches: Any) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        for patch in patches:
+            stack.enter_context(patch)
+        yield
+
+
+def _patched(owner: Any, name: str, made: Callable[[Any], Any]) -> Any:
+    return mock.patch.object(owner, name, made(getattr(owner, name)))
+
+
+def _unawaited() -> Any:
+    """Sends are begun, and the offsets committed at once."""
+
+    def made(seal: Any) -> Any:
+        async def sealed(self: AtLeastOnce, offsets: Mapping[int, Any]) -> Any:
+            delivery = await seal(self, offsets)
+
+            async def wait(deadline: Any) -> None:
+                return
+
+            return mock.Mock(wait=wait, written=delivery.written)
+
+        return sealed
+
+    return _patched(AtLeastOnce, "seal", made)
+
+
+def _polls_go_on() -> Any:
+    """A poll that failed is asked again, as if it had brought nothing."""
+
+    def made(poll: Any) -> Any:
+        async def polled(self: MemorySource, timeout_ms: int, records_max: int) -> Any:
+            try:
+                return await poll(self, timeout_ms, records_max)
+            except Unreadable:
+                return []
+
+        return polled
+
+    return _patched(MemorySource, "poll", made)
+
+
+def _states_at_once() -> Any:
+    """States leave with the batch that moved them, not behind its delivery."""
+
+    def made(take: Any) -> Any:
+        def taken(self: Pump, ends: Mapping[int, int], count: int) -> list[Slice]:
+            self._ready += take(self, ends, count)
+            return []
+
+        return taken
+
+    return _patched(Pump, "_take_states", made)
+
+
+def _checkpoints_at_once() -> Any:
+    """A checkpoint points at an offset that is not committed yet."""
+    return _patched(
+        Checkpointer, "complete", lambda complete: lambda self, partition, _: complete(self, partition, 2**60)
+    )
+
+
+def _rows_without_offsets() -> Any:
+    """A restored state does not know which records it has seen."""
+
+    def made(restore: Any) -> Any:
+        def restored(self: Snapshots, partition: int, states: Any, out: Any) -> None:
+            restore(self, partition, states, out)
+            rows = np.fromiter(self._table.series(partition).values(), dtype=np.int64)
+            self._table.columns["applied"][rows] = 0
+
+        return restored
+
+    return _patched(Snapshots, "restore", made)
+
+
+def _loud_replay() -> Any:
+    """What is replayed is said again."""
+
+    def made(serve: Any) -> Any:
+        def served(self: Pump, partition: int, owned: Any) -> None:
+            owned.emit_from = owned.position
+            serve(self, partition, owned)
+
+        return served
+
+    return _patched(Pump, "_serve", made)
+
+
+def _swaps_not_written() -> Any:
+    """Nobody writes down from where on other weights were used."""
+    return _all(
+        mock.patch.object(Checkpointer, "swapped", lambda self, partition, offset, weights: None),
+        mock.patch.object(pump, "history_of", lambda known, checkpoint: checkpoint.history()),
+    )
+
+
+def _refusals_ignored() -> Any:
+    """A commit that was refused because others own the partitions counts as done."""
+
+    def made(commit: Any) -> Any:
+        async def committed(self: MemorySource, offsets: Any, deadline: Any) -> None:
+            with contextlib.suppress(OwnershipLost):
+                await commit(self, offsets, deadline)
+
+        return committed
+
+    return _patched(MemorySource, "commit", made)
+
+
+def _answered_strangers() -> Any:
+    """Two workers that wind up write the same partition over each other's states, and answer each other."""
+    return mock.patch.object(Checkpointer, "strange_writes", lambda self, partition: 0)
+
+
+def _strangers_unseen() -> Any:
+    """Whatever stands in the changelog is taken for the owner's."""
+    return _all(
+        mock.patch.object(Checkpointer, "_written_by_another", lambda self, partition, known: None),
+        mock.patch.object(Restorer, "_older", lambda self, partition, found, checkpoint: {}),
+    )
+
+
+def _weights_not_looked_for() -> Any:
+    """Weights that another worker had before they came here count as gone."""
+
+    async def nothing() -> None:
+        return
+
+    def made(init: Any) -> Any:
+        def begun(self: Pump, *arguments: Any, **named: Any) -> None:
+            init(self, *arguments, **named)
+            self._catch_up = nothing
+
+        return begun
+
+    return _patched(Pump, "__init__", made)
+
+
+def _unfenced() -> Any:
+    """A transactional producer is named after its worker, not after its partition: the next owner's fences nobody."""
+
+    def made(open_: Any) -> Any:
+        async def opened(self: ExactlyOnce, partitions: Sequence[int]) -> None:
+            app, self._app = self._app, f"{self._app}-{id(self)}"
+            try:
+                await open_(self, partitions)
+            finally:
+                self._app = app
+
+        return opened
+
+    return _patched(ExactlyOnce, "open", made)
+
+
+FIXES: Mapping[str, Fix] = {
+    "await-deliveries": Fix(
+        "offsets are committed when all they led to is delivered", "at-least-once", ("I1", "I3"), _unawaited
+    ),
+    "rewind-failed-polls": Fix(
+        "what a failed poll has moved past is read again",
+        "",
+        ("I1", "I2"),
+        _polls_go_on,
+    ),
+    "states-behind-outputs": Fix(
+        "a state leaves when its outputs are delivered", "at-least-once", ("I1", "I3"), _states_at_once
+    ),
+    "checkpoints-behind-commits": Fix(
+        "a checkpoint names a committed offset", "at-least-once", ("I3",), _checkpoints_at_once
+    ),
+    "rows-know-their-offset": Fix("a replay passes by what a state has seen", "", ("I4",), _rows_without_offsets),
+    "silent-replay": Fix("a replay says nothing", "exactly-once", ("I1",), _loud_replay),
+    "swaps-written": Fix("a replay uses the weights of the time", "", ("I4",), _swaps_not_written),
+    "fenced-partitions": Fix("a partition has one writer", "exactly-once", ("I1", "I2", "I7", "I10"), _unfenced),
+    "strangers-seen": Fix(
+        "states that a worker put out wrote over newer ones", "at-least-once", ("I4",), _strangers_unseen
+    ),
+    "strangers-left-alone": Fix("winding up ends", "at-least-once", ("I10",), _answered_strangers),
+    "weights-looked-for": Fix("weights may have come to others first", "", ("I4",), _weights_not_looked_for),
+}
