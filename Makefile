@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 SECONDS ?=
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help run test lint format test-kafka-long bench soak fuzz clean
+.PHONY: help run test lint format test-kafka-long bench bench-recovery soak fuzz clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -41,6 +41,10 @@ bench: $(STAMP)  ## Throughput, latency, memory against a real Kafka (KAFKA_HOME
 	$(BIN)/python tests/benchmarks/throughput.py
 	$(BIN)/python tests/benchmarks/latency.py
 	$(BIN)/python tests/benchmarks/memory.py
+
+bench-recovery: $(STAMP)  ## Take-over after kill -9; exactly-once beside at-least-once (KAFKA_HOME)
+	$(BIN)/python tests/benchmarks/takeover.py
+	$(BIN)/python tests/benchmarks/delivery.py
 
 soak: $(STAMP)  ## Ten million ticks with churning series; the process must not grow
 	$(BIN)/python tests/benchmarks/soak.py

@@ -11,7 +11,9 @@ import asyncio
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -22,30 +24,49 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "kafka"))
 from broker import Broker
 from service import Output, Process, command, configure, read_all
 
+Seen = TypeVar("Seen")
 SKIPPED_S = 10  # the worker and the trainer settle
 
 
-def measure(broker: Broker, folder: Path, app: str, rate: float, seconds: float, training: bool) -> np.ndarray:  # type: ignore[type-arg]
-    learn = {"interval": "1ms", "ticks": 1, "budget": "20s", "updates": 100_000, "min_steps": 2000}
-    config = configure(folder, broker, app, horizon=12, learn=learn)
-    for topic in ("ticks", "forecasts"):
-        broker.create(f"{app}.{topic}", 4, message__timestamp__type="LogAppendTime")
-    command("topics", "-c", config, "--create")
+def serve(
+    folder: Path, config: Path, app: str, rate: float, wait: Callable[[], Seen], *, series: int = 50,
+    training: bool = False,
+) -> Seen:  # fmt: skip
+    """One worker serves simulated ticks at this rate while `wait` waits; returns what that saw."""
     log = folder / f"{app}.log"
     log.touch()
     worker = Process(log, "run", "-c", config)
     trainer = Process(folder / f"{app}.train.log", "train", "-c", config) if training else None
     worker.waits_for("partition assigned")
     simulator = Process(
-        folder / f"{app}.sim.log", "simulate", "sensors", "-c", config, "--rate", rate, "--series", "50"
+        folder / f"{app}.sim.log", "simulate", "sensors", "-c", config, "--rate", rate, "--series", series
     )
-    time.sleep(seconds)
+    seen = wait()
     simulator.stop()
     time.sleep(1.0)
     worker.stop()
     if trainer is not None:
         trainer.stop(60)
-    ticks = {(r.partition, r.offset): r.timestamp for r in asyncio.run(read_all(broker, f"{app}.ticks"))}
+    return seen
+
+
+def topics_by_broker_time(broker: Broker, app: str, config: Path) -> None:
+    for topic in ("ticks", "forecasts"):
+        broker.create(f"{app}.{topic}", 4, message__timestamp__type="LogAppendTime")
+    command("topics", "-c", config, "--create")
+
+
+def tick_times(broker: Broker, app: str) -> dict[tuple[int, int], int]:
+    """When each tick was appended, by (partition, offset)."""
+    return {(r.partition, r.offset): r.timestamp for r in asyncio.run(read_all(broker, f"{app}.ticks"))}
+
+
+def measure(broker: Broker, folder: Path, app: str, rate: float, seconds: float, training: bool) -> np.ndarray:  # type: ignore[type-arg]
+    learn = {"interval": "1ms", "ticks": 1, "budget": "20s", "updates": 100_000, "min_steps": 2000}
+    config = configure(folder, broker, app, horizon=12, learn=learn)
+    topics_by_broker_time(broker, app, config)
+    serve(folder, config, app, rate, lambda: time.sleep(seconds), training=training)
+    ticks = tick_times(broker, app)
     begin = min(ticks.values()) + SKIPPED_S * 1000
     waits = []
     for record in asyncio.run(read_all(broker, f"{app}.forecasts")):

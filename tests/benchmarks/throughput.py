@@ -132,6 +132,7 @@ def configuration(servers: str, topic: str, app: str, case: dict[str, Any]) -> d
         "quantiles": list(quantiles(case)),
         "series_max": 20_000,
         "train": "off",
+        **case.get("settings", {}),
     }
 
 
