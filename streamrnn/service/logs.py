@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
+import textwrap
 import time
 from collections.abc import MutableMapping
 from typing import Any
@@ -13,6 +15,10 @@ import structlog
 # The same event at warning level or above passes so often per window; the next one that passes says how many did not.
 BURST = 20
 WINDOW_S = 10.0
+
+# What a terminal obeys, or what begins another line: other people's words may hold it. JSON escapes it by itself.
+CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+LINES = ("exception", "stack")
 
 
 class Thin(logging.Filter):
@@ -56,6 +62,20 @@ class Thin(logging.Filter):
         return count < BURST, suppressed
 
 
+def _plain(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Controls are shown, not sent. Tracebacks keep their lines, which are indented as no event's are."""
+    for key, value in event.items():
+        if isinstance(value, str) and key in LINES:
+            event[key] = textwrap.indent("\n".join(map(_shown, value.split("\n"))), "  ")
+        elif isinstance(value, str):
+            event[key] = _shown(value)
+    return event
+
+
+def _shown(text: str) -> str:
+    return CONTROLS.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
 def configure(level: str = "info", form: str = "auto") -> None:
     """Logs go to standard error. `form`: json, console, or auto (console on a terminal)."""
     as_json = form == "json" or (form == "auto" and not sys.stderr.isatty())
@@ -77,14 +97,16 @@ def configure(level: str = "info", form: str = "auto") -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    renderer: Any = (
-        structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    renderers: list[Any] = (
+        [structlog.processors.JSONRenderer()]
+        if as_json
+        else [_plain, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
         )
     )
     handler.addFilter(Thin())

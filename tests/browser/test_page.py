@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import html
 import subprocess
 import sys
@@ -38,3 +39,46 @@ async def test_the_page_shows_what_the_worker_does(tmp_path: Path) -> None:
     assert "<img" not in page
     assert html.escape(HOSTILE, quote=False).split("/")[0] in page or "&lt;img" in page
     assert "<title>streamrnn</title>" in page
+
+
+NAMES = [
+    "<img src=x onerror=\"document.title='owned'\">",
+    "</option></select><script>document.title='owned'</script>",
+    "\"'><svg onload=document.title='owned'>",
+    "../../etc/passwd",
+    "a\nb",
+    "nul\x00byte",
+    "\x1b[31mred",
+    "javascript:document.title='owned'",
+    "x" * 4000,
+    "pump",
+]
+
+
+async def test_hostile_words_stay_words_wherever_they_come_from(tmp_path: Path) -> None:
+    """As a series, a channel, the weights in use, the trainer's state, a mark, an error of the broker."""
+    hostile = NAMES[0]
+    observer = fed(NAMES, 20)
+    observer.spec = dataclasses.replace(observer.spec, channels=(hostile, NAMES[1]))
+    observer.history.spec = observer.spec
+    observer.model = hostile
+    observer.trainer = {"up": True, "state": hostile, "accepted": hostile}
+    observer.rejected[hostile] += 1
+    observer.history.mark("swap", hostile)
+    observer.health.trouble = hostile
+    server = HttpServer(observer, "127.0.0.1", 0)
+    await server.start()
+    try:
+        command = [*CHROMIUM, f"--user-data-dir={tmp_path}", "--dump-dom", f"http://127.0.0.1:{server.port}/"]
+        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, timeout=60, check=True)
+    finally:
+        await server.stop()
+    page = done.stdout.decode()
+    assert "<title>streamrnn</title>" in page
+    shown = html.unescape(page)
+    assert shown.count(hostile) >= 6  # it is there, as what it is
+    assert NAMES[1] in shown
+    assert page.count("<script") == 1
+    assert not any(tag in page.lower() for tag in ("<img", "<svg", "<iframe", "onerror=document"))
+    assert page.count("<option") == len(NAMES)
+    assert page.count("<canvas") == 2

@@ -48,3 +48,38 @@ def test_repetitions_are_dropped_and_counted(
         "no connection",
     ]
     assert "7" in json.dumps({k: v for k, v in lines[-1].items() if k in ("event", "suppressed")})
+
+
+HOSTILE = "pump\n2026-01-01 [info] all is well \x1b[31m\x1b]0;owned\x07\x00\u202e\u2028\x9b"
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+@pytest.mark.parametrize("say", [ours, a_librarys])
+def test_other_peoples_words_begin_no_line_and_move_no_terminal(
+    say: Callable[[str], None], form: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs.configure("info", form)
+    say(HOSTILE)
+    structlog.get_logger("streamrnn.test").warning("refused", series=HOSTILE, short="\x1b[2J")
+    try:
+        raise ValueError(HOSTILE)
+    except ValueError:
+        structlog.get_logger("streamrnn.test").exception("failed")
+    written = capsys.readouterr().err
+    lines = written.splitlines()  # also at separators that only some programs know
+    assert all(line.isprintable() for line in lines)
+    events = [line for line in lines if not line.startswith("  ")]
+    assert len(events) == 3
+    assert not any(line.startswith("2026-01-01") for line in lines)
+    if form == "json":
+        assert HOSTILE in json.loads(lines[0])["event"]
+
+
+@pytest.mark.parametrize("say", [ours, a_librarys])
+def test_ten_thousand_bad_records_fill_no_disk(say: Callable[[str], None], capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("debug", "json")
+    for i in range(10_000):
+        say(
+            f"a record of partition 3 was refused, as were many before it and as many will be; this is the story of {i}"
+        )
+    assert len(capsys.readouterr().err) < 100 * logs.BURST * 10
