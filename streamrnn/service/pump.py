@@ -476,7 +476,11 @@ class Pump:
         self._commit_soon()
 
     def _commit_soon(self) -> None:
-        if self._to_commit and (self._committing is None or self._committing.done()):
+        task = self._committing
+        if task is not None and (not task.done() or (not task.cancelled() and task.exception() is not None)):
+            # Nothing behind a failed commit: it may still arrive, and would put the group back.
+            return
+        if self._to_commit:
             self._committing = asyncio.ensure_future(self._commit())
 
     async def _commit(self) -> None:
