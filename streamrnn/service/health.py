@@ -2,7 +2,9 @@
 
 Alive: every owned partition advances or is at its end. A partition with records to read and no progress for
 `STALL_S` is the silent stall that clients of Kafka are known for; only a restart helps, so liveness goes red.
-Ready: serving, every partition restored and past its silent replay, and none further behind than `LAG_MAX` records.
+Ready: serving, every partition restored and past its silent replay, none further behind than `LAG_MAX` records, and what
+was sent is acknowledged: after `DELIVERY_S` without, or after new clients, not before something is committed again. A
+worker that says nothing for `SILENCE_S` waits for the broker, too.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ from typing import Any
 
 STALL_S = 60.0
 LAG_MAX = 100_000
+DELIVERY_S = 3.0
+SILENCE_S = 5.0
 
 
 @dataclass(slots=True)
@@ -20,6 +24,7 @@ class _Partition:
     emit_from: int
     moved_s: float
     lag: int | None = None
+    told_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -32,9 +37,10 @@ class Health:
     restoring: set[int] = field(default_factory=set)
     # Partitions whose log is damaged: a restart would not help, so they do not count for being alive.
     unreadable: dict[int, str] = field(default_factory=dict)
+    undelivered: str = ""
 
     def assigned(self, partition: int, position: int, emit_from: int, now_s: float) -> None:
-        self.partitions[partition] = _Partition(position, emit_from, now_s)
+        self.partitions[partition] = _Partition(position, emit_from, now_s, told_s=now_s)
 
     def revoked(self, partition: int) -> None:
         self.partitions.pop(partition, None)
@@ -46,7 +52,21 @@ class Health:
             return
         if position != entry.position or not lag:
             entry.moved_s = now_s
-        entry.position, entry.lag = position, lag
+        entry.position, entry.lag, entry.told_s = position, lag, now_s
+
+    def waiting(self, seconds: float, now_s: float) -> None:
+        """The oldest outputs on their way are so old."""
+        for entry in self.partitions.values():
+            entry.told_s = now_s
+        if seconds > DELIVERY_S:
+            self.undelivered = f"the broker did not acknowledge outputs for {seconds:.0f} s"
+
+    def rebuilding(self, error: str) -> None:
+        self.trouble = f"clients are being rebuilt: {error}"
+        self.undelivered = f"nothing was delivered since the clients were rebuilt: {error}"
+
+    def committed(self) -> None:
+        self.undelivered = ""
 
     def live(self, now_s: float) -> tuple[bool, str]:
         stalled = [
@@ -67,6 +87,11 @@ class Health:
         damaged = [f"{p}: {why}" for p, why in sorted(self.unreadable.items()) if p in self.partitions]
         if damaged:
             return False, f"cannot be read on: partition {'; '.join(damaged)}"
+        if self.undelivered and any(e.lag != 0 or e.position > e.emit_from for e in self.partitions.values()):
+            return False, self.undelivered
+        silent_s = now_s - max((e.told_s for e in self.partitions.values()), default=now_s)
+        if silent_s > SILENCE_S:
+            return False, f"at one batch for {silent_s:.0f} s"
         behind = [f"{p} by {e.lag}" for p, e in sorted(self.partitions.items()) if (e.lag or 0) > LAG_MAX]
         if behind:
             return False, f"behind: partition {', '.join(behind)} records"

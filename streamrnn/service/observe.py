@@ -143,6 +143,10 @@ class WorkerObserver:
     def committed(self, partition: int, offset: int, seconds: float) -> None:
         self.metrics.commit.observe(seconds)
         self.metrics.committed.labels(str(partition)).set(offset)
+        self.health.committed()
+
+    def waiting(self, seconds: float) -> None:
+        self.health.waiting(seconds, time.monotonic())
 
     def assigned(self, partition: int, position: int, emit_from: int) -> None:
         self.health.assigned(partition, position, emit_from, time.monotonic())
@@ -186,7 +190,7 @@ class WorkerObserver:
 
     def rebuilding(self, error: str) -> None:
         self.metrics.rebuilds.inc()
-        self.health.trouble = f"clients are being rebuilt: {error}"
+        self.health.rebuilding(error)
 
     def unreadable(self, found: Mapping[int, Damage]) -> None:
         self.metrics.unreadable.set(len(found))

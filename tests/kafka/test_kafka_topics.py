@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,16 +15,20 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "service"))
 
+from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.producer.sender import SendProduceReqHandler
 from broker import Broker
 from inside import make_topics, prepared, produce, serving
 from running import until
-from service import Output, read_all, sources
+from service import Output, lag, read_all, sources
 from structlog.testing import capture_logs
 from test_kafka_damage import give_up
 
+from streamrnn.cli.exit_codes import ExitCode, exit_code_of
 from streamrnn.service.config import Settings
 from streamrnn.service.worker import Worker
+from streamrnn.transports.base import TopicMissing
 
 pytestmark = pytest.mark.kafka
 
@@ -40,6 +45,7 @@ def quick(broker: Broker) -> dict[str, Any]:
         "session_timeout_ms": 6000,
         "heartbeat_interval_ms": 1000,
         "metadata_max_age_ms": 500,
+        "request_timeout_ms": 4000,
     }
 
 
@@ -75,6 +81,17 @@ def told(logs: list[Any], words: str) -> list[Any]:
 async def forecasts(broker: Broker, chosen: Settings) -> list[Output]:
     records = await read_all(broker, chosen.topics.forecasts)
     return [msgspec.json.decode(record.value, type=Output) for record in records]
+
+
+def ready(worker: Worker) -> bool:
+    return worker.observer.health.ready(time.monotonic())[0]
+
+
+async def poison(broker: Broker, topic: str) -> None:
+    producer = AIOKafkaProducer(bootstrap_servers=broker.servers)
+    await producer.start()
+    await producer.send_and_wait(topic, b"{", partition=0)
+    await producer.stop()
 
 
 # ── the input ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -155,3 +172,78 @@ async def test_an_input_made_anew_under_a_running_worker_is_begun_anew(
     outputs = (await forecasts(broker, chosen))[100:]
     assert {o.source.offset for o in outputs} == set(range(40))
     assert not outputs[0].warm
+
+
+# ── the outputs ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("kind", ["forecasts", pytest.param("dlq", marks=pytest.mark.kafka_long)])
+async def test_an_output_deleted_under_a_running_worker_stops_it_and_costs_nothing(
+    broker: Broker, tmp_path: Path, unique: Callable[[str], str], kind: str
+) -> None:
+    """It ends with the exit code of a missing topic; made again, and the worker started again, everything is answered."""
+    app = unique("deleted")
+    chosen = await prepared(broker, tmp_path, app, partitions=1, kafka=quick(broker), delivery_timeout="8s")
+    topic = getattr(chosen.topics, kind)
+    await produce(broker, chosen.input, 0, 0, 50)
+    with pytest.raises(TopicMissing, match=f"no topic '{topic}'") as ended:
+        async with serving(chosen) as worker:
+            health = worker.observer.health
+            await arrived(worker, {0: 50})
+            assert ready(worker)
+            await delete(broker, topic)
+            await produce(broker, chosen.input, 0, 50, 50)
+            await poison(broker, chosen.input)
+            await until(lambda: not ready(worker), 20)
+            assert worker.observer.metrics.rebuilds._value.get() == 0  # that is, before it is given up
+            await until(lambda: health.trouble == "stopped")
+    assert exit_code_of(ended.value) is ExitCode.TOPIC
+    assert (51 if kind == "forecasts" else 1) <= await lag(broker, app) <= 51
+    with pytest.raises(TopicMissing, match=f"{topic}: missing"):
+        async with serving(chosen) as worker:
+            await until(lambda: worker.observer.health.trouble == "stopped")
+    await make_topics(broker, chosen, partitions=1)
+    async with serving(chosen) as worker:
+        await arrived(worker, {0: 101})
+        assert ready(worker)
+    gone = set(range(50)) if kind == "forecasts" else set()
+    assert set(await sources(broker, app)) == {(0, o) for o in range(101) if o not in gone}
+
+
+async def test_an_output_without_enough_replicas_is_waited_for(
+    broker: Broker, tmp_path: Path, unique: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is committed and the worker is not ready, through new clients too, until the broker takes outputs again.
+
+    A broker asks for no more replicas than a topic has; so one alone never lacks any, and its answers are changed here.
+    """
+    chosen = await prepared(broker, tmp_path, unique("alone"), partitions=1, kafka=quick(broker), delivery_timeout="4s")
+    lacking: set[str] = set()
+    handle = SendProduceReqHandler.handle_response
+
+    def changed(handler: Any, response: Any) -> Any:
+        for topic, partitions in response.topics:
+            if topic in lacking:
+                partitions[:] = [(partition, 20, *rest) for partition, _, *rest in partitions]  # NotEnoughReplicas
+        return handle(handler, response)
+
+    monkeypatch.setattr(SendProduceReqHandler, "handle_response", changed)
+    await produce(broker, chosen.input, 0, 0, 50)
+    async with serving(chosen) as worker:
+        metrics, refused = worker.observer.metrics, []
+        await arrived(worker, {0: 50})
+        lacking.add(chosen.topics.forecasts)
+        await produce(broker, chosen.input, 0, 50, 50)
+        await until(lambda: not ready(worker))
+        assert metrics.rebuilds._value.get() == 0
+        async with asyncio.timeout(40):
+            while metrics.rebuilds._value.get() < 2:
+                refused.append(not ready(worker))
+                await asyncio.sleep(0.05)
+        assert all(refused)
+        assert await lag(broker, chosen.app) == 50
+        lacking.clear()
+        await arrived(worker, {0: 100})
+        assert ready(worker)
+        assert metrics.cold_starts._value.get() == 0
+    assert set(await sources(broker, chosen.app)) == {(0, o) for o in range(100)}

@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from running import START, settings
 
 from streamrnn.records import TickBatch
-from streamrnn.service.health import LAG_MAX, STALL_S, Health
+from streamrnn.service.health import DELIVERY_S, LAG_MAX, SILENCE_S, STALL_S, Health
 from streamrnn.service.http import ExposedError, HttpServer
 from streamrnn.service.observe import WorkerObserver
 from streamrnn.service.pump import Timing
@@ -125,6 +125,26 @@ def test_health_says_what_is_wrong() -> None:
     assert "behind" in health.ready(500.0)[1]
     health.revoked(3)
     assert health.ready(500.0)[0]
+
+
+def test_outputs_that_are_not_acknowledged_make_it_unready() -> None:
+    health = Health(serving=True, trouble="")
+    health.assigned(0, 100, 100, 0.0)
+    health.progress(0, 150, 0, 0.0)
+    health.waiting(DELIVERY_S / 2, 0.0)
+    assert health.ready(0.0)[0]
+    health.waiting(DELIVERY_S + 1, 0.0)
+    assert "acknowledge" in health.ready(0.0)[1]
+    health.committed()
+    assert health.ready(0.0)[0]
+    health.rebuilding("gone")
+    health.trouble = ""
+    assert "gone" in health.ready(0.0)[1]
+    health.revoked(0)
+    health.assigned(0, 100, 100, 0.0)
+    health.progress(0, 100, 0, 0.0)  # nothing is owed
+    assert health.ready(0.0)[0]
+    assert not health.ready(SILENCE_S + 1)[0]
 
 
 def test_the_summary_forgets_what_is_old_and_compares_like_with_like() -> None:
