@@ -25,7 +25,10 @@ def topics(
         bool, typer.Option("--create", help="Create the ones that are missing, add partitions to those with too few.")
     ] = False,
     partitions: Annotated[
-        int | None, typer.Option(help="Also create the input topic, with so many partitions, if it is missing.")
+        int | None,
+        typer.Option(
+            help="Room for an input of so many partitions; the input itself is made with them if it is missing."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -92,7 +95,7 @@ async def _examined(
             if inputs is None and partitions:
                 made += await admin.create([TopicNeed(settings.input, partitions, {})])
             if inputs or partitions:
-                made += await admin.create(settings.topic_needs(inputs or partitions or 1))
+                made += await admin.create(settings.topic_needs(max(inputs or 1, partitions or 1)))
         return await examine(admin, settings, partitions), made
     finally:
         await admin.stop()

@@ -44,6 +44,11 @@ class Publisher:
             self._partitions[topic] = await sink.partitions_for(topic)
         return self._partitions
 
+    async def make_room(self, partitions: Sequence[int], sink: Sink) -> None:
+        """For input partitions that are given to us: they may be new, and those of the outputs newer than the last look."""
+        if self._partitions and max(partitions) >= min(self._partitions.values()):
+            await self.check(sink)
+
     async def publish(self, outputs: Outputs, batch: TickBatch, unread: Sequence[Rejected]) -> tuple[int, int, int]:
         """Appends all of a batch's outputs; returns how many forecasts, imputations and dead letters."""
         forecasts, imputations = outputs.forecasts, outputs.imputations

@@ -574,6 +574,7 @@ class Pump:
         if not partitions:
             return
         await self._outbox.open(partitions)
+        await self._publisher.make_room(partitions, self._outbox.sink(partitions[0]))
         committed = await self._source.committed(partitions)
         begin = await self._source.begin_offsets(partitions)
         end = await self._source.end_offsets(partitions)

@@ -52,16 +52,14 @@ async def serving(chosen: Settings) -> AsyncIterator[Worker]:
         await asyncio.wait_for(task, 30)
 
 
-async def produce(broker: Broker, topic: str, partition: int, first: int, count: int) -> None:
+async def produce(broker: Broker, topic: str, partition: int, first: int, count: int, series: str = "") -> None:
     """`count` ticks of one series, each batch of its own request, so that it can be damaged alone."""
     producer = AIOKafkaProducer(bootstrap_servers=broker.servers)
     await producer.start()
     try:
-        begin = int(time.time() * 1000) - BACK_MS
+        begin, name = int(time.time() * 1000) - BACK_MS, series or f"s{partition}"
         for step in range(first, first + count):
-            value = (
-                f'{{"series":"s{partition}","ts":{begin + 1000 * step},"values":{{{CHANNELS}}},"step":"{step:05d}"}}'
-            )
+            value = f'{{"series":"{name}","ts":{begin + 1000 * step},"values":{{{CHANNELS}}},"step":"{step:05d}"}}'
             sent = await producer.send(topic, value.encode(), partition=partition, timestamp_ms=begin + 1000 * step)
             if step % 10 == 9:
                 await sent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
@@ -16,19 +17,22 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "service"))
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 from aiokafka.producer.sender import SendProduceReqHandler
 from broker import Broker
+from conftest import settings_for
 from inside import make_topics, prepared, produce, serving
 from running import until
-from service import Output, lag, read_all, sources
+from service import Output, command, configure, lag, read_all, sources
 from structlog.testing import capture_logs
 from test_kafka_damage import give_up
 
 from streamrnn.cli.exit_codes import ExitCode, exit_code_of
-from streamrnn.service.config import Settings
+from streamrnn.service.config import Settings, load
 from streamrnn.service.worker import Worker
-from streamrnn.transports.base import TopicMissing
+from streamrnn.transports.base import TopicMissing, TopicNeed, TopicUnfit
+from streamrnn.transports.changelog import CHECKPOINT, Checkpoint, encode_checkpoint
+from streamrnn.transports.kafka import KafkaTransport
 
 pytestmark = pytest.mark.kafka
 
@@ -87,10 +91,10 @@ def ready(worker: Worker) -> bool:
     return worker.observer.health.ready(time.monotonic())[0]
 
 
-async def poison(broker: Broker, topic: str) -> None:
+async def put(broker: Broker, topic: str, value: bytes, key: bytes | None = None) -> None:
     producer = AIOKafkaProducer(bootstrap_servers=broker.servers)
     await producer.start()
-    await producer.send_and_wait(topic, b"{", partition=0)
+    await producer.send_and_wait(topic, value, key=key, partition=0)
     await producer.stop()
 
 
@@ -177,7 +181,8 @@ async def test_an_input_made_anew_under_a_running_worker_is_begun_anew(
 # ── the outputs ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("kind", ["forecasts", pytest.param("dlq", marks=pytest.mark.kafka_long)])
+@pytest.mark.parametrize("kind", ["forecasts", "dlq"])
+@pytest.mark.kafka_long
 async def test_an_output_deleted_under_a_running_worker_stops_it_and_costs_nothing(
     broker: Broker, tmp_path: Path, unique: Callable[[str], str], kind: str
 ) -> None:
@@ -193,9 +198,8 @@ async def test_an_output_deleted_under_a_running_worker_stops_it_and_costs_nothi
             assert ready(worker)
             await delete(broker, topic)
             await produce(broker, chosen.input, 0, 50, 50)
-            await poison(broker, chosen.input)
+            await put(broker, chosen.input, b"{")
             await until(lambda: not ready(worker), 20)
-            assert worker.observer.metrics.rebuilds._value.get() == 0  # that is, before it is given up
             await until(lambda: health.trouble == "stopped")
     assert exit_code_of(ended.value) is ExitCode.TOPIC
     assert (51 if kind == "forecasts" else 1) <= await lag(broker, app) <= 51
@@ -247,3 +251,114 @@ async def test_an_output_without_enough_replicas_is_waited_for(
         assert ready(worker)
         assert metrics.cold_starts._value.get() == 0
     assert set(await sources(broker, chosen.app)) == {(0, o) for o in range(100)}
+
+
+# ── partitions ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def grow(broker: Broker, topic: str, partitions: int) -> None:
+    async with administering(broker) as client:
+        await client.create_partitions({topic: NewPartitions(partitions)})
+
+
+async def test_partitions_are_added_under_a_running_worker(
+    broker: Broker, tmp_path: Path, unique: Callable[[str], str]
+) -> None:
+    """To outputs and state first, as the runbook says: then no worker meets a partition that has no place for its state."""
+    app = unique("grown")
+    chosen = await prepared(broker, tmp_path, app, partitions=1, kafka=quick(broker))
+    await produce(broker, chosen.input, 0, 0, 100)
+    async with serving(chosen) as worker:
+        await arrived(worker, {0: 100})
+        command("topics", "-c", tmp_path / f"{app}.yaml", "--create", "--partitions", "2")
+        assert worker.pump is not None
+        assert set(worker.pump.owned) == {0}  # the input is left alone
+        await grow(broker, chosen.input, 2)
+        await produce(broker, chosen.input, 1, 100, 40, series="s0")
+        await arrived(worker, {0: 100, 1: 40})
+    assert set(await sources(broker, app)) == {(0, o) for o in range(100)} | {(1, o) for o in range(40)}
+    records = await read_all(broker, chosen.topics.forecasts)
+    outputs = [(record.partition, msgspec.json.decode(record.value, type=Output)) for record in records]
+    assert all(partition == output.source.partition for partition, output in outputs)
+    first = next(output for partition, output in outputs if partition == 1)
+    assert (first.series, first.warm) == ("s0", False)
+
+
+async def test_a_partition_without_a_place_for_its_state_stops_the_worker_until_there_is_one(
+    broker: Broker, tmp_path: Path, unique: Callable[[str], str]
+) -> None:
+    chosen = await prepared(broker, tmp_path, unique("order"), partitions=1, kafka=quick(broker))
+    await produce(broker, chosen.input, 0, 0, 50)
+    with pytest.raises(TopicUnfit, match="topics --create") as ended:
+        async with serving(chosen) as worker:
+            await arrived(worker, {0: 50})
+            await grow(broker, chosen.input, 2)
+            await produce(broker, chosen.input, 1, 0, 50)
+            await until(lambda: worker.observer.health.trouble == "stopped")
+    assert exit_code_of(ended.value) is ExitCode.TOPIC
+    await make_topics(broker, chosen, partitions=2)
+    async with serving(chosen) as worker:
+        await arrived(worker, {0: 50, 1: 50})
+    assert set(await sources(broker, chosen.app)) == {(p, o) for p in range(2) for o in range(50)}
+
+
+# ── the state topic ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("partitions", "policy", "tool"),
+    [(2, "delete", "kafka-configs.sh"), (1, "compact", "kafka-topics.sh")],
+    ids=["policy", "partitions"],
+)
+async def test_an_unfit_state_topic_is_refused_with_the_command_that_mends_it(
+    broker: Broker, tmp_path: Path, unique: Callable[[str], str], partitions: int, policy: str, tool: str
+) -> None:
+    app = unique("unfit")
+    admin = KafkaTransport(settings_for(broker)).admin()
+    await admin.start()
+    await admin.create([TopicNeed(f"{app}.state", partitions, {"cleanup.policy": policy})])
+    await admin.create([TopicNeed(f"{app}.{kind}", 2, {}) for kind in ("ticks", "forecasts", "imputed", "dlq")])
+    await admin.create([TopicNeed(f"{app}.models", 1, {"cleanup.policy": "compact"})])
+    await admin.stop()
+    chosen = load([configure(tmp_path, broker, app)], {}, {})
+    with pytest.raises(TopicUnfit, match=f"{app}.state: ") as refused:
+        async with serving(chosen) as worker:
+            await until(lambda: worker.observer.health.trouble == "stopped", 5)
+    assert exit_code_of(refused.value) is ExitCode.TOPIC
+    found = re.search(rf"{tool} ([^)]+)", str(refused.value))
+    assert found is not None
+    await asyncio.to_thread(broker._run, tool, "--bootstrap-server", broker.servers, *found[1].split())
+    async with serving(chosen) as worker:
+        await until(lambda: ready(worker) and worker.pump and len(worker.pump.owned) == 2)
+
+
+async def test_a_state_of_a_newer_version_is_refused(
+    broker: Broker, tmp_path: Path, unique: Callable[[str], str]
+) -> None:
+    """And nothing is processed, which an upgraded worker would miss."""
+    chosen = await prepared(broker, tmp_path, unique("newer"), partitions=1)
+    checkpoint = Checkpoint(chosen.input, 10, "w", None, 0, version=99)
+    await put(broker, chosen.topics.state, encode_checkpoint(checkpoint), CHECKPOINT)
+    await produce(broker, chosen.input, 0, 0, 20)
+    with pytest.raises(TopicUnfit, match=r"newer version of streamrnn \(format 99.*upgrade") as refused:
+        async with serving(chosen) as worker:
+            await until(lambda: worker.observer.health.trouble == "stopped")
+    assert exit_code_of(refused.value) is ExitCode.TOPIC
+    assert await lag(broker, chosen.app) == 20
+    assert not await sources(broker, chosen.app)
+
+
+async def test_a_state_of_another_input_is_told_and_not_believed(
+    broker: Broker, tmp_path: Path, unique: Callable[[str], str]
+) -> None:
+    chosen = await prepared(broker, tmp_path, unique("other"), partitions=1)
+    checkpoint = Checkpoint("elsewhere", 10, "w", None, 0)
+    await put(broker, chosen.topics.state, encode_checkpoint(checkpoint), CHECKPOINT)
+    await produce(broker, chosen.input, 0, 0, 20)
+    with capture_logs() as logs:
+        async with serving(chosen) as worker:
+            await arrived(worker, {0: 20})
+            assert worker.observer.metrics.cold_starts._value.get() == 1
+    (cold,) = told(logs, "partition starts without its state")
+    assert "'elsewhere'" in cold["why"]
+    assert set(await sources(broker, chosen.app)) == {(0, o) for o in range(20)}
