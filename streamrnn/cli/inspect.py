@@ -21,13 +21,15 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """Ask a running worker for a series' last values and forecast."""
+    token: str | None = None
     if url is None:
         if not config:
             raise BadUse("give the worker's address with --url, or its configuration with -c")
         settings = settings_from(config, overrides(sets))
-        url = f"http://{settings.http.host}:{settings.http.port}"
+        host = f"[{settings.http.host}]" if ":" in settings.http.host else settings.http.host
+        url, token = f"http://{host}:{settings.http.port}", settings.http_token()
     path = f"/api/series/{urllib.parse.quote(series, safe='')}" if series else "/api/series"
-    found = _get(url.rstrip("/") + path)
+    found = _get(url.rstrip("/") + path, token)
     if as_json or not series:
         typer.echo(json.dumps(found))
         return
@@ -37,11 +39,13 @@ def inspect(
     _show(found)
 
 
-def _get(url: str) -> Any:
+def _get(url: str, token: str | None) -> Any:
     if not url.startswith(("http://", "https://")):
         raise BadUse(f"{url} is not an http address")
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - the scheme was checked
+        # The scheme was checked.
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=5) as answer:  # noqa: S310
             return json.load(answer)
     except urllib.error.HTTPError as error:
         if error.code == 404:

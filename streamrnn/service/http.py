@@ -32,7 +32,8 @@ FILES = {
 }
 # A client that does not take its answer must not hold up the end.
 SHUTDOWN_S = 1.0
-OPEN_PATHS = ("/livez", "/readyz", "/metrics")
+# The page's own files are nobody's secret, and a browser asks for them without the token that opened the page.
+OPEN_PATHS = ("/livez", "/readyz", "/metrics", "/app.js", "/style.css")
 # Of the request line and of each header; a series' name takes three times its 256 bytes.
 LINE_BYTES_MAX = 4096
 HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]+)(:[0-9]{1,5})?")

@@ -41,6 +41,20 @@ async def test_the_page_shows_what_the_worker_does(tmp_path: Path) -> None:
     assert "<title>streamrnn</title>" in page
 
 
+async def test_the_page_works_behind_a_token(tmp_path: Path) -> None:
+    server = HttpServer(fed(["pump"], 20), "127.0.0.1", 0, "s3cret")
+    await server.start()
+    try:
+        url = f"http://127.0.0.1:{server.port}/?token=s3cret"
+        command = [*CHROMIUM, f"--user-data-dir={tmp_path}", "--dump-dom", url]
+        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, timeout=60, check=True)
+    finally:
+        await server.stop()
+    page = done.stdout.decode()
+    assert "ticks per second" in page
+    assert "s3cret" not in page
+
+
 NAMES = [
     "<img src=x onerror=\"document.title='owned'\">",
     "</option></select><script>document.title='owned'</script>",

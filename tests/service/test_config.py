@@ -114,6 +114,13 @@ def test_secrets_are_read_from_files_and_shown_nowhere(file: Path, tmp_path: Pat
     assert "hunter2" not in str(raised.value)
 
 
+@pytest.mark.parametrize("secret", ["abc #def", "12345", "null", "[x", "a: b", "'quoted'", " blanks ", "2026-13-45"])
+def test_a_secret_from_the_environment_is_taken_letter_by_letter(file: Path, secret: str) -> None:
+    environment = {"STREAMRNN__KAFKA__SASL_PLAIN_PASSWORD": secret, "STREAMRNN__KAFKA__SASL_PLAIN_USERNAME": secret}
+    kafka = load([file], {"kafka.security_protocol": "SASL_SSL"}, environment).kafka_settings()
+    assert (kafka.sasl_plain_password, kafka.sasl_plain_username) == (secret, secret)
+
+
 def test_a_changed_password_file_is_read_by_the_next_client(file: Path, tmp_path: Path) -> None:
     secret = tmp_path / "password"
     secret.write_text("hunter2\n")
