@@ -78,6 +78,9 @@ class Metrics:
         self.weights = gauge("weights_info", "1 for the weights in use.", "id")
         self.rebuilds = counter("client_rebuilds_total", "Times the Kafka clients were built anew after an error.")
         self.loop_lag = histogram("event_loop_lag_seconds", "How late the event loop runs what is due.", LAG_SECONDS)
+        self.loop_blocked = counter(
+            "event_loop_blocked_total", "Times it was late by half the session time-out or more."
+        )
         self.trainer_up = gauge("trainer_up", "1 while the trainer's process lives.")
         self.trainer_restarts = counter("trainer_restarts_total", "Times the trainer was started again.")
         self.trainer = gauge("trainer", "What the trainer last said of itself.", "what")
@@ -212,6 +215,9 @@ class WorkerObserver:
 
     def loop_lag(self, seconds: float) -> None:
         self.metrics.loop_lag.observe(seconds)
+
+    def loop_blocked(self) -> None:
+        self.metrics.loop_blocked.inc()
 
     def trainer_state(self, up: bool, restarts: int, said: Mapping[str, Any]) -> None:
         self.metrics.trainer_up.set(up)

@@ -323,11 +323,23 @@ class Worker:
                     self.observer.unreadable(self.unreadable.found)
 
     async def _probe_loop(self) -> None:
-        """How late the event loop runs what is due: the first sign of a blocked process."""
+        """How late the event loop runs what is due: the first sign of a blocked process.
+
+        Heartbeats are late by as much. Beyond half the session's time, a little more would have cost the membership.
+        """
+        alarm_s = self.settings.kafka.session_timeout_ms / 2000
         while True:
             due = clock_s() + LOOP_PROBE_S
             await asyncio.sleep(LOOP_PROBE_S)
-            self.observer.loop_lag(max(0.0, clock_s() - due))
+            late_s = max(0.0, clock_s() - due)
+            self.observer.loop_lag(late_s)
+            if late_s > alarm_s:
+                self.observer.loop_blocked()
+                log.warning(
+                    "the process stood still; for as long as kafka.session_timeout_ms, and its group puts it out",
+                    seconds=round(late_s, 2),
+                    session_timeout_ms=self.settings.kafka.session_timeout_ms,
+                )
             self.observer.held(len(self.engine.table))
 
 
