@@ -71,6 +71,10 @@ class Checkpoint(msgspec.Struct, forbid_unknown_fields=False):
         return (self.offset, self.weights), *self.swaps
 
 
+class _Version(msgspec.Struct):
+    version: int = VERSION
+
+
 @dataclass(slots=True)
 class Piece:
     """What one poll brought of one partition: layouts to be learnt first, series that were let go, then states in log
@@ -145,17 +149,22 @@ class ChangelogReader:
 
     def _checkpoint(self, partition: int, value: bytes) -> None:
         try:
+            self._check_version(partition, value)
             found = msgspec.json.decode(value, type=Checkpoint)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             self.unusable[partition] = f"the checkpoint of partition {partition} cannot be read: {error}"
             return
-        if found.version > VERSION:
-            raise TopicUnfit(
-                f"the checkpoint of partition {partition} in {self._topic} was written by a newer version of streamrnn "
-                f"(format {found.version}; this one reads up to {VERSION}): upgrade this worker"
-            )
         self.checkpoints[partition] = found
         self.unusable.pop(partition, None)
+
+    def _check_version(self, partition: int, value: bytes) -> None:
+        """Before the rest is looked at: a newer version may have other fields."""
+        version = msgspec.json.decode(value, type=_Version).version
+        if version > VERSION:
+            raise TopicUnfit(
+                f"the checkpoint of partition {partition} in {self._topic} was written by a newer version of streamrnn "
+                f"(format {version}; this one reads up to {VERSION}): upgrade this worker"
+            )
 
     async def stop(self, deadline: Deadline) -> None:
         await self._reader.stop(deadline)
