@@ -13,7 +13,10 @@ from streamrnn.cli.options import AsJson, BadUse, Bootstrap, Config, Sets, overr
 from streamrnn.durations import format_ms
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from streamrnn.service.config import Settings
+    from streamrnn.transports.models import Manifest
 
 app = typer.Typer(help="The weights in the models topic.", no_args_is_help=True)
 ModelId = Annotated[str, typer.Argument(help="The weights' id, as `models list` shows it.")]
@@ -82,21 +85,28 @@ async def _with_follower(settings: Settings, roll_back_to: str | None = None) ->
                 await sink.stop(Deadline(5.0))
     finally:
         await follower.stop(Deadline(5.0))
-    rows = []
-    for manifest in follower.manifests.values():
-        known: dict[str, Any] = dict(manifest.meta)
-        skill = known.get("skill") or [1.0]
-        rows.append(
-            {
-                **known,
-                "id": manifest.id,
-                "bytes": manifest.bytes,
-                "current": manifest.id == current,
-                "refused": manifest.id in refused,
-                "round": known.get("round", 0),
-                "loss": known.get("loss", 0.0),
-                "skill": sum(skill) / len(skill),
-                "skill_by_horizon": skill,
-            }
-        )
-    return rows
+    return [_row(manifest, current, refused) for manifest in follower.manifests.values()]
+
+
+def _row(manifest: Manifest, current: str | None, refused: Sequence[str]) -> dict[str, Any]:
+    """What is said of one version; of a manifest that somebody else wrote, no more than its id may make sense."""
+    import msgspec
+
+    from streamrnn.model.weights import WeightsMeta
+
+    try:
+        meta = msgspec.convert(manifest.meta, WeightsMeta)
+    except msgspec.ValidationError:
+        meta = WeightsMeta()
+    skill = meta.skill or [1.0]
+    return {
+        **manifest.meta,
+        "id": manifest.id,
+        "bytes": manifest.bytes,
+        "current": manifest.id == current,
+        "refused": manifest.id in refused,
+        "round": meta.round,
+        "loss": meta.loss,
+        "skill": sum(skill) / len(skill),
+        "skill_by_horizon": skill,
+    }

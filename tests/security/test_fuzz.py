@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from making import network
 from targets import CHECKPOINT_RECORD, CONFIGS, TARGETS, WEIGHTS_HEAD, blob, models_records, signed
 
+from streamrnn.cli import models as cli_models
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.snapshot import HEADER_BYTES, Restored, Snapshots
+from streamrnn.transports.models import Manifest
 
 FRAGMENTS = [
     b"", b'"', b"'", b"{", b"}", b"[", b"]", b",", b":", b"\\", b"\\ud800", b"\x00", b"\xff", b"\n", b"=", b"/", b"-",
@@ -57,7 +59,7 @@ def edited(data: bytes, other: bytes, changes: list[Edit]) -> bytes:
 
 
 # A weights' blob is built into a network, a state into an engine: they have fewer examples in the same time.
-EXAMPLES = {"codec": 400, "state": 60, "held": 100, "layout": 80, "weights": 100, "config": 60}
+EXAMPLES = {"codec": 300, "state": 40, "held": 80, "layout": 60, "weights": 80, "config": 40}
 
 
 def _weights(document: object, tensors: bytes) -> bytes:
@@ -138,6 +140,16 @@ FOUND: dict[str, list[bytes]] = {
 )
 def test_what_was_found_is_not_found_again(name: str, data: bytes) -> None:
     TARGETS[name][0](data)
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [{}, {"loss": "x"}, {"skill": 3}, {"skill": []}, {"skill": ["x"]}, {"round": None}, {"id": "b", "bytes": -1}],
+)
+def test_a_strangers_manifest_is_listed_all_the_same(meta: dict[str, object]) -> None:
+    row = cli_models._row(Manifest("a", 1, 1, "0" * 64, meta), "a", ())
+    assert (row["id"], row["bytes"], row["current"]) == ("a", 1, True)
+    assert f"{row['loss']:.4f} {row['skill']:.3f} {row['round']:<4}" and json.dumps(row)
 
 
 def test_a_state_whose_numbers_cannot_be_is_refused() -> None:
