@@ -130,7 +130,7 @@ class Service:
     async def end(self) -> None:
         """The load ends, what is left is processed, and the workers stop one after the other."""
         self.simulator.kill()
-        draining = asyncio.create_task(drained(self.broker, self.app, timeout_s=90))
+        draining = asyncio.create_task(drained(self.broker, self.app, timeout_s=180))
         while not draining.done():
             self.restart_what_ended()
             await asyncio.sleep(0.2)

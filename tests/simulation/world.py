@@ -64,7 +64,8 @@ class World:
         random.seed(seed)  # the service's own back-off
         self.crowded = rng.random() < 0.1
         self.settings = settings(rng, delivery or rng.choice(["at-least-once", "exactly-once"]), self.crowded)
-        self.trained = (rng.random() < 0.15) if trained is None else trained
+        # Few, for each costs as much as twenty others.
+        self.trained = (rng.random() < 0.03) if trained is None else trained
         self.logs = ticks(rng, rng.choice([120, 250] if self.trained else [40, 120, 250]))
         self.swaps = rng.choice([0, 0, 1, 3])
         self.served = rng.random() < 0.8
