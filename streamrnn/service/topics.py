@@ -36,10 +36,12 @@ async def examine(admin: Admin, settings: Settings, inputs: int | None = None) -
     found = await admin.describe([settings.input, *settings.topics.names()])
     inputs = found[settings.input] or inputs or 1
     needs = [TopicNeed(settings.input, inputs, {}), *settings.topic_needs(inputs)]
-    policies = await admin.policies([need.name for need in needs if "cleanup.policy" in need.config])
+    configs = await admin.configs([need.name for need in needs if need.name != settings.input])
     forbidden = await admin.forbidden(settings.topic_operations())
     return [
-        TopicState(need, found[need.name], _fault(need, found[need.name], policies, forbidden, settings.input))
+        TopicState(
+            need, found[need.name], _fault(need, found[need.name], configs.get(need.name, {}), forbidden, settings)
+        )
         for need in needs
     ]
 
@@ -47,11 +49,13 @@ async def examine(admin: Admin, settings: Settings, inputs: int | None = None) -
 def _fault(
     need: TopicNeed,
     have: int | None,
-    policies: Mapping[str, str],
+    config: Mapping[str, str],
     forbidden: Mapping[str, Sequence[str]],
-    input_topic: str,
+    settings: Settings,
 ) -> Fault | None:
-    name, policy = need.name, policies.get(need.name, "compact")
+    name, input_topic = need.name, settings.input
+    wanted, largest = need.config.get("cleanup.policy", ""), settings.kafka.batch_bytes_max
+    policy, takes = config.get("cleanup.policy", wanted), config.get("max.message.bytes", "")
     if have is None:
         options = " --partitions N" if name == input_topic else ""
         return Fault(
@@ -63,10 +67,17 @@ def _fault(
             f"`streamrnn topics --create`, or kafka-topics.sh --alter --topic {name} --partitions {need.partitions}",
             TopicUnfit,
         )
-    if "compact" not in policy or "delete" in policy:
+    if wanted == "compact" and ("compact" not in policy or "delete" in policy):
         return Fault(
             f"cleanup.policy={policy} would delete states or weights by their age",
             f"kafka-configs.sh --alter --entity-type topics --entity-name {name} --add-config cleanup.policy=compact",
+            TopicUnfit,
+        )
+    if takes.isdecimal() and int(takes) < largest:
+        return Fault(
+            f"max.message.bytes={takes} takes no batch of kafka.batch_bytes_max={largest}",
+            f"kafka-configs.sh --alter --entity-type topics --entity-name {name} --add-config max.message.bytes=1048588, "
+            f"or set kafka.batch_bytes_max to {takes} or less",
             TopicUnfit,
         )
     if name in forbidden:

@@ -206,14 +206,18 @@ class TopicNeed:
     replication: int = -1  # chosen by the number of brokers
 
 
+# Settings of topics that are looked at before a start.
+CONFIGS_READ = ("cleanup.policy", "max.message.bytes")
+
+
 class Admin(Protocol):
     async def start(self) -> None: ...
     async def describe(self, names: Sequence[str]) -> dict[str, int | None]:
         """Partition count per topic, None where it does not exist. Never creates one."""
         ...
 
-    async def policies(self, names: Sequence[str]) -> dict[str, str]:
-        """`cleanup.policy` of those of the topics whose settings may be read."""
+    async def configs(self, names: Sequence[str]) -> dict[str, dict[str, str]]:
+        """CONFIGS_READ of those of the topics whose settings may be read."""
         ...
 
     async def forbidden(self, wanted: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:

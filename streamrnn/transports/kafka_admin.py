@@ -12,7 +12,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
 from streamrnn.records import Record
-from streamrnn.transports.base import Deadline, TopicMissing, TopicNeed, TopicUnfit, TransportError
+from streamrnn.transports.base import CONFIGS_READ, Deadline, TopicMissing, TopicNeed, TopicUnfit, TransportError
 from streamrnn.transports.kafka_closing import close_consumer
 from streamrnn.transports.kafka_errors import explained, reading_failed
 from streamrnn.transports.kafka_permissions import TopicPermissions, forbidden
@@ -138,16 +138,14 @@ class KafkaAdmin:
         counts = {entry["topic"]: len(entry["partitions"]) for entry in described}
         return {name: counts.get(name) for name in names}
 
-    async def policies(self, names: Sequence[str]) -> dict[str, str]:
-        """`cleanup.policy` of those topics whose settings may be read."""
-        found: dict[str, str] = {}
+    async def configs(self, names: Sequence[str]) -> dict[str, dict[str, str]]:
+        found: dict[str, dict[str, str]] = {}
         try:
             resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
             for answer in await self._client.describe_configs(resources):
                 for code, _, _, topic, entries in answer.resources:
-                    for entry in entries if not code else ():
-                        if entry[0] == "cleanup.policy":
-                            found[topic] = entry[1]
+                    if not code:
+                        found[topic] = {entry[0]: entry[1] for entry in entries if entry[0] in CONFIGS_READ}
         except (KafkaError, OSError, AttributeError):
             return found  # no right to ask, or a broker that does not know: then it is not checked
         return found

@@ -562,7 +562,7 @@ class MemoryAdmin:
             "metadata", self._client, lambda: {name: len(topics[name]) if name in topics else None for name in names}
         )
 
-    async def policies(self, names: Sequence[str]) -> dict[str, str]:
+    async def configs(self, names: Sequence[str]) -> dict[str, dict[str, str]]:
         return {}
 
     async def forbidden(self, wanted: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:

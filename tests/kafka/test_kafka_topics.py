@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "service"))
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.producer.sender import SendProduceReqHandler
 from broker import Broker
 from conftest import settings_for
@@ -300,6 +301,23 @@ async def test_a_partition_without_a_place_for_its_state_stops_the_worker_until_
     async with serving(chosen) as worker:
         await arrived(worker, {0: 50, 1: 50})
     assert set(await sources(broker, chosen.app)) == {(p, o) for p in range(2) for o in range(50)}
+
+
+async def test_an_output_that_takes_no_batch_is_refused_and_smaller_batches_serve(
+    broker: Broker, tmp_path: Path, unique: Callable[[str], str]
+) -> None:
+    chosen = await prepared(broker, tmp_path, unique("small"), partitions=1)
+    async with administering(broker) as client:
+        config = {"max.message.bytes": "20000"}
+        await client.alter_configs([ConfigResource(ConfigResourceType.TOPIC, chosen.topics.forecasts, config)])
+    await produce(broker, chosen.input, 0, 0, 200)
+    with pytest.raises(TopicUnfit, match=r"max.message.bytes=20000 takes no batch of kafka.batch_bytes_max=900000"):
+        async with serving(chosen) as worker:
+            await until(lambda: worker.observer.health.trouble == "stopped")
+    smaller = load([configure(tmp_path, broker, chosen.app, kafka={**quick(broker), "batch_bytes_max": 20000})], {}, {})
+    async with serving(smaller) as worker:
+        await arrived(worker, {0: 200})
+    assert set(await sources(broker, chosen.app)) == {(0, o) for o in range(200)}
 
 
 # ── the state topic ──────────────────────────────────────────────────────────────────────────────────────────────────
