@@ -24,15 +24,20 @@ CHROMIUM = [
 ]  # fmt: skip
 
 
-async def test_the_page_shows_what_the_worker_does(tmp_path: Path) -> None:
-    server = HttpServer(fed([HOSTILE, "pump"]), "127.0.0.1", 0)
+async def shown_by(server: HttpServer, profile: Path) -> str:
+    """The page as the browser has it when its scripts have run."""
     await server.start()
     try:
-        command = [*CHROMIUM, f"--user-data-dir={tmp_path}", "--dump-dom", f"http://127.0.0.1:{server.port}/"]
+        command = [*CHROMIUM, f"--user-data-dir={profile}", "--dump-dom", f"http://127.0.0.1:{server.port}/"]
         done = await asyncio.to_thread(subprocess.run, command, capture_output=True, timeout=60, check=True)
     finally:
         await server.stop()
-    page = done.stdout.decode()
+    return done.stdout.decode()
+
+
+async def test_the_page_shows_what_the_worker_does(tmp_path: Path) -> None:
+    server = HttpServer(fed([HOSTILE, "pump"]), "127.0.0.1", 0)
+    page = await shown_by(server, tmp_path)
     assert "ready" in page
     assert "ticks per second" in page
     assert page.count("<canvas") == 2  # a panel per channel
@@ -81,13 +86,7 @@ async def test_hostile_words_stay_words_wherever_they_come_from(tmp_path: Path) 
     observer.history.mark("swap", hostile)
     observer.health.trouble = hostile
     server = HttpServer(observer, "127.0.0.1", 0)
-    await server.start()
-    try:
-        command = [*CHROMIUM, f"--user-data-dir={tmp_path}", "--dump-dom", f"http://127.0.0.1:{server.port}/"]
-        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, timeout=60, check=True)
-    finally:
-        await server.stop()
-    page = done.stdout.decode()
+    page = await shown_by(server, tmp_path)
     assert "<title>streamrnn</title>" in page
     shown = html.unescape(page)
     assert shown.count(hostile) >= 6  # it is there, as what it is

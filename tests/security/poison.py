@@ -5,9 +5,24 @@ For a stream with the channels `temp` and `flow`; the record key is `key-1` unle
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from streamrnn.records import Reason
 
 RECORD_BYTES_MAX = 1 << 20
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A record as a transport gives it."""
+
+    value: bytes | None
+    offset: int = 0
+    key: bytes | None = b"key-1"
+    headers: tuple[tuple[str, bytes], ...] = ()
+    topic: str = "ticks"
+    partition: int = 3
+    timestamp: int = 1_764_000_000_000
 
 
 def wide(temp: bytes, ts: bytes = b"1764000000000", series: bytes = b'"p"') -> bytes:

@@ -18,7 +18,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +26,7 @@ import xxhash
 sys.path.insert(0, str(Path(__file__).parents[1] / "stream"))
 
 from making import START, batch, cut, feed, network, spec, walk
+from poison import Plain
 
 from streamrnn.codec import DETAIL_CHARS_MAX, Decoder, DecodeSpec, dead_letter
 from streamrnn.model.weights import MAGIC, WeightsError, WeightsMeta, build, pack
@@ -55,17 +55,6 @@ from streamrnn.transports.models import BYTES_MAX, ID, PIECES_MAX, VERSIONS_MAX,
 RECORD_S_MAX = 0.05
 PARTITION = 0
 WEIGHTS_VERSION = 1
-
-
-@dataclass(frozen=True)
-class Plain:
-    value: bytes | None
-    offset: int = 0
-    key: bytes | None = b"key-1"
-    headers: tuple[tuple[str, bytes], ...] = ()
-    topic: str = "ticks"
-    partition: int = 3
-    timestamp: int = 1_764_000_000_000
 
 
 # ── the decoder ──────────────────────────────────────────────────────────────────────────────────────────────────────

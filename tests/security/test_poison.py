@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from poison import GOOD, HARMLESS, POISON, wide
+from poison import GOOD, HARMLESS, POISON, Plain, wide
 
 from streamrnn.codec import DETAIL_CHARS_MAX, Decoder, dead_letter
 from streamrnn.records import REASONS, Reason
 from streamrnn.spec import StreamSpec
-
-
-@dataclass(frozen=True)
-class Plain:
-    value: bytes | None
-    offset: int = 0
-    key: bytes | None = b"key-1"
-    headers: tuple[tuple[str, bytes], ...] = ()
-    topic: str = "ticks"
-    partition: int = 3
-    timestamp: int = 1_764_000_000_000
-
 
 DECODER = Decoder(StreamSpec(channels=("temp", "flow"), step_ms=1000, horizon=4))
 
