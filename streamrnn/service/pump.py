@@ -614,7 +614,15 @@ class Pump:
             await self._catch_up()
         async with self._lock:
             for done in self._restorer.apply():
+                await self._look_again(done)
                 self._open(done)
+
+    async def _look_again(self, done: Restoration) -> None:
+        """Where the input ends by now, if its state has come further than it went when the partition was assigned: one
+        who does not know yet that it was put out of the group has processed what came since, and written that down."""
+        waiting = self._waiting[done.partition]
+        if done.checkpoint is not None and done.checkpoint.offset > waiting.end:
+            waiting.end = (await self._source.end_offsets([done.partition]))[done.partition]
 
     def _open(self, done: Restoration) -> None:
         """A partition's state is there, as far as it could be had: serve from where it fits."""

@@ -4,11 +4,13 @@ nobody); compaction keeps what stands last. No state may be lost by it."""
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import numpy as np
+import pytest
 from running import START, all_committed, made, tick, until, worker
 
-from streamrnn.transports.memory import MemoryBroker, MemoryRecord
+from streamrnn.transports.memory import MemoryBroker, MemoryRecord, MemorySource
 
 
 def sent(broker: MemoryBroker, first: int, count: int, names: tuple[str, ...] = ("a", "b", "c")) -> None:
@@ -102,3 +104,23 @@ async def test_where_retention_forbids_the_replay_that_series_alone_starts_anew(
     assert refused == 1
     warm = {series: json.loads(value)["warm"] for (_, series, _), value in sorted(said(broker).items())[-3:]}
     assert warm == {"a": False, "b": True, "c": True}
+
+
+async def test_a_state_that_came_further_than_the_input_then_went_is_no_sign_of_another_input(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chosen, broker = made(partitions=1, checkpoint={"interval": "10ms"})
+    sent(broker, 0, 20)
+    await served(broker, chosen)
+    ask, asked = MemorySource.end_offsets, []
+
+    async def of_then(self: MemorySource, partitions: Sequence[int]) -> dict[int, int]:
+        asked.append(partitions)
+        return {0: 45} if len(asked) == 1 else await ask(self, partitions)
+
+    # When the partition is assigned there are 45 records; a stranger who processes 15 more is faster than the restore.
+    monkeypatch.setattr(MemorySource, "end_offsets", of_then)
+    sent(broker, 20, 5)
+    assert await served(broker, chosen) == 0  # looks at cold starts, too
+    assert len(asked) == 2
+    assert len(said(broker)) == 75
