@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple, overload
 
 import numpy as np
 
 from streamrnn.kernels.batches import NOTHING
-from streamrnn.records import I64, Bool, Record
+from streamrnn.kernels.rows import joined
+from streamrnn.records import I64, U8, Bool, Record
 
 
 class PackedRecord(NamedTuple):
@@ -29,11 +31,14 @@ class PackedRecord(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Packed(Sequence[Record]):
-    """`span` [n, 4]: where in `buffer` each record's key and value begin and stop; what is null begins at NOTHING."""
+    """`span` [n, 4]: where in `buffer` each record's key and value begin and stop; what is null begins at NOTHING.
+
+    The buffer is lent: who wants something of it beyond the reader's next poll copies it, as `self[at]` and `keys` do.
+    """
 
     topic: str
     partition: int
-    buffer: bytes
+    buffer: bytes | memoryview
     offset: I64
     timestamp_ms: I64
     span: I64
@@ -54,8 +59,8 @@ class Packed(Sequence[Record]):
             self.partition,
             int(self.offset[at]),
             int(self.timestamp_ms[at]),
-            None if key == NOTHING else self.buffer[key:key_stop],
-            None if value == NOTHING else self.buffer[value:value_stop],
+            None if key == NOTHING else bytes(self.buffer[key:key_stop]),
+            None if value == NOTHING else bytes(self.buffer[value:value_stop]),
         )
 
     def take(self, chosen: slice | I64 | Bool) -> Packed:
@@ -66,8 +71,12 @@ class Packed(Sequence[Record]):
 
     def keys(self) -> list[bytes]:
         """Of records that all have one."""
-        buffer = self.buffer
-        return [buffer[begin:stop] for begin, stop in self.span[:, :2].tolist()]
+        begin, stop = self.span[:, 0], self.span[:, 1]
+        stops: I64 = np.cumsum(stop - begin)
+        out: U8 = np.empty(int(stops[-1]) if len(stops) else 0, dtype=np.uint8)
+        joined(np.frombuffer(self.buffer, dtype=np.uint8), begin, stop, out)
+        keys, places = out.tobytes(), [0, *stops.tolist()]
+        return [keys[at:end] for at, end in pairwise(places)]
 
 
 def packed(partition: int, records: Sequence[Record]) -> Packed:

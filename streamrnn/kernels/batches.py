@@ -56,13 +56,3 @@ def locate(
             span[i, part + 1] = at
         at = end  # headers lie between
     return at
-
-
-@compiled
-def scatter(buffer: U8, begin: I64, rows: I64, column: U8) -> None:
-    """Copies `column`'s width of bytes from each place `begin` to a row of it."""
-    width = column.shape[1]
-    for i in range(len(rows)):
-        row, at = rows[i], begin[i]
-        for k in range(width):
-            column[row, k] = buffer[at + k]

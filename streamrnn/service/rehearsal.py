@@ -1,4 +1,4 @@
-"""A batch that nobody sees, before a worker joins its group.
+"""A batch that nobody sees, before a worker or a trainer joins its group.
 
 The first batch loads the compiled inner loops, and compiles them at the very first start on a machine: half a minute in
 which the process sends no heartbeat. A member of a group would be put out for it, and the next one after it.

@@ -427,6 +427,7 @@ async def end_with_parent(trainer: Trainer) -> None:
 
 def run(settings: Settings, supervised: bool = False) -> None:
     """The whole process. Raises TransportError, OutOfMemoryBound."""
+    from streamrnn.service.rehearsal import rehearse
     from streamrnn.service.signals import stop_on_signals
     from streamrnn.transports.kafka import KafkaTransport
 
@@ -435,6 +436,7 @@ def run(settings: Settings, supervised: bool = False) -> None:
     bound_memory(choose_device(learn.device), learn.memory_max_mb)
     torch.set_num_threads(learn.threads or max(1, (psutil.cpu_count(logical=False) or os.cpu_count() or 2) - 1))
     torch.set_flush_denormal(True)
+    rehearse(settings)
 
     async def main() -> None:
         trainer = Trainer(settings, KafkaTransport(settings.kafka_settings()))

@@ -30,10 +30,10 @@ import msgspec
 import numpy as np
 import xxhash
 
-from streamrnn.kernels.batches import scatter
 from streamrnn.kernels.grid import NEVER
+from streamrnn.kernels.rows import put, sound
 from streamrnn.packed import Packed
-from streamrnn.records import I64, U8, Bool, Record
+from streamrnn.records import I32, I64, U8, Record
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.table import Field, SeriesTable
 
@@ -59,6 +59,7 @@ STATE_MAX = 1 << 14
 # A digest says whose row it is, not who wrote it. These must be numbers, for one that is not would spread to all that
 # the series says; in the others a missing value is written as one.
 NUMBERS = ("last", "level", "level_spread2", "scale2", "since", "dt_mean", "spread2", "theta", "loss", "state")
+COUNTS = ("applied", "steps", "seen")
 
 
 class SnapshotError(Exception):
@@ -80,7 +81,7 @@ class Restored:
     rows: int = 0
     refused: dict[str, int] = field(default_factory=dict)
     # The life of the partition's state that each series' record belongs to.
-    lives: dict[bytes, int] = field(default_factory=dict)
+    lives: dict[str, int] = field(default_factory=dict)
     _stands: I64 | None = None
 
     def stands(self, rows_max: int) -> I64:
@@ -95,7 +96,7 @@ class Restored:
 
     def strays(self, life: int | None) -> list[str]:
         """Series whose records are of another life than this one (None: all of them)."""
-        return [key.decode() for key, lived in self.lives.items() if lived != life]
+        return [name for name, lived in self.lives.items() if lived != life]
 
 
 def layout_text(fields: Mapping[str, Field]) -> bytes:
@@ -125,7 +126,31 @@ class _Layout:
             raise SnapshotError("a state layout names no input offset that the state has come to")
         self.places = [(name, int(fields[name][1])) for name, _, _ in self.columns]
         self.place = dict(self.places)
-        self.kinds = {name: (np.dtype(kind), shape) for name, kind, shape in self.columns}
+        self.kinds = {name: (np.dtype(kind), math.prod(shape)) for name, kind, shape in self.columns}
+
+
+class _OwnLayout(_Layout):
+    """The table's own: also where its columns lie, and where in a record the bytes are that say whether it can be."""
+
+    def __init__(self, text: bytes, table: SeriesTable) -> None:
+        super().__init__(text)
+        columns = [table.columns[name] for name, _ in self.places]
+        self.starts: I64 = np.array([place for _, place in self.places], dtype=np.int64)
+        self.widths: I64 = np.array([column[:1].nbytes for column in columns], dtype=np.int64)
+        self.addresses: I64 = np.array([column.ctypes.data for column in columns], dtype=np.int64)
+        self.singles, self.doubles = self._last_bytes(NUMBERS, "f4"), self._last_bytes(NUMBERS, "f8")
+        self.signs: I64 = np.concatenate([self._last_bytes(COUNTS, kind) for kind in ("i4", "i8")])
+        self.order = self.place["real_step"], self.place["last_step"]
+
+    def _last_bytes(self, names: Sequence[str], kind: str) -> I64:
+        """Of each number in those of these columns that are of a kind."""
+        found: list[int] = []
+        for name in names:
+            known, count = self.kinds.get(name, (np.dtype("u1"), 0))
+            if known.str[1:] == kind:
+                first = self.place[name] + known.itemsize - 1
+                found += range(first, first + known.itemsize * count, known.itemsize)
+        return np.array(found, dtype=np.int64)
 
 
 def _column(name: str, kind: str, shape: Sequence[int]) -> tuple[str, str, tuple[int, ...]]:
@@ -146,11 +171,11 @@ class Snapshots:
         self._text, self._known = b"", -1
         self._own = self._current()
 
-    def _current(self) -> _Layout:
+    def _current(self) -> _OwnLayout:
         """The table's own layout; it changes when weights of another kind bring another state column."""
         if self._table.layouts != self._known:
             self._known, self._text = self._table.layouts, layout_text(self._table.fields)
-            self._own = _Layout(self._text)
+            self._own = _OwnLayout(self._text, self._table)
             self._layouts[self._own.id] = self._own
         return self._own
 
@@ -208,25 +233,25 @@ class Snapshots:
         heads = _gathered(raw, begin[plain], np.dtype(HEADER))
         fits = heads["_layout"] == own.id
         plain[plain] = fits
-        for record in states.take(~plain):
-            self._restore_odd(partition, record, out)
-        heads, states = heads[fits], states.take(plain)
+        if not plain.all():
+            for record in states.take(~plain):
+                self._restore_odd(partition, record, out)
+            heads, states = heads[fits], states.take(plain)
         if (heads["_version"] > VERSION).any():
             raise _newer(partition, int(heads["_version"].max()))  # the digest may be another one, too
         keys, begin = states.keys(), states.span[:, 2]
-        bodies, size = memoryview(states.buffer), own.size
-        whole = np.array(
-            [
-                _digest(key, bodies[at + DIGEST_BYTES : at + size]) == digest
-                for key, at, digest in zip(keys, begin.tolist(), heads["_digest"].tolist(), strict=True)
-            ],
-            dtype=np.bool_,
-        )
+        bodies = memoryview(states.buffer)
+        stops = (begin + own.size).tolist()
+        digests = [
+            _digest(key, bodies[at:stop])
+            for key, at, stop in zip(keys, (begin + DIGEST_BYTES).tolist(), stops, strict=True)
+        ]
+        whole = heads["_digest"] == np.array(digests, dtype=np.uint64)
         if not whole.all():
             out.refuse("digest", int((~whole).sum()))
             heads, states = heads[whole], states.take(whole)
             keys, begin = states.keys(), states.span[:, 2]
-        self._take(partition, keys, raw, begin, states.offset, out)
+        self._take(partition, keys, raw, heads, begin, states.offset, out)
 
     def _restore_odd(self, partition: int, record: Record, out: Restored) -> None:
         """One record that has ticks held back behind its row, or another layout, or is damaged."""
@@ -254,7 +279,9 @@ class Snapshots:
         if layout.id != own.id:
             block = _renamed(block, layout, own, self._table)
         row: I64 = np.array([0, record.offset], dtype=np.int64)
-        taken = self._take(partition, [key], np.frombuffer(block.tobytes(), np.uint8), row[:1], row[1:], out)
+        raw = np.frombuffer(block.tobytes(), np.uint8)
+        heads = _gathered(raw, row[:1], np.dtype(HEADER))
+        taken = self._take(partition, [key], raw, heads, row[:1], row[1:], out)
         slot = self._table.find(partition, key.decode()) if taken and open_steps else None
         if slot is not None and open_steps:
             self._engine.front.take_held(slot, open_steps)
@@ -269,25 +296,27 @@ class Snapshots:
         if self._table.fields["state"].shape == (0,):
             self._table.replace(Field("state", shape, np.float32))
 
-    def _take(self, partition: int, keys: Sequence[bytes], raw: U8, begin: I64, stands: I64, out: Restored) -> bool:
+    def _take(
+        self, partition: int, keys: Sequence[bytes], raw: U8, heads: Any, begin: I64, stands: I64, out: Restored
+    ) -> bool:
         """Puts records of the own layout, which begin at `begin` in `raw` and stand at `stands` in the log, into rows."""
         own, table = self._current(), self._table
-        heads = _gathered(raw, begin, np.dtype(HEADER))
         applied = _gathered(raw, begin + own.place["applied"], np.dtype("<i8"))
         lives = heads["_life"]
         fits = heads["_partition"] == partition
         out.refuse("partition", int((~fits).sum()))
-        possible = _possible(own, raw, begin)
+        possible = np.ones(len(begin), dtype=np.bool_)
+        sound(raw, begin, own.singles, own.doubles, own.signs, *own.order, possible)
         names = [key.decode(errors="replace") for key in keys]
-        if b"" in keys or any(not key.isascii() for key in keys):  # no series has such a name
+        if b"" in keys or not b"".join(keys).isascii():  # no series has such a name
             possible &= [name.encode() == key != b"" for name, key in zip(names, keys, strict=True)]
         out.refuse("impossible", int((fits & ~possible).sum()))
         fits &= possible
-        if not out.lives.keys().isdisjoint(keys):
-            for i, key in enumerate(keys):
-                row = table.find(partition, names[i])
-                if key in out.lives and row is not None:
-                    fits[i] &= (lives[i], applied[i]) >= (out.lives[key], table.columns["applied"][row])
+        if not out.lives.keys().isdisjoint(names):
+            for i, name in enumerate(names):
+                row = table.find(partition, name)
+                if name in out.lives and row is not None:
+                    fits[i] &= (lives[i], applied[i]) >= (out.lives[name], table.columns["applied"][row])
         chosen = np.flatnonzero(fits)
         # The newest of each series, and the least recently moved first, so that the table lets go of the right ones
         # when it is full.
@@ -300,33 +329,19 @@ class Snapshots:
         chosen = chosen[-table.rows_max :]
         if len(chosen) == 0:
             return False
-        rows, evicted = table.adopt(partition, [names[i] for i in chosen.tolist()])
-        self._engine.front.forget_held(chain(evicted, rows.tolist()))
-        at, slots = begin[chosen], rows.astype(np.int64)
-        for name, place in own.places:
-            column = table.columns[name]
-            scatter(raw, at + place, slots, column.reshape(len(column), -1).view(np.uint8))
-        out.stands(table.rows_max)[rows] = stands[chosen]
-        out.lives.update(zip([keys[i] for i in chosen.tolist()], lives[chosen].tolist(), strict=True))
+        named = [names[i] for i in chosen.tolist()]
+        taken, evicted = table.adopt(partition, named)
+        self._engine.front.forget_held(chain(evicted, taken.tolist()))
+        self._put(own, raw, begin[chosen], taken)
+        out.stands(table.rows_max)[taken] = stands[chosen]
+        out.lives.update(zip(named, lives[chosen].tolist(), strict=True))
         out.rows += len(chosen)
         return True
 
-
-def _possible(layout: _Layout, raw: U8, begin: I64) -> Bool:
-    """Which of the rows at these places can be: their counts and steps, and that their numbers are numbers."""
-
-    def column(name: str) -> Any:
-        kind, shape = layout.kinds[name]
-        width = math.prod(shape) * kind.itemsize
-        return raw[(begin + layout.place[name])[:, None] + np.arange(width)].view(kind)
-
-    good: Bool = (column("real_step") <= column("last_step"))[:, 0]
-    for name in ("applied", "steps", "seen"):
-        good &= (column(name) >= 0).all(axis=1)
-    for name in NUMBERS:
-        if name in layout.place:
-            good &= np.isfinite(column(name)).all(axis=1)
-    return good
+    def _put(self, own: _OwnLayout, raw: U8, begin: I64, to: I32) -> None:
+        if begin.min() < 0 or begin.max() + own.size > len(raw) or to.min() < 0 or to.max() >= self._table.rows_max:
+            raise IndexError(f"rows {to.min()}..{to.max()} at {begin.min()}..{begin.max()} of {len(raw)} bytes")
+        put(raw, begin, own.starts, own.widths, own.addresses, to.astype(np.int64))
 
 
 def _gathered(raw: U8, begin: I64, kind: np.dtype[Any]) -> Any:

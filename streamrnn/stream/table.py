@@ -161,18 +161,30 @@ class SeriesTable:
         seen = np.arange(self._arrivals, self._arrivals + len(series))
         known = rows >= 0
         self._seen[rows[known]] = seen[known]
-        newcomers = np.flatnonzero(~known).tolist()
-        crowded = len(newcomers) > len(self._free) + self.rows_max - self.used
-        for i in newcomers:
-            row = self._allocate(self._arrivals + i, evicted, reset=False)
-            rows[i] = index[series[i]] = row
+        newcomers = np.flatnonzero(~known)
+        roomy = newcomers[: len(self._free) + self.rows_max - self.used]
+        rows[roomy] = self._unused(len(roomy))
+        for i, row in zip(roomy.tolist(), rows[roomy].tolist(), strict=True):
+            index[series[i]], self.names[row] = row, series[i]
+        self._seen[rows[roomy]], self.partition[rows[roomy]] = seen[roomy], partition  # those that follow take others
+        for i in newcomers[len(roomy) :].tolist():
+            row = rows[i] = self._allocate(self._arrivals + i, evicted, reset=False)
             self.names[row] = series[i]
-            if crowded:  # the next one must not take it
-                self.partition[row], self._seen[row] = partition, seen[i]
+            self.partition[row], self._seen[row] = partition, seen[i]
+            index[series[i]] = row
         self._seen[rows], self.partition[rows] = seen, partition
         self._arrivals += len(series)
         self.changed[rows] = False
         return rows, evicted
+
+    def _unused(self, count: int) -> list[int]:
+        """So many rows that hold nothing, those first that were let go last; they are not reset."""
+        again = self._free[len(self._free) - min(count, len(self._free)) :][::-1]
+        del self._free[len(self._free) - len(again) :]
+        begin = self.used
+        self.used += count - len(again)
+        self.names += [None] * (self.used - begin)
+        return [*again, *range(begin, self.used)]
 
     def _allocate(self, arrived: int, evicted: list[int], reset: bool = True) -> int:
         if self._free:
@@ -215,7 +227,7 @@ class SeriesTable:
         self.names[row] = None
         self._reset(row)
 
-    def _reset(self, row: int) -> None:
+    def _reset(self, row: int | list[int]) -> None:
         self.partition[row] = -1
         self.changed[row] = False
         self._seen[row] = 0
@@ -237,10 +249,10 @@ class SeriesTable:
 
     def drop(self, partition: int) -> int:
         """Lets a whole partition go (it was revoked); returns how many series that were."""
-        rows = list(self._index.get(partition, {}).values())
+        rows = list(self._index.pop(partition, {}).values())
         for row in rows:
-            self._forget(row)
+            self.names[row] = None
+        self._reset(rows)
         self._free += rows
         self._victims = []
-        self._index.pop(partition, None)
         return len(rows)

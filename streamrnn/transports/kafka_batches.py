@@ -42,14 +42,15 @@ class _Batch(NamedTuple):
 
 
 def unpack(
-    topic: str, partition: int, position: int, data: bytes, aborted: Iterable[tuple[int, int]] = ()
+    topic: str, partition: int, position: int, data: bytes | memoryview, aborted: Iterable[tuple[int, int]] = ()
 ) -> tuple[Packed, int]:
     """(the records from `position` on, where to read on).
 
     `aborted`: (producer, first offset) of transactions that are not to be seen. Raises CorruptRecordException.
     """
     hidden = _Hidden(aborted)
-    buffers, size = [data], len(data)
+    buffers: list[bytes | memoryview] = [data]
+    size = len(data)
     offsets, times, spans = [_NONE], [_NONE], [_NONE.reshape(0, 4)]
     at = 0
     while (batch := _batch_at(data, at)) is not None:
@@ -58,7 +59,7 @@ def unpack(
             codec, shift, body = batch.attributes & _CODEC, 0, data
             begin, stop = batch.begin, batch.stop
             if codec:
-                body = _decoded(codec, data[begin:stop])
+                body = _decoded(codec, bytes(data[begin:stop]))
                 begin, stop, shift = 0, len(body), size
                 buffers.append(body)
                 size += len(body)
@@ -78,7 +79,7 @@ def unpack(
 _NONE: I64 = np.empty(0, dtype=np.int64)
 
 
-def _batch_at(data: bytes, at: int) -> _Batch | None:
+def _batch_at(data: bytes | memoryview, at: int) -> _Batch | None:
     """None at the end, or where an answer that was full cuts a batch off."""
     if at + _HEADER.size > len(data):
         return None
@@ -100,7 +101,7 @@ def _decoded(codec: int, packed: bytes) -> bytes:
         raise CorruptRecordException(f"a batch that cannot be unpacked: {type(error).__name__}: {error}") from error
 
 
-def _located(body: bytes, begin: int, stop: int, batch: _Batch) -> tuple[I64, I64, I64]:
+def _located(body: bytes | memoryview, begin: int, stop: int, batch: _Batch) -> tuple[I64, I64, I64]:
     count = batch.records
     offset, timestamp = np.empty(count, dtype=np.int64), np.empty(count, dtype=np.int64)
     span: I64 = np.empty((count, 4), dtype=np.int64)
@@ -117,7 +118,7 @@ class _Hidden:
         self._ahead = sorted(aborted, key=lambda entry: entry[1], reverse=True)
         self._open: set[int] = set()  # producers in an aborted transaction
 
-    def hides(self, batch: _Batch, data: bytes) -> bool:
+    def hides(self, batch: _Batch, data: bytes | memoryview) -> bool:
         while self._ahead and self._ahead[-1][1] <= batch.base:
             self._open.add(self._ahead.pop()[0])
         if batch.attributes & _CONTROL:

@@ -1,8 +1,8 @@
 """Reading partitions from end to end with as little work a byte as it takes.
 
-The client fetches, compiled code looks through the record batches, and no object is made for a record. Of aiokafka this
-uses the connections and the metadata; its own fetcher, which unpacks record by record, is given nothing to fetch. While
-what one answer brought is processed, the next is on its way.
+Answers are received into memory that is used again, compiled code looks through the record batches, and no object is
+made for a record. Of aiokafka this uses the connections and the metadata; its own fetcher, which unpacks record by
+record, is given nothing to fetch. While what one answer brought is processed, the next is on its way.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from aiokafka.client import ConnectionGroup
 from aiokafka.errors import (
     KafkaError,
     LeaderNotAvailableError,
@@ -28,6 +29,7 @@ from streamrnn.packed import Packed
 from streamrnn.records import Record
 from streamrnn.transports.base import Deadline
 from streamrnn.transports.kafka_admin import KafkaReader
+from streamrnn.transports.kafka_answers import Answers, Fetched
 from streamrnn.transports.kafka_batches import unpack
 from streamrnn.transports.kafka_errors import reading_failed
 
@@ -44,8 +46,6 @@ ELSEWHERE = (
     ReplicaNotAvailableError,
     UnknownTopicOrPartitionError,
 )
-# (partition, its aborted transactions, its record batches)
-_Answer = tuple[int, Sequence[tuple[int, int]], bytes]
 
 
 class KafkaBulkReader(KafkaReader):
@@ -53,7 +53,7 @@ class KafkaBulkReader(KafkaReader):
 
     def __init__(self, settings: KafkaSettings) -> None:
         super().__init__(settings)
-        self._asked: asyncio.Task[list[_Answer]] | None = None
+        self._asked: asyncio.Task[list[Fetched]] | None = None
         self._turn = 0
 
     async def poll(self, timeout_ms: int, records_max: int) -> Sequence[tuple[int, Sequence[Record]]]:
@@ -64,7 +64,7 @@ class KafkaBulkReader(KafkaReader):
             return []
         asked, self._asked = self._asked, None
         try:
-            polled = [(answer[0], self._unpacked(*answer)) for answer in asked.result()]
+            polled = [(part.partition, self._unpacked(part)) for part in asked.result()]
         except Exception as error:
             raise reading_failed(error, self._settings, self._topic) from error
         self._asked = asyncio.create_task(self._ask())
@@ -81,11 +81,14 @@ class KafkaBulkReader(KafkaReader):
     def _follow(self) -> None:
         """The client itself follows nothing."""
 
-    def _unpacked(self, partition: int, aborted: Sequence[tuple[int, int]], data: bytes) -> Packed:
-        found, self._positions[partition] = unpack(self._topic, partition, self._positions[partition], data, aborted)
+    def _unpacked(self, part: Fetched) -> Packed:
+        position = self._positions[part.partition]
+        found, self._positions[part.partition] = unpack(
+            self._topic, part.partition, position, part.batches, part.aborted
+        )
         return found
 
-    async def _ask(self) -> list[_Answer]:
+    async def _ask(self) -> list[Fetched]:
         """One fetch from every broker that leads some of the partitions."""
         client = self._consumer._client  # noqa: SLF001
         by_node: dict[int, list[tuple[int, int, int]]] = defaultdict(list)
@@ -101,25 +104,24 @@ class KafkaBulkReader(KafkaReader):
             await asyncio.sleep(RETRY_S)
         return [entry for answer in answers for entry in answer]
 
-    async def _fetch(self, node: int, wanted: list[tuple[int, int, int]]) -> list[_Answer]:
+    async def _fetch(self, node: int, wanted: list[tuple[int, int, int]]) -> list[Fetched]:
         settings = self._settings
         # The broker fills its answer in the order asked for: each is the first in its turn.
         turn = self._turn % len(wanted)
         topics = [(self._topic, wanted[turn:] + wanted[:turn])]
         committed = int(settings.isolation_level == "read_committed")
         request = FetchRequest(settings.fetch_max_wait_ms, 1, ANSWER_BYTES, committed, topics)
+        # A connection that nothing else uses: the client's own business goes by another.
+        connection = await self._consumer._client._get_conn(node, group=ConnectionGroup.COORDINATION)  # noqa: SLF001
+        if connection is None:
+            return []
         try:
-            response = await self._consumer._client.send(node, request)  # noqa: SLF001
+            answered = await Answers.of(connection).fetch(request)
         except KafkaError as error:
             if error.retriable:
                 return []
             raise
-        found: list[_Answer] = []
-        for _, partitions in response.topics:
-            for partition, code, _, *rest in partitions:
-                if await self._good(partition, code):
-                    found.append((partition, _aborted(response, rest), rest[-1] or b""))
-        return found
+        return [part for part in answered if await self._good(part.partition, part.code)]
 
     async def _good(self, partition: int, code: int) -> bool:
         error = for_code(code)
@@ -131,8 +133,3 @@ class KafkaBulkReader(KafkaReader):
         if error is NoError or issubclass(error, ELSEWHERE):
             return error is NoError
         raise error(self._tp(partition))
-
-
-def _aborted(response: Any, rest: Sequence[Any]) -> Sequence[tuple[int, int]]:
-    """Where the answer's version has them: last but one, or before the preferred replica."""
-    return (rest[-3] if response.API_VERSION >= 11 else rest[-2]) or ()

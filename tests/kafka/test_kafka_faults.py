@@ -41,8 +41,9 @@ async def dismantle(producer: Any, consumer: Any) -> None:
     await consumer._client.close()
 
 
+@pytest.mark.parametrize("bulk", [False, True])
 async def test_transactions_leave_holes_that_are_passed_and_aborted_records_are_not_read(
-    transport: KafkaTransport, broker: Broker, unique: Callable[[str], str]
+    transport: KafkaTransport, broker: Broker, unique: Callable[[str], str], bulk: bool
 ) -> None:
     topic = unique("holes")
     broker.create(topic, 1)
@@ -54,7 +55,7 @@ async def test_transactions_leave_holes_that_are_passed_and_aborted_records_are_
             await producer.send(topic, word + b"%d" % i, partition=0)
         await (producer.commit_transaction() if commits else producer.abort_transaction())
     await producer.stop()
-    reader, source = transport.reader(), transport.source(topic, topic)
+    reader, source = transport.reader(bulk), transport.source(topic, topic)
     await reader.start(topic, None)
     assert await reader.end_offsets() == {0: 12}  # two markers
     read: list[bytes | None] = []

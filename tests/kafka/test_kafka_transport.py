@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from conftest import settings_for
 from contract import Follow, TransportContract, collect, send
 from service import committed, read_all
 
-from streamrnn.transports.base import Committed, Deadline, DeliveryFailed, TransportError
+from streamrnn.transports.base import Committed, Deadline, DeliveryFailed, TopicNeed, TransportError
 from streamrnn.transports.kafka import KafkaTransport
 
 pytestmark = pytest.mark.kafka
@@ -45,8 +47,41 @@ async def test_compressed_topics_are_written_and_read(broker: Broker, unique: Ca
     await send(sink, topic, 0, values)
     await source.start(Follow(source))
     assert [r.value for r in await collect(source, 3000)] == values
+    assert await read_in_bulk(transport, topic) == {0: [(b"k", value) for value in values]}
     await source.stop(Deadline(5.0))
     await sink.stop(Deadline(5.0))
+
+
+async def read_in_bulk(transport: KafkaTransport, topic: str) -> dict[int, list[tuple[bytes | None, bytes | None]]]:
+    """(key, value) of all records to the end, by partition."""
+    reader, found = transport.reader(bulk=True), defaultdict(list)
+    await reader.start(topic, None)
+    ends = await reader.end_offsets()
+    async with asyncio.timeout(30):
+        while any(reader.position(partition) < end for partition, end in ends.items()):
+            for partition, records in await reader.poll(100, 1000):
+                found[partition] += [(record.key, record.value) for record in records]
+    await reader.stop(Deadline(5.0))
+    return dict(found)
+
+
+async def test_a_bulk_reader_gets_every_byte_of_every_partition(
+    transport: KafkaTransport, broker: Broker, unique: Callable[[str], str]
+) -> None:
+    topic, luck = unique("bulk"), random.Random(3)
+    broker.create(topic, 3)
+    sink, sent = transport.sink(), defaultdict(list)
+    await sink.start()
+    for turn in range(30):  # answers of all sizes: smaller and larger than what the reader keeps at hand
+        partition = turn % 3
+        size = luck.choice([20, 3000, 60_000])
+        values = [luck.randbytes(size) for _ in range(luck.choice([1, 9]))]
+        keys = [b"%d.%d" % (turn, i) for i in range(len(values))]
+        await sink.append_many(topic, partition, keys, values, [0] * len(values))
+        await (await sink.seal()).wait(Deadline(20.0))
+        sent[partition] += zip(keys, values, strict=True)
+    await sink.stop(Deadline(5.0))
+    assert await read_in_bulk(transport, topic) == sent
 
 
 async def test_more_than_a_batch_holds_arrives_in_order(
@@ -218,7 +253,13 @@ async def test_tls_and_scram_let_the_right_password_in_and_no_other(secure: Brok
     admin = KafkaTransport(settings_for(secure, **good)).admin()
     await admin.start()
     assert await admin.describe(["nothing"]) == {"nothing": None}
+    await admin.create([TopicNeed("bulk", 1, {})])
     await admin.stop()
+    sink, values = KafkaTransport(settings_for(secure, **good)).sink(), [b"%07d" % i * 300 for i in range(2000)]
+    await sink.start()
+    await send(sink, "bulk", 0, values)
+    await sink.stop(Deadline(5.0))
+    assert await read_in_bulk(KafkaTransport(settings_for(secure, **good)), "bulk") == {0: [(b"k", v) for v in values]}
     for change, words in (
         ({"sasl_plain_password": "battery staple"}, "password|connection"),
         ({"ssl_cafile": str(authority / "other.pem")}, "ssl_cafile|connection"),
