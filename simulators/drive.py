@@ -15,7 +15,7 @@ from simulators.partition import partition_of
 from simulators.stream import SimRecord, Ticks, Truth
 from streamrnn.transports.base import Deadline, Sink, Transport
 
-# Records are paced in slices of this length: finer than anyone looks, coarse enough to cost nothing.
+# By default records are paced in slices of this length: finer than anyone looks, coarse enough to cost nothing.
 SLICE_S = 0.01
 CHUNK_MAX = 2000
 
@@ -37,6 +37,7 @@ async def produce(
     clock: Callable[[], float] = time.monotonic,
     now_ms: Callable[[], int] | None = None,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    slice_s: float = SLICE_S,
 ) -> int:
     """Sends until `count` or `seconds`, `rate` records a second (0: flat out); returns how many were acknowledged.
 
@@ -51,7 +52,7 @@ async def produce(
         elapsed = clock() - begin
         if seconds is not None and elapsed >= seconds:
             break
-        due = CHUNK_MAX if rate <= 0 else min(int(rate * (elapsed + SLICE_S)) - sent, CHUNK_MAX)
+        due = CHUNK_MAX if rate <= 0 else min(int(rate * (elapsed + slice_s)) - sent, CHUNK_MAX)
         if due > 0:
             chunk = list(islice(source, due if count is None else min(due, count - sent)))
             if not chunk:
@@ -63,7 +64,7 @@ async def produce(
             await sleep(0.0)  # flat out, or with a whole chunk to make up for; others must run too
             continue
         # Until the next record is due, half a slice at least; not for long, so that `seconds` is kept at low rates.
-        wait = min(max(begin + (sent + 1) / rate - SLICE_S - clock(), SLICE_S / 2), 0.25)
+        wait = min(max(begin + (sent + 1) / rate - slice_s - clock(), slice_s / 2), 0.25)
         await sleep(wait if seconds is None else min(wait, max(begin + seconds - clock(), 0.0)))
     return sent
 

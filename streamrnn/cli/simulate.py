@@ -27,6 +27,10 @@ def simulate(
     truth: Annotated[Path | None, typer.Option(help="Write what really was, step by step, to this file.")] = None,
     series: Annotated[int, typer.Option(min=1)] = 20,
     rate: Annotated[float, typer.Option(min=0.0, help="Records a second; 0: flat out.")] = 1000.0,
+    slice_ms: Annotated[
+        int,
+        typer.Option(min=1, max=1000, help="How finely the rate is kept: what is due in so long goes out together."),
+    ] = 10,
     seconds: Annotated[float | None, typer.Option(min=0.0, help="End after so long.")] = None,
     count: Annotated[int | None, typer.Option(min=1, help="End after so many records.")] = None,
     step_ms: Annotated[int, typer.Option(min=1, help="Event time between two ticks of a series.")] = 1000,
@@ -79,7 +83,7 @@ def simulate(
         written, skipped = drive.write_file(out, ticks, count)
         typer.echo(f"{written} records written to {out}, {skipped} left out (not a line of text)", err=True)
     else:
-        sent = asyncio.run(_send(settings, bootstrap_servers, topic, ticks, rate, count, seconds))
+        sent = asyncio.run(_send(settings, bootstrap_servers, topic, ticks, rate, slice_ms / 1000, count, seconds))
         typer.echo(f"{sent} records sent", err=True)
     if truth is not None:
         drive.write_truth(truth, ticks)
@@ -91,6 +95,7 @@ async def _send(
     topic: str | None,
     ticks: Any,
     rate: float,
+    slice_s: float,
     count: int | None,
     seconds: float | None,
 ) -> int:
@@ -121,6 +126,7 @@ async def _send(
             seconds,
             progress,
             now_ms=lambda: int(time.time() * 1000),
+            slice_s=slice_s,
         )
     finally:
         await sink.stop(Deadline(10.0))

@@ -120,14 +120,16 @@ async def test_a_rate_beyond_a_chunk_per_nap_is_kept_too() -> None:
     assert sent == pytest.approx(120_000, abs=5000)
 
 
-async def test_it_is_never_ahead_of_the_rate_by_more_than_a_slice() -> None:
+@pytest.mark.parametrize("slice_s", [0.01, 0.1])
+async def test_it_is_never_ahead_of_the_rate_by_more_than_a_slice(slice_s: float) -> None:
     clock = Clock()
     ahead: list[float] = []
     await produce(
         transport().sink(), "ticks", ticks(), 500.0, seconds=2.0, clock=clock, sleep=clock.sleep,
-        progress=lambda sent: ahead.append(sent - 500.0 * clock.now),
+        progress=lambda sent: ahead.append(sent - 500.0 * clock.now), slice_s=slice_s,
     )  # fmt: skip
-    assert max(ahead) <= 500.0 * 0.01 + 1
+    assert 500.0 * slice_s * 0.4 < max(ahead) <= 500.0 * slice_s + 1
+    assert 2.0 / slice_s <= len(ahead) <= 2.0 / slice_s * 2 + 2
     assert min(ahead) >= -500.0 * 0.02
 
 
