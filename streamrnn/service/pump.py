@@ -27,6 +27,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+import msgspec
 import structlog
 
 from streamrnn.codec import Decoder
@@ -34,7 +35,7 @@ from streamrnn.records import Outputs, Record, Rejected, TickBatch
 from streamrnn.service.checkpoint import SLICE_ROWS, Checkpointer, Parked, Slice
 from streamrnn.service.outbox import Outbox
 from streamrnn.service.publish import Publisher
-from streamrnn.service.restart import ReplayPoints, committed_with, history_of, starting_points
+from streamrnn.service.restart import ReplayPoints, committed_with, history_of, is_of, starting_points
 from streamrnn.service.restore import NO_CHECKPOINT, Restoration, Restorer
 from streamrnn.stream.engine import Engine
 from streamrnn.transports.base import (
@@ -43,6 +44,7 @@ from streamrnn.transports.base import (
     Delivery,
     OwnershipLost,
     Source,
+    TopicMissing,
     TransportError,
     clock_s,
 )
@@ -57,6 +59,8 @@ KEEP_ALIVE_S = 1.0
 FLUSH_ROWS = 4096
 # How long a partition that was given up is kept, should the next rebalance give it back.
 PARKED_S = 120.0
+# How often the broker is asked which topic the input is.
+IDENTIFIED_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,10 @@ class PumpSettings:
 
 class Stalled(TransportError):
     """The client gives no records where there are some."""
+
+
+class InputReplaced(TransportError):
+    """The input is another topic than it was, of the same name."""
 
 
 class Observer(Protocol):
@@ -208,7 +216,9 @@ class Pump:
         self._stopping = asyncio.Event()
         self._record_ms = 0  # the newest record's time; states carry it
         self._limits: dict[int, int] = {}  # where partitions are unreadable from
-        self._watched_s = clock_s()
+        self._watched_s = self._identified_s = clock_s()
+        self._input_id = ""  # which topic of the input's name this is; "": not known
+        self._missing = 0  # how often in a row there was no such topic
         self._turns = 0
 
     # ── the loop ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -241,6 +251,7 @@ class Pump:
             self._drop_parked(lambda parked: clock_s() - parked.since_s > PARKED_S)
             self._report_lag()
             await self._look_for_stalls()
+            await self._look_at_input()
             return
         async with self._lock:
             processed = await self._process(polled)
@@ -249,6 +260,24 @@ class Pump:
         await self._settle(self.settings.in_flight_max - 1)
         self._report_lag()
         await self._look_for_stalls()
+        await self._look_at_input()
+
+    async def _look_at_input(self) -> None:
+        """Whether the input is still the topic that it was: one deleted and made anew may have grown beyond where we are.
+
+        Raises InputReplaced, and TopicMissing where it is gone and stays away.
+        """
+        if clock_s() - self._identified_s < IDENTIFIED_S:
+            return
+        self._identified_s = clock_s()
+        found = await self._source.topic_id()
+        self._missing = self._missing + 1 if found is None else 0
+        if self._missing > 1:  # brokers that have just started may not know their topics yet
+            raise TopicMissing(f"the input topic {self._source.topic!r} is gone: it was deleted under this worker")
+        if found and self._input_id and found != self._input_id:
+            raise InputReplaced(
+                f"the input topic {self._source.topic!r} was made anew: it was topic {self._input_id}, and is {found}"
+            )
 
     async def _look_for_stalls(self) -> None:
         """Clients are known to stop reading without a word (aiokafka #983, #1037, #1154): the broker is asked.
@@ -303,7 +332,7 @@ class Pump:
         swaps, self._record_ms = taken, groups[-1].records[-1].timestamp
         slices = self._take_states(ends, count)
         offsets = {
-            p: committed_with(end, self._replay_from(p, end), self._checkpointer.history(p))
+            p: committed_with(end, self._replay_from(p, end), self._checkpointer.history(p), self._input_id)
             for p, end in ends.items()
             if not self.owned[p].replaying
         }
@@ -570,12 +599,23 @@ class Pump:
         async with self._lock:
             await self._begin(sorted(partitions - self.owned.keys() - self._waiting.keys()))
 
+    async def _identify(self) -> None:
+        """Which topic of its name the input is; what was parked of an earlier one is worth nothing."""
+        found = await self._source.topic_id() or ""
+        if found and self._input_id and found != self._input_id:
+            self._drop_parked(lambda parked: True)
+        self._input_id = found or self._input_id
+
     async def _begin(self, partitions: Sequence[int]) -> None:
         if not partitions:
             return
         await self._outbox.open(partitions)
         await self._publisher.make_room(partitions, self._outbox.sink(partitions[0]))
-        committed = await self._source.committed(partitions)
+        await self._identify()
+        committed = {
+            partition: known if known is not None and is_of(known, self._input_id) else None
+            for partition, known in (await self._source.committed(partitions)).items()
+        }
         begin = await self._source.begin_offsets(partitions)
         end = await self._source.end_offsets(partitions)
         for partition in partitions:
@@ -632,7 +672,9 @@ class Pump:
         # Transactions are fenced, and their markers leave gaps of their own.
         end = -1 if self._outbox.exactly_once else done.end
         if checkpoint is not None:
-            if checkpoint.offset < waiting.begin:
+            if checkpoint.input_id and self._input_id and checkpoint.input_id != self._input_id:
+                why = f"the input was made anew: it was topic {checkpoint.input_id}, and is {self._input_id}"
+            elif checkpoint.offset < waiting.begin:
                 why = f"retention has deleted the records since its offset {checkpoint.offset}"
             elif checkpoint.offset > waiting.end or (known is not None and known.offset > waiting.end):
                 why = f"its offset {checkpoint.offset} is not in the log: the topic was made anew"
@@ -645,7 +687,8 @@ class Pump:
             self._engine.front.restore_event_time(partition, event_time_ms)
             history = history_of(known, checkpoint)
             owned = _Owned(position, emit_from, committed, weights_at(history, position), history)
-            self._checkpointer.begin(partition, checkpoint, history, end, done.strays)
+            written = msgspec.structs.replace(checkpoint, input_id=self._input_id)
+            self._checkpointer.begin(partition, written, history, end, done.strays)
         else:
             self._engine.drop(partition)
             fresh = waiting.begin if self.settings.start == "earliest" else waiting.end
@@ -655,7 +698,7 @@ class Pump:
             owned = _Owned(position, emit_from, known.offset if known is not None else -1, serving)
             if owned.committed > emit_from:
                 owned.committed = -1  # of a topic that is no more
-            begun = Checkpoint(self._source.topic, position, serving, None, life)
+            begun = Checkpoint(self._source.topic, position, serving, None, life, input_id=self._input_id)
             self._checkpointer.begin(partition, begun, begun.history(), end, done.found.strays(None))
             self._ready.append(self._checkpointer.start(partition))
             if lost:

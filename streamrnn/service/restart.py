@@ -4,7 +4,8 @@ The state changelog is the rule; this is for the day when it is empty, deleted, 
 every committed offset stands a second one, in the small string Kafka keeps with it: from there on the partition's ticks,
 replayed silently, give every series that speaks regularly its `warm_up` steps before the first forecast leaves.
 
-The same string says which weights were in use from which offset on. The changelog's checkpoint says it, too, but a
+The same string says which topic the offset is of (one that was deleted may have been made anew), and which weights were
+in use from which offset on. The changelog's checkpoint says it, too, but a
 worker that was put out of the group may write an old checkpoint over a new one; its commits are refused.
 """
 
@@ -16,7 +17,7 @@ import msgspec
 
 from streamrnn.spec import StreamSpec
 from streamrnn.transports.base import Committed
-from streamrnn.transports.changelog import Checkpoint, History, InputOffset, WeightsId
+from streamrnn.transports.changelog import Checkpoint, History, InputOffset, TopicId, WeightsId
 
 # A mark is kept every so many records: finer ones would cost memory, coarser ones only replay a little more.
 MARK_EVERY = 256
@@ -29,6 +30,7 @@ HISTORY_MAX = 16
 class _Note(msgspec.Struct, forbid_unknown_fields=False):
     replay_from: int
     weights: tuple[tuple[InputOffset, WeightsId], ...] = ()
+    input_id: TopicId = ""
 
 
 class ReplayPoints:
@@ -70,9 +72,15 @@ class ReplayPoints:
         self._ticks.pop(partition, None)
 
 
-def committed_with(offset: int, replay_from: int, history: History = ()) -> Committed:
+def committed_with(offset: int, replay_from: int, history: History = (), input_id: str = "") -> Committed:
     """`history` of the weights is cut to what brokers take beside an offset (4 kB, where nobody set it lower)."""
-    return Committed(offset, msgspec.json.encode(_Note(replay_from, history[-HISTORY_MAX:])).decode())
+    return Committed(offset, msgspec.json.encode(_Note(replay_from, history[-HISTORY_MAX:], input_id)).decode())
+
+
+def is_of(known: Committed, input_id: str) -> bool:
+    """Whether an offset was committed for the topic that has this id; where one of the two is not known, it was."""
+    note = _note(known)
+    return note is None or not note.input_id or not input_id or note.input_id == input_id
 
 
 def _note(known: Committed) -> _Note | None:

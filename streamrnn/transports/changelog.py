@@ -36,6 +36,7 @@ InputOffset = Annotated[int, Meta(ge=0, lt=1 << 62)]
 WeightsId = Annotated[str, Meta(max_length=64)]
 Stand = Annotated[int, Meta(ge=-1, lt=1 << 62)]
 Life = Annotated[int, Meta(ge=0, lt=1 << 32)]
+TopicId = Annotated[str, Meta(max_length=64)]
 Instant = Annotated[int, Meta(ge=-(1 << 62), le=1 << 62)]
 
 # Which weights were in use from which input offset on, oldest first; never empty.
@@ -64,6 +65,7 @@ class Checkpoint(msgspec.Struct, forbid_unknown_fields=False):
     event_time_ms: Instant | None
     life: Life
     swaps: tuple[tuple[InputOffset, WeightsId], ...] = ()
+    input_id: TopicId = ""  # which topic of the input's name it was; "": not known
     at: Stand = -1  # the changelog's offset where this was to stand, had nobody else written; -1: nobody else can
     version: int = VERSION
 

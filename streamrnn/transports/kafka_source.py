@@ -26,6 +26,7 @@ from streamrnn.transports.base import Committed, Deadline, Listener, OwnershipLo
 from streamrnn.transports.kafka_closing import close_consumer
 from streamrnn.transports.kafka_errors import explained, reading_failed
 from streamrnn.transports.kafka_starting import start_client
+from streamrnn.transports.kafka_topic_id import TopicId, id_in
 
 if TYPE_CHECKING:
     from streamrnn.transports.kafka import KafkaSettings
@@ -160,6 +161,15 @@ class KafkaSource:
             entry = known.get(self._tp(partition))
             found[partition] = Committed(entry.offset, entry.metadata or "") if entry and entry.offset >= 0 else None
         return found
+
+    async def topic_id(self) -> str | None:
+        client = self._consumer._client  # noqa: SLF001
+        try:
+            return id_in(await client.send(client.get_random_node(), TopicId(self.topic)))
+        except NotImplementedError:
+            return ""
+        except (KafkaError, OSError) as error:
+            raise explained(error, self._settings, f"asking for topic {self.topic}") from error
 
     async def begin_offsets(self, partitions: Sequence[int]) -> dict[int, int]:
         return await self._offsets(self._consumer.beginning_offsets, partitions)

@@ -268,6 +268,9 @@ class MemorySource:
             "fetch-offsets", self.client, lambda: self._broker.offsets(self._group, self.topic, partitions)
         )
 
+    async def topic_id(self) -> str | None:
+        return await self._broker.request("metadata", self.client, lambda: self._broker.topic_id(self.topic))
+
     async def begin_offsets(self, partitions: Sequence[int]) -> dict[int, int]:
         begin = self._broker.begin
         return await self._broker.request(

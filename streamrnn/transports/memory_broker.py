@@ -67,12 +67,14 @@ class MemoryBroker:
 
     def __init__(self, session_s: float | None = None, poll_interval_s: float | None = None) -> None:
         self.topics: dict[str, list[list[MemoryRecord]]] = {}
+        self.ids: dict[str, str] = {}
         self.begin: dict[tuple[str, int], int] = {}
         self.groups: dict[str, Group] = {}
         self.producers: dict[str, _Producer] = {}
         self.damaged: set[tuple[str, int, int]] = set()  # records that cannot be read
         self.session_s, self.poll_interval_s = session_s, poll_interval_s
         self.hook: Hook | None = None
+        self._created = 0  # topics so far
         self._open: dict[tuple[str, int], list[Transaction]] = {}
         self._waiting: dict[asyncio.Future[None], None] = {}
 
@@ -86,7 +88,21 @@ class MemoryBroker:
     # ── logs ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def create(self, topic: str, partitions: int) -> None:
-        self.topics.setdefault(topic, [[] for _ in range(partitions)])
+        if topic not in self.topics:
+            self.topics[topic] = [[] for _ in range(partitions)]
+            self._created += 1
+            self.ids[topic] = f"{topic}-{self._created}"
+
+    def topic_id(self, topic: str) -> str | None:
+        return self.ids.get(topic, "") if topic in self.topics else None
+
+    def delete(self, topic: str) -> None:
+        """With all offsets that groups have committed for it."""
+        self.ids.pop(topic, None)
+        for partition in range(len(self.topics.pop(topic))):
+            self.begin.pop((topic, partition), None)
+            for group in self.groups.values():
+                group.committed.pop((topic, partition), None)
 
     def log(self, topic: str, partition: int) -> list[MemoryRecord]:
         try:

@@ -29,6 +29,7 @@ from structlog.testing import capture_logs
 from test_kafka_damage import give_up
 
 from streamrnn.cli.exit_codes import ExitCode, exit_code_of
+from streamrnn.service import pump
 from streamrnn.service.config import Settings, load
 from streamrnn.service.worker import Worker
 from streamrnn.transports.base import TopicMissing, TopicNeed, TopicUnfit
@@ -138,45 +139,63 @@ async def made_anew(broker: Broker, chosen: Settings, count: int) -> None:
     await produce(broker, chosen.input, 0, 0, count)
 
 
+@pytest.mark.parametrize("count", [40, 150], ids=["fewer", "more"])
 @pytest.mark.parametrize("start", ["earliest", "latest"])
 async def test_an_input_made_anew_is_begun_anew(
-    broker: Broker, tmp_path: Path, unique: Callable[[str], str], start: str
+    broker: Broker, tmp_path: Path, unique: Callable[[str], str], start: str, count: int
 ) -> None:
-    """With fewer records than were committed: cold, told, and from where `start` says."""
+    """With fewer records or more than were committed: cold, told, and from where `start` says."""
     chosen = await prepared(broker, tmp_path, unique("anew"), partitions=1)
     await produce(broker, chosen.input, 0, 0, 100)
     async with serving(chosen) as worker:
         await arrived(worker, {0: 100})
-    await made_anew(broker, chosen, 40)
+    await made_anew(broker, chosen, count)
     with capture_logs() as logs:
         async with serving(chosen.model_copy(update={"start": start})) as worker:
             await until(lambda: worker.pump and worker.pump.owned)
             assert worker.observer.metrics.cold_starts._value.get() == 1
-            await produce(broker, chosen.input, 0, 40, 20)
-            await arrived(worker, {0: 60})
+            await produce(broker, chosen.input, 0, count, 20)
+            await arrived(worker, {0: count + 20})
     (cold,) = told(logs, "partition starts without its state")
-    assert "the topic was made anew" in cold["why"]
+    assert "the input was made anew" in cold["why"]
     # Behind those of the topic that is gone.
     outputs = (await forecasts(broker, chosen))[100:]
-    assert [o.source.offset for o in outputs] == list(range(0 if start == "earliest" else 40, 60))
+    assert [o.source.offset for o in outputs] == list(range(0 if start == "earliest" else count, count + 20))
     assert not outputs[0].warm
 
 
+@pytest.mark.parametrize("count", [40, 150], ids=["fewer", "more"])
 async def test_an_input_made_anew_under_a_running_worker_is_begun_anew(
-    broker: Broker, tmp_path: Path, unique: Callable[[str], str]
+    broker: Broker, tmp_path: Path, unique: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
+    monkeypatch.setattr(pump, "IDENTIFIED_S", 1.0)
     chosen = await prepared(broker, tmp_path, unique("swapped"), partitions=1, kafka=quick(broker))
     await produce(broker, chosen.input, 0, 0, 100)
     with capture_logs() as logs:
         async with serving(chosen) as worker:
             await arrived(worker, {0: 100})
-            await made_anew(broker, chosen, 40)
-            await arrived(worker, {0: 40})
+            await made_anew(broker, chosen, count)
+            await until(lambda: worker.observer.metrics.cold_starts._value.get() == 1)
+            await arrived(worker, {0: count})
             assert worker.observer.metrics.cold_starts._value.get() == 1
-    assert "the topic was made anew" in told(logs, "partition starts without its state")[0]["why"]
+    assert "the input was made anew" in told(logs, "partition starts without its state")[0]["why"]
     outputs = (await forecasts(broker, chosen))[100:]
-    assert {o.source.offset for o in outputs} == set(range(40))
+    outputs = outputs[-count:]  # what was sent before it was noticed is said twice
+    assert [o.source.offset for o in outputs] == list(range(count))
     assert not outputs[0].warm
+
+
+async def test_an_input_deleted_under_a_running_worker_ends_it(
+    broker: Broker, tmp_path: Path, unique: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pump, "IDENTIFIED_S", 1.0)
+    chosen = await prepared(broker, tmp_path, unique("gone"), partitions=1, kafka=quick(broker))
+    await produce(broker, chosen.input, 0, 0, 100)
+    with pytest.raises(TopicMissing, match=f"{chosen.input}.* is gone"):
+        async with serving(chosen) as worker:
+            await arrived(worker, {0: 100})
+            await delete(broker, chosen.input)
+            await asyncio.sleep(15.0)
 
 
 # ── the outputs ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -83,7 +83,8 @@ def all_committed(broker: MemoryBroker) -> bool:
 
 
 def documents(broker: MemoryBroker, topic: str) -> list[dict[str, Any]]:
-    return [json.loads(record.value) for log in broker.topics[topic] for record in log]
+    """Without the markers of transactions."""
+    return [json.loads(record.value) for log in broker.topics[topic] for record in log if record.value is not None]
 
 
 def sources(broker: MemoryBroker) -> list[tuple[int, int]]:

@@ -100,6 +100,23 @@ class TransportContract:
         await again.stop(Deadline(5.0))
         await sink.stop(Deadline(5.0))
 
+    async def test_a_topic_has_an_id_that_no_other_has(
+        self, transport: Transport, topic: str, unique: Callable[[str], str]
+    ) -> None:
+        other = unique("other")
+        admin = transport.admin()
+        await admin.start()
+        await admin.create([TopicNeed(other, 1, {})])
+        await admin.stop()
+        found = []
+        for name in (topic, topic, other):
+            source = transport.source(name, name)
+            await source.start(Follow(source))
+            found.append(await source.topic_id())
+            await source.stop(Deadline(5.0))
+        assert found[0]
+        assert found[0] == found[1] != found[2]
+
     async def test_two_members_share_and_a_stale_one_cannot_commit(self, transport: Transport, topic: str) -> None:
         sources = [transport.source(topic, topic) for _ in range(2)]
         listeners = [Follow(source) for source in sources]
