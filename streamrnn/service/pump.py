@@ -469,10 +469,11 @@ class Pump:
             deadline = Deadline(self.settings.delivery_timeout_s - (clock_s() - head.sent_s))
             waiting = asyncio.ensure_future(head.delivery.wait(deadline))
             paused: list[int] = []
+            paused_s = 0.0
             try:
                 while not (await asyncio.wait({waiting}, timeout=KEEP_ALIVE_S))[0]:
                     if not paused:
-                        paused = list(self.owned)
+                        paused, paused_s = list(self.owned), clock_s()
                         self._source.pause(paused)
                     self._observer.waiting(clock_s() - head.sent_s)
                     # A partition assigned during the wait is not paused yet: what it gives is kept, not lost.
@@ -481,7 +482,10 @@ class Pump:
                 if not waiting.done():
                     waiting.cancel()
                 if paused:
-                    self._source.resume([p for p in paused if p in self.owned])
+                    still = [p for p in paused if p in self.owned]
+                    self._source.resume(still)
+                    for partition in still:  # that they gave nothing was our own wish
+                        self.owned[partition].moved_s += clock_s() - paused_s
             await waiting
             # A rebalance during the wait may have settled or dropped it already.
             if self._in_flight and self._in_flight[0] is head:

@@ -9,10 +9,11 @@ import pytest
 from running import all_committed, committed, documents, made, send, sources, until, worker
 
 from streamrnn.records import Record
+from streamrnn.service import pump
 from streamrnn.service import unreadable as module
 from streamrnn.service.unreadable import UnreadablePartitions
-from streamrnn.transports.base import TransportError
-from streamrnn.transports.memory import MemoryReader, MemorySource, MemoryTransport
+from streamrnn.transports.base import Deadline, TransportError
+from streamrnn.transports.memory import MemoryReader, MemorySource, MemoryTransport, _Delivery
 
 
 @pytest.fixture(autouse=True)
@@ -125,6 +126,26 @@ async def test_a_client_that_gives_nothing_though_there_is_something_is_built_an
         assert running.observer.metrics.rebuilds._value.get() == 1
         assert not running.unreadable.found
     assert set(sources(broker)) == {(p, o) for p in range(2) for o in range(80)}
+
+
+async def test_outputs_that_leave_slowly_are_no_sign_of_a_client_that_gives_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While a delivery is waited for longer than a client may be silent, nothing is asked of it."""
+    monkeypatch.setattr(pump, "KEEP_ALIVE_S", 0.1)
+    chosen, broker = made(stall_after="1s", batch_records_max=50)
+    send(broker, 100)
+    wait = _Delivery.wait
+
+    async def slowly(self: _Delivery, deadline: Deadline) -> None:
+        await asyncio.sleep(1.5)
+        await wait(self, deadline)
+
+    monkeypatch.setattr(_Delivery, "wait", slowly)
+    async with worker(chosen, broker) as running:
+        await until(lambda: all_committed(broker), 60)
+        assert running.observer.metrics.rebuilds._value.get() == 0
+    assert sorted(sources(broker)) == [(p, o) for p in range(2) for o in range(200)]
 
 
 async def test_a_damaged_changelog_costs_its_partition_the_state_and_the_others_nothing() -> None:
