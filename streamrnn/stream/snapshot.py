@@ -240,11 +240,10 @@ class Snapshots:
         if (heads["_version"] > VERSION).any():
             raise _newer(partition, int(heads["_version"].max()))  # the digest may be another one, too
         keys, begin = states.keys(), states.span[:, 2]
-        bodies = memoryview(states.buffer)
-        stops = (begin + own.size).tolist()
+        bodies, digest_of = memoryview(states.buffer), xxhash.xxh3_64_intdigest  # `_digest`, without a call for each
         digests = [
-            _digest(key, bodies[at:stop])
-            for key, at, stop in zip(keys, (begin + DIGEST_BYTES).tolist(), stops, strict=True)
+            digest_of(bodies[at:stop], digest_of(key))
+            for key, at, stop in zip(keys, (begin + DIGEST_BYTES).tolist(), (begin + own.size).tolist(), strict=True)
         ]
         whole = heads["_digest"] == np.array(digests, dtype=np.uint64)
         if not whole.all():

@@ -36,9 +36,10 @@ from streamrnn.transports.kafka_errors import reading_failed
 if TYPE_CHECKING:
     from streamrnn.transports.kafka import KafkaSettings
 
-# Of one partition and of all in one answer: enough that a request's cost does not count, and little enough to stay in
-# the processor's caches while it is copied from buffer to buffer. A batch that is larger comes all the same.
-PARTITION_BYTES, ANSWER_BYTES = 1 << 20, 2 << 20
+# Of one partition and of all in one answer: enough that a request's cost does not count, nor that of looking at many
+# columns of it, and little enough that the event loop is not held up for more than some ten milliseconds. A batch that is
+# larger comes all the same. Twice as much memory is in use while a reader lives.
+PARTITION_BYTES, ANSWER_BYTES = 8 << 20, 8 << 20
 RETRY_S = 0.1
 ELSEWHERE = (
     LeaderNotAvailableError,
