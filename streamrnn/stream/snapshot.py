@@ -237,6 +237,9 @@ class Snapshots:
             for record in states.take(~plain):
                 self._restore_odd(partition, record, out)
             heads, states = heads[fits], states.take(plain)
+            if self._current() is not own:  # room was made for a network's state: these are of another layout now
+                self.restore(partition, states, out)
+                return
         if (heads["_version"] > VERSION).any():
             raise _newer(partition, int(heads["_version"].max()))  # the digest may be another one, too
         keys, begin = states.keys(), states.span[:, 2]

@@ -129,6 +129,29 @@ def test_a_networks_state_that_comes_before_its_weights_is_kept() -> None:
     assert states_without_applied(after) == states_without_applied(whole)
 
 
+def test_states_with_and_without_a_networks_in_one_go() -> None:
+    """Room is made for the network's at the first that has one; those without are of another layout from then on."""
+    stream = spec()
+    ticks = walk(120, ["x", "y", "z"])
+    ticks.partition[:] = 0
+    early, late, target = engine(stream, served=False), engine(stream), Engine(stream)
+    feed(early, ticks)
+    feed(late, ticks)
+    into = Snapshots(target)
+    into.learn(Snapshots(late).layout()[1])
+    order, found = ((early, "x"), (late, "y"), (early, "z")), Restored()
+    pieces = [
+        Snapshots(source).pack(0, np.array([source.table.find(0, name)]), len(ticks), 1) for source, name in order
+    ]
+    into.restore(0, laid([k for keys, _ in pieces for k in keys], [r for _, records in pieces for r in records]), found)
+    assert (found.rows, found.refused) == (3, {})
+    for source, name in order:
+        there, here = source.table.find(0, name), target.table.find(0, name)
+        for column, values in source.table.columns.items():
+            if column != "state" or source is late:
+                assert target.table.columns[column][here].tobytes() == values[there].tobytes(), (name, column)
+
+
 def test_a_state_that_frames_have_passed_by_is_rebuilt() -> None:
     """Persistence serves for a while, the weights that computed the state come back: it is not that of before."""
     stream = spec()
