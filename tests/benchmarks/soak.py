@@ -79,8 +79,11 @@ def soak(broker: Broker, folder: Path, ticks: int, rate: float) -> None:
         broker.create(f"soak.{kind}", PARTITIONS, **small)
     broker.create("soak.state", PARTITIONS, cleanup__policy="compact", segment__bytes="20000000")
     command("topics", "-c", config, "--create")
-    worker = Process(folder / "run.log", "run", "-c", config)
-    worker.waits_for("partition assigned")
+    for log in ("first.log", "run.log"):
+        worker = Process(folder / log, "run", "-c", config)
+        worker.waits_for("partition assigned")
+        if log == "first.log":  # compiles; the memory that this leaves unused would hide what comes afterwards
+            worker.stop()
     process = psutil.Process(worker.child.pid)
     feeder = subprocess.Popen(
         [sys.executable, __file__, "--feed", broker.servers, "--ticks", str(ticks), "--rate", str(rate)]
