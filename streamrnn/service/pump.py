@@ -61,6 +61,8 @@ FLUSH_ROWS = 4096
 PARKED_S = 120.0
 # How often the broker is asked which topic the input is.
 IDENTIFIED_S = 10.0
+# How long its answer is waited for: nothing else goes on meanwhile.
+ANSWERED_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,15 +251,16 @@ class Pump:
                 await self._write_states()
             await self._settle(0)
             self._drop_parked(lambda parked: clock_s() - parked.since_s > PARKED_S)
-            self._report_lag()
-            await self._look_for_stalls()
-            await self._look_at_input()
+            await self._look_around()
             return
         async with self._lock:
             processed = await self._process(polled)
         for outputs, batch, unread, sent, timing in processed:
             self._observer.batch(outputs, batch, unread, sent, timing)
         await self._settle(self.settings.in_flight_max - 1)
+        await self._look_around()
+
+    async def _look_around(self) -> None:
         self._report_lag()
         await self._look_for_stalls()
         await self._look_at_input()
@@ -270,7 +273,11 @@ class Pump:
         if clock_s() - self._identified_s < IDENTIFIED_S:
             return
         self._identified_s = clock_s()
-        found = await self._source.topic_id()
+        try:
+            async with asyncio.timeout(ANSWERED_S):
+                found = await self._source.topic_id()
+        except (TransportError, TimeoutError):
+            return  # another broker than those we need may be away; it is asked again
         self._missing = self._missing + 1 if found is None else 0
         if self._missing > 1:  # brokers that have just started may not know their topics yet
             raise TopicMissing(f"the input topic {self._source.topic!r} is gone: it was deleted under this worker")

@@ -103,8 +103,8 @@ class Source(Protocol):
 
     async def committed(self, partitions: Sequence[int]) -> dict[int, Committed | None]: ...
     async def topic_id(self) -> str | None:
-        """Tells the input from an earlier topic of its name; "" where the broker gives no ids or does not answer now,
-        None where there is no such topic."""
+        """Tells the input from an earlier topic of its name; "" where the broker gives no ids,
+        None where there is no such topic. Raises TransportError."""
         ...
 
     async def begin_offsets(self, partitions: Sequence[int]) -> dict[int, int]: ...

@@ -10,8 +10,8 @@ from running import all_committed, made, send, sources, until, worker
 
 from streamrnn.service import pump
 from streamrnn.service.config import Settings
-from streamrnn.transports.base import TopicMissing
-from streamrnn.transports.memory import MemoryBroker
+from streamrnn.transports.base import TopicMissing, TransportError
+from streamrnn.transports.memory import MemoryBroker, MemorySource
 
 COUNT = 30  # steps; two records each
 
@@ -77,6 +77,29 @@ async def test_one_that_is_gone_for_good_ends_the_worker(monkeypatch: pytest.Mon
             broker.topic_id = lambda topic: None  # type: ignore[method-assign]
             await asyncio.sleep(1.0)
             assert running.pump is not None
+
+
+@pytest.mark.parametrize("answer", ["refused", "none"])
+async def test_a_broker_that_does_not_say_it_costs_nothing(monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
+    monkeypatch.setattr(pump, "IDENTIFIED_S", 0.05)
+    monkeypatch.setattr(pump, "ANSWERED_S", 0.05)
+    chosen, broker = made(partitions=1)
+    send(broker, COUNT, partitions=1)
+    asked = 0
+
+    async def silent(self: MemorySource) -> str | None:
+        nonlocal asked
+        asked += 1
+        await asyncio.sleep(30.0 if answer == "none" else 0.0)
+        raise TransportError("not now")
+
+    async with worker(chosen, broker) as running:
+        await until(lambda: all_committed(broker))
+        monkeypatch.setattr(MemorySource, "topic_id", silent)
+        await until(lambda: asked > 2)
+        send(broker, COUNT, first=COUNT, partitions=1)
+        await until(lambda: all_committed(broker))
+        assert running.observer.metrics.rebuilds._value.get() == 0
 
 
 async def test_where_the_broker_gives_no_ids_nothing_is_begun_anew() -> None:
