@@ -223,7 +223,8 @@ class Snapshots:
     def restore(self, partition: int, states: Packed, out: Restored) -> None:
         """Takes records, oldest first, into the table and says in `out` what became of them; keys are series' names.
 
-        Of two records of one series that of the newer life, or else the one that has come further, is kept.
+        Of two records of one series that of the newer life, or else the one that has come further, is kept; of two that
+        have come as far, the later one in the log, for compaction keeps no other.
         Raises NewerVersion, LayoutMismatch.
         """
         own = self._current()
@@ -318,7 +319,8 @@ class Snapshots:
             for i, name in enumerate(names):
                 row = table.find(partition, name)
                 if name in out.lives and row is not None:
-                    fits[i] &= (lives[i], applied[i]) >= (out.lives[name], table.columns["applied"][row])
+                    there = out.lives[name], table.columns["applied"][row], out.stands(table.rows_max)[row]
+                    fits[i] &= (lives[i], applied[i], stands[i]) >= there
         chosen = np.flatnonzero(fits)
         # The newest of each series, and the least recently moved first, so that the table lets go of the right ones
         # when it is full.

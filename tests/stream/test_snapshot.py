@@ -152,6 +152,27 @@ def test_states_with_and_without_a_networks_in_one_go() -> None:
                 assert target.table.columns[column][here].tobytes() == values[there].tobytes(), (name, column)
 
 
+@pytest.mark.parametrize("last", [False, True], ids=["without a network's", "with a network's"])
+def test_of_two_states_that_have_come_as_far_the_later_one_stays(last: bool) -> None:
+    """Also where they are of different layouts, which are read one after the other: compaction keeps no other."""
+    stream = spec()
+    ticks = walk(120, ["x"])
+    ticks.partition[:] = 0
+    early, late, target = engine(stream, served=False), engine(stream), engine(stream)
+    feed(early, ticks)
+    feed(late, ticks)
+    into = Snapshots(target)
+    into.learn(Snapshots(early).layout()[1])
+    order = (early, late) if last else (late, early)
+    pieces = [Snapshots(source).pack(0, np.array([source.table.find(0, "x")]), len(ticks), 1) for source in order]
+    into.restore(
+        0, laid([k for keys, _ in pieces for k in keys], [r for _, records in pieces for r in records]), Restored()
+    )
+    here, there = target.table.columns["generation"], order[-1].table.columns["generation"]
+    assert here[target.table.find(0, "x")] == there[order[-1].table.find(0, "x")]
+    assert early.table.columns["generation"][0] != late.table.columns["generation"][0]
+
+
 def test_a_state_that_frames_have_passed_by_is_rebuilt() -> None:
     """Persistence serves for a while, the weights that computed the state come back: it is not that of before."""
     stream = spec()
