@@ -71,12 +71,32 @@ class Packed(Sequence[Record]):
 
     def keys(self) -> list[bytes]:
         """Of records that all have one."""
+        keys, places = self._joined()
+        return [keys[at:end] for at, end in pairwise(places)]
+
+    def names(self) -> list[str]:
+        """The keys as text; "" where one is none."""
+        keys, places = self._joined()
+        if keys.isascii():
+            text = keys.decode()
+            return [text[at:end] for at, end in pairwise(places)]
+        return [text_of(keys[at:end]) for at, end in pairwise(places)]
+
+    def _joined(self) -> tuple[bytes, list[int]]:
+        """The keys end to end, and where each begins, and where the last ends."""
         begin, stop = self.span[:, 0], self.span[:, 1]
         stops: I64 = np.cumsum(stop - begin)
         out: U8 = np.empty(int(stops[-1]) if len(stops) else 0, dtype=np.uint8)
         joined(np.frombuffer(self.buffer, dtype=np.uint8), begin, stop, out)
-        keys, places = out.tobytes(), [0, *stops.tolist()]
-        return [keys[at:end] for at, end in pairwise(places)]
+        return out.tobytes(), [0, *stops.tolist()]
+
+
+def text_of(key: bytes) -> str:
+    """A key in UTF-8 as text; "" where it is not."""
+    try:
+        return key.decode()
+    except UnicodeDecodeError:
+        return ""
 
 
 def packed(partition: int, records: Sequence[Record]) -> Packed:

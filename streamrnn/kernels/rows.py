@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+from numpy.typing import NDArray
 
-from streamrnn.kernels import compiled, inlined
+from streamrnn.kernels import compiled
 from streamrnn.records import I64, U8, Bool
+
+U64 = NDArray[np.uint64]
+
+TAKEN, OLDER, DAMAGED, ELSEWHERE, IMPOSSIBLE = range(5)
+# Where in a row's header these lie, in words of 4 bytes.
+PARTITION, LIFE = 3, 4
 
 
 def _copying(typing_context: Any, to: Any, source: Any, count: Any) -> Any:
@@ -29,47 +37,84 @@ def _copying(typing_context: Any, to: Any, source: Any, count: Any) -> Any:
 _copy: Any = intrinsic(_copying)
 
 
-@inlined
-def _integer(raw: U8, at: int) -> int:
-    """A signed integer of 8 bytes, which may begin anywhere."""
-    value = 0
-    for k in range(8):
-        value |= int(raw[at + k]) << (8 * k)
-    return value
-
-
 @compiled
-def sound(raw: U8, begin: I64, singles: I64, doubles: I64, signs: I64, earlier: int, later: int, good: Bool) -> None:
-    """Takes the mark off rows that cannot be; a row begins at each of `begin`, and all places are counted from there.
+def admit(
+    raw: U8,
+    begin: I64,
+    stand: I64,
+    to: I64,
+    whole: Bool,
+    partition: int,
+    # the layout
+    size: int,
+    checks: I64,
+    order: I64,
+    places: I64,
+    widths: I64,
+    addresses: I64,
+    # by row of the table
+    lived: I64,
+    stood: I64,
+    reached: I64,
+    verdict: U8,
+) -> None:
+    """Looks through packed rows and puts those that are good into the table's columns, one after the other: a row is
+    fetched once into the processor's nearest memory, and all that is done with it is done there.
 
-    `singles` and `doubles`: the last bytes of floating-point numbers that must be finite (an exponent of ones is an
-    infinity or none). `signs`: the last bytes of integers that must not be negative. The integer at `earlier` must not
-    be above that at `later`.
+    A row begins in `raw` at each of `begin`, stands at `stand` in the log, and goes to row `to` of the table (-1: it is
+    only looked at). `verdict` says what became of it: DAMAGED (not `whole`), ELSEWHERE (of another partition),
+    IMPOSSIBLE, OLDER than what the table's row holds (by its life, the input offset it has come to, where it stands), or
+    TAKEN. `checks` [n, 5]: (width in bytes, first, stop, mask, value), a word of the row that has this value behind this
+    mask cannot be; `order`: of the words at these two places the first must not be above the second, and at the third is
+    the offset. `places` and `widths` of the columns, in bytes, which lie at `addresses`. `lived` and `stood` hold 1 more
+    than the life and the place, 0: nothing yet; `reached` is the table's column of offsets.
+
+    Nothing is checked of places and rows: they are within their bounds, or memory is overwritten.
     """
+    words8: U64 = np.empty((size + 7) // 8, dtype=np.uint64)
+    words4, words2, numbers = words8.view(np.uint32), words8.view(np.uint16), words8.view(np.int64)
+    source, here = raw.ctypes.data, words8.ctypes.data
     for i in range(len(begin)):
-        at = begin[i]
-        bad = _integer(raw, at + earlier) > _integer(raw, at + later)
-        for place in singles:
-            bad |= (raw[at + place] & 0x7F) == 0x7F and raw[at + place - 1] >= 0x80
-        for place in doubles:
-            bad |= (raw[at + place] & 0x7F) == 0x7F and raw[at + place - 1] >= 0xF0
-        for place in signs:
-            bad |= raw[at + place] >= 0x80
-        if bad:
-            good[i] = False
+        if not whole[i]:
+            verdict[i] = DAMAGED
+            continue
+        _copy(here, source + begin[i], size)
+        if np.int64(words4[PARTITION]) != partition:
+            verdict[i] = ELSEWHERE
+            continue
+        bad = np.int64(numbers[order[0]] > numbers[order[1]])
+        for c in range(len(checks)):
+            first, stop, mask, value = checks[c, 1], checks[c, 2], checks[c, 3], checks[c, 4]
+            if checks[c, 0] == 4:
+                bad += _found(words4[first:stop], np.uint32(mask), np.uint32(value))
+            elif checks[c, 0] == 2:
+                bad += _found(words2[first:stop], np.uint16(mask), np.uint16(value))
+            else:
+                bad += _found(words8[first:stop], np.uint64(mask), np.uint64(value))
+        if bad > 0:
+            verdict[i] = IMPOSSIBLE
+            continue
+        row = to[i]
+        if row >= 0:
+            life, offset = np.int64(words4[LIFE]) + 1, numbers[order[2]]
+            if life < lived[row] or (
+                life == lived[row] and (offset < reached[row] or (offset == reached[row] and stand[i] + 1 < stood[row]))
+            ):
+                verdict[i] = OLDER
+                continue
+            lived[row], stood[row] = life, stand[i] + 1
+            for c in range(len(places)):
+                _copy(addresses[c] + row * widths[c], here + places[c], widths[c])
+        verdict[i] = TAKEN
 
 
 @compiled
-def put(raw: U8, begin: I64, places: I64, widths: I64, addresses: I64, rows: I64) -> None:
-    """Copies rows of packed columns from `begin` [row] + `places` [column] into the columns that lie at `addresses`.
-
-    All of a row before the next one: it is read once from end to end, and rows that were given out together lie side by
-    side in every column. Nothing is checked here: rows and places are within their bounds, or memory is overwritten.
-    """
-    source = raw.ctypes.data
-    for i in range(len(rows)):
-        for c in range(len(places)):
-            _copy(addresses[c] + rows[i] * widths[c], source + begin[i] + places[c], widths[c])
+def _found(words: Any, mask: Any, value: Any) -> int:
+    """How many of these words have this value behind the mask."""
+    count = 0
+    for k in range(len(words)):
+        count += (words[k] & mask) == value
+    return count
 
 
 @compiled

@@ -701,6 +701,7 @@ class Pump:
             written = msgspec.structs.replace(checkpoint, input_id=self._input_id)
             self._checkpointer.begin(partition, written, history, end, done.strays)
         else:
+            strays = [*done.strays, *self._engine.table.series(partition)]
             self._engine.drop(partition)
             fresh = waiting.begin if self.settings.start == "earliest" else waiting.end
             position, emit_from = starting_points(known, waiting.begin, waiting.end, fresh)
@@ -710,7 +711,7 @@ class Pump:
             if owned.committed > emit_from:
                 owned.committed = -1  # of a topic that is no more
             begun = Checkpoint(self._source.topic, position, serving, None, life, input_id=self._input_id)
-            self._checkpointer.begin(partition, begun, begun.history(), end, done.found.strays(None))
+            self._checkpointer.begin(partition, begun, begun.history(), end, strays)
             self._ready.append(self._checkpointer.start(partition))
             if lost:
                 log.error(
@@ -730,7 +731,7 @@ class Pump:
             return point
         for series, (reached, event_time_ms) in done.older.items():
             if reached < begin:  # what it takes to bring this one up is deleted
-                self._engine.table.forget(done.partition, series)
+                self._engine.forget(done.partition, series)
                 done.found.refuse("older")
             elif reached < point[0]:
                 point = reached, event_time_ms

@@ -141,7 +141,7 @@ class Restorer:
                 for text in piece.layouts:
                     self._snapshots.learn(text)
                 for name in piece.gone:
-                    self._engine.table.forget(partition, name)
+                    self._engine.forget(partition, name)
                 self._snapshots.restore(partition, piece.states, known.found)
             except LayoutMismatch as error:
                 known.gave_up = str(error)
@@ -161,15 +161,16 @@ class Restorer:
             why = NO_CHECKPOINT
         if not why and checkpoint is not None and checkpoint.input != self._input:
             why = f"the changelog is that of topic {checkpoint.input!r}"
-        last = max([checkpoint.life if checkpoint else 0, *known.found.lives.values()])
+        last = max(checkpoint.life if checkpoint else 0, known.found.life)
         if known.damaged:
             # Lives that lie behind the damage have a lower number: every life wrote a record at least.
             last = max(last, reader.end(partition) + 1)
         done = Restoration(partition, None if why else checkpoint, why, known.found, clock_s() - known.began_s)
         done.life = last + 1 if done.checkpoint is None else done.checkpoint.life
-        done.strays = known.found.strays(None if done.checkpoint is None else done.life)
+        there = self._engine.table.series(partition)
+        done.strays = [*there] if done.checkpoint is None else known.found.strays(there, done.life)
         for name in done.strays:
-            self._engine.table.forget(partition, name)
+            self._engine.forget(partition, name)
         done.end = reader.end(partition)
         if done.checkpoint is not None and done.checkpoint.at >= 0:
             done.older = self._older(partition, known.found, done.checkpoint)
@@ -180,7 +181,7 @@ class Restorer:
         table = self._engine.table
         rows = np.fromiter(table.series(partition).values(), dtype=np.int64)
         applied = table.columns["applied"][rows]
-        wrong = (found.stands(table.rows_max)[rows] >= checkpoint.at) & (applied < checkpoint.offset)
+        wrong = (found.stood[rows] > checkpoint.at) & (applied < checkpoint.offset)
         times = table.columns["applied_ms"][rows]
         return {
             table.names[row] or "": (offset, time_ms if time_ms != NEVER else None)

@@ -128,6 +128,10 @@ class Engine:
         """Lets a partition's series go; returns how many they were."""
         return self.front.drop(partition)
 
+    def forget(self, partition: int, series: str) -> None:
+        """Lets one series go, if it is held, and the ticks that it holds back."""
+        self.front.forget(partition, series)
+
     def process(self, batch: TickBatch, emit_from: Mapping[int, int] | None = None) -> Outputs:
         """Steps every series the ticks concern. Records below `emit_from[partition]` move the state silently."""
         spec = self.spec

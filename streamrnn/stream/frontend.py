@@ -156,6 +156,13 @@ class FrontEnd:
             for row in rows:
                 self._reference.forget(row)
 
+    def forget(self, partition: int, series: str) -> None:
+        """Forgets one series, if it is held."""
+        row = self.table.find(partition, series)
+        if row is not None:
+            self._reference.forget(row)
+            self.table.forget(partition, series)
+
     def drop(self, partition: int) -> int:
         """Forgets a partition and its series; returns how many they were."""
         for row in self.table.series(partition).values():

@@ -31,9 +31,9 @@ import numpy as np
 import xxhash
 
 from streamrnn.kernels.grid import NEVER
-from streamrnn.kernels.rows import put, sound
-from streamrnn.packed import Packed
-from streamrnn.records import I32, I64, U8, Record
+from streamrnn.kernels.rows import DAMAGED, ELSEWHERE, IMPOSSIBLE, LIFE, TAKEN, admit
+from streamrnn.packed import Packed, text_of
+from streamrnn.records import I64, U8, Bool, Record
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.table import Field, SeriesTable
 
@@ -56,10 +56,22 @@ COLUMN, KIND = re.compile(r"[a-z][a-z0-9_]{0,63}"), re.compile(r"[<|][iuf][1248]
 # Far more than any configuration needs, and less than a description of a few bytes may claim.
 ROW_BYTES_MAX = 1 << 26
 STATE_MAX = 1 << 14
-# A digest says whose row it is, not who wrote it. These must be numbers, for one that is not would spread to all that
-# the series says; in the others a missing value is written as one.
-NUMBERS = ("last", "level", "level_spread2", "scale2", "since", "dt_mean", "spread2", "theta", "loss", "state")
+# A digest says whose row it is, not who wrote it. What is infinite or no number would spread to all that the series says:
+# in the first of these columns neither can be, in the next a missing value is written as no number, and counts are not
+# negative.
+NUMBERS = (
+    "last", "level", "level_spread2", "scale2", "since", "dt_mean", "spread2", "theta", "loss", "covariance", "pend_off",
+    "state",
+)  # fmt: skip
+NUMBERS_OR_NONE = ("anchor", "base_ring", "pend_mean", "pend_net", "ring")
 COUNTS = ("applied", "steps", "seen")
+# How that looks in a word of each kind: (mask, value behind it that cannot be). `u2` is the upper half of an `f4`.
+_NO_NUMBER = {"f2": (0x7C00,) * 2, "u2": (0x7F80,) * 2, "f4": (0x7F800000,) * 2, "f8": (0x7FF0000000000000,) * 2}
+_INFINITE = {"f2": (0x7FFF, 0x7C00), "f4": (0x7FFFFFFF, 0x7F800000), "f8": (0x7FFFFFFFFFFFFFFF, 0x7FF0000000000000)}
+_NEGATIVE = {"i4": (0x80000000,) * 2, "i8": (-0x8000000000000000,) * 2}
+_CANNOT_BE = (
+    dict.fromkeys(NUMBERS, _NO_NUMBER) | dict.fromkeys(NUMBERS_OR_NONE, _INFINITE) | dict.fromkeys(COUNTS, _NEGATIVE)
+)
 
 
 class SnapshotError(Exception):
@@ -80,23 +92,24 @@ class Restored:
 
     rows: int = 0
     refused: dict[str, int] = field(default_factory=dict)
-    # The life of the partition's state that each series' record belongs to.
-    lives: dict[str, int] = field(default_factory=dict)
-    _stands: I64 | None = None
+    life: int = 0  # the newest of them
+    # By row of the table, 1 more than the life and the place in the changelog of the record that is in it; 0: nothing.
+    # Zeros that nobody looks at take no memory.
+    lived: I64 = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    stood: I64 = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
-    def stands(self, rows_max: int) -> I64:
-        """By row of the table, the offset in the changelog of the record that it was restored from."""
-        if self._stands is None:
-            self._stands = np.full(rows_max, -1, dtype=np.int64)
-        return self._stands
+    def for_rows(self, rows_max: int) -> None:
+        """Makes `lived` and `stood` as long as the table."""
+        if len(self.lived) < rows_max:
+            self.lived, self.stood = np.zeros(rows_max, dtype=np.int64), np.zeros(rows_max, dtype=np.int64)
 
     def refuse(self, reason: str, count: int = 1) -> None:
         if count:
             self.refused[reason] = self.refused.get(reason, 0) + count
 
-    def strays(self, life: int | None) -> list[str]:
-        """Series whose records are of another life than this one (None: all of them)."""
-        return [name for name, lived in self.lives.items() if lived != life]
+    def strays(self, series: Mapping[str, int], life: int) -> list[str]:
+        """Those of a partition's series (with their rows) whose records are of another life than this one."""
+        return [name for name, row in series.items() if self.lived[row] != life + 1]
 
 
 def layout_text(fields: Mapping[str, Field]) -> bytes:
@@ -106,7 +119,9 @@ def layout_text(fields: Mapping[str, Field]) -> bytes:
 
 
 def _packed_fields(fields: Mapping[str, Field]) -> list[Field]:
-    return [f for f in fields.values() if math.prod(f.shape)]
+    """The widest numbers first, so that each lies where a machine wants it, counted from the record's begin."""
+    some = [f for f in fields.values() if math.prod(f.shape)]
+    return sorted(some, key=lambda f: -np.dtype(f.dtype).itemsize)
 
 
 class _Layout:
@@ -130,7 +145,7 @@ class _Layout:
 
 
 class _OwnLayout(_Layout):
-    """The table's own: also where its columns lie, and where in a record the bytes are that say whether it can be."""
+    """The table's own: also where its columns lie, and which words of a record say that it cannot be (`rows.admit`)."""
 
     def __init__(self, text: bytes, table: SeriesTable) -> None:
         super().__init__(text)
@@ -138,19 +153,23 @@ class _OwnLayout(_Layout):
         self.starts: I64 = np.array([place for _, place in self.places], dtype=np.int64)
         self.widths: I64 = np.array([column[:1].nbytes for column in columns], dtype=np.int64)
         self.addresses: I64 = np.array([column.ctypes.data for column in columns], dtype=np.int64)
-        self.singles, self.doubles = self._last_bytes(NUMBERS, "f4"), self._last_bytes(NUMBERS, "f8")
-        self.signs: I64 = np.concatenate([self._last_bytes(COUNTS, kind) for kind in ("i4", "i8")])
-        self.order = self.place["real_step"], self.place["last_step"]
+        self.checks = self._checks()
+        self.order: I64 = np.array([self.place[name] // 8 for name in ("real_step", "last_step", "applied")])
 
-    def _last_bytes(self, names: Sequence[str], kind: str) -> I64:
-        """Of each number in those of these columns that are of a kind."""
-        found: list[int] = []
-        for name in names:
-            known, count = self.kinds.get(name, (np.dtype("u1"), 0))
-            if known.str[1:] == kind:
-                first = self.place[name] + known.itemsize - 1
-                found += range(first, first + known.itemsize * count, known.itemsize)
-        return np.array(found, dtype=np.int64)
+    def _checks(self) -> I64:
+        """[n, 5]: (width in bytes, first word, the word behind the last, mask, value that cannot be)."""
+        checks: list[list[int]] = []
+        for name, place in self.places:
+            kind, count = self.kinds[name]
+            mask, value = _CANNOT_BE.get(name, {}).get(kind.str[1:], (0, 0))
+            first = place // kind.itemsize
+            if not mask:
+                continue
+            if checks and checks[-1][0] == kind.itemsize and checks[-1][2:] == [first, mask, value]:
+                checks[-1][2] = first + count
+            else:
+                checks.append([kind.itemsize, first, first + count, mask, value])
+        return np.array(checks, dtype=np.int64)
 
 
 def _column(name: str, kind: str, shape: Sequence[int]) -> tuple[str, str, tuple[int, ...]]:
@@ -243,18 +262,14 @@ class Snapshots:
                 return
         if (heads["_version"] > VERSION).any():
             raise _newer(partition, int(heads["_version"].max()))  # the digest may be another one, too
-        keys, begin = states.keys(), states.span[:, 2]
-        bodies, digest_of = memoryview(states.buffer), xxhash.xxh3_64_intdigest  # `_digest`, without a call for each
+        begin, bodies = states.span[:, 2], memoryview(states.buffer)
+        digest_of = xxhash.xxh3_64_intdigest  # `_digest`, without a call for each
         digests = [
-            digest_of(bodies[at:stop], digest_of(key))
-            for key, at, stop in zip(keys, (begin + DIGEST_BYTES).tolist(), (begin + own.size).tolist(), strict=True)
+            digest_of(bodies[at + DIGEST_BYTES : stop], digest_of(bodies[key:key_stop]))
+            for key, key_stop, at, stop in states.span.tolist()
         ]
         whole = heads["_digest"] == np.array(digests, dtype=np.uint64)
-        if not whole.all():
-            out.refuse("digest", int((~whole).sum()))
-            heads, states = heads[whole], states.take(whole)
-            keys, begin = states.keys(), states.span[:, 2]
-        self._take(partition, keys, raw, heads, begin, states.offset, out)
+        self._take(partition, states.names(), raw, begin, states.offset, whole, out)
 
     def _restore_odd(self, partition: int, record: Record, out: Restored) -> None:
         """One record that has ticks held back behind its row, or another layout, or is damaged."""
@@ -281,11 +296,11 @@ class Snapshots:
         own = self._current()
         if layout.id != own.id:
             block = _renamed(block, layout, own, self._table)
-        row: I64 = np.array([0, record.offset], dtype=np.int64)
         raw = np.frombuffer(block.tobytes(), np.uint8)
-        heads = _gathered(raw, row[:1], np.dtype(HEADER))
-        taken = self._take(partition, [key], raw, heads, row[:1], row[1:], out)
-        slot = self._table.find(partition, key.decode()) if taken and open_steps else None
+        at: I64 = np.zeros(1, dtype=np.int64)
+        name = text_of(key)
+        taken = self._take(partition, [name], raw, at, at + record.offset, np.ones(1, dtype=np.bool_), out)
+        slot = self._table.find(partition, name) if taken and open_steps else None
         if slot is not None and open_steps:
             self._engine.front.take_held(slot, open_steps)
         return None
@@ -300,52 +315,82 @@ class Snapshots:
             self._table.replace(Field("state", shape, np.float32))
 
     def _take(
-        self, partition: int, keys: Sequence[bytes], raw: U8, heads: Any, begin: I64, stands: I64, out: Restored
+        self, partition: int, names: Sequence[str], raw: U8, begin: I64, stand: I64, whole: Bool, out: Restored
     ) -> bool:
-        """Puts records of the own layout, which begin at `begin` in `raw` and stand at `stands` in the log, into rows."""
-        own, table = self._current(), self._table
-        applied = _gathered(raw, begin + own.place["applied"], np.dtype("<i8"))
-        lives = heads["_life"]
-        fits = heads["_partition"] == partition
-        out.refuse("partition", int((~fits).sum()))
-        possible = np.ones(len(begin), dtype=np.bool_)
-        sound(raw, begin, own.singles, own.doubles, own.signs, *own.order, possible)
-        names = [key.decode(errors="replace") for key in keys]
-        if b"" in keys or not b"".join(keys).isascii():  # no series has such a name
-            possible &= [name.encode() == key != b"" for name, key in zip(names, keys, strict=True)]
-        out.refuse("impossible", int((fits & ~possible).sum()))
-        fits &= possible
-        if not out.lives.keys().isdisjoint(names):
-            for i, name in enumerate(names):
-                row = table.find(partition, name)
-                if name in out.lives and row is not None:
-                    there = out.lives[name], table.columns["applied"][row], out.stands(table.rows_max)[row]
-                    fits[i] &= (lives[i], applied[i], stands[i]) >= there
-        chosen = np.flatnonzero(fits)
-        # The newest of each series, and the least recently moved first, so that the table lets go of the right ones
-        # when it is full.
-        ranked = chosen[np.lexsort((applied[chosen], lives[chosen]))]
-        newest = {names[i]: i for i in ranked.tolist()}
-        chosen = np.fromiter(newest.values(), dtype=np.int64, count=len(newest))
-        chosen = chosen[np.argsort(applied[chosen], kind="stable")]
+        """Puts records of the own layout, which begin at `begin` in `raw` and stand at `stand` in the log, into rows."""
+        table = self._table
+        out.for_rows(table.rows_max)
+        if "" in names:  # no series has such a name
+            fits: Bool = np.array([name != "" for name in names])
+            out.refuse("impossible", int((whole & ~fits).sum()))
+            out.refuse("digest", int((~whole & ~fits).sum()))
+            begin, stand, whole, names = begin[fits], stand[fits], whole[fits], [name for name in names if name]
+        # The least recently moved first, so that the table lets go of the right ones when it is full.
+        order = np.argsort(_gathered(raw, begin + self._own.place["applied"], np.dtype("<i8")), kind="stable")
+        if table.room() < len(names):
+            order = self._for_full_table(partition, names, raw, begin, stand, whole, order, out)
+        named = [names[i] for i in order.tolist()]
+        taken, given, evicted = table.adopt(partition, named)
+        out.lived[given] = 0
+        self._engine.front.forget_held(chain(evicted, taken.tolist()))
+        verdict = self._admit(partition, raw, begin[order], stand[order], taken.astype(np.int64), whole[order], out)
+        _refuse(verdict, out)
+        for row in given[out.lived[given] == 0].tolist():  # for records that were refused
+            self._engine.forget(partition, table.names[row] or "")
+        count = int((verdict == TAKEN).sum())
+        if count:
+            out.rows += count
+            out.life = max(out.life, int(out.lived[taken].max()) - 1)
+        return count > 0
+
+    def _for_full_table(
+        self,
+        partition: int,
+        names: Sequence[str],
+        raw: U8,
+        begin: I64,
+        stand: I64,
+        whole: Bool,
+        order: I64,
+        out: Restored,
+    ) -> I64:
+        """Which of the records are worth that others are let go for them: one of each series, in the same order."""
+        table, own = self._table, self._own
+        verdict = self._admit(partition, raw, begin, stand, np.full(len(names), -1, dtype=np.int64), whole, out)
+        _refuse(verdict, out)
+        life = _gathered(raw, begin + 4 * LIFE, np.dtype("<u4")).tolist()
+        applied = _gathered(raw, begin + own.place["applied"], np.dtype("<i8")).tolist()
+        best: dict[str, tuple[tuple[int, int, int], int]] = {}
+        for i in order[verdict[order] == TAKEN].tolist():
+            name, rank = names[i], (life[i] + 1, applied[i], int(stand[i]) + 1)
+            row = table.find(partition, name)
+            known = best[name][0] if name in best else (0, 0, 0)
+            if row is not None:
+                known = max(known, (int(out.lived[row]), int(table.columns["applied"][row]), int(out.stood[row])))
+            if rank >= known:
+                best[name] = rank, i
+        chosen: I64 = order[np.isin(order, [i for _, i in best.values()])]
         # No more at once than there are rows: what would be pushed out by its own neighbours is not taken at all.
         out.refuse("series_max", max(0, len(chosen) - table.rows_max))
-        chosen = chosen[-table.rows_max :]
-        if len(chosen) == 0:
-            return False
-        named = [names[i] for i in chosen.tolist()]
-        taken, evicted = table.adopt(partition, named)
-        self._engine.front.forget_held(chain(evicted, taken.tolist()))
-        self._put(own, raw, begin[chosen], taken)
-        out.stands(table.rows_max)[taken] = stands[chosen]
-        out.lives.update(zip(named, lives[chosen].tolist(), strict=True))
-        out.rows += len(chosen)
-        return True
+        return chosen[-table.rows_max :]
 
-    def _put(self, own: _OwnLayout, raw: U8, begin: I64, to: I32) -> None:
-        if begin.min() < 0 or begin.max() + own.size > len(raw) or to.min() < 0 or to.max() >= self._table.rows_max:
+    def _admit(self, partition: int, raw: U8, begin: I64, stand: I64, to: I64, whole: Bool, out: Restored) -> U8:
+        own, rows_max = self._own, self._table.rows_max
+        if len(begin) and (
+            begin.min() < 0 or begin.max() + own.size > len(raw) or to.min() < -1 or to.max() >= rows_max
+        ):
             raise IndexError(f"rows {to.min()}..{to.max()} at {begin.min()}..{begin.max()} of {len(raw)} bytes")
-        put(raw, begin, own.starts, own.widths, own.addresses, to.astype(np.int64))
+        verdict: U8 = np.empty(len(begin), dtype=np.uint8)
+        admit(
+            raw, begin, stand, to, whole, partition, own.size, own.checks, own.order, own.starts, own.widths,
+            own.addresses, out.lived, out.stood, self._table.columns["applied"], verdict,
+        )  # fmt: skip
+        return verdict
+
+
+def _refuse(verdict: U8, out: Restored) -> None:
+    for reason, why in ((DAMAGED, "digest"), (ELSEWHERE, "partition"), (IMPOSSIBLE, "impossible")):
+        out.refuse(why, int((verdict == reason).sum()))
 
 
 def _gathered(raw: U8, begin: I64, kind: np.dtype[Any]) -> Any:

@@ -150,32 +150,43 @@ class SeriesTable:
             self._seen[row] = arrived
         return True
 
-    def adopt(self, partition: int, series: Sequence[str]) -> tuple[I32, list[int]]:
-        """Rows for restored series, which the caller writes over whole: (rows, rows that were emptied for them).
+    def adopt(self, partition: int, series: Sequence[str]) -> tuple[I32, I64, list[int]]:
+        """Rows for restored series, which the caller writes over whole: (a row for each, those of them that were given
+        out for it, rows that were emptied for that).
 
-        Each is named once, in order of age: the last is the last to be let go. One that has its row already keeps it.
+        In order of age: the last is the last to be let go. One that has its row already keeps it. Where there is not
+        room for all (`room`), each is named once.
         """
         index = self._index.setdefault(partition, {})
         evicted: list[int] = []
         rows: I32 = np.fromiter(map(index.get, series, repeat(-1)), dtype=np.int32, count=len(series))
         seen = np.arange(self._arrivals, self._arrivals + len(series))
         known = rows >= 0
-        self._seen[rows[known]] = seen[known]
+        self._seen[rows[known]] = seen[known]  # before others are let go
         newcomers = np.flatnonzero(~known)
-        roomy = newcomers[: len(self._free) + self.rows_max - self.used]
-        rows[roomy] = self._unused(len(roomy))
-        for i, row in zip(roomy.tolist(), rows[roomy].tolist(), strict=True):
-            index[series[i]], self.names[row] = row, series[i]
-        self._seen[rows[roomy]], self.partition[rows[roomy]] = seen[roomy], partition  # those that follow take others
-        for i in newcomers[len(roomy) :].tolist():
-            row = rows[i] = self._allocate(self._arrivals + i, evicted, reset=False)
-            self.names[row] = series[i]
-            self.partition[row], self._seen[row] = partition, seen[i]
-            index[series[i]] = row
-        self._seen[rows], self.partition[rows] = seen, partition
+        names = series if len(newcomers) == len(series) else [series[i] for i in newcomers.tolist()]
+        once = names if len(set(names)) == len(names) else list(dict.fromkeys(names))
+        given = self._unused(min(len(once), self.room()))
+        index.update(zip(once, given, strict=False))
+        for name, row in zip(once, given, strict=False):
+            self.names[row] = name
+        self._seen[given], self.partition[given] = self._arrivals + len(series), partition
+        if len(given) < len(once):
+            for i, name in zip(newcomers[len(given) :].tolist(), names[len(given) :], strict=True):
+                row = self._allocate(self._arrivals + i, evicted, reset=False)
+                self.names[row] = name
+                self.partition[row], self._seen[row] = partition, seen[i]
+                index[name] = row
+                given.append(row)
+        rows[newcomers] = given if once is names else [index[name] for name in names]
+        self._seen[rows] = seen
         self._arrivals += len(series)
         self.changed[rows] = False
-        return rows, evicted
+        return rows, np.array(given, dtype=np.int64), evicted
+
+    def room(self) -> int:
+        """Rows that can be given out without letting a series go."""
+        return len(self._free) + self.rows_max - self.used
 
     def _unused(self, count: int) -> list[int]:
         """So many rows that hold nothing, those first that were let go last; they are not reset."""

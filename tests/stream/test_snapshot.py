@@ -314,7 +314,8 @@ def test_a_newer_life_wins_over_a_higher_offset() -> None:
     for keys, records in (old, new, old):
         snapshots.restore(0, laid(keys, records), found)
     assert states(target)[0, "x"] == states(source)[0, "x"]
-    assert found.strays(2) == [] and found.strays(1) == ["x"]
+    there = target.table.series(0)
+    assert found.life == 2 and found.strays(there, 2) == [] and found.strays(there, 1) == ["x"]
 
 
 def test_more_states_than_rows_keep_the_ones_that_moved_last() -> None:
