@@ -11,7 +11,7 @@ The order within a frame is what keeps the numbers honest (DESIGN 4.2, 4.3):
 Pending forecasts. A forecast for h steps ahead is needed once, h frames later. So horizon h owns a ring of exactly h
 cells, and the cell a frame reads (made h frames ago) is the one it then overwrites: H(H+1)/2 cells in all.
 Values are kept as float32 relative to the series' `anchor` (a float64 near its present level), so that a counter at
-1e9 loses no digits.
+1e9 loses no digits; the network's own word, which only the experts' weights ask for, as what it is away from the mean.
 
 Experts. Persistence, and the network once there is one; weights are exponential in the share of the discounted squared
 error (forgetting LOSS_DECAY per matured forecast), per channel and horizon.
@@ -45,6 +45,7 @@ RATE = 0.05
 WIDE = 1.5  # first guess of σ in units of scale·√h: honest before anything has matured
 COVARIANCE_SHARE = 0.02
 RIDGE = 0.05
+NO_GAP = 0x7FC0  # `to_bits` of no number
 ANCHOR_REACH = 4096.0  # re-anchor when the level is further from the anchor than this many scales
 
 
@@ -77,13 +78,12 @@ def _solve(matrix: F64, right: F64, n: int) -> None:
 
 
 @compiled
-def _move_anchor(shift: float, c: int, base_ring: F32, pend_mean: F32, pend_net: F32) -> None:
+def _move_anchor(shift: float, c: int, base_ring: F32, pend_mean: F32) -> None:
     """Re-expresses one channel's kept values after its anchor moved by `shift`."""
     for h in range(base_ring.shape[0]):
         base_ring[h, c] = np.float32(base_ring[h, c] - shift)
     for cell in range(pend_mean.shape[0]):
         pend_mean[cell, c] = np.float32(pend_mean[cell, c] - shift)
-        pend_net[cell, c] = np.float32(pend_net[cell, c] - shift)
 
 
 @compiled
@@ -105,7 +105,7 @@ def advance(
     anchor: F64,
     base_ring: F32,
     pend_mean: F32,
-    pend_net: F32,
+    pend_gap: U16,
     pend_off: U16,
     spread2: F32,
     theta: F32,
@@ -172,7 +172,7 @@ def advance(
                 anchor[s, c] = base[i, c]
             elif abs(base[i, c] - anchor[s, c]) > ANCHOR_REACH * scale[i, c]:
                 shift = base[i, c] - anchor[s, c]
-                _move_anchor(shift, c, base_ring[s], pend_mean[s], pend_net[s])
+                _move_anchor(shift, c, base_ring[s], pend_mean[s])
                 anchor[s, c] = base[i, c]
 
         # ── 1. score what matured ────────────────────────────────────────────────────────────────────────────────
@@ -198,7 +198,7 @@ def advance(
                     observed += 1
                 # the experts
                 naive = y - np.float64(base_ring[s, ring, c])
-                network = y - np.float64(pend_net[s, cell, c])
+                network = error - from_bits(pend_gap[s, cell, c])
                 count[c, h] += 1
                 abs_error[c, h] += abs(error) / scale[i, c]
                 abs_persistence[c, h] += abs(naive) / scale[i, c]
@@ -304,7 +304,7 @@ def advance(
             for c in range(channels):
                 if np.isnan(base[i, c]):
                     pend_mean[s, cell, c] = np.nan
-                    pend_net[s, cell, c] = np.nan
+                    pend_gap[s, cell, c] = NO_GAP
                     if row >= 0:
                         mean_out[row, c, h] = np.nan
                         for q in range(quantiles):
@@ -324,12 +324,12 @@ def advance(
                     share = np.float64(loss[s, h, c, 1]) / lost if lost > 0.0 else 0.5
                     weight = 1.0 / (1.0 + np.exp(LOSS_SHARPNESS * (2.0 * share - 1.0)))
                     mean = origin + weight * network
-                    pend_net[s, cell, c] = np.float32(origin + network)
+                    gap = (1.0 - weight) * network
                     for q in range(quantiles):
                         shape = np.float64(net[i, c, h, 1 + q]) * unit - network
                         offsets[q] = (1.0 - weight) * normal[q] * sigma + weight * shape
                 else:
-                    pend_net[s, cell, c] = np.nan
+                    gap = np.nan
                     for q in range(quantiles):
                         offsets[q] = normal[q] * sigma
                 for q in range(quantiles):
@@ -346,6 +346,7 @@ def advance(
                 # What is scored later is what is sent now: the kept, rounded numbers.
                 kept = np.float32(mean)
                 pend_mean[s, cell, c] = kept
+                pend_gap[s, cell, c] = to_bits(gap)
                 if row >= 0:
                     mean_out[row, c, h] = anchor[s, c] + np.float64(kept)
                 for q in range(quantiles):

@@ -63,11 +63,16 @@ NUMBERS = (
     "last", "level", "level_spread2", "scale2", "since", "dt_mean", "spread2", "theta", "loss", "covariance", "pend_off",
     "state",
 )  # fmt: skip
-NUMBERS_OR_NONE = ("anchor", "base_ring", "pend_mean", "pend_net", "ring")
+NUMBERS_OR_NONE = ("anchor", "base_ring", "pend_mean", "pend_gap", "ring")
 COUNTS = ("applied", "steps", "seen")
 # How that looks in a word of each kind: (mask, value behind it that cannot be). `u2` is the upper half of an `f4`.
 _NO_NUMBER = {"f2": (0x7C00,) * 2, "u2": (0x7F80,) * 2, "f4": (0x7F800000,) * 2, "f8": (0x7FF0000000000000,) * 2}
-_INFINITE = {"f2": (0x7FFF, 0x7C00), "f4": (0x7FFFFFFF, 0x7F800000), "f8": (0x7FFFFFFFFFFFFFFF, 0x7FF0000000000000)}
+_INFINITE = {
+    "f2": (0x7FFF, 0x7C00),
+    "u2": (0x7FFF, 0x7F80),
+    "f4": (0x7FFFFFFF, 0x7F800000),
+    "f8": (0x7FFFFFFFFFFFFFFF, 0x7FF0000000000000),
+}
 _NEGATIVE = {"i4": (0x80000000,) * 2, "i8": (-0x8000000000000000,) * 2}
 _CANNOT_BE = (
     dict.fromkeys(NUMBERS, _NO_NUMBER) | dict.fromkeys(NUMBERS_OR_NONE, _INFINITE) | dict.fromkeys(COUNTS, _NEGATIVE)
@@ -246,20 +251,25 @@ class Snapshots:
         have come as far, the later one in the log, for compaction keeps no other.
         Raises NewerVersion, LayoutMismatch.
         """
-        own = self._current()
-        begin = states.span[:, 2]
-        plain = states.span[:, 3] - begin == own.size
+        self._current()
         raw = np.frombuffer(states.buffer, dtype=np.uint8)
-        heads = _gathered(raw, begin[plain], np.dtype(HEADER))
-        fits = heads["_layout"] == own.id
-        plain[plain] = fits
-        if not plain.all():
-            for record in states.take(~plain):
-                self._restore_odd(partition, record, out)
-            heads, states = heads[fits], states.take(plain)
-            if self._current() is not own:  # room was made for a network's state: these are of another layout now
-                self.restore(partition, states, out)
-                return
+        begin, size = states.span[:, 2], states.span[:, 3] - states.span[:, 2]
+        odd: Bool = np.ones(len(states), dtype=np.bool_)
+        for layout in list(self._layouts.values()):
+            some = odd & (size == layout.size)
+            heads = _gathered(raw, begin[some], np.dtype(HEADER))
+            fits = heads["_layout"] == layout.id
+            some[some] = fits
+            if some.any():
+                odd &= ~some
+                self._restore_plain(partition, layout, raw, heads[fits], states.take(some), out)
+        for record in states.take(odd):
+            self._restore_odd(partition, record, out)
+
+    def _restore_plain(
+        self, partition: int, layout: _Layout, raw: U8, heads: Any, states: Packed, out: Restored
+    ) -> None:
+        """Records of one layout, none of which holds ticks back."""
         if (heads["_version"] > VERSION).any():
             raise _newer(partition, int(heads["_version"].max()))  # the digest may be another one, too
         begin, bodies = states.span[:, 2], memoryview(states.buffer)
@@ -269,10 +279,16 @@ class Snapshots:
             for key, key_stop, at, stop in states.span.tolist()
         ]
         whole = heads["_digest"] == np.array(digests, dtype=np.uint64)
+        self._make_room(layout)
+        own = self._current()
+        if layout.id != own.id:
+            rows = b"".join(bodies[at:stop] for _, _, at, stop in states.span.tolist())
+            block = _renamed(np.frombuffer(rows, dtype=layout.dtype), layout, own, self._table)
+            raw, begin = np.frombuffer(block.tobytes(), np.uint8), np.arange(len(block), dtype=np.int64) * own.size
         self._take(partition, states.names(), raw, begin, states.offset, whole, out)
 
     def _restore_odd(self, partition: int, record: Record, out: Restored) -> None:
-        """One record that has ticks held back behind its row, or another layout, or is damaged."""
+        """One record that has ticks held back behind its row, or is damaged."""
         key, value = record.key or b"", record.value or b""
         if len(value) < HEADER_BYTES:
             return out.refuse("short")
@@ -332,9 +348,9 @@ class Snapshots:
         named = [names[i] for i in order.tolist()]
         taken, given, evicted = table.adopt(partition, named)
         out.lived[given] = 0
-        self._engine.front.forget_held(chain(evicted, taken.tolist()))
         verdict = self._admit(partition, raw, begin[order], stand[order], taken.astype(np.int64), whole[order], out)
         _refuse(verdict, out)
+        self._engine.front.forget_held(chain(evicted, given.tolist(), taken[verdict == TAKEN].tolist()))
         for row in given[out.lived[given] == 0].tolist():  # for records that were refused
             self._engine.forget(partition, table.names[row] or "")
         count = int((verdict == TAKEN).sum())

@@ -49,8 +49,8 @@ class Answers(asyncio.BufferedProtocol):
         self._turn, self._filled, self._size = 0, 0, -1
         self._waited = 1  # bytes that the system waits for, before it tells of any
         # Behind TLS there may have come more than the socket says.
-        plain = connection._writer.get_extra_info("sslcontext") is None  # noqa: SLF001
-        self._socket = connection._writer.get_extra_info("socket") if plain else None  # noqa: SLF001
+        transport = connection._writer.transport  # noqa: SLF001
+        self._socket = transport.get_extra_info("socket") if transport.get_extra_info("sslcontext") is None else None
 
     @classmethod
     def of(cls, connection: Any) -> Answers:

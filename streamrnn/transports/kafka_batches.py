@@ -56,16 +56,17 @@ def unpack(
     while (batch := _batch_at(data, at)) is not None:
         at = batch.stop
         if not hidden.hides(batch, data):
-            codec, shift, body = batch.attributes & _CODEC, 0, data
-            begin, stop = batch.begin, batch.stop
+            codec = batch.attributes & _CODEC
             if codec:
-                body = _decoded(codec, bytes(data[begin:stop]))
-                begin, stop, shift = 0, len(body), size
+                body = _decoded(codec, bytes(data[batch.begin : batch.stop]))
+                offset, timestamp, span = _located(body, 0, len(body), batch)
+                span[span != batches.NOTHING] += size
                 buffers.append(body)
                 size += len(body)
-            offset, timestamp, span = _located(body, begin, stop, batch)
-            span[span != batches.NOTHING] += shift
-            since = int(np.searchsorted(offset, position))  # it may begin before what was asked for
+            else:
+                offset, timestamp, span = _located(data, batch.begin, batch.stop, batch)
+            # It may begin before what was asked for.
+            since = int(np.searchsorted(offset, position)) if batch.base < position else 0
             offsets.append(offset[since:])
             times.append(timestamp[since:])
             spans.append(span[since:])

@@ -1,10 +1,10 @@
 """How fast a partition's states come back from the changelog: one core for the client, the broker beside it.
 
 Writes the states of many series to the state topic of a real broker, as a worker does, and brings them back with the
-worker's own Restorer in a process of its own: GRU 64 x 2, 4 channels, horizon 12, 3 quantiles. Client and broker share
-the machine, so the processor time per series is told beside the wall clock, and what of both is only reading.
+worker's own Restorer in a process of its own: GRU 64 x 2, 4 channels, 3 quantiles. A state grows with the square of the
+horizon. Client and broker share the machine, so the processor time per series is told beside the wall clock, and what of both is only reading.
 
-    KAFKA_HOME=… python tests/benchmarks/restore.py [--series 100000] [--repeat 3] [--profile]
+    KAFKA_HOME=… python tests/benchmarks/restore.py [--series 100000] [--horizon 12] [--repeat 3] [--profile]
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TOPIC = "restore.ticks"
 STEPS, BATCH = 3, 2000
 
 
-def settings(servers: str, series: int) -> Any:
+def settings(servers: str, series: int, horizon: int = 12) -> Any:
     from streamrnn.service.config import load
 
     return load(
@@ -41,7 +41,7 @@ def settings(servers: str, series: int) -> Any:
             "input": TOPIC,
             "channels": list(CHANNELS),
             "step": "1s",
-            "horizon": 12,
+            "horizon": horizon,
             "series_max": series,
         },
         {},
@@ -63,7 +63,7 @@ def engine(chosen: Any) -> Any:
 # ── the states ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def write(servers: str, series: int) -> int:
+async def write(servers: str, series: int, horizon: int = 12) -> int:
     """States that have seen a few steps, and their checkpoints; returns the bytes of one."""
     import numpy as np
 
@@ -73,7 +73,7 @@ async def write(servers: str, series: int) -> int:
     from streamrnn.transports.changelog import CHECKPOINT, Checkpoint, encode_checkpoint, layout_key, series_key
     from streamrnn.transports.kafka import KafkaTransport
 
-    chosen = settings(servers, series)
+    chosen = settings(servers, series, horizon)
     transport = KafkaTransport(chosen.kafka_settings())
     admin = transport.admin()
     await admin.start()
@@ -115,9 +115,9 @@ async def write(servers: str, series: int) -> int:
 # ── one side, a process of its own ───────────────────────────────────────────────────────────────────────────────
 
 
-async def restore(servers: str, series: int) -> dict[str, float]:
+async def restore(servers: str, series: int, horizon: int) -> dict[str, float]:
     """Twice: into memory that the process has yet to be given, then into the rows that were let go again."""
-    chosen = settings(servers, series)
+    chosen = settings(servers, series, horizon)
     made = engine(chosen)
     figures: dict[str, float] = {}
     for memory in ("fresh", "used"):
@@ -152,6 +152,7 @@ async def restored(chosen: Any, made: Any) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--series", type=int, default=100_000)
+    parser.add_argument("--horizon", type=int, default=12)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--profile", action="store_true", help="where the client's time goes, by function")
     parser.add_argument("--side")
@@ -161,11 +162,11 @@ def main() -> None:
         from streamrnn.service.worker import prepare_process
 
         prepare_process()
-        rehearse(settings(options.side, 2))
+        rehearse(settings(options.side, 2, options.horizon))
         profile = cProfile.Profile()
         if options.profile:
             profile.enable()
-        print(json.dumps(asyncio.run(restore(options.side, options.series))), flush=True)
+        print(json.dumps(asyncio.run(restore(options.side, options.series, options.horizon))), flush=True)
         if options.profile:
             pstats.Stats(profile, stream=sys.stderr).sort_stats("tottime").print_stats(35)
         return
@@ -174,8 +175,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         broker = Broker(Path(folder), cpu="1").start()
         try:
-            size = asyncio.run(write(broker.servers, options.series))
-            arguments = ["--side", broker.servers, "--series", str(options.series)]
+            size = asyncio.run(write(broker.servers, options.series, options.horizon))
+            arguments = ["--side", broker.servers, "--series", str(options.series), "--horizon", str(options.horizon)]
             runs = [side(arguments, "0", __file__) for _ in range(options.repeat + 1)][1:]  # the first warms the broker
             if options.profile:
                 side([*arguments, "--profile"], "0", __file__, loud=True)

@@ -156,11 +156,12 @@ def test_a_state_whose_numbers_cannot_be_is_refused() -> None:
     """By one who knows how to make the digest right: it would say NaN from then on, or fill gaps without end."""
     stream = targets._PLAIN
     layout, key, good = targets._state(stream)
-    at = {}
+    at, last = {}, {}
     place = HEADER_BYTES
     for name, kind, shape in json.loads(layout):
         at[name] = place
         place += int(kind[-1]) * math.prod(shape)
+        last[name] = place - int(kind[-1])
     for name, value in (
         ("real_step", (1 << 60).to_bytes(8, "little")),
         ("steps", b"\xff" * 8),
@@ -169,14 +170,22 @@ def test_a_state_whose_numbers_cannot_be_is_refused() -> None:
         ("last", struct.pack("<d", math.inf)),
         ("scale2", struct.pack("<f", math.nan)),
         ("state", struct.pack("<f", math.nan)),
+        ("covariance", struct.pack("<f", math.nan)),
+        ("anchor", struct.pack("<d", -math.inf)),
+        ("base_ring", struct.pack("<f", math.inf)),
+        ("pend_mean", struct.pack("<f", -math.inf)),
+        ("pend_gap", struct.pack("<f", math.inf)[2:]),
+        ("pend_off", struct.pack("<f", math.nan)[2:]),
+        ("ring", struct.pack("<e", math.inf)),
     ):
-        forged = signed(key, good[: at[name]] + value + good[at[name] + len(value) :])
-        engine, found = Engine(stream), Restored()
-        engine.load(network(stream), "weights")
-        snapshots = Snapshots(engine)
-        snapshots.restore(0, targets._laid((key, forged)), found)
-        assert (name, found.rows, found.refused) == (name, 0, {"impossible": 1})
-        assert len(engine.table) == 0
+        for place in (at[name], last[name]):
+            forged = signed(key, good[:place] + value + good[place + len(value) :])
+            engine, found = Engine(stream), Restored()
+            engine.load(network(stream), "weights")
+            snapshots = Snapshots(engine)
+            snapshots.restore(0, targets._laid((key, forged)), found)
+            assert (name, found.rows, found.refused) == (name, 0, {"impossible": 1})
+            assert len(engine.table) == 0
 
 
 @pytest.mark.parametrize("name", TARGETS)

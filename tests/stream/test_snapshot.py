@@ -301,6 +301,24 @@ def test_the_record_that_has_come_further_is_kept_whatever_the_order() -> None:
             assert states(target) == states(source)
 
 
+def test_ticks_that_a_newer_state_holds_back_outlive_an_older_one() -> None:
+    stream = spec(within="mean", lateness_ms=2000)
+    idle = batch(["other"], [START + 10_000_000], [[1.0, 2.0, 3.0]], partition=0)
+    ticks = walk(120, ["x"])
+    ticks.partition[:] = 0
+    early, late, target = engine(stream), engine(stream), engine(stream)
+    for each, until in ((early, 60), (late, 120)):
+        feed(each, cut(ticks, 0, until))
+    feed(early, idle)  # event time goes on and closes its steps: it holds nothing back
+    held = [each.front.held_bytes(each.table.find(0, "x") or 0) for each in (early, late)]
+    assert held[1] and not held[0]
+    into, found = Snapshots(target), Restored()
+    for keys, records in (packed(early, 0, 60), packed(late, 0, 120), packed(early, 0, 60)):
+        into.restore(0, laid(keys, records), found)
+    assert target.front.held_bytes(target.table.find(0, "x") or 0) == held[1]
+    assert states(target)[0, "x"] == states(late)[0, "x"]
+
+
 def test_a_newer_life_wins_over_a_higher_offset() -> None:
     stream = spec()
     source = engine(stream)
@@ -316,6 +334,33 @@ def test_a_newer_life_wins_over_a_higher_offset() -> None:
     assert states(target)[0, "x"] == states(source)[0, "x"]
     there = target.table.series(0)
     assert found.life == 2 and found.strays(there, 2) == [] and found.strays(there, 1) == ["x"]
+
+
+def test_a_row_that_was_let_go_says_nothing_of_the_series_that_is_given_it() -> None:
+    stream = spec()
+    source, target, found = engine(stream), engine(stream), Restored()
+    feed(source, walk(60, ["x"]))
+    snapshots = Snapshots(target)
+    snapshots.restore(0, laid(*packed(source, 0, 5000, life=2)), found)
+    row = target.table.find(0, "x")
+    target.forget(0, "x")
+    other = engine(stream)
+    feed(other, walk(60, ["y"]))
+    snapshots.restore(0, laid(*packed(other, 0, 60, life=1)), found)
+    assert target.table.find(0, "y") == row and found.rows == 2
+    assert states(target)[0, "y"] == states(other)[0, "y"]
+
+
+def test_a_series_that_is_let_go_takes_the_ticks_it_holds_back_with_it() -> None:
+    stream = spec(within="mean", lateness_ms=2000)
+    made, fresh = engine(stream), engine(stream)
+    feed(made, walk(60, ["x"]))
+    assert made.front.ticks_held
+    made.forget(0, "x")
+    assert not made.front.ticks_held
+    for each in (made, fresh):
+        feed(each, walk(60, ["y"], seed=3))
+    assert states(made)[0, "y"] == states(fresh)[0, "y"]
 
 
 def test_more_states_than_rows_keep_the_ones_that_moved_last() -> None:

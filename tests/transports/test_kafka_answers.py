@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 import struct
 from collections import deque
 from typing import Any
@@ -52,8 +53,19 @@ def test_an_answer_that_ends_too_early_is_not_followed(version: int) -> None:
 
 
 class Transport:
-    def __init__(self) -> None:
+    """One that is its own socket; it knows how much is to come before it is told of any."""
+
+    def __init__(self, tls: bool = False) -> None:
         self.protocol: Any = None
+        self.tls, self.waited, self.told = tls, 1, 0
+
+    def get_extra_info(self, name: str) -> Any:
+        return {"socket": self, "sslcontext": object() if self.tls else None}[name]
+
+    def setsockopt(self, level: int, option: int, value: int) -> None:
+        assert (level, option) == (socket.SOL_SOCKET, socket.SO_RCVLOWAT)
+        self.waited = value
+        self.told += 1
 
     def get_protocol(self) -> Any:
         return self.protocol
@@ -69,9 +81,9 @@ class Request:
 class Connection:
     """What of aiokafka's connection is used."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: bool = False) -> None:
         self._writer = self
-        self.transport = Transport()
+        self.transport = Transport(tls)
         self._requests: deque[tuple[int, Any, asyncio.Future[Any]]] = deque()
         self._last_action = 0.0
         self.closed: list[Any] = []
@@ -130,6 +142,28 @@ async def test_answers_come_in_pieces_and_one_stays_while_the_next_is_received()
         before = found[1].batches, batches[1] or b""
     assert not connection.closed
     assert connection._last_action > 0
+
+
+@pytest.mark.parametrize("tls", [False, True])
+async def test_the_system_waits_for_much_and_never_for_more_than_is_to_come(tls: bool) -> None:
+    """Or the last bytes of an answer would never be told of. What TLS holds back, the socket does not know."""
+    connection = Connection(tls)
+    transport, answers = connection.transport, Answers.of(connection)
+    most = 0
+    for number, size in enumerate([10, 5_000_000, 0, 1_500_000], 1):
+        task = await asked(answers)
+        data = framed(number, answer(11, [bytes(size)], codes=False))
+        at = 0
+        while at < len(data):
+            assert transport.waited <= (len(data) - at if at >= 4 else 1)
+            most = max(most, transport.waited)
+            count = min(len(answers.get_buffer(-1)), max(transport.waited, 70_000), len(data) - at)
+            answers.get_buffer(-1)[:count] = data[at : at + count]
+            answers.buffer_updated(count)
+            at += count
+        await task
+    assert transport.waited == 1
+    assert (most, transport.told > 0) == ((1, False) if tls else (1 << 20, True))
 
 
 @pytest.mark.parametrize(
