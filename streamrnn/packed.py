@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import NamedTuple, overload
 
 import numpy as np
@@ -15,6 +14,8 @@ import numpy as np
 from streamrnn.kernels.batches import NOTHING
 from streamrnn.kernels.rows import joined
 from streamrnn.records import I64, U8, Bool, Record
+
+_END = 0  # behind a name; no series has it in its own
 
 
 class PackedRecord(NamedTuple):
@@ -71,24 +72,18 @@ class Packed(Sequence[Record]):
 
     def keys(self) -> list[bytes]:
         """Of records that all have one."""
-        keys, places = self._joined()
-        return [keys[at:end] for at, end in pairwise(places)]
+        begin, stop = self.span[:, 0].tolist(), self.span[:, 1].tolist()
+        return [bytes(self.buffer[at:end]) for at, end in zip(begin, stop, strict=True)]
 
     def names(self) -> list[str]:
         """The keys as text; "" where one is none."""
-        keys, places = self._joined()
-        if keys.isascii():
-            text = keys.decode()
-            return [text[at:end] for at, end in pairwise(places)]
-        return [text_of(keys[at:end]) for at, end in pairwise(places)]
-
-    def _joined(self) -> tuple[bytes, list[int]]:
-        """The keys end to end, and where each begins, and where the last ends."""
         begin, stop = self.span[:, 0], self.span[:, 1]
-        stops: I64 = np.cumsum(stop - begin)
-        out: U8 = np.empty(int(stops[-1]) if len(stops) else 0, dtype=np.uint8)
-        joined(np.frombuffer(self.buffer, dtype=np.uint8), begin, stop, out)
-        return out.tobytes(), [0, *stops.tolist()]
+        out: U8 = np.empty(int((stop - begin).sum()) + len(self), dtype=np.uint8)
+        joined(np.frombuffer(self.buffer, dtype=np.uint8), begin, stop, _END, out)
+        together = out.tobytes()
+        if together.isascii() and together.count(_END) == len(self):
+            return together.decode().split(chr(_END))[:-1]
+        return [text_of(key) for key in self.keys()]
 
 
 def text_of(key: bytes) -> str:

@@ -118,10 +118,20 @@ def _found(words: Any, mask: Any, value: Any) -> int:
 
 
 @compiled
-def joined(raw: U8, begin: I64, stop: I64, out: U8) -> None:
-    """Lays what is between these places end to end."""
+def lifted(raw: U8, begin: I64, size: int, out: U8) -> None:
+    """Lays `size` bytes from each of these places end to end; they are within their bounds, or others are read."""
+    source, to = raw.ctypes.data, out.ctypes.data
+    for i in range(len(begin)):
+        _copy(to + i * size, source + begin[i], size)
+
+
+@compiled
+def joined(raw: U8, begin: I64, stop: I64, between: int, out: U8) -> None:
+    """Lays what is between these places end to end, and a byte `between` behind each."""
     to = 0
     for i in range(len(begin)):
         for at in range(begin[i], stop[i]):
             out[to] = raw[at]
             to += 1
+        out[to] = between
+        to += 1

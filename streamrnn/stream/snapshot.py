@@ -31,7 +31,7 @@ import numpy as np
 import xxhash
 
 from streamrnn.kernels.grid import NEVER
-from streamrnn.kernels.rows import DAMAGED, ELSEWHERE, IMPOSSIBLE, LIFE, TAKEN, admit
+from streamrnn.kernels.rows import DAMAGED, ELSEWHERE, IMPOSSIBLE, LIFE, TAKEN, admit, lifted
 from streamrnn.packed import Packed, text_of
 from streamrnn.records import I64, U8, Bool, Record
 from streamrnn.stream.engine import Engine
@@ -276,7 +276,7 @@ class Snapshots:
         digest_of = xxhash.xxh3_64_intdigest  # `_digest`, without a call for each
         digests = [
             digest_of(bodies[at + DIGEST_BYTES : stop], digest_of(bodies[key:key_stop]))
-            for key, key_stop, at, stop in states.span.tolist()
+            for key, key_stop, at, stop in zip(*(column.tolist() for column in states.span.T), strict=True)
         ]
         whole = heads["_digest"] == np.array(digests, dtype=np.uint64)
         self._make_room(layout)
@@ -411,7 +411,12 @@ def _refuse(verdict: U8, out: Restored) -> None:
 
 def _gathered(raw: U8, begin: I64, kind: np.dtype[Any]) -> Any:
     """What lies at these places, as an array of `kind`."""
-    return raw[begin[:, None] + np.arange(kind.itemsize)].view(kind).reshape(len(begin))
+    size = kind.itemsize
+    if len(begin) and (begin.min() < 0 or begin.max() + size > len(raw)):
+        raise IndexError(f"{size} bytes at {begin.min()}..{begin.max()} of {len(raw)}")
+    out: U8 = np.empty(len(begin) * size, dtype=np.uint8)
+    lifted(raw, begin, size, out)
+    return out.view(kind)
 
 
 def _newer(partition: int, version: int) -> NewerVersion:

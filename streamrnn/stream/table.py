@@ -170,7 +170,8 @@ class SeriesTable:
         index.update(zip(once, given, strict=False))
         for name, row in zip(once, given, strict=False):
             self.names[row] = name
-        self._seen[given], self.partition[given] = self._arrivals + len(series), partition
+        fresh: I64 = np.array(given, dtype=np.int64)
+        self._seen[fresh], self.partition[fresh] = self._arrivals + len(series), partition
         if len(given) < len(once):
             for i, name in zip(newcomers[len(given) :].tolist(), names[len(given) :], strict=True):
                 row = self._allocate(self._arrivals + i, evicted, reset=False)
@@ -178,11 +179,12 @@ class SeriesTable:
                 self.partition[row], self._seen[row] = partition, seen[i]
                 index[name] = row
                 given.append(row)
-        rows[newcomers] = given if once is names else [index[name] for name in names]
+            fresh = np.array(given, dtype=np.int64)
+        rows[newcomers] = fresh if once is names else [index[name] for name in names]
         self._seen[rows] = seen
         self._arrivals += len(series)
         self.changed[rows] = False
-        return rows, np.array(given, dtype=np.int64), evicted
+        return rows, fresh, evicted
 
     def room(self) -> int:
         """Rows that can be given out without letting a series go."""

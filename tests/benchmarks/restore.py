@@ -2,7 +2,8 @@
 
 Writes the states of many series to the state topic of a real broker, as a worker does, and brings them back with the
 worker's own Restorer in a process of its own: GRU 64 x 2, 4 channels, 3 quantiles. A state grows with the square of the
-horizon. Client and broker share the machine, so the processor time per series is told beside the wall clock, and what of both is only reading.
+horizon. Client and broker share the machine, so the processor time per series is told beside the wall clock, and what of
+it is unpacking.
 
     KAFKA_HOME=… python tests/benchmarks/restore.py [--series 100000] [--horizon 12] [--repeat 3] [--profile]
 """
