@@ -554,11 +554,17 @@ class Pump:
             self._commit_soon()
 
     async def _drain(self, deadline: Deadline) -> None:
-        """Everything in flight is delivered and committed, or TransportError is raised at the deadline."""
+        """Everything in flight is delivered and committed, or TransportError is raised at the deadline.
+
+        What has failed stays in flight: whoever drains once more, as a client does that leaves its group behind a failed
+        `run`, has to fail, too, or would go on to a checkpoint of states that were never written.
+        """
         while self._in_flight:
-            head = self._in_flight.popleft()
+            head = self._in_flight[0]
             await head.delivery.wait(deadline)
-            self._delivered(head)
+            if self._in_flight and self._in_flight[0] is head:  # and nobody else has settled it meanwhile
+                self._in_flight.popleft()
+                self._delivered(head)
         while self._committing is not None:
             await asyncio.wait({self._committing}, timeout=deadline.remaining_s())
             if not self._committing.done():
