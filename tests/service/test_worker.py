@@ -87,6 +87,41 @@ async def test_a_failed_delivery_commits_nothing_and_comes_again(monkeypatch: py
     assert 0 < len(found) - len(set(found)) <= 3 * chosen.batch_records_max
 
 
+async def test_states_that_could_not_be_written_at_the_end_are_not_said_to_be_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A worker that ends winds up, and once more when it gives its partitions up: nothing holds the second time, either."""
+    chosen, broker = made()
+    stopping = False
+
+    class Failing:
+        async def wait(self, deadline: Deadline) -> None:
+            raise DeliveryFailed("the broker lost it")
+
+    inner = MemorySink.seal
+
+    async def seal(self: MemorySink) -> Any:
+        states = [batch for (topic, _), batch in self._batches.items() if topic == chosen.topics.state]
+        if stopping and any(key is not None and key.startswith(b"s/") for batch in states for key, *_ in batch):
+            self._batches = {}
+            return Failing()
+        return await inner(self)
+
+    monkeypatch.setattr(MemorySink, "seal", seal)
+    send(broker, 60)
+    async with worker(chosen, broker):
+        await until(lambda: all_committed(broker))
+        stopping = True
+    stopping = False
+    records = [record for log in broker.topics[chosen.topics.state] for record in log]
+    written = {json.loads(record.value or b"")["offset"] for record in records if record.key == b"checkpoint"}
+    assert written == {0}  # as it began, and none that speaks of states which are not there
+    send(broker, 20, first=60)
+    async with worker(chosen, broker):
+        await until(lambda: all_committed(broker))
+    assert set(sources(broker)) == {(p, o) for p in range(2) for o in range(160)}
+
+
 async def test_weights_are_swapped_in_between_two_batches_and_found_again_at_a_restart() -> None:
     chosen, broker = made()
     send(broker, 30)

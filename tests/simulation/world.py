@@ -228,12 +228,16 @@ class World:
         return MemoryTransport(self.broker, client, flaws or self.faults.flaws)
 
     async def _worker(self, client: str) -> None:
+        if self._over:  # asked to end while it was frozen at its first step: nobody listens yet, and the signal kills
+            return
         worker = Worker(self.settings, self.transport(client), None)  # type: ignore[arg-type]
         self.workers[client] = worker, Watch(self.recorder, client, worker)
         self._stops[client] = worker.stop
         await worker.run()
 
     async def _trainer(self, client: str) -> None:
+        if self._over:
+            return
         trainer = self.trainers[client] = Trainer(self.settings, self.transport(client), self.now_ms)
         learned = trainer.learner.round
 
