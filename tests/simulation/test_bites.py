@@ -12,7 +12,7 @@ from reverted import FIXES
 from run import one_without
 from world import Report
 
-SEEDS_MAX = 100
+SEEDS_MAX = 200
 AT_ONCE = 4
 RARE = {"strangers-seen", "strangers-left-alone", "weights-looked-for"}
 
