@@ -494,12 +494,13 @@ class Pump:
                     for partition in still:  # that they gave nothing was our own wish
                         self.owned[partition].moved_s += clock_s() - paused_s
             await waiting
-            # A rebalance during the wait may have settled or dropped it already.
-            if self._in_flight and self._in_flight[0] is head:
-                self._in_flight.popleft()
-                self._delivered(head)
+            self._delivered(head)
 
     def _delivered(self, done: _InFlight) -> None:
+        """The oldest in flight was acknowledged; a rebalance during the wait may have settled or dropped it already."""
+        if not self._in_flight or self._in_flight[0] is not done:
+            return
+        self._in_flight.popleft()
         if done.epoch != self._epoch:
             return
         self._ready += done.taken
@@ -562,9 +563,7 @@ class Pump:
         while self._in_flight:
             head = self._in_flight[0]
             await head.delivery.wait(deadline)
-            if self._in_flight and self._in_flight[0] is head:  # and nobody else has settled it meanwhile
-                self._in_flight.popleft()
-                self._delivered(head)
+            self._delivered(head)
         while self._committing is not None:
             await asyncio.wait({self._committing}, timeout=deadline.remaining_s())
             if not self._committing.done():

@@ -24,7 +24,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -185,6 +185,21 @@ def _column(name: str, kind: str, shape: Sequence[int]) -> tuple[str, str, tuple
     return name, kind, tuple(shape)
 
 
+class _Rows(NamedTuple):
+    """Records of the own layout: they begin at `begin` in `raw`, stand at `stand` in the log, and are `whole` where their
+    digests were right."""
+
+    names: Sequence[str]
+    raw: U8
+    begin: I64
+    stand: I64
+    whole: Bool
+
+    def take(self, chosen: I64) -> _Rows:
+        names = [self.names[i] for i in chosen.tolist()]
+        return _Rows(names, self.raw, self.begin[chosen], self.stand[chosen], self.whole[chosen])
+
+
 class Snapshots:
     """Packs rows of an engine's table and puts them back. Holds no state of the stream, only layouts."""
 
@@ -280,12 +295,10 @@ class Snapshots:
         ]
         whole = heads["_digest"] == np.array(digests, dtype=np.uint64)
         self._make_room(layout)
-        own = self._current()
-        if layout.id != own.id:
-            rows = b"".join(bodies[at:stop] for _, _, at, stop in states.span.tolist())
-            block = _renamed(np.frombuffer(rows, dtype=layout.dtype), layout, own, self._table)
-            raw, begin = np.frombuffer(block.tobytes(), np.uint8), np.arange(len(block), dtype=np.int64) * own.size
-        self._take(partition, states.names(), raw, begin, states.offset, whole, out)
+        if layout.id != self._current().id:
+            raw = self._in_own(layout, b"".join(bodies[at:stop] for _, _, at, stop in states.span.tolist()))
+            begin = np.arange(len(states), dtype=np.int64) * self._own.size
+        self._take(partition, _Rows(states.names(), raw, begin, states.offset, whole), out)
 
     def _restore_odd(self, partition: int, record: Record, out: Restored) -> None:
         """One record that has ticks held back behind its row, or is damaged."""
@@ -307,15 +320,11 @@ class Snapshots:
             open_steps = self._engine.front.held_of(value[len(value) - held :]) if held else None
         except ValueError:
             return out.refuse("held")
-        block = np.frombuffer(value, dtype=layout.dtype, count=1)
         self._make_room(layout)
-        own = self._current()
-        if layout.id != own.id:
-            block = _renamed(block, layout, own, self._table)
-        raw = np.frombuffer(block.tobytes(), np.uint8)
-        at: I64 = np.zeros(1, dtype=np.int64)
-        name = text_of(key)
-        taken = self._take(partition, [name], raw, at, at + record.offset, np.ones(1, dtype=np.bool_), out)
+        row = value[: layout.size]
+        raw = np.frombuffer(row, np.uint8) if layout.id == self._current().id else self._in_own(layout, row)
+        name, at = text_of(key), np.zeros(1, dtype=np.int64)
+        taken = self._take(partition, _Rows([name], raw, at, at + record.offset, np.ones(1, dtype=np.bool_)), out)
         slot = self._table.find(partition, name) if taken and open_steps else None
         if slot is not None and open_steps:
             self._engine.front.take_held(slot, open_steps)
@@ -330,83 +339,77 @@ class Snapshots:
         if self._table.fields["state"].shape == (0,):
             self._table.replace(Field("state", shape, np.float32))
 
-    def _take(
-        self, partition: int, names: Sequence[str], raw: U8, begin: I64, stand: I64, whole: Bool, out: Restored
-    ) -> bool:
-        """Puts records of the own layout, which begin at `begin` in `raw` and stand at `stand` in the log, into rows."""
+    def _in_own(self, theirs: _Layout, rows: bytes) -> U8:
+        """Rows of another layout in the own one, end to end. Raises LayoutMismatch."""
+        return np.frombuffer(
+            _renamed(np.frombuffer(rows, dtype=theirs.dtype), theirs, self._own, self._table).tobytes(), np.uint8
+        )
+
+    def _take(self, partition: int, rows: _Rows, out: Restored) -> bool:
+        """Puts rows of the own layout into the table; returns whether it took any."""
         table = self._table
         out.for_rows(table.rows_max)
-        if "" in names:  # no series has such a name
-            fits: Bool = np.array([name != "" for name in names])
-            out.refuse("impossible", int((whole & ~fits).sum()))
-            out.refuse("digest", int((~whole & ~fits).sum()))
-            begin, stand, whole, names = begin[fits], stand[fits], whole[fits], [name for name in names if name]
+        if "" in rows.names:  # no series has such a name
+            fits: Bool = np.array([name != "" for name in rows.names])
+            out.refuse("impossible", int((rows.whole & ~fits).sum()))
+            out.refuse("digest", int((~rows.whole & ~fits).sum()))
+            rows = rows.take(np.flatnonzero(fits))
         # The least recently moved first, so that the table lets go of the right ones when it is full.
-        order = np.argsort(_gathered(raw, begin + self._own.place["applied"], np.dtype("<i8")), kind="stable")
-        if table.room() < len(names):
-            order = self._for_full_table(partition, names, raw, begin, stand, whole, order, out)
-        named = [names[i] for i in order.tolist()]
-        taken, given, evicted = table.adopt(partition, named)
+        rows = rows.take(np.argsort(self._applied(rows), kind="stable"))
+        if table.room() < len(rows.names):
+            rows = self._for_full_table(partition, rows, out)
+        to, given, evicted = table.adopt(partition, rows.names)
         out.lived[given] = 0
-        verdict = self._admit(partition, raw, begin[order], stand[order], taken.astype(np.int64), whole[order], out)
-        _refuse(verdict, out)
-        self._engine.front.forget_held(chain(evicted, given.tolist(), taken[verdict == TAKEN].tolist()))
+        verdict = self._admit(partition, rows, to.astype(np.int64), out)
+        taken = to[verdict == TAKEN]
+        self._engine.front.forget_held(chain(evicted, given.tolist(), taken.tolist()))
         for row in given[out.lived[given] == 0].tolist():  # for records that were refused
             self._engine.forget(partition, table.names[row] or "")
-        count = int((verdict == TAKEN).sum())
-        if count:
-            out.rows += count
+        if len(taken):
+            out.rows += len(taken)
             out.life = max(out.life, int(out.lived[taken].max()) - 1)
-        return count > 0
+        return len(taken) > 0
 
-    def _for_full_table(
-        self,
-        partition: int,
-        names: Sequence[str],
-        raw: U8,
-        begin: I64,
-        stand: I64,
-        whole: Bool,
-        order: I64,
-        out: Restored,
-    ) -> I64:
-        """Which of the records are worth that others are let go for them: one of each series, in the same order."""
-        table, own = self._table, self._own
-        verdict = self._admit(partition, raw, begin, stand, np.full(len(names), -1, dtype=np.int64), whole, out)
-        _refuse(verdict, out)
-        life = _gathered(raw, begin + 4 * LIFE, np.dtype("<u4")).tolist()
-        applied = _gathered(raw, begin + own.place["applied"], np.dtype("<i8")).tolist()
+    def _for_full_table(self, partition: int, rows: _Rows, out: Restored) -> _Rows:
+        """Those of the rows that are worth that others are let go for them: one of each series, in the same order."""
+        table = self._table
+        verdict = self._admit(partition, rows, np.full(len(rows.names), -1, dtype=np.int64), out)
+        rows = rows.take(np.flatnonzero(verdict == TAKEN))
+        life = _gathered(rows.raw, rows.begin + 4 * LIFE, np.dtype("<u4")).tolist()
         best: dict[str, tuple[tuple[int, int, int], int]] = {}
-        for i in order[verdict[order] == TAKEN].tolist():
-            name, rank = names[i], (life[i] + 1, applied[i], int(stand[i]) + 1)
+        ranks = zip(life, self._applied(rows).tolist(), rows.stand.tolist(), strict=True)
+        for i, (name, (lived, applied, stood)) in enumerate(zip(rows.names, ranks, strict=True)):
+            rank = lived + 1, applied, stood + 1
             row = table.find(partition, name)
             known = best[name][0] if name in best else (0, 0, 0)
             if row is not None:
                 known = max(known, (int(out.lived[row]), int(table.columns["applied"][row]), int(out.stood[row])))
             if rank >= known:
                 best[name] = rank, i
-        chosen: I64 = order[np.isin(order, [i for _, i in best.values()])]
         # No more at once than there are rows: what would be pushed out by its own neighbours is not taken at all.
-        out.refuse("series_max", max(0, len(chosen) - table.rows_max))
-        return chosen[-table.rows_max :]
+        out.refuse("series_max", max(0, len(best) - table.rows_max))
+        chosen: I64 = np.array(sorted(i for _, i in best.values()), dtype=np.int64)
+        return rows.take(chosen[-table.rows_max :])
 
-    def _admit(self, partition: int, raw: U8, begin: I64, stand: I64, to: I64, whole: Bool, out: Restored) -> U8:
-        own, rows_max = self._own, self._table.rows_max
-        if len(begin) and (
-            begin.min() < 0 or begin.max() + own.size > len(raw) or to.min() < -1 or to.max() >= rows_max
-        ):
-            raise IndexError(f"rows {to.min()}..{to.max()} at {begin.min()}..{begin.max()} of {len(raw)} bytes")
+    def _applied(self, rows: _Rows) -> I64:
+        """The input offsets that they have come to."""
+        applied: I64 = _gathered(rows.raw, rows.begin + self._own.place["applied"], np.dtype("<i8"))
+        return applied
+
+    def _admit(self, partition: int, rows: _Rows, to: I64, out: Restored) -> U8:
+        """See kernels.rows.admit; what is refused is counted."""
+        own, begin, size = self._own, rows.begin, len(rows.raw)
+        rows_max = self._table.rows_max
+        if len(begin) and (begin.min() < 0 or begin.max() + own.size > size or to.min() < -1 or to.max() >= rows_max):
+            raise IndexError(f"rows {to.min()}..{to.max()} at {begin.min()}..{begin.max()} of {size} bytes")
         verdict: U8 = np.empty(len(begin), dtype=np.uint8)
         admit(
-            raw, begin, stand, to, whole, partition, own.size, own.checks, own.order, own.starts, own.widths,
+            rows.raw, begin, rows.stand, to, rows.whole, partition, own.size, own.checks, own.order, own.starts, own.widths,
             own.addresses, out.lived, out.stood, self._table.columns["applied"], verdict,
         )  # fmt: skip
+        for reason, why in ((DAMAGED, "digest"), (ELSEWHERE, "partition"), (IMPOSSIBLE, "impossible")):
+            out.refuse(why, int((verdict == reason).sum()))
         return verdict
-
-
-def _refuse(verdict: U8, out: Restored) -> None:
-    for reason, why in ((DAMAGED, "digest"), (ELSEWHERE, "partition"), (IMPOSSIBLE, "impossible")):
-        out.refuse(why, int((verdict == reason).sum()))
 
 
 def _gathered(raw: U8, begin: I64, kind: np.dtype[Any]) -> Any:

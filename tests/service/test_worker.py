@@ -18,6 +18,13 @@ from streamrnn.transports.memory import MemorySink, MemoryTransport
 from streamrnn.transports.models import ModelsWriter
 
 
+class Failing:
+    """A delivery."""
+
+    async def wait(self, deadline: Deadline) -> None:
+        raise DeliveryFailed("the broker lost it")
+
+
 async def test_every_record_ends_in_exactly_one_place_and_is_committed() -> None:
     chosen, broker = made()
     send(broker, 60)
@@ -67,10 +74,6 @@ async def test_a_failed_delivery_commits_nothing_and_comes_again(monkeypatch: py
     send(broker, 60)
     failures = iter([False, True])
 
-    class Failing:
-        async def wait(self, deadline: Deadline) -> None:
-            raise DeliveryFailed("the broker lost it")
-
     inner = MemorySink.seal
 
     async def seal(self: MemorySink) -> Any:
@@ -93,10 +96,6 @@ async def test_states_that_could_not_be_written_at_the_end_are_not_said_to_be_th
     """A worker that ends winds up, and once more when it gives its partitions up: nothing holds the second time, either."""
     chosen, broker = made()
     stopping = False
-
-    class Failing:
-        async def wait(self, deadline: Deadline) -> None:
-            raise DeliveryFailed("the broker lost it")
 
     inner = MemorySink.seal
 

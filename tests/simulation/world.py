@@ -211,7 +211,7 @@ class World:
         loop, killed = _loop(), asyncio.Event()
         self._killed[client] = killed
         self.report.starts += 1
-        task = loop.spawn(client, make(client))
+        task = loop.spawn(client, self._life(client, make))
         self.faults.born(client)
         waiting = asyncio.create_task(killed.wait())
         await asyncio.wait({task, waiting}, return_when=asyncio.FIRST_COMPLETED)
@@ -224,20 +224,22 @@ class World:
         if error is not None and (isinstance(error, OperatorNeeded) or not isinstance(error, TransportError)):
             raise Violation(f"I10 liveness: {client} died of what is no fault of the broker: {error!r}") from error
 
+    async def _life(self, client: str, make: Callable[[str], Coroutine[Any, Any, None]]) -> None:
+        if (
+            not self._over
+        ):  # asked to end while it was frozen at its first step: nobody listens yet, and the signal kills
+            await make(client)
+
     def transport(self, client: str, flaws: Flaws | None = None) -> MemoryTransport:
         return MemoryTransport(self.broker, client, flaws or self.faults.flaws)
 
     async def _worker(self, client: str) -> None:
-        if self._over:  # asked to end while it was frozen at its first step: nobody listens yet, and the signal kills
-            return
         worker = Worker(self.settings, self.transport(client), None)  # type: ignore[arg-type]
         self.workers[client] = worker, Watch(self.recorder, client, worker)
         self._stops[client] = worker.stop
         await worker.run()
 
     async def _trainer(self, client: str) -> None:
-        if self._over:
-            return
         trainer = self.trainers[client] = Trainer(self.settings, self.transport(client), self.now_ms)
         learned = trainer.learner.round
 

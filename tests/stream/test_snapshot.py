@@ -36,6 +36,11 @@ def laid(keys: list[bytes], records: list[bytes]) -> Packed:
     return packed_records(0, [PackedRecord("state", 0, i, 0, key, record) for i, (key, record) in pairs])
 
 
+def one_answer(*pieces: tuple[list[bytes], list[bytes]]) -> Packed:
+    """Several (keys, records), behind each other."""
+    return laid([key for keys, _ in pieces for key in keys], [record for _, records in pieces for record in records])
+
+
 def moved(source: Engine, target: Engine, position: int) -> None:
     """Everything of partitions 0 and 1 from one engine to another."""
     into = Snapshots(target)
@@ -143,7 +148,7 @@ def test_states_with_and_without_a_networks_in_one_go() -> None:
     pieces = [
         Snapshots(source).pack(0, np.array([source.table.find(0, name)]), len(ticks), 1) for source, name in order
     ]
-    into.restore(0, laid([k for keys, _ in pieces for k in keys], [r for _, records in pieces for r in records]), found)
+    into.restore(0, one_answer(*pieces), found)
     assert (found.rows, found.refused) == (3, {})
     for source, name in order:
         there, here = source.table.find(0, name), target.table.find(0, name)
@@ -165,9 +170,7 @@ def test_of_two_states_that_have_come_as_far_the_later_one_stays(last: bool) -> 
     into.learn(Snapshots(early).layout()[1])
     order = (early, late) if last else (late, early)
     pieces = [Snapshots(source).pack(0, np.array([source.table.find(0, "x")]), len(ticks), 1) for source in order]
-    into.restore(
-        0, laid([k for keys, _ in pieces for k in keys], [r for _, records in pieces for r in records]), Restored()
-    )
+    into.restore(0, one_answer(*pieces), Restored())
     here, there = target.table.columns["generation"], order[-1].table.columns["generation"]
     assert here[target.table.find(0, "x")] == there[order[-1].table.find(0, "x")]
     assert early.table.columns["generation"][0] != late.table.columns["generation"][0]
@@ -294,7 +297,7 @@ def test_the_record_that_has_come_further_is_kept_whatever_the_order() -> None:
             target, found = engine(stream), Restored()
             snapshots = Snapshots(target)
             if together:
-                snapshots.restore(0, laid(order[0][0] + order[1][0], order[0][1] + order[1][1]), found)
+                snapshots.restore(0, one_answer(*order), found)
             else:
                 for keys, records in order:
                     snapshots.restore(0, laid(keys, records), found)
