@@ -15,7 +15,7 @@ from streamrnn.kernels.batches import NOTHING
 from streamrnn.kernels.rows import joined
 from streamrnn.records import I64, U8, Bool, Record
 
-_END = 0  # behind a name; no series has it in its own
+_END = b"\0"  # behind a name; no series has it in its own
 
 
 class PackedRecord(NamedTuple):
@@ -72,18 +72,21 @@ class Packed(Sequence[Record]):
 
     def keys(self) -> list[bytes]:
         """Of records that all have one."""
-        begin, stop = self.span[:, 0].tolist(), self.span[:, 1].tolist()
-        return [bytes(self.buffer[at:end]) for at, end in zip(begin, stop, strict=True)]
-
-    def names(self) -> list[str]:
-        """The keys as text; "" where one is none."""
         begin, stop = self.span[:, 0], self.span[:, 1]
         out: U8 = np.empty(int((stop - begin).sum()) + len(self), dtype=np.uint8)
-        joined(np.frombuffer(self.buffer, dtype=np.uint8), begin, stop, _END, out)
-        together = out.tobytes()
-        if together.isascii() and together.count(_END) == len(self):
-            return together.decode().split(chr(_END))[:-1]
-        return [text_of(key) for key in self.keys()]
+        joined(np.frombuffer(self.buffer, dtype=np.uint8), begin, stop, _END[0], out)
+        keys = out.tobytes().split(_END)[:-1]
+        if len(keys) != len(self):  # some hold it themselves
+            keys = [bytes(self.buffer[at:end]) for at, end in zip(begin.tolist(), stop.tolist(), strict=True)]
+        return keys
+
+
+def names_of(keys: Sequence[bytes]) -> list[str]:
+    """Keys as text; "" where one is none."""
+    together = _END.join(keys)
+    if together.isascii() and together.count(_END) == len(keys) - 1:
+        return together.decode().split(_END.decode())
+    return [text_of(key) for key in keys]
 
 
 def text_of(key: bytes) -> str:

@@ -18,6 +18,7 @@ F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 I32 = NDArray[np.int32]
 I16 = NDArray[np.int16]
+U16 = NDArray[np.uint16]
 U8 = NDArray[np.uint8]
 Bool = NDArray[np.bool_]
 

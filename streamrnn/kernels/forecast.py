@@ -10,8 +10,10 @@ The order within a frame is what keeps the numbers honest (DESIGN 4.2, 4.3):
 
 Pending forecasts. A forecast for h steps ahead is needed once, h frames later. So horizon h owns a ring of exactly h
 cells, and the cell a frame reads (made h frames ago) is the one it then overwrites: H(H+1)/2 cells in all.
-Values are kept as float32 relative to the series' `anchor` (a float64 near its present level), so that a counter at
-1e9 loses no digits; the network's own word, which only the experts' weights ask for, as what it is away from the mean.
+A cell holds the move that the network foresaw, as a half in units of the scale·√h of the time when it was made, and the
+weight it had. The value it is a move from is kept once for all horizons, as float32 relative to the series' `anchor` (a
+float64 near its present level), so that a counter at 1e9 loses no digits. The mean is what these kept numbers give: the
+same when it is sent and when it is judged.
 
 Experts. Persistence, and the network once there is one; weights are exponential in the share of the discounted squared
 error (forgetting LOSS_DECAY per matured forecast), per channel and horizon.
@@ -25,12 +27,10 @@ Angelopoulos, Candès, Tibshirani, "Conformal PID control for time series predic
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from streamrnn.kernels import compiled
-from streamrnn.records import F32, F64, I32, I64, U8, Bool
-
-U16 = NDArray[np.uint16]
+from streamrnn.kernels.halves import NO_HALF, from_bits, from_half, to_bits, to_half
+from streamrnn.records import F32, F64, I32, I64, U8, U16, Bool
 
 LOSS_DECAY = 0.998
 LOSS_SHARPNESS = 20.0
@@ -45,19 +45,20 @@ RATE = 0.05
 WIDE = 1.5  # first guess of σ in units of scale·√h: honest before anything has matured
 COVARIANCE_SHARE = 0.02
 RIDGE = 0.05
-NO_GAP = 0x7FC0  # `to_bits` of no number
+WEIGHTS = 255.0  # steps in which the network's weight is told
 ANCHOR_REACH = 4096.0  # re-anchor when the level is further from the anchor than this many scales
 
 
 @compiled
-def to_bits(x: float) -> np.uint16:
-    """The upper half of the float32 bit pattern, rounded: 8 bits of mantissa, enough for an interval's half width."""
-    return np.uint16(np.uint32(np.float32(x).view(np.uint32) + np.uint32(0x8000)) >> np.uint32(16))
+def _moved(half: np.uint16, unit: np.uint16, root: float) -> float:
+    """What the network said of a move, from what is kept of it."""
+    return from_half(half) * from_bits(unit) * root
 
 
 @compiled
-def from_bits(bits: np.uint16) -> float:
-    return np.float64(np.uint32(np.uint32(bits) << np.uint32(16)).view(np.float32))
+def _mixed(origin: float, move: float, steps: np.uint8) -> float:
+    """The experts' mean: the origin alone is what persistence says, and all there is without a network."""
+    return origin + np.float64(steps) / WEIGHTS * move if steps > 0 else origin
 
 
 @compiled
@@ -78,12 +79,10 @@ def _solve(matrix: F64, right: F64, n: int) -> None:
 
 
 @compiled
-def _move_anchor(shift: float, c: int, base_ring: F32, pend_mean: F32) -> None:
+def _move_anchor(shift: float, c: int, pend_base: F32) -> None:
     """Re-expresses one channel's kept values after its anchor moved by `shift`."""
-    for h in range(base_ring.shape[0]):
-        base_ring[h, c] = np.float32(base_ring[h, c] - shift)
-    for cell in range(pend_mean.shape[0]):
-        pend_mean[cell, c] = np.float32(pend_mean[cell, c] - shift)
+    for h in range(pend_base.shape[0]):
+        pend_base[h, c] = np.float32(pend_base[h, c] - shift)
 
 
 @compiled
@@ -103,9 +102,10 @@ def advance(
     normal: F64,
     # state
     anchor: F64,
-    base_ring: F32,
-    pend_mean: F32,
-    pend_gap: U16,
+    pend_base: F32,
+    pend_unit: U16,
+    pend_move: U16,
+    pend_weight: U8,
     pend_off: U16,
     spread2: F32,
     theta: F32,
@@ -140,7 +140,7 @@ def advance(
     record of its own. `frame_error` [frame]: mean scaled one-step error of the frame's matured channels (NaN: none).
     """
     channels = values.shape[1]
-    horizon = base_ring.shape[1]
+    horizon = pend_base.shape[1]
     quantiles = levels.shape[0]
     root = np.sqrt(np.arange(1, horizon + 1).astype(np.float64))
     offsets = np.empty(quantiles)
@@ -172,7 +172,7 @@ def advance(
                 anchor[s, c] = base[i, c]
             elif abs(base[i, c] - anchor[s, c]) > ANCHOR_REACH * scale[i, c]:
                 shift = base[i, c] - anchor[s, c]
-                _move_anchor(shift, c, base_ring[s], pend_mean[s])
+                _move_anchor(shift, c, pend_base[s])
                 anchor[s, c] = base[i, c]
 
         # ── 1. score what matured ────────────────────────────────────────────────────────────────────────────────
@@ -186,9 +186,11 @@ def advance(
                 x = values[i, c]
                 if np.isnan(x):
                     continue
-                mean = np.float64(pend_mean[s, cell, c])
-                if np.isnan(mean):
+                origin = np.float64(pend_base[s, ring, c])
+                if np.isnan(origin):
                     continue
+                move = _moved(pend_move[s, cell, c], pend_unit[s, ring, c], root[h])
+                mean = _mixed(origin, move, pend_weight[s, cell, c])
                 y = x - anchor[s, c]
                 unit = np.float64(scale[i, c]) * root[h]
                 sigma2 = max(np.float64(spread2[s, h, c]), (SPREAD_FLOOR * unit) ** 2)
@@ -197,8 +199,8 @@ def advance(
                     residual[c] = min(max(error / np.sqrt(sigma2), -4.0), 4.0)
                     observed += 1
                 # the experts
-                naive = y - np.float64(base_ring[s, ring, c])
-                network = error - from_bits(pend_gap[s, cell, c])
+                naive = y - origin
+                network = naive - move
                 count[c, h] += 1
                 abs_error[c, h] += abs(error) / scale[i, c]
                 abs_persistence[c, h] += abs(naive) / scale[i, c]
@@ -249,13 +251,16 @@ def advance(
                 gone = max(1, int(np.rint(age[i, c])))
                 h = min(gone, horizon) - 1
                 cell = h * (h + 1) // 2 + n % (h + 1)
+                ring = (n - h - 1) % horizon
+                origin = np.float64(pend_base[s, ring, c])
                 widen = np.sqrt(max(1.0, gone / horizon))
-                if n <= h or np.isnan(pend_mean[s, cell, c]):
+                if n <= h or np.isnan(origin):
                     center = base[i, c]
                     lower = -2.0 * WIDE * scale[i, c] * np.sqrt(np.float64(gone))
                     upper = -lower
                 else:
-                    center = anchor[s, c] + np.float64(pend_mean[s, cell, c])
+                    move = _moved(pend_move[s, cell, c], pend_unit[s, ring, c], root[h])
+                    center = anchor[s, c] + _mixed(origin, move, pend_weight[s, cell, c])
                     lower = from_bits(pend_off[s, cell, c, 0]) * widen
                     upper = from_bits(pend_off[s, cell, c, quantiles - 1]) * widen
                     others = 0
@@ -298,13 +303,14 @@ def advance(
         # ── 3. forecast ──────────────────────────────────────────────────────────────────────────────────────────
         row = out_row[i]
         for c in range(channels):
-            base_ring[s, n % horizon, c] = np.float32(base[i, c] - anchor[s, c])
+            pend_base[s, n % horizon, c] = np.float32(base[i, c] - anchor[s, c])
+            pend_unit[s, n % horizon, c] = to_bits(scale[i, c])
         for h in range(horizon):
             cell = h * (h + 1) // 2 + n % (h + 1)
             for c in range(channels):
                 if np.isnan(base[i, c]):
-                    pend_mean[s, cell, c] = np.nan
-                    pend_gap[s, cell, c] = NO_GAP
+                    pend_move[s, cell, c] = NO_HALF
+                    pend_weight[s, cell, c] = 0
                     if row >= 0:
                         mean_out[row, c, h] = np.nan
                         for q in range(quantiles):
@@ -316,22 +322,25 @@ def advance(
                 # A forecast from a value seen `age` steps ago reaches that much further.
                 sigma2 = max(np.float64(spread2[s, h, c]), (SPREAD_FLOOR * unit) ** 2)
                 sigma = np.sqrt(sigma2 * (1.0 + age[i, c] / (h + 1.0)))
-                origin = base[i, c] - anchor[s, c]
-                mean = origin
+                weight = 0.0
+                half = np.uint16(NO_HALF)
                 if has_net:
-                    network = np.float64(net[i, c, h, 0]) * unit
                     lost = np.float64(loss[s, h, c, 0]) + np.float64(loss[s, h, c, 1])
                     share = np.float64(loss[s, h, c, 1]) / lost if lost > 0.0 else 0.5
                     weight = 1.0 / (1.0 + np.exp(LOSS_SHARPNESS * (2.0 * share - 1.0)))
-                    mean = origin + weight * network
-                    gap = (1.0 - weight) * network
-                    for q in range(quantiles):
+                    told = np.float64(net[i, c, h, 0]) * np.float64(scale[i, c])
+                    half = to_half(told / from_bits(pend_unit[s, n % horizon, c]))
+                # What is scored later is what is sent now: the kept, rounded numbers.
+                steps = np.uint8(np.rint(weight * WEIGHTS))
+                pend_weight[s, cell, c], pend_move[s, cell, c] = steps, half
+                network = _moved(half, pend_unit[s, n % horizon, c], root[h])
+                mean = _mixed(np.float64(pend_base[s, n % horizon, c]), network, steps)
+                weight = np.float64(steps) / WEIGHTS
+                for q in range(quantiles):
+                    offsets[q] = (1.0 - weight) * normal[q] * sigma
+                    if has_net:
                         shape = np.float64(net[i, c, h, 1 + q]) * unit - network
-                        offsets[q] = (1.0 - weight) * normal[q] * sigma + weight * shape
-                else:
-                    gap = np.nan
-                    for q in range(quantiles):
-                        offsets[q] = normal[q] * sigma
+                        offsets[q] += weight * shape
                 for q in range(quantiles):
                     offsets[q] += np.float64(theta[s, h, c, q]) * sigma
                 # Each level is tracked by itself, so neighbours may cross: sorting never makes the pinball loss worse
@@ -343,14 +352,10 @@ def advance(
                         offsets[k + 1] = offsets[k]
                         k -= 1
                     offsets[k + 1] = moving
-                # What is scored later is what is sent now: the kept, rounded numbers.
-                kept = np.float32(mean)
-                pend_mean[s, cell, c] = kept
-                pend_gap[s, cell, c] = to_bits(gap)
                 if row >= 0:
-                    mean_out[row, c, h] = anchor[s, c] + np.float64(kept)
+                    mean_out[row, c, h] = anchor[s, c] + mean
                 for q in range(quantiles):
                     bits = to_bits(offsets[q])
                     pend_off[s, cell, c, q] = bits
                     if row >= 0:
-                        quantile_out[row, c, q, h] = anchor[s, c] + np.float64(kept) + from_bits(bits)
+                        quantile_out[row, c, q, h] = anchor[s, c] + mean + from_bits(bits)

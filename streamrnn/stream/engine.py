@@ -59,9 +59,10 @@ def engine_fields(spec: StreamSpec) -> list[Field]:
     nan = float("nan")
     return [
         Field("anchor", (channels,), np.float64, nan),
-        Field("base_ring", (horizon, channels), np.float32, nan),
-        Field("pend_mean", (cells, channels), np.float32, nan),
-        Field("pend_gap", (cells, channels), np.uint16, forecast.NO_GAP),
+        Field("pend_base", (horizon, channels), np.float32, nan),
+        Field("pend_unit", (horizon, channels), np.uint16),
+        Field("pend_move", (cells, channels), np.float16, nan),
+        Field("pend_weight", (cells, channels), np.uint8),
         Field("pend_off", (cells, channels, levels), np.uint16),
         Field("spread2", (horizon, channels), np.float32),
         Field("theta", (horizon, channels, levels), np.float32),
@@ -180,8 +181,9 @@ class Engine:
         forecast.advance(
             frames.slot, frames.values, frames.base, frames.scale, frames.age, frames.number,
             part.out_row, part.fill_row, net, has_net, self._served.skill, self._levels, self._normal,
-            column["anchor"], column["base_ring"], column["pend_mean"], column["pend_gap"], column["pend_off"],
-            column["spread2"], column["theta"], column["loss"], column["covariance"], column["net_ready"],
+            column["anchor"], column["pend_base"], column["pend_unit"], column["pend_move"].view(np.uint16),
+            column["pend_weight"], column["pend_off"], column["spread2"], column["theta"], column["loss"],
+            column["covariance"], column["net_ready"],
             part.mean, part.quantiles, part.fill_value, part.fill_lower, part.fill_upper, part.filled,
             scores.count, scores.abs_error, scores.abs_persistence, scores.abs_network, scores.count_network,
             scores.abs_persistence_network, scores.below, scores.inside, part.frame_error,

@@ -32,7 +32,7 @@ import xxhash
 
 from streamrnn.kernels.grid import NEVER
 from streamrnn.kernels.rows import DAMAGED, ELSEWHERE, IMPOSSIBLE, LIFE, TAKEN, admit, lifted
-from streamrnn.packed import Packed, text_of
+from streamrnn.packed import Packed, names_of, text_of
 from streamrnn.records import I64, U8, Bool, Record
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.table import Field, SeriesTable
@@ -60,10 +60,10 @@ STATE_MAX = 1 << 14
 # in the first of these columns neither can be, in the next a missing value is written as no number, and counts are not
 # negative.
 NUMBERS = (
-    "last", "level", "level_spread2", "scale2", "since", "dt_mean", "spread2", "theta", "loss", "covariance", "pend_off",
-    "state",
+    "last", "level", "level_spread2", "scale2", "since", "dt_mean", "spread2", "theta", "loss", "covariance", "pend_unit",
+    "pend_off", "state",
 )  # fmt: skip
-NUMBERS_OR_NONE = ("anchor", "base_ring", "pend_mean", "pend_gap", "ring")
+NUMBERS_OR_NONE = ("anchor", "pend_base", "pend_move", "ring")
 COUNTS = ("applied", "steps", "seen")
 # How that looks in a word of each kind: (mask, value behind it that cannot be). `u2` is the upper half of an `f4`.
 _NO_NUMBER = {"f2": (0x7C00,) * 2, "u2": (0x7F80,) * 2, "f4": (0x7F800000,) * 2, "f8": (0x7FF0000000000000,) * 2}
@@ -287,18 +287,18 @@ class Snapshots:
         """Records of one layout, none of which holds ticks back."""
         if (heads["_version"] > VERSION).any():
             raise _newer(partition, int(heads["_version"].max()))  # the digest may be another one, too
-        begin, bodies = states.span[:, 2], memoryview(states.buffer)
+        begin, bodies, keys = states.span[:, 2], memoryview(states.buffer), states.keys()
         digest_of = xxhash.xxh3_64_intdigest  # `_digest`, without a call for each
         digests = [
-            digest_of(bodies[at + DIGEST_BYTES : stop], digest_of(bodies[key:key_stop]))
-            for key, key_stop, at, stop in zip(*(column.tolist() for column in states.span.T), strict=True)
+            digest_of(bodies[at:stop], digest_of(key))
+            for key, at, stop in zip(keys, (begin + DIGEST_BYTES).tolist(), states.span[:, 3].tolist(), strict=True)
         ]
         whole = heads["_digest"] == np.array(digests, dtype=np.uint64)
         self._make_room(layout)
         if layout.id != self._current().id:
             raw = self._in_own(layout, b"".join(bodies[at:stop] for _, _, at, stop in states.span.tolist()))
             begin = np.arange(len(states), dtype=np.int64) * self._own.size
-        self._take(partition, _Rows(states.names(), raw, begin, states.offset, whole), out)
+        self._take(partition, _Rows(names_of(keys), raw, begin, states.offset, whole), out)
 
     def _restore_odd(self, partition: int, record: Record, out: Restored) -> None:
         """One record that has ticks held back behind its row, or is damaged."""
@@ -355,7 +355,9 @@ class Snapshots:
             out.refuse("digest", int((~rows.whole & ~fits).sum()))
             rows = rows.take(np.flatnonzero(fits))
         # The least recently moved first, so that the table lets go of the right ones when it is full.
-        rows = rows.take(np.argsort(self._applied(rows), kind="stable"))
+        applied = self._applied(rows)
+        if (applied[1:] < applied[:-1]).any():
+            rows = rows.take(np.argsort(applied, kind="stable"))
         if table.room() < len(rows.names):
             rows = self._for_full_table(partition, rows, out)
         to, given, evicted = table.adopt(partition, rows.names)

@@ -172,9 +172,9 @@ def test_a_state_whose_numbers_cannot_be_is_refused() -> None:
         ("state", struct.pack("<f", math.nan)),
         ("covariance", struct.pack("<f", math.nan)),
         ("anchor", struct.pack("<d", -math.inf)),
-        ("base_ring", struct.pack("<f", math.inf)),
-        ("pend_mean", struct.pack("<f", -math.inf)),
-        ("pend_gap", struct.pack("<f", math.inf)[2:]),
+        ("pend_base", struct.pack("<f", math.inf)),
+        ("pend_unit", struct.pack("<f", math.inf)[2:]),
+        ("pend_move", struct.pack("<e", -math.inf)),
         ("pend_off", struct.pack("<f", math.nan)[2:]),
         ("ring", struct.pack("<e", math.inf)),
     ):

@@ -279,7 +279,7 @@ def test_another_configuration_s_state_is_refused_with_what_differs() -> None:
     keys, records = packed(source, 0, 60)
     target = Snapshots(engine(long))
     target.learn(Snapshots(source).layout()[1])
-    with pytest.raises(LayoutMismatch, match=r"base_ring \[4, 3\].*\[5, 3\]"):
+    with pytest.raises(LayoutMismatch, match=r"pend_base \[4, 3\].*\[5, 3\]"):
         target.restore(0, laid(keys, records), Restored())
 
 
