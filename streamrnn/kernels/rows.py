@@ -1,4 +1,4 @@
-"""Packed rows of the series table as they lie in a buffer: looked through and put into the table's columns."""
+"""Packed rows of the series table as they lie in a buffer: looked through and put into the table's blocks."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def admit(
     reached: I64,
     verdict: U8,
 ) -> None:
-    """Looks through packed rows and puts those that are good into the table's columns, one after the other: a row is
+    """Looks through packed rows and puts those that are good into the table's blocks, one after the other: a row is
     fetched once into the processor's nearest memory, and all that is done with it is done there.
 
     A row begins in `raw` at each of `begin`, stands at `stand` in the log, and goes to row `to` of the table (-1: it is
@@ -66,7 +66,7 @@ def admit(
     IMPOSSIBLE, OLDER than what the table's row holds (by its life, the input offset it has come to, where it stands), or
     TAKEN. `checks` [n, 5]: (width in bytes, first, stop, mask, value), a word of the row that has this value behind this
     mask cannot be; `order`: of the words at these two places the first must not be above the second, and at the third is
-    the offset. `places` and `widths` of the columns, in bytes, which lie at `addresses`. `lived` and `stood` hold 1 more
+    the offset. `places` and `widths` of the blocks, in bytes, which lie at `addresses`. `lived` and `stood` hold 1 more
     than the life and the place, 0: nothing yet; `reached` is the table's column of offsets.
 
     Nothing is checked of places and rows: they are within their bounds, or memory is overwritten.

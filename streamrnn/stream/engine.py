@@ -51,6 +51,10 @@ def stamp_of(model: str) -> int:
     return 0 if model == NO_MODEL else int.from_bytes(hashlib.sha256(model.encode()).digest()[:8], "big", signed=True)
 
 
+# The network's recurrent state, whose size the weights tell.
+NO_STATE = Field("state", (0,), np.float32)
+
+
 def engine_fields(spec: StreamSpec) -> list[Field]:
     """The columns that forecasting keeps per series; together with the front end's they are a series' whole state."""
     channels, horizon, levels = len(spec.channels), spec.horizon, len(spec.quantiles)
@@ -71,7 +75,6 @@ def engine_fields(spec: StreamSpec) -> list[Field]:
         Field("net_ready", (), np.uint8),
         Field("ring", (spec.burn_in, spec.input_size), np.float16),
         Field("generation", (), np.int64),
-        Field("state", (0,), np.float32),
     ]
 
 
@@ -81,6 +84,7 @@ class Engine:
     def __init__(self, spec: StreamSpec) -> None:
         self.spec = spec
         self.table = SeriesTable(engine_fields(spec), spec.series_max)
+        self.table.add([NO_STATE])
         self.front = FrontEnd(spec, self.table)
         self.model = NO_MODEL
         self._served = Served(None, np.ones(spec.horizon, dtype=np.float32), 0)

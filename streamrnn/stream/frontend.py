@@ -18,17 +18,23 @@ from streamrnn.spec import StreamSpec
 from streamrnn.stream.table import Field, SeriesTable
 
 
-def frontend_fields(spec: StreamSpec) -> list[Field]:
-    """The columns that the grid and the scaling keep per series."""
-    channels = (len(spec.channels),)
+def grid_fields() -> list[Field]:
+    """The columns by which the grid looks through all series for those that fell silent."""
     return [
         Field("last_step", (), np.int64, fill=grid.NEVER),
         Field("real_step", (), np.int64, fill=grid.NEVER),
         Field("last_ts", (), np.int64, fill=grid.NEVER),
         Field("resting", (), np.uint8),
         # The input offset a restored row has come to: records below it are replayed around it, not through it.
-        # `applied_ms` is the partition's event time there, for a replay that has to begin at just this row.
         Field("applied", (), np.int64),
+    ]
+
+
+def frontend_fields(spec: StreamSpec) -> list[Field]:
+    """The columns that the scaling keeps per series."""
+    channels = (len(spec.channels),)
+    return [
+        # The partition's event time at `applied`, for a replay that has to begin at just this row.
         Field("applied_ms", (), np.int64, fill=grid.NEVER),
         Field("prev_step", (), np.int64),
         Field("steps", (), np.int64),
@@ -80,6 +86,8 @@ class FrontEnd:
     def __init__(self, spec: StreamSpec, table: SeriesTable | None = None) -> None:
         self.spec = spec
         self.table = table if table is not None else SeriesTable([], spec.series_max)
+        for field in grid_fields():
+            self.table.add([field])
         self.table.add(frontend_fields(spec))
         self._calendar: I64 = np.array(spec.calendar_ms, dtype=np.int64)
         self._reference = GridReference(spec)

@@ -12,9 +12,10 @@ A record is the row of every column of the series table, packed in a fixed order
     layout    u64   which columns in which order (`layout_text`), XXH3 of that text
     row             the columns; among them `applied`, the input offset this state has come to
 
-Rows are packed and unpacked many at a time, column by column; only the digest is per record. A record of another layout
-(another version of this program, another configuration) is read by the names of its columns: what is missing starts
-fresh, what is unknown is left out, and a column of another shape makes the record useless (`LayoutMismatch`).
+Rows are packed and unpacked many at a time, block by block of the table; only the digest is per record. A record of
+another layout (another version of this program, another configuration) is read by the names of its columns: what is
+missing starts fresh, what is unknown is left out, and a column of another shape makes the record useless
+(`LayoutMismatch`).
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from streamrnn.kernels.rows import DAMAGED, ELSEWHERE, IMPOSSIBLE, LIFE, TAKEN, 
 from streamrnn.packed import Packed, names_of, text_of
 from streamrnn.records import I64, U8, Bool, Record
 from streamrnn.stream.engine import Engine
-from streamrnn.stream.table import Field, SeriesTable
+from streamrnn.stream.table import Block, Field, SeriesTable
 
 VERSION = 1
 MAGIC = int.from_bytes(b"SR", "little")
@@ -117,16 +118,15 @@ class Restored:
         return [name for name, row in series.items() if self.lived[row] != life + 1]
 
 
-def layout_text(fields: Mapping[str, Field]) -> bytes:
+def layout_text(table: SeriesTable) -> bytes:
     """Names, types and shapes of the columns, in order: what a reader of another version goes by."""
-    rows = [(f.name, np.dtype(f.dtype).newbyteorder("<").str, list(f.shape)) for f in _packed_fields(fields)]
-    return msgspec.json.encode(rows)
+    columns = [field for block in _packed_blocks(table) for field in block.fields if field.size]
+    return msgspec.json.encode([(f.name, np.dtype(f.dtype).newbyteorder("<").str, list(f.shape)) for f in columns])
 
 
-def _packed_fields(fields: Mapping[str, Field]) -> list[Field]:
+def _packed_blocks(table: SeriesTable) -> list[Block]:
     """The widest numbers first, so that each lies where a machine wants it, counted from the record's begin."""
-    some = [f for f in fields.values() if math.prod(f.shape)]
-    return sorted(some, key=lambda f: -np.dtype(f.dtype).itemsize)
+    return sorted((block for block in table.blocks if block.size), key=lambda block: -block.align)
 
 
 class _Layout:
@@ -154,10 +154,13 @@ class _OwnLayout(_Layout):
 
     def __init__(self, text: bytes, table: SeriesTable) -> None:
         super().__init__(text)
-        columns = [table.columns[name] for name, _ in self.places]
-        self.starts: I64 = np.array([place for _, place in self.places], dtype=np.int64)
-        self.widths: I64 = np.array([column[:1].nbytes for column in columns], dtype=np.int64)
-        self.addresses: I64 = np.array([column.ctypes.data for column in columns], dtype=np.int64)
+        blocks = _packed_blocks(table)
+        self.widths: I64 = np.array([block.size for block in blocks], dtype=np.int64)
+        self.starts: I64 = HEADER_BYTES + np.cumsum(self.widths) - self.widths
+        self.addresses: I64 = np.array([block.rows.ctypes.data for block in blocks], dtype=np.int64)
+        self.blocks = [
+            (block.rows, slice(at, at + block.size)) for block, at in zip(blocks, self.starts.tolist(), strict=True)
+        ]
         self.checks = self._checks()
         self.order: I64 = np.array([self.place[name] // 8 for name in ("real_step", "last_step", "applied")])
 
@@ -213,7 +216,7 @@ class Snapshots:
     def _current(self) -> _OwnLayout:
         """The table's own layout; it changes when weights of another kind bring another state column."""
         if self._table.layouts != self._known:
-            self._known, self._text = self._table.layouts, layout_text(self._table.fields)
+            self._known, self._text = self._table.layouts, layout_text(self._table)
             self._own = _OwnLayout(self._text, self._table)
             self._layouts[self._own.id] = self._own
         return self._own
@@ -238,23 +241,24 @@ class Snapshots:
         event_time_ms = self._engine.front.event_time_ms(partition)
         column["applied"][here] = position
         column["applied_ms"][here] = NEVER if event_time_ms is None else event_time_ms
-        block = np.zeros(len(rows), dtype=layout.dtype)
-        block["_magic"], block["_version"] = MAGIC, VERSION
-        block["_partition"], block["_life"], block["_layout"] = partition, life, layout.id
-        for name, _, _ in layout.columns:
-            block[name] = column[name][rows]
+        heads = np.zeros(len(rows), dtype=HEADER)
+        heads["_magic"], heads["_version"] = MAGIC, VERSION
+        heads["_partition"], heads["_life"], heads["_layout"] = partition, life, layout.id
         names = self._table.names
         keys = [(names[row] or "").encode() for row in rows.tolist()]
         held = [self._engine.front.held_bytes(row) for row in rows.tolist()] if self._engine.front.holds else None
         if held is not None:
-            block["_held"] = [len(part) for part in held]
-        raw, size = block.tobytes(), layout.size
-        records = []
+            heads["_held"] = [len(part) for part in held]
+        raw: U8 = np.empty((len(rows), layout.size), dtype=np.uint8)
+        raw[:, :HEADER_BYTES] = heads.view(np.uint8).reshape(len(rows), HEADER_BYTES)
+        for block, part in layout.blocks:
+            raw[:, part] = block.take(rows, axis=0)
+        size, plain, records = layout.size, raw.reshape(-1).data, []
         for i, key in enumerate(keys):
-            body = raw[i * size + DIGEST_BYTES : (i + 1) * size]
+            body: bytes | memoryview = plain[i * size + DIGEST_BYTES : (i + 1) * size]
             if held is not None and held[i]:
-                body += held[i]
-            records.append(_digest(key, body).to_bytes(DIGEST_BYTES, "little") + body)
+                body = b"".join((body, held[i]))
+            records.append(b"".join((_digest(key, body).to_bytes(DIGEST_BYTES, "little"), body)))
         return keys, records
 
     # ── and back ─────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,6 +1,9 @@
-"""The one owner of mutable per-series state: a row per series in contiguous arrays, one array per field.
+"""The one owner of mutable per-series state: a row per series in contiguous arrays, a column per field.
 
-A batch of series is then one gather, one step, one scatter, and a series' whole state is row i of every array. Rules:
+Fields that are added together lie side by side in one block, so that a series' state is few pieces of memory, whether it is
+stepped, written down or brought back. What is looked at for all series at once is added alone: that is a dense array.
+
+A batch of series is then one gather, one step, one scatter, and a series' whole state is row i of every column. Rules:
 
 1. A row belongs to one (partition, series); state moves with its partition, so one name in two partitions is two
    rows.
@@ -12,6 +15,7 @@ A batch of series is then one gather, one step, one scatter, and a series' whole
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import repeat
@@ -20,32 +24,77 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from streamrnn.records import I32, I64, Bool
+from streamrnn.records import I32, I64, U8, Bool
 
 # How many of the longest silent rows are looked up at once when rows run out: one partial sort then serves many
 # newcomers. Larger finds more per search, smaller forgets less when churn stops.
 VICTIMS = 256
+# Bytes; the widest numbers there are, and what rows of several columns are filled up to a multiple of.
+ROUND = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One array of the table: `shape` is the shape of a row, `fill` the value of a fresh one."""
+    """One column of the table: `shape` is the shape of a row, `fill` the value of a fresh one."""
 
     name: str
     shape: tuple[int, ...]
     dtype: DTypeLike
     fill: float = 0
 
+    @property
+    def width(self) -> int:
+        """Bytes of one number."""
+        return np.dtype(self.dtype).itemsize
+
+    @property
+    def size(self) -> int:
+        """Bytes of a row."""
+        return math.prod(self.shape) * self.width
+
+
+class Block:
+    """Columns that lie side by side. `rows` [rows_max, bytes of a row], `fresh` the bytes of a row that nobody has used.
+
+    The widest numbers come first, and a row of several columns is filled up to a multiple of 8 bytes, so that every number
+    lies where a machine wants it.
+    """
+
+    def __init__(self, fields: Iterable[Field], rows_max: int, number: int) -> None:
+        self.fields = sorted(fields, key=lambda field: -field.width)
+        if len(self.fields) > 1 and (spare := -sum(field.size for field in self.fields) % ROUND):
+            # Named by its size: other fields beside it, in another version, need another one.
+            self.fields.append(Field(f"spare{number}_{spare}", (spare,), np.uint8))
+        self.size = sum(field.size for field in self.fields)
+        self.align = ROUND if len(self.fields) > 1 else self.fields[0].width
+        # All rows are reserved at once and written when they are first given out: memory that is not touched costs
+        # nothing, and growing by copying would cost twice the table for a moment and holes in the heap for ever.
+        self.rows: U8 = np.empty((rows_max, self.size), dtype=np.uint8)
+        self.fresh: U8 = np.empty(self.size, dtype=np.uint8)
+        self.columns: dict[str, NDArray[Any]] = {}
+        at = 0
+        for field in self.fields:
+            self.columns[field.name] = _column(self.rows, field, at)
+            _column(self.fresh[None], field, at)[:] = field.fill
+            at += field.size
+
+
+def _column(rows: U8, field: Field, at: int) -> NDArray[Any]:
+    """The numbers of a field, which begin `at` so many bytes behind a row's begin: [row, *shape], in the same memory."""
+    part = rows[:, at : at + field.size]
+    if not field.size:
+        return np.empty((len(rows), *field.shape), dtype=field.dtype)
+    return part.view(field.dtype).reshape(len(rows), *field.shape)
+
 
 class SeriesTable:
     """Rows of state by (partition, series); `columns[name]` is [rows_max, *shape], of which `used` rows hold something."""
 
     def __init__(self, fields: Iterable[Field], rows_max: int) -> None:
-        # All rows are reserved at once and written when they are first given out: memory that is not touched costs
-        # nothing, and growing by copying would cost twice the table for a moment and holes in the heap for ever.
         self.rows_max = rows_max
         self.fields: dict[str, Field] = {}
         self.layouts = 0  # counts the changes of `fields`
+        self.blocks: list[Block] = []
         self.columns: dict[str, NDArray[Any]] = {}
         self.used = 0  # rows ever handed out: all live rows are below it
         self.names: list[str | None] = []
@@ -62,18 +111,28 @@ class SeriesTable:
         self.add(fields)
 
     def add(self, fields: Iterable[Field]) -> None:
-        for field in fields:
-            if field.name in self.fields:
-                raise ValueError(f"field {field.name!r} is in the table already")
-            self.fields[field.name] = field
-            column = np.empty((self.rows_max, *field.shape), dtype=field.dtype)
-            column[: self.used] = field.fill
-            self.columns[field.name] = column
+        """Adds columns, side by side. Raises ValueError where one of the name is there."""
+        fields = list(fields)
+        if known := [field.name for field in fields if field.name in self.fields]:
+            raise ValueError(f"field {known[0]!r} is in the table already")
+        if not fields:
+            return
+        block = Block(fields, self.rows_max, len(self.blocks))
+        block.rows[: self.used] = block.fresh
+        self.blocks.append(block)
+        self.fields |= {field.name: field for field in block.fields}
+        self.columns |= block.columns
         self.layouts += 1
 
     def replace(self, field: Field) -> None:
-        """Puts a field of another shape in the place of an old one, all rows fresh (a new kind of network came)."""
-        self.fields.pop(field.name, None)
+        """Puts a field of another shape in the place of one that was added alone, all rows fresh (a new kind of network
+        came). Raises ValueError where that lies beside others."""
+        block = next((block for block in self.blocks if field.name in block.columns), None)
+        if block is not None:
+            if len(block.fields) > 1:
+                raise ValueError(f"field {field.name!r} lies beside {len(block.fields) - 1} others")
+            self.blocks.remove(block)
+            del self.fields[field.name], self.columns[field.name]
         self.add([field])
 
     def __len__(self) -> int:
@@ -81,7 +140,7 @@ class SeriesTable:
 
     def row_bytes(self) -> int:
         """Bytes of state one series takes in the arrays (its name and index entry come on top)."""
-        return sum(array[:1].nbytes for array in self.columns.values()) + self.partition.itemsize + self._seen.itemsize
+        return sum(block.size for block in self.blocks) + self.partition.itemsize + self._seen.itemsize
 
     def series(self, partition: int) -> dict[str, int]:
         """Row by series name of one partition; not to be changed by the caller."""
@@ -244,8 +303,8 @@ class SeriesTable:
         self.partition[row] = -1
         self.changed[row] = False
         self._seen[row] = 0
-        for name, field in self.fields.items():
-            self.columns[name][row] = field.fill
+        for block in self.blocks:
+            block.rows[row] = block.fresh
 
     def forget(self, partition: int, series: str) -> None:
         """Lets one series go, if it is held."""

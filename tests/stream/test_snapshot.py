@@ -255,8 +255,11 @@ def test_a_state_with_fewer_columns_is_read_by_their_names() -> None:
     """What an older version wrote: a column that came later starts fresh, one that is no more is left out."""
     stream = spec()
     older, newer = engine(stream), engine(stream)
-    older.table.add([Field("of_old", (2,), np.float32, 7.0)])
-    newer.table.add([Field("of_late", (), np.float32, 3.0)])
+    # Beside others, in blocks that are filled up by another number of bytes.
+    older.table.add([Field("of_old", (2,), np.float32, 7.0), Field("both", (), np.uint16, 5)])
+    newer.table.add(
+        [Field("of_late", (), np.float32, 3.0), Field("both", (), np.uint16, 0), Field("more", (), np.uint8)]
+    )
     feed(older, walk(60, ["x"]))
     snapshots = Snapshots(older)
     keys, records = packed(older, 0, 60)
@@ -268,6 +271,7 @@ def test_a_state_with_fewer_columns_is_read_by_their_names() -> None:
     assert found.rows == len(keys)
     row = newer.table.find(0, "x")
     assert row is not None and newer.table.columns["of_late"][row] == 3.0
+    assert newer.table.columns["both"][row] == 5
     before = older.table.columns["state"][older.table.find(0, "x")]
     assert np.array_equal(newer.table.columns["state"][row], before)
 

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from itertools import pairwise
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -94,3 +95,34 @@ def test_churning_keys_cost_one_search_for_many() -> None:
     feed(target, [0] * 5000, names)
     assert len(target) == 1000
     assert set(target.series(0)) == set(names[-1000:])
+
+
+def test_fields_that_are_added_together_lie_side_by_side_and_where_a_machine_wants_them() -> None:
+    mixed = [Field("a", (3,), np.uint8, 9), Field("b", (2, 3), np.float16, 0.5), Field("c", (), np.float64, -1.0)]
+    target = SeriesTable(mixed, 5)
+    target.add([Field("alone", (), np.uint8)])
+    block, dense = target.blocks
+    assert (block.size, dense.size) == (24, 1)  # 8 + 12 + 3, and one to spare
+    assert target.row_bytes() == 24 + 1 + 4 + 8
+    for name, column in target.columns.items():
+        assert column.flags.aligned and column.shape == (5, *target.fields[name].shape)
+        assert np.shares_memory(column, (dense if name == "alone" else block).rows)
+    feed_rows = target.assign(np.zeros(2, dtype=np.int32), ["x", "y"], 0)[0]
+    assert (target.columns["a"][feed_rows] == 9).all() and (target.columns["b"][feed_rows] == 0.5).all()
+    target.columns["c"][0] = 3.0
+    assert (target.columns["a"][0] == 9).all() and target.columns["c"].tolist()[:2] == [3.0, -1.0]
+
+
+def test_a_field_takes_another_shape_only_where_it_lies_alone() -> None:
+    target = table(3)
+    with pytest.raises(ValueError, match="'count' lies beside 1 others"):
+        target.replace(Field("count", (2,), np.int64))
+    with pytest.raises(ValueError, match="'trace' is in the table already"):
+        target.add([Field("new", (), np.int64), Field("trace", (), np.int64)])
+    target.add([Field("state", (0,), np.float32)])
+    assert target.columns["state"].shape == (3, 0)
+    feed(target, [0], ["a"])
+    target.replace(Field("state", (4,), np.float32, 2.0))
+    assert target.columns["state"][0].tolist() == [2.0] * 4
+    assert [field.name for block in target.blocks for field in block.fields] == ["count", "trace", "state"]
+    assert set(target.fields) == set(target.columns) == {"count", "trace", "state"}
