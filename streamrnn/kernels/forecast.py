@@ -10,8 +10,8 @@ The order within a frame is what keeps the numbers honest (DESIGN 4.2, 4.3):
 
 Pending forecasts. A forecast for h steps ahead is needed once, h frames later. So horizon h owns a ring of exactly h
 cells, and the cell a frame reads (made h frames ago) is the one it then overwrites: H(H+1)/2 cells in all.
-A cell holds the move that the network foresaw, as a half in units of the scale·√h of the time when it was made, and the
-weight it had. The value it is a move from is kept once for all horizons, as float32 relative to the series' `anchor` (a
+A cell holds the move that the network foresaw, in 32,767ths of the largest it foresaw then for any horizon, and the weight
+it had. The value it is a move from is kept once for all horizons, as float32 relative to the series' `anchor` (a
 float64 near its present level), so that a counter at 1e9 loses no digits. The mean is what these kept numbers give: the
 same when it is sent and when it is judged.
 
@@ -29,8 +29,7 @@ from __future__ import annotations
 import numpy as np
 
 from streamrnn.kernels import compiled
-from streamrnn.kernels.halves import NO_HALF, from_bits, from_half, to_bits, to_half
-from streamrnn.records import F32, F64, I32, I64, U8, U16, Bool
+from streamrnn.records import F32, F64, I16, I32, I64, U8, U16, Bool
 
 LOSS_DECAY = 0.998
 LOSS_SHARPNESS = 20.0
@@ -45,20 +44,34 @@ RATE = 0.05
 WIDE = 1.5  # first guess of σ in units of scale·√h: honest before anything has matured
 COVARIANCE_SHARE = 0.02
 RIDGE = 0.05
-WEIGHTS = 255.0  # steps in which the network's weight is told
+WEIGHTS = 255.0  # steps in which the network's weight is kept
+MOVES = 32767.0  # steps in which its moves are
+NO_MOVE = -32768
+MOVE_MAX = 1e9  # in scales
 ANCHOR_REACH = 4096.0  # re-anchor when the level is further from the anchor than this many scales
 
 
 @compiled
-def _moved(half: np.uint16, unit: np.uint16, root: float) -> float:
-    """What the network said of a move, from what is kept of it."""
-    return from_half(half) * from_bits(unit) * root
+def to_bits(x: float) -> np.uint16:
+    """The upper half of the float32 bit pattern, rounded: 8 bits of mantissa, enough for an interval's half width."""
+    return np.uint16(np.uint32(np.float32(x).view(np.uint32) + np.uint32(0x8000)) >> np.uint32(16))
 
 
 @compiled
-def _mixed(origin: float, move: float, steps: np.uint8) -> float:
+def from_bits(bits: np.uint16) -> float:
+    return np.float64(np.uint32(np.uint32(bits) << np.uint32(16)).view(np.float32))
+
+
+@compiled
+def _told(unit: np.uint16, steps: np.int16) -> float:
+    """The move that the network foresaw, from what is kept of it."""
+    return from_bits(unit) * np.float64(steps) if steps != NO_MOVE else np.nan
+
+
+@compiled
+def _mixed(origin: float, move: float, weight: np.uint8) -> float:
     """The experts' mean: the origin alone is what persistence says, and all there is without a network."""
-    return origin + np.float64(steps) / WEIGHTS * move if steps > 0 else origin
+    return origin + np.float64(weight) * (1.0 / WEIGHTS) * move if weight > 0 else origin
 
 
 @compiled
@@ -104,7 +117,7 @@ def advance(
     anchor: F64,
     pend_base: F32,
     pend_unit: U16,
-    pend_move: U16,
+    pend_move: I16,
     pend_weight: U8,
     pend_off: U16,
     spread2: F32,
@@ -145,6 +158,8 @@ def advance(
     root = np.sqrt(np.arange(1, horizon + 1).astype(np.float64))
     offsets = np.empty(quantiles)
     residual = np.empty(channels)
+    finer = np.empty(channels)
+    speaks = np.empty(channels, dtype=np.bool_)
     known = np.empty(channels, dtype=np.int64)
     matrix = np.empty((channels, channels))
     solved = np.empty(channels)
@@ -189,7 +204,7 @@ def advance(
                 origin = np.float64(pend_base[s, ring, c])
                 if np.isnan(origin):
                     continue
-                move = _moved(pend_move[s, cell, c], pend_unit[s, ring, c], root[h])
+                move = _told(pend_unit[s, ring, c], pend_move[s, cell, c])
                 mean = _mixed(origin, move, pend_weight[s, cell, c])
                 y = x - anchor[s, c]
                 unit = np.float64(scale[i, c]) * root[h]
@@ -259,7 +274,7 @@ def advance(
                     lower = -2.0 * WIDE * scale[i, c] * np.sqrt(np.float64(gone))
                     upper = -lower
                 else:
-                    move = _moved(pend_move[s, cell, c], pend_unit[s, ring, c], root[h])
+                    move = _told(pend_unit[s, ring, c], pend_move[s, cell, c])
                     center = anchor[s, c] + _mixed(origin, move, pend_weight[s, cell, c])
                     lower = from_bits(pend_off[s, cell, c, 0]) * widen
                     upper = from_bits(pend_off[s, cell, c, quantiles - 1]) * widen
@@ -302,14 +317,26 @@ def advance(
 
         # ── 3. forecast ──────────────────────────────────────────────────────────────────────────────────────────
         row = out_row[i]
+        ring = n % horizon
         for c in range(channels):
-            pend_base[s, n % horizon, c] = np.float32(base[i, c] - anchor[s, c])
-            pend_unit[s, n % horizon, c] = to_bits(scale[i, c])
+            pend_base[s, ring, c] = np.float32(base[i, c] - anchor[s, c])
+            # What is infinite or no number is nothing that a network says.
+            largest, odd = 0.0, 0
+            if has_net:
+                for h in range(horizon):
+                    far = abs(np.float64(net[i, c, h, 0]) * root[h])
+                    largest = far if far > largest else largest
+                    odd += not far < MOVE_MAX
+            speaks[c] = has_net and odd == 0
+            # Rounded to 8 bits it is smaller by a part in 500 at most.
+            pend_unit[s, ring, c] = to_bits(largest * np.float64(scale[i, c]) * (1.004 / MOVES)) if speaks[c] else 0
+            unit = from_bits(pend_unit[s, ring, c])
+            finer[c] = np.float64(scale[i, c]) / unit if unit > 0.0 else 0.0
         for h in range(horizon):
             cell = h * (h + 1) // 2 + n % (h + 1)
             for c in range(channels):
                 if np.isnan(base[i, c]):
-                    pend_move[s, cell, c] = NO_HALF
+                    pend_move[s, cell, c] = NO_MOVE
                     pend_weight[s, cell, c] = 0
                     if row >= 0:
                         mean_out[row, c, h] = np.nan
@@ -322,25 +349,28 @@ def advance(
                 # A forecast from a value seen `age` steps ago reaches that much further.
                 sigma2 = max(np.float64(spread2[s, h, c]), (SPREAD_FLOOR * unit) ** 2)
                 sigma = np.sqrt(sigma2 * (1.0 + age[i, c] / (h + 1.0)))
-                weight = 0.0
-                half = np.uint16(NO_HALF)
-                if has_net:
+                origin = np.float64(pend_base[s, ring, c])
+                steps = np.int16(NO_MOVE)
+                kept = np.uint8(0)
+                mean = origin
+                if speaks[c]:
                     lost = np.float64(loss[s, h, c, 0]) + np.float64(loss[s, h, c, 1])
                     share = np.float64(loss[s, h, c, 1]) / lost if lost > 0.0 else 0.5
                     weight = 1.0 / (1.0 + np.exp(LOSS_SHARPNESS * (2.0 * share - 1.0)))
-                    told = np.float64(net[i, c, h, 0]) * np.float64(scale[i, c])
-                    half = to_half(told / from_bits(pend_unit[s, n % horizon, c]))
-                # What is scored later is what is sent now: the kept, rounded numbers.
-                steps = np.uint8(np.rint(weight * WEIGHTS))
-                pend_weight[s, cell, c], pend_move[s, cell, c] = steps, half
-                network = _moved(half, pend_unit[s, n % horizon, c], root[h])
-                mean = _mixed(np.float64(pend_base[s, n % horizon, c]), network, steps)
-                weight = np.float64(steps) / WEIGHTS
-                for q in range(quantiles):
-                    offsets[q] = (1.0 - weight) * normal[q] * sigma
-                    if has_net:
+                    # What is scored later is what is sent now: the kept, rounded numbers.
+                    kept = np.uint8(weight * WEIGHTS + 0.5)
+                    far = np.rint(np.float64(net[i, c, h, 0]) * root[h] * finer[c])
+                    steps = np.int16(min(max(far, -MOVES), MOVES))
+                    network = _told(pend_unit[s, ring, c], steps)
+                    mean = _mixed(origin, network, kept)
+                    weight = np.float64(kept) * (1.0 / WEIGHTS)
+                    for q in range(quantiles):
                         shape = np.float64(net[i, c, h, 1 + q]) * unit - network
-                        offsets[q] += weight * shape
+                        offsets[q] = (1.0 - weight) * normal[q] * sigma + weight * shape
+                else:
+                    for q in range(quantiles):
+                        offsets[q] = normal[q] * sigma
+                pend_move[s, cell, c], pend_weight[s, cell, c] = steps, kept
                 for q in range(quantiles):
                     offsets[q] += np.float64(theta[s, h, c, q]) * sigma
                 # Each level is tracked by itself, so neighbours may cross: sorting never makes the pinball loss worse

@@ -65,7 +65,7 @@ def engine_fields(spec: StreamSpec) -> list[Field]:
         Field("anchor", (channels,), np.float64, nan),
         Field("pend_base", (horizon, channels), np.float32, nan),
         Field("pend_unit", (horizon, channels), np.uint16),
-        Field("pend_move", (cells, channels), np.float16, nan),
+        Field("pend_move", (cells, channels), np.int16, forecast.NO_MOVE),
         Field("pend_weight", (cells, channels), np.uint8),
         Field("pend_off", (cells, channels, levels), np.uint16),
         Field("spread2", (horizon, channels), np.float32),
@@ -185,7 +185,7 @@ class Engine:
         forecast.advance(
             frames.slot, frames.values, frames.base, frames.scale, frames.age, frames.number,
             part.out_row, part.fill_row, net, has_net, self._served.skill, self._levels, self._normal,
-            column["anchor"], column["pend_base"], column["pend_unit"], column["pend_move"].view(np.uint16),
+            column["anchor"], column["pend_base"], column["pend_unit"], column["pend_move"],
             column["pend_weight"], column["pend_off"], column["spread2"], column["theta"], column["loss"],
             column["covariance"], column["net_ready"],
             part.mean, part.quantiles, part.fill_value, part.fill_lower, part.fill_upper, part.filled,

@@ -64,7 +64,7 @@ NUMBERS = (
     "last", "level", "level_spread2", "scale2", "since", "dt_mean", "spread2", "theta", "loss", "covariance", "pend_unit",
     "pend_off", "state",
 )  # fmt: skip
-NUMBERS_OR_NONE = ("anchor", "pend_base", "pend_move", "ring")
+NUMBERS_OR_NONE = ("anchor", "pend_base", "ring")
 COUNTS = ("applied", "steps", "seen")
 # How that looks in a word of each kind: (mask, value behind it that cannot be). `u2` is the upper half of an `f4`.
 _NO_NUMBER = {"f2": (0x7C00,) * 2, "u2": (0x7F80,) * 2, "f4": (0x7F800000,) * 2, "f8": (0x7FF0000000000000,) * 2}

@@ -325,3 +325,52 @@ def test_a_series_that_comes_to_rest_without_a_frame_counts_as_changed(lateness:
     row = made.table.find(0, "a")
     assert row is not None and made.table.columns["resting"][row]
     assert made.table.changed[row]
+
+
+def test_what_is_judged_later_is_what_was_sent() -> None:
+    """A pending forecast is kept in few digits: those that were sent, or the counts would not be those of the outputs."""
+    stream = spec()
+    values = np.cumsum(np.random.default_rng(4).standard_normal((900, 3)), axis=0)
+    outputs = engine(stream).process(batch(["x"] * len(values), START + 1000 * np.arange(len(values)), values))
+    sent, scores, scale = outputs.forecasts, outputs.scores, outputs.forecasts.scale
+    for h in range(stream.horizon):
+        later = values[h + 1 :]
+        quantiles = sent.quantiles[: len(later), :, :, h]
+        assert np.array_equal((later[..., None] <= quantiles).sum(axis=0), scores.below[:, h])
+        error = np.abs(later - sent.mean[: len(later), :, h]) / scale[h + 1 :]
+        assert np.allclose(error.sum(axis=0), scores.abs_error[:, h], rtol=1e-3)
+
+
+def test_the_kept_move_is_the_network_s_to_four_digits() -> None:
+    stream = spec(horizon=12)
+    values = np.cumsum(np.random.default_rng(5).standard_normal((400, 3)), axis=0)
+    served = engine(stream)
+    said_by_it: list[Any] = []
+    run = served._run_network
+    served._run_network = lambda frames: said_by_it.append(run(frames)) or said_by_it[-1]  # type: ignore[method-assign,func-returns-value]
+    outputs = served.process(batch(["x"] * len(values), START + 1000 * np.arange(len(values)), values))
+    raw, column = said_by_it[0][0][-1, :, :, 0], served.table.columns  # [channel, horizon], of the last frame
+    move = raw * outputs.forecasts.scale[-1][:, None] * np.sqrt(1 + np.arange(12))
+    last = int(column["steps"][0]) - 1
+    unit = (column["pend_unit"][0, last % 12].astype(np.uint32) << 16).view(np.float32)
+    cells = [h * (h + 1) // 2 + last % (h + 1) for h in range(12)]
+    kept = column["pend_move"][0, cells].T * unit[:, None]
+    assert np.abs(kept - move).max() < 1e-4 * np.abs(move).max()
+    assert (np.abs(column["pend_move"][0, cells]).max(axis=0) > 32_000).all()  # no steps are wasted
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf, 1e30])
+def test_what_is_no_number_is_nothing_that_a_network_says(odd: float) -> None:
+    stream = spec()
+    ticks = walk(200, ["x"], missing=0.0)
+    plain, garbled = Engine(stream), engine(stream)
+    run = garbled._run_network
+
+    def broken(frames: Any) -> Any:
+        said, has = run(frames)
+        said[..., stream.horizon - 1, 0] = odd
+        return said, has
+
+    garbled._run_network = broken  # type: ignore[method-assign]
+    expected, got = plain.process(ticks).forecasts, garbled.process(ticks).forecasts
+    assert np.array_equal(got.mean, expected.mean) and np.isfinite(got.quantiles).all()
