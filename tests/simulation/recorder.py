@@ -47,9 +47,16 @@ class Recorder:
         self.watches: dict[str, Watch] = {}
 
     def committed(self, client: str, partition: int, since: int, until: int) -> None:
-        """The ledger saw it; whoever commits has processed these records last."""
-        used = self.watches[client].used[partition] if client in self.watches else {}
-        self.used[partition].update((at, used[at]) for at in range(since, until) if at in used)
+        """The ledger saw it; whoever commits has processed these records last.
+
+        One who began without a state ran the records before them through weights of his own choice: from his commit on,
+        which tells of them, those are the weights that they had.
+        """
+        watch = self.watches.get(client)
+        if watch is not None:
+            used = watch.used[partition]
+            self.used[partition] |= watch.begun_anew[partition]
+            self.used[partition].update((at, used[at]) for at in range(since, until) if at in used)
 
 
 class Watch:
@@ -59,6 +66,7 @@ class Watch:
         self._recorder, self._worker = recorder, worker
         self.rows: dict[tuple[int, str], Lineage] = {}
         self.used: dict[int, dict[int, str]] = {p: {} for p in range(PARTITIONS)}
+        self.begun_anew: dict[int, dict[int, str]] = defaultdict(dict)  # weights by offset, replayed without a state
         self.models: list[str] = []  # swapped in, in order
         self.buffers: Callable[[], Mapping[str, tuple[int, int]]] = dict  # the worker sets it
         self._ranks: dict[tuple[int, str], tuple[Restored, tuple[int, int]]] = {}
@@ -101,8 +109,9 @@ class Watch:
             self.rows[partition, name] = (*lineage, (offset, model))
 
     def _check_replay(self, partition: int, offsets: Sequence[int], model: str) -> None:
-        if partition in self._cold:
-            return  # without a checkpoint nothing is known of the weights of the time
+        if partition in self._cold:  # without a checkpoint nothing is known of the weights of the time
+            self.begun_anew[partition].update(dict.fromkeys(offsets, model))
+            return
         for offset in offsets:
             used = self._recorder.used[partition].get(offset, model)
             if used != model and self._recorder.available(used):
@@ -139,6 +148,7 @@ class Watch:
 
     def restored(self, partition: int, rows: int, refused: Mapping[str, int], seconds: float, why_cold: str) -> None:
         (self._cold.add if why_cold else self._cold.discard)(partition)
+        self.begun_anew[partition].clear()
 
     def batch(self, outputs: Outputs, batch: TickBatch, *_: Any) -> None:
         if len(outputs.forecasts):
