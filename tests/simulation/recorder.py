@@ -87,7 +87,10 @@ class Watch:
         for partition in np.unique(batch.partition).tolist():
             offsets = batch.offset[batch.partition == partition].tolist()
             if emit_from and partition in emit_from:
-                self._check_replay(partition, offsets, model)
+                if partition in self._cold:  # without a checkpoint nothing is known of the weights of the time
+                    self.begun_anew[partition].update(dict.fromkeys(offsets, model))
+                else:
+                    self._check_replay(partition, offsets, model)
             else:
                 self.used[partition].update(dict.fromkeys(offsets, model))
             for name, row in table.series(partition).items():
@@ -109,9 +112,6 @@ class Watch:
             self.rows[partition, name] = (*lineage, (offset, model))
 
     def _check_replay(self, partition: int, offsets: Sequence[int], model: str) -> None:
-        if partition in self._cold:  # without a checkpoint nothing is known of the weights of the time
-            self.begun_anew[partition].update(dict.fromkeys(offsets, model))
-            return
         for offset in offsets:
             used = self._recorder.used[partition].get(offset, model)
             if used != model and self._recorder.available(used):

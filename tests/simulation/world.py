@@ -225,9 +225,8 @@ class World:
             raise Violation(f"I10 liveness: {client} died of what is no fault of the broker: {error!r}") from error
 
     async def _life(self, client: str, make: Callable[[str], Coroutine[Any, Any, None]]) -> None:
-        if (
-            not self._over
-        ):  # asked to end while it was frozen at its first step: nobody listens yet, and the signal kills
+        # Asked to end while it was frozen at its first step: nobody listens yet, and the signal kills.
+        if not self._over:
             await make(client)
 
     def transport(self, client: str, flaws: Flaws | None = None) -> MemoryTransport:
