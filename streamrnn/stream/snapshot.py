@@ -24,7 +24,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, compress
 from typing import Any, NamedTuple
 
 import msgspec
@@ -115,7 +115,9 @@ class Restored:
 
     def strays(self, series: Mapping[str, int], life: int) -> list[str]:
         """Those of a partition's series (with their rows) whose records are of another life than this one."""
-        return [name for name, row in series.items() if self.lived[row] != life + 1]
+        rows = np.fromiter(series.values(), dtype=np.int64, count=len(series))
+        odd = self.lived[rows] != life + 1
+        return list(compress(series, odd.tolist())) if odd.any() else []
 
 
 def layout_text(table: SeriesTable) -> bytes:

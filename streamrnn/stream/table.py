@@ -29,6 +29,7 @@ from streamrnn.records import I32, I64, U8, Bool
 # How many of the longest silent rows are looked up at once when rows run out: one partial sort then serves many
 # newcomers. Larger finds more per search, smaller forgets less when churn stops.
 VICTIMS = 256
+_NONE: I64 = np.zeros(0, dtype=np.int64)
 # Bytes; the widest numbers there are, and what rows of several columns are filled up to a multiple of.
 ROUND = 8
 
@@ -218,32 +219,43 @@ class SeriesTable:
         """
         index = self._index.setdefault(partition, {})
         evicted: list[int] = []
-        rows: I32 = np.fromiter(map(index.get, series, repeat(-1)), dtype=np.int32, count=len(series))
         seen = np.arange(self._arrivals, self._arrivals + len(series))
-        known = rows >= 0
-        self._seen[rows[known]] = seen[known]  # before others are let go
-        newcomers = np.flatnonzero(~known)
-        names = series if len(newcomers) == len(series) else [series[i] for i in newcomers.tolist()]
-        once = names if len(set(names)) == len(names) else list(dict.fromkeys(names))
-        given = self._unused(min(len(once), self.room()))
-        index.update(zip(once, given, strict=False))
-        for name, row in zip(once, given, strict=False):
-            self.names[row] = name
-        fresh: I64 = np.array(given, dtype=np.int64)
-        self._seen[fresh], self.partition[fresh] = self._arrivals + len(series), partition
-        if len(given) < len(once):
-            for i, name in zip(newcomers[len(given) :].tolist(), names[len(given) :], strict=True):
-                row = self._allocate(self._arrivals + i, evicted, reset=False)
-                self.names[row] = name
-                self.partition[row], self._seen[row] = partition, seen[i]
-                index[name] = row
-                given.append(row)
-            fresh = np.array(given, dtype=np.int64)
-        rows[newcomers] = fresh if once is names else [index[name] for name in names]
+        rows: I32 = np.fromiter(map(index.get, series, repeat(-1)), dtype=np.int32, count=len(series))
+        new = rows < 0
+        self._seen[rows[~new]] = seen[~new]  # before others are let go
+        newcomers = np.flatnonzero(new).tolist()
+        if not newcomers:
+            fresh: I64 = _NONE
+        elif self.room() >= len(newcomers):
+            names = series if len(newcomers) == len(series) else [series[i] for i in newcomers]
+            rows[new], fresh = self._settled(index, names)
+        else:
+            for i in newcomers:
+                row = self._allocate(int(seen[i]), evicted, reset=False)
+                self.names[row], self.partition[row], self._seen[row] = series[i], partition, seen[i]
+                index[series[i]] = rows[i] = row
+            fresh = rows[new].astype(np.int64)
+        self.partition[fresh] = partition
         self._seen[rows] = seen
         self._arrivals += len(series)
         self.changed[rows] = False
         return rows, fresh, evicted
+
+    def _settled(self, index: dict[str, int], series: Sequence[str]) -> tuple[I32, I64]:
+        """(rows of series that have none, those given out): one that is named again leaves what it is offered."""
+        offered = self._unused(len(series))
+        rows: I32 = np.fromiter(map(index.setdefault, series, offered), dtype=np.int32, count=len(series))
+        for name, row in zip(series, offered, strict=True):
+            self.names[row] = name
+        given: I64 = np.array(offered, dtype=np.int64)
+        taken = rows == given
+        if not taken.all():
+            left, given = given[~taken], given[taken]
+            self._reset(left)
+            for row in left.tolist():
+                self.names[row] = None
+                self._free.append(row)
+        return rows, given
 
     def room(self) -> int:
         """Rows that can be given out without letting a series go."""
@@ -299,7 +311,7 @@ class SeriesTable:
         self.names[row] = None
         self._reset(row)
 
-    def _reset(self, row: int | list[int]) -> None:
+    def _reset(self, row: int | I64) -> None:
         self.partition[row] = -1
         self.changed[row] = False
         self._seen[row] = 0
@@ -324,7 +336,7 @@ class SeriesTable:
         rows = list(self._index.pop(partition, {}).values())
         for row in rows:
             self.names[row] = None
-        self._reset(rows)
+        self._reset(np.array(rows, dtype=np.int64))
         self._free += rows
         self._victims = []
         return len(rows)

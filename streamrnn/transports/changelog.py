@@ -13,7 +13,7 @@ transaction markers leave holes, so that the last record's offset says nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 import msgspec
@@ -22,11 +22,14 @@ from msgspec import Meta
 
 from streamrnn.kernels.batches import NOTHING
 from streamrnn.packed import Packed, packed
+from streamrnn.records import I64
 from streamrnn.transports.base import Deadline, PartitionReader, TopicUnfit, Transport
 
 VERSION = 1
 CHECKPOINT = b"checkpoint"
 SERIES, LAYOUT = b"s/", b"layout/"
+# What a span moves by where the key is the series' name alone.
+_BEHIND_PREFIX: I64 = np.array([len(SERIES), 0, 0, 0], dtype=np.int64)
 # A poll of the reader: enough to unpack many rows at once, little enough that the event loop is not held up.
 RECORDS_MAX = 2000
 
@@ -130,9 +133,12 @@ class ChangelogReader:
         series = stop - begin >= len(SERIES)
         for i, letter in enumerate(SERIES):
             series[series] = raw[begin[series] + i] == letter
-        states = found.take(series & (value != NOTHING))
-        states.span[:, 0] += len(SERIES)
+        plain = series & (value != NOTHING)
+        states = found if plain.all() else found.take(plain)
+        states = replace(states, span=states.span + _BEHIND_PREFIX)
         piece = Piece(states)
+        if len(states) == len(found):
+            return piece
         for record in found.take(~series):
             if (record.key or b"").startswith(LAYOUT) and record.value is not None:
                 piece.layouts.append(record.value)

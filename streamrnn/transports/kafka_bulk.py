@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 # Of one partition and of all in one answer: enough that a request's cost does not count, nor that of looking at many
 # columns of it, and little enough that the event loop is not held up for more than some ten milliseconds. A batch that is
 # larger comes all the same. Twice as much memory is in use while a reader lives.
-PARTITION_BYTES, ANSWER_BYTES = 8 << 20, 8 << 20
+PARTITION_BYTES, ANSWER_BYTES = 12 << 20, 12 << 20
 RETRY_S = 0.1
 ELSEWHERE = (
     LeaderNotAvailableError,

@@ -89,6 +89,41 @@ def test_rows_are_fresh_up_to_the_bound_and_keep_what_they_hold() -> None:
     assert (target.columns["count"] == 1).all()
 
 
+@settings(deadline=None)
+@given(
+    st.lists(st.lists(st.sampled_from("abcdefgh"), max_size=12), min_size=1, max_size=8),
+    st.integers(1, 8),
+)
+def test_adopted_series_keep_their_rows_and_the_last_named_are_the_last_let_go(
+    batches: list[list[str]], rows_max: int
+) -> None:
+    target, model = table(rows_max), OrderedDict[str, None]()
+    feed(target, [1], ["of another partition"])
+    for names in batches:
+        if target.room() < len(names):
+            names = list(dict.fromkeys(names))[:rows_max]  # each once, as it is asked for
+        before = dict(target.series(0))
+        rows, given_out, _ = target.adopt(0, names)
+        assert [target.names[row] for row in rows] == names
+        assert set(target.series(0)) <= {*before, *names}
+        assert set(given_out.tolist()) == {target.series(0)[name] for name in names if name not in before}
+        assert len(set(given_out.tolist())) == len(given_out)
+        assert (target.partition[rows] == 0).all()
+        assert all(target.series(0)[name] == before[name] for name in before.keys() & set(names))
+        for name in names:
+            model[name] = None
+            model.move_to_end(name)
+        while len(model) > len(target.series(0)):
+            model.popitem(last=False)
+        assert set(model) == set(target.series(0))
+        assert target.room() == rows_max - len(target)
+    # What was offered and not taken is fresh for whoever comes.
+    feed(target, [0] * rows_max, [f"new {i}" for i in range(rows_max)])
+    rows = np.array([*target.series(0).values()])
+    assert (target.columns["count"][rows] == 1).all()
+    assert np.isnan(target.columns["trace"][rows]).all()
+
+
 def test_churning_keys_cost_one_search_for_many() -> None:
     target = table(1000)
     names = [f"s{i}" for i in range(5000)]
