@@ -163,6 +163,7 @@ class Learn(_Section):
     keep: Annotated[int, Field(ge=2)] = 5  # versions kept in the models topic
     threads: Annotated[int, Field(ge=0)] = 0  # 0: as many as there are cores, less one
     nice: Annotated[int, Field(ge=0, le=19)] = 10
+    idle: bool = True  # runs only while nobody else wants the processor (Linux); false: by `nice` alone
     memory_max_mb: Annotated[int, Field(ge=256)] = 4096
     silence_max: Duration = 120_000  # a trainer that says nothing for so long is killed
     swap_min: Duration = 10_000  # least time between two weights coming into use; an operator's rollback does not wait
@@ -234,6 +235,7 @@ class Settings(BaseSettings):
     pending_max: Annotated[int, Field(ge=1)] = 1024
     batch_records_max: Annotated[int, Field(ge=1)] = 2000
     poll_timeout: Duration = 100
+    commit_interval: Duration = 100  # at least once: what a crash repeats the outputs of
     delivery_timeout: Duration = 30_000
     stall_after: Annotated[Duration, Field(ge=1000)] = 30_000  # a partition with records that gives none: clients anew
     shutdown_grace: Duration = 15_000

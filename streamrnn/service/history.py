@@ -6,9 +6,9 @@ import math
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-from streamrnn.records import Outputs, TickBatch
+from streamrnn.records import F64, Bool, Outputs, TickBatch
 from streamrnn.spec import StreamSpec
 
 SERIES_MAX = 24
@@ -16,12 +16,47 @@ STEPS_MAX = 240
 MARKS_MAX = 50
 
 
+class _Forecast(NamedTuple):
+    """A series' newest, as arrays: most are replaced before anybody looks."""
+
+    ts_ms: int
+    step_ms: int
+    mean: F64
+    quantiles: F64
+    warm: bool
+
+    def view(self) -> dict[str, Any]:
+        return {
+            "ts": self.ts_ms,
+            "step_ms": self.step_ms,
+            "mean": _numbers(self.mean.tolist()),
+            "quantiles": _numbers(self.quantiles.tolist()),
+            "warm": self.warm,
+        }
+
+
+class _Filled(NamedTuple):
+    ts_ms: int
+    values: F64
+    lower: F64
+    upper: F64
+    filled: Bool
+
+    def view(self) -> dict[str, Any]:
+        return {
+            "ts": self.ts_ms,
+            "values": _numbers(self.values.tolist()),
+            "lower": _numbers(self.lower.tolist()),
+            "upper": _numbers(self.upper.tolist()),
+            "filled": self.filled.tolist(),
+        }
+
+
 @dataclass(slots=True)
 class _Watched:
-    # (ts, values) that came; (ts, values, lower, upper, which) that were filled
-    actual: deque[tuple[int, list[float | None]]] = field(default_factory=lambda: deque(maxlen=STEPS_MAX))
-    filled: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=STEPS_MAX))
-    forecast: dict[str, Any] | None = None
+    actual: deque[tuple[int, F64]] = field(default_factory=lambda: deque(maxlen=STEPS_MAX))  # (ts, values) that came
+    filled: deque[_Filled] = field(default_factory=lambda: deque(maxlen=STEPS_MAX))
+    forecast: _Forecast | None = None
 
 
 class History:
@@ -44,28 +79,27 @@ class History:
             if name in watched:
                 tick = int(forecasts.tick[row])
                 if batch.series[tick] == name:
-                    values = [None if math.isnan(v) else v for v in batch.values[tick].tolist()]
-                    watched[name].actual.append((int(forecasts.ts_ms[row]), values))
+                    watched[name].actual.append((int(forecasts.ts_ms[row]), batch.values[tick].copy()))
                 last[name] = row
-        for name, row in last.items():
-            watched[name].forecast = {
-                "ts": int(forecasts.ts_ms[row]),
-                "step_ms": int(forecasts.step_ms[row]),
-                "mean": _numbers(forecasts.mean[row].tolist()),
-                "quantiles": _numbers(forecasts.quantiles[row].tolist()),
-                "warm": bool(forecasts.warm[row]),
-            }
+        for name, row in last.items():  # copies, or the whole batch would stay
+            watched[name].forecast = _Forecast(
+                int(forecasts.ts_ms[row]),
+                int(forecasts.step_ms[row]),
+                forecasts.mean[row].copy(),
+                forecasts.quantiles[row].copy(),
+                bool(forecasts.warm[row]),
+            )
         imputations = outputs.imputations
         for row, name in enumerate(imputations.series):
             if name in watched:
                 watched[name].filled.append(
-                    {
-                        "ts": int(imputations.ts_ms[row]),
-                        "values": _numbers(imputations.values[row].tolist()),
-                        "lower": _numbers(imputations.lower[row].tolist()),
-                        "upper": _numbers(imputations.upper[row].tolist()),
-                        "filled": imputations.filled[row].tolist(),
-                    }
+                    _Filled(
+                        int(imputations.ts_ms[row]),
+                        imputations.values[row].copy(),
+                        imputations.lower[row].copy(),
+                        imputations.upper[row].copy(),
+                        imputations.filled[row].copy(),
+                    )
                 )
 
     def mark(self, kind: str, text: str) -> None:
@@ -89,9 +123,9 @@ class History:
             "series": name,
             "channels": list(self.spec.channels),
             "levels": list(self.spec.quantiles),
-            "actual": list(watched.actual),
-            "filled": list(watched.filled),
-            "forecast": watched.forecast,
+            "actual": [(ts_ms, _numbers(values.tolist())) for ts_ms, values in watched.actual],
+            "filled": [filled.view() for filled in watched.filled],
+            "forecast": None if watched.forecast is None else watched.forecast.view(),
             "marks": list(self.marks),
         }
 

@@ -7,8 +7,8 @@ at the same time. The protocol, per batch:
  2. Under the lock that rebalances take too: decode, step the engine, append all outputs, take a slice of changed states
     (`checkpoint`), seal it all into a delivery.
  3. Await the delivery before this one (every record of it acknowledged) under a deadline.
- 4. Only then may its offsets be committed (at least once: beside the next batch, at most one at a time; exactly once:
-    they were part of the delivery), and only then may the states that saw its records leave.
+ 4. Only then may its offsets be committed (at least once: beside the next batches, one at a time and `commit_interval`
+    apart; exactly once: they were part of the delivery), and only then may the states that saw its records leave.
 
 A failed delivery or a lost broker rolls everything back: clients are rebuilt, the owned partitions' state is dropped,
 restored from the changelog and brought to the committed offset by a silent replay. So what was committed was delivered,
@@ -21,6 +21,7 @@ memory, and goes on without a restore if nobody has moved it meanwhile.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -76,6 +77,8 @@ class PumpSettings:
     poll_timeout_ms: int = 100
     delivery_timeout_s: float = 30.0
     commit_timeout_s: float = 10.0
+    # Least time between two commits, where nobody waits for them: a commit costs the broker as much as a batch.
+    commit_interval_s: float = 0.1
     # Batches on their way to the broker while another is being processed.
     in_flight_max: int = 2
     # Where a partition begins that the group never committed.
@@ -215,6 +218,8 @@ class Pump:
         self._to_commit: dict[int, Committed] = {}
         self._stash: list[tuple[int, Sequence[Record]]] = []
         self._committing: asyncio.Task[None] | None = None
+        self._committed_s = 0.0
+        self._hurry = asyncio.Event()  # somebody waits for the commit
         self._stopping = asyncio.Event()
         self._record_ms = 0  # the newest record's time; states carry it
         self._limits: dict[int, int] = {}  # where partitions are unreadable from
@@ -528,8 +533,12 @@ class Pump:
 
     async def _commit(self) -> None:
         while self._to_commit:
+            await self._commit_is_due()
             offsets, self._to_commit = self._to_commit, {}
+            if not offsets:  # the partitions were given up meanwhile
+                return
             epoch, begin = self._epoch, clock_s()
+            self._committed_s = begin
             try:
                 await self._source.commit(offsets, Deadline(self.settings.commit_timeout_s))
             except OwnershipLost as lost:
@@ -544,6 +553,14 @@ class Pump:
                 if owned is not None:
                     owned.committed = committed.offset
                     self._observer.committed(partition, committed.offset, seconds)
+
+    async def _commit_is_due(self) -> None:
+        """Waits its turn, or until somebody waits for the commit."""
+        wait_s = self._committed_s + self.settings.commit_interval_s - clock_s()
+        if wait_s > 0 and not self._hurry.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._hurry.wait()
 
     def _raise_commit_error(self) -> None:
         task = self._committing
@@ -560,6 +577,13 @@ class Pump:
         What has failed stays in flight: whoever drains once more, as a client does that leaves its group behind a failed
         `run`, has to fail, too, or would go on to a checkpoint of states that were never written.
         """
+        self._hurry.set()
+        try:
+            await self._drained(deadline)
+        finally:
+            self._hurry.clear()
+
+    async def _drained(self, deadline: Deadline) -> None:
         while self._in_flight:
             head = self._in_flight[0]
             await head.delivery.wait(deadline)

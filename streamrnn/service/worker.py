@@ -249,6 +249,7 @@ class Worker:
             records_max=settings.batch_records_max,
             poll_timeout_ms=settings.poll_timeout_ms,
             delivery_timeout_s=settings.delivery_timeout_s,
+            commit_interval_s=settings.commit_interval / 1000,
             start=settings.start,
             stall_s=settings.stall_after / 1000,
         )

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 from running import made, send, settings, until
 
-from streamrnn.service.trainer import Trainer
+from streamrnn.service.trainer import Trainer, step_back
 from streamrnn.transports.memory import MemorySink, MemoryTransport
 from streamrnn.transports.models import Manifest, ModelsFollower, ModelsWriter, Pointer, rolled_back
 
@@ -117,3 +120,25 @@ def test_the_trainer_reads_its_limits_from_the_configuration() -> None:
     assert trainer.learner.spec.updates == 40
     assert trainer.learner.spec.train.chunk_len == 20
     assert trainer.learner.buffer.window == 512
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="an idle policy is Linux's")
+@pytest.mark.parametrize("idle", [True, False])
+def test_it_lets_everybody_else_go_first(idle: bool) -> None:
+    code = f"""
+import os
+from streamrnn.service.trainer import step_back
+step_back(7, {idle})
+print(os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0))
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.split() == ["7", str(os.SCHED_IDLE if idle else os.SCHED_OTHER)]
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="an idle policy is Linux's")
+def test_it_goes_on_where_that_is_forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "sched_setscheduler", forbidden)
+    step_back(0, idle=True)

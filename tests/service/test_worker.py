@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from streamrnn.model.network import Network
 from streamrnn.model.weights import WeightsMeta, pack
 from streamrnn.service.restart import ReplayPoints, committed_with, starting_points
 from streamrnn.transports.base import Committed, Deadline, DeliveryFailed, TopicMissing
-from streamrnn.transports.memory import MemorySink, MemoryTransport
+from streamrnn.transports.memory import MemorySink, MemorySource, MemoryTransport
 from streamrnn.transports.models import ModelsWriter
 
 
@@ -88,6 +89,29 @@ async def test_a_failed_delivery_commits_nothing_and_comes_again(monkeypatch: py
     assert set(found) == {(p, o) for p in range(2) for o in range(120)}
     # Doubles are those of the batches that were on their way, and carry the same source.
     assert 0 < len(found) - len(set(found)) <= 3 * chosen.batch_records_max
+
+
+async def test_commits_go_an_interval_apart_and_at_once_where_somebody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen, broker = made(commit_interval="1h", batch_records_max=10)
+    commits: list[dict[int, int]] = []
+    inner = MemorySource.commit
+
+    async def commit(self: MemorySource, offsets: Mapping[int, Committed], deadline: Deadline) -> None:
+        commits.append({partition: entry.offset for partition, entry in offsets.items()})
+        await inner(self, offsets, deadline)
+
+    monkeypatch.setattr(MemorySource, "commit", commit)
+    send(broker, 60)
+    async with worker(chosen, broker) as running:
+        await until(lambda: len(sources(broker)) == 240)
+        pump = running.pump
+        assert pump is not None
+        await until(lambda: pump.buffers()["batches_in_flight"][0] == 0)
+        # The first went with the first batch that was delivered; what came after it waits.
+        assert len(commits) == 1
+        assert sum(commits[0].values()) < 240
+    assert all_committed(broker)
+    assert len(commits) == 2
 
 
 async def test_states_that_could_not_be_written_at_the_end_are_not_said_to_be_there(
