@@ -86,7 +86,8 @@ def _configuration(options: Options, servers: str) -> dict[str, Any]:
         "horizon": options.horizon,
         # A group that never committed begins with what is sent from now on, also on a broker that saw a demo before.
         "start": "latest",
-        "learn": {"interval": "10s", "history": 0},
+        # Broker, worker and simulator leave an idle trainer little of two cores, and a minute is short to learn in.
+        "learn": {"interval": "10s", "history": 0, "idle": False},
         "http": {"port": options.http_port},
         "log": {"format": "json"},
     }
