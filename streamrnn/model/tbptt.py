@@ -122,7 +122,7 @@ class Average:
 
     def __init__(self, network: Network, decay: float) -> None:
         self.decay = decay
-        self.shadow = copy.deepcopy(network).eval()
+        self.shadow = network.copied().eval()
         self._updates = 0
 
     @torch.no_grad()

@@ -15,7 +15,7 @@ An operator's rollback stands:
 
 A process that hangs or grows without end ends itself: a turn may take as long as the budget of a round and
 `learn.silence_max` together, memory is looked at at every update, and on the processor no allocation can take more than
-`learn.memory_max_mb` either.
+`learn.memory_max_mb` either. One whose GPU fails becomes one that trains on the processor.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,7 @@ from streamrnn.codec import Decoder
 from streamrnn.model import device as devices
 from streamrnn.model.tbptt import TrainSpec
 from streamrnn.model.weights import WeightsError, WeightsMeta, build, pack
+from streamrnn.service.supervisor import WITHOUT_GPU
 from streamrnn.stream.learner import Learner, LearnSpec, Round
 from streamrnn.transports.base import Deadline, Listener, PartitionReader, Transport, TransportError, clock_s
 from streamrnn.transports.models import BY_GATE, BY_OPERATOR, ModelsFollower, ModelsWriter, Pointer
@@ -56,6 +57,10 @@ EXIT_STUCK = 71
 
 class OutOfMemoryBound(Exception):
     """The process has grown beyond learn.memory_max_mb; ending is better than dragging the machine down."""
+
+
+class DeviceFailed(Exception):
+    """The GPU has failed, or gone. After most such errors nothing in the process can use torch any more, even without it."""
 
 
 def learn_spec(settings: Settings) -> LearnSpec:
@@ -120,11 +125,14 @@ class Trainer:
         transport: Transport,
         now_ms: Callable[[], int] = lambda: int(time.time() * 1000),
     ) -> None:
-        """`now_ms` is the time of day, by which an operator's word is recent."""
+        """`now_ms` is the time of day, by which an operator's word is recent. Raises DeviceFailed."""
         self.settings, self.transport, self._now_ms = settings, transport, now_ms
         self.spec = settings.stream_spec()
         self.device = choose_device(settings.learn.device)
-        self.learner = Learner(self.spec, settings.model_spec(), learn_spec(settings), self.device)
+        devices.full_precision()
+        with self._on_device():
+            self.device_name = devices.describe(self.device)
+            self.learner = Learner(self.spec, settings.model_spec(), learn_spec(settings), self.device)
         self.decoder = Decoder(self.spec, settings.decode_spec())
         self.state = "starting"
         self.loss = 0.0
@@ -147,7 +155,7 @@ class Trainer:
         learner = self.learner
         return {
             "state": self.state,
-            "device": devices.describe(self.device),
+            "device": self.device_name,
             "round": learner.rounds,
             "accepted": learner.accepted,
             "refused": learner.refused,
@@ -164,7 +172,8 @@ class Trainer:
         return 0.0 if self._turn_began_s is None else clock_s() - self._turn_began_s
 
     async def run(self) -> None:
-        """Runs until `stop`. Raises TransportError when the broker fails, OutOfMemoryBound at the memory limit."""
+        """Runs until `stop`. Raises TransportError when the broker fails, OutOfMemoryBound at the memory limit, and
+        DeviceFailed."""
         settings = self.settings
         leadership = _Leadership(self.transport, settings.topics.models, f"{settings.app}.trainer")
         follower = ModelsFollower(self.transport, settings.topics.models)
@@ -181,12 +190,8 @@ class Trainer:
             writer = ModelsWriter(sink, settings.topics.models)
             while not self._stopping.is_set():
                 self._turn_began_s = clock_s()
-                try:
+                with self._on_device():
                     await self._turn(reader, follower, writer, leadership)
-                except RuntimeError as error:
-                    if self.device.type == "cpu":
-                        raise
-                    self._leave_device(follower, error)
                 if keeper.done():
                     keeper.result()
         except (MemoryError, torch.OutOfMemoryError) as error:
@@ -204,6 +209,16 @@ class Trainer:
             for part in (leadership, follower, reader, sink):
                 with contextlib.suppress(TransportError):
                     await part.stop(deadline)
+
+    @contextlib.contextmanager
+    def _on_device(self) -> Iterator[None]:
+        """What torch raises here is the device's fault, unless it is the processor."""
+        try:
+            yield
+        except RuntimeError as error:
+            if self.device.type == "cpu":
+                raise
+            raise DeviceFailed(f"{self.device.type}: {error}") from error
 
     async def _turn(
         self, reader: PartitionReader, follower: ModelsFollower, writer: ModelsWriter, leadership: _Leadership
@@ -297,7 +312,7 @@ class Trainer:
             round=done.number,
             loss=done.loss,
             skill=done.candidate.skill(),
-            device=devices.describe(self.device),
+            device=self.device_name,
         )
         blob = pack(done.network, meta)
         # What comes between this look and our pointer is found by `base`.
@@ -350,16 +365,6 @@ class Trainer:
         except WeightsError as error:
             log.warning("the current weights cannot be used; a new network is trained", model=model, error=str(error))
         self.learner.adopt(None)
-
-    def _leave_device(self, follower: ModelsFollower, error: RuntimeError) -> None:
-        """A GPU that has failed, or gone: what it held is lost, the processor goes on from the weights in use."""
-        log.error("the device failed; training goes on on the processor", device=self.device.type, error=str(error))
-        self.device = torch.device("cpu")
-        self.learner.move(self.device)
-        self._incumbent_id, self._pointer = "", None
-        known = follower.pointer
-        blob = follower.blob(known.id) if known is not None else None
-        self._follow(follower, [(known.id, blob)] if known is not None and blob is not None else [])
 
     def _memory_mb(self) -> int:
         return int(psutil.Process().memory_info().rss) >> 20
@@ -439,8 +444,15 @@ def step_back(nice: int, idle: bool) -> None:
             log.info("the trainer is not idle by policy", error=str(error), nice=nice)
 
 
+def start_again_without_gpu() -> None:
+    """Becomes the same command on the processor: same process, same pipes, so that no supervisor is needed for it."""
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    # Its niceness, which is added to what a process has, stays with it.
+    os.execve(sys.executable, [*sys.orig_argv, *WITHOUT_GPU, "--set", "learn.nice=0"], environment)  # noqa: S606
+
+
 def run(settings: Settings, supervised: bool = False) -> None:
-    """The whole process. Raises TransportError, OutOfMemoryBound."""
+    """The whole process. Raises TransportError, OutOfMemoryBound. A GPU that fails is left for the processor."""
     from streamrnn.service.rehearsal import rehearse
     from streamrnn.service.signals import stop_on_signals
     from streamrnn.transports.kafka import KafkaTransport
@@ -455,7 +467,7 @@ def run(settings: Settings, supervised: bool = False) -> None:
     async def main() -> None:
         trainer = Trainer(settings, KafkaTransport(settings.kafka_settings()))
         stop_on_signals(trainer.stop)
-        log.info("training", device=devices.describe(trainer.device), learn=asdict(trainer.learner.spec.train))
+        log.info("training", device=trainer.device_name, learn=asdict(trainer.learner.spec.train))
         beside = [asyncio.create_task(exit_when_stuck(trainer, (learn.budget + learn.silence_max) / 1000))]
         if supervised:
             beside += [asyncio.create_task(heartbeats(trainer)), asyncio.create_task(end_with_parent(trainer))]
@@ -465,4 +477,8 @@ def run(settings: Settings, supervised: bool = False) -> None:
             for task in beside:
                 task.cancel()
 
-    asyncio.run(main())
+    try:
+        asyncio.run(main())
+    except DeviceFailed as error:
+        log.error("the device failed; training begins again on the processor", error=str(error))
+        start_again_without_gpu()

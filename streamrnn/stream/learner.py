@@ -7,7 +7,6 @@ own weights are thrown away for the incumbent's.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -115,15 +114,9 @@ class Learner:
 
         None: what serves is nothing that can be trained on, or persistence. Fresh weights, then.
         """
-        self.incumbent = None if network is None else copy.deepcopy(network).to(self.device).eval()
+        self.incumbent = None if network is None else network.copied().to(self.device).eval()
         self._reset()
         self._watch.forget()
-
-    def move(self, device: torch.device) -> None:
-        """Goes on elsewhere with nothing but the buffer: what the old device held may be out of reach."""
-        self.device = device
-        self._network = Network(self.model_spec).to(device)
-        self.adopt(None)
 
     def _look_for_drift(self) -> None:
         series = max(1, int((self.buffer.count > 0).sum()))
@@ -153,7 +146,7 @@ class Learner:
         updates, loss, looked = 0, 0.0, 0
         diverged = ""
         selection = self._drawn(self.buffer.selection)
-        candidate, best, worse = copy.deepcopy(self._average.shadow), float("inf"), 0
+        candidate, best, worse = self._average.shadow.copied(), float("inf"), 0
         if selection is not None and self.incumbent is not None:
             best = evaluate(candidate, selection).score
         while updates < self.spec.updates and not enough():
@@ -172,13 +165,13 @@ class Learner:
                 looked = updates
                 score = evaluate(self._average.shadow, selection).score
                 if score < best:
-                    candidate, best, worse = copy.deepcopy(self._average.shadow), score, 0
+                    candidate, best, worse = self._average.shadow.copied(), score, 0
                 else:
                     worse += 1
                     if worse >= PATIENCE:
                         break
         if best == float("inf"):
-            candidate = copy.deepcopy(self._average.shadow)
+            candidate = self._average.shadow.copied()
         if diverged:
             self._reset()
             return self._refuse(Verdict(False, "diverged"), updates, loss, None, None)
@@ -200,9 +193,9 @@ class Learner:
             return self._refuse(verdict, updates, loss, mine, theirs)
         self.accepted += 1
         self._refused_in_a_row = 0
-        self.incumbent = copy.deepcopy(candidate).eval()
+        self.incumbent = candidate.copied().eval()
         self._watch.forget()
-        accepted = copy.deepcopy(candidate).to(torch.device("cpu")).eval()
+        accepted = candidate.copied().to(torch.device("cpu")).eval()
         return Round(self.rounds, verdict, updates, loss, mine, theirs, accepted)
 
     def _drawn(self, draw: Callable[[np.random.Generator, int, int], Sequences | None]) -> Sequences | None:

@@ -15,13 +15,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from streamrnn.kernels.stretches import ANCHOR_EVERY, ANCHOR_LEN, look_ahead
 from streamrnn.model.tbptt import Sequences
-from streamrnn.records import F32, F64, I64, Bool
+from streamrnn.records import F32, F64, I64
 from streamrnn.spec import StreamSpec
 from streamrnn.stream.frontend import Frames
 
-ANCHOR_LEN = 64
-ANCHOR_EVERY = 8
 # How strongly recent stretches are preferred: ends lie the square of a uniform back from the newest.
 RECENCY = 2.0
 
@@ -121,7 +120,7 @@ class ReplayBuffer:
             return None
         chosen = rng.choice(able, size=min(rows, len(able)), replace=False)
         end = self.count[chosen] - back
-        return self._sequences(chosen, end, length, end - self.holdout, end, anchor=None)
+        return self._sequences(chosen, end, length, end - self.holdout, end, anchor=True)
 
     def anchors(self, rng: np.random.Generator, rows: int, burn_in: int) -> Sequences | None:
         """One anchor block of each of up to `rows` series, the newest whole one before the held-out steps.
@@ -137,34 +136,17 @@ class ReplayBuffer:
             return None
         chosen = rng.choice(able, size=min(rows, len(able)), replace=False)
         stop = end[chosen]
-        return self._sequences(chosen, stop, ANCHOR_LEN + burn_in, stop - ANCHOR_LEN, stop, anchor=None)
+        return self._sequences(chosen, stop, ANCHOR_LEN + burn_in, stop - ANCHOR_LEN, stop, anchor=True)
 
-    def _sequences(
-        self, rows: I64, end: I64, length: int, target_from: I64, target_to: I64, anchor: bool | None
-    ) -> Sequences:
+    def _sequences(self, rows: I64, end: I64, length: int, target_from: I64, target_to: I64, anchor: bool) -> Sequences:
         """Stretches [end − length, end) with the targets whose step lies in [target_from, target_to).
 
-        `anchor` False masks targets in anchor blocks, None masks nothing more.
+        `anchor`: whether targets in anchor blocks count.
         """
-        horizon, window = self.spec.horizon, self.window
         number = end[None, :] - length + np.arange(length)[:, None]  # [T, B]
-        at = (rows[None, :], number % window)
-        inputs = self._inputs[at].astype(np.float32)  # [T, B, F]
-        base, scale = self._base[at], self._scale[at]  # [T, B, C]
-        ahead = number[:, :, None] + np.arange(1, horizon + 1)  # [T, B, H]
-        wanted: Bool = (ahead >= target_from[None, :, None]) & (ahead < target_to[None, :, None])
-        if anchor is False:
-            wanted &= ~is_anchor(ahead)
-        values = self._values[rows[None, :, None], ahead % window]  # [T, B, H, C]
-        unit = scale[:, :, None, :] * self._root[None, None, :, None]
-        targets = (values - base[:, :, None, :]) / unit
-        targets[~wanted] = np.nan
-        return Sequences(
-            torch.from_numpy(inputs), torch.from_numpy(np.ascontiguousarray(targets.transpose(0, 1, 3, 2)))
-        )
-
-
-def is_anchor(number: I64) -> Bool:
-    """Whether steps belong to the anchor, by their number in their series."""
-    answer: Bool = number // ANCHOR_LEN % ANCHOR_EVERY == ANCHOR_EVERY - 1
-    return answer
+        inputs = self._inputs[rows[None, :], number % self.window].astype(np.float32)  # [T, B, F]
+        targets: F32 = np.empty((*number.shape, len(self.spec.channels), self.spec.horizon), dtype=np.float32)
+        look_ahead(
+            self._values, self._base, self._scale, self._root, rows, end, target_from, target_to, anchor, targets
+        )  # fmt: skip
+        return Sequences(torch.from_numpy(inputs), torch.from_numpy(targets))

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from streamrnn.model.device import full_precision
 from streamrnn.model.network import Network
 from streamrnn.spec import ModelSpec
 from streamrnn.stream.runner import GruRunner, TorchRunner, make_runner, self_test
@@ -138,6 +139,7 @@ def test_recurrent_dropout_is_one_mask_per_sequence_and_only_in_training() -> No
 
 @pytest.mark.gpu
 def test_the_gpu_agrees_with_the_processor() -> None:
+    full_precision()
     net = network()
     xs = frames(50, 16)
     with torch.inference_mode():

@@ -6,12 +6,15 @@ import asyncio
 import os
 import subprocess
 import sys
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
+import torch
 from running import made, send, settings, until
 
-from streamrnn.service.trainer import Trainer, step_back
+from streamrnn.model.weights import build
+from streamrnn.service.trainer import DeviceFailed, Trainer, step_back
 from streamrnn.transports.memory import MemorySink, MemoryTransport
 from streamrnn.transports.models import Manifest, ModelsFollower, ModelsWriter, Pointer, rolled_back
 
@@ -142,3 +145,102 @@ def test_it_goes_on_where_that_is_forbidden(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(os, "sched_setscheduler", forbidden)
     step_back(0, idle=True)
+
+
+@pytest.mark.gpu
+async def test_it_learns_on_the_gpu_and_what_it_publishes_serves_on_the_processor() -> None:
+    chosen, broker = made(**SMALL)
+    send(broker, 300)
+    trainer = Trainer(chosen, MemoryTransport(broker))
+    assert trainer.device.type == "cuda"
+    task = asyncio.create_task(trainer.run())
+    try:
+        await until(lambda: trainer.published > 0, 60)
+        follower = ModelsFollower(MemoryTransport(broker), "app.models")
+        await follower.start()
+        [(_, blob)] = await follower.catch_up()
+        network, meta = build(blob)
+        assert network.out.weight.device.type == "cpu"
+        assert meta.device == trainer.said()["device"] != "cpu"
+    finally:
+        trainer.stop()
+        await asyncio.wait_for(task, 30)
+
+
+# ── a GPU that fails ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+async def test_what_torch_raises_is_the_device_s_fault_unless_that_is_the_processor(device: str) -> None:
+    chosen, broker = made(**SMALL)
+    send(broker, 300)
+    trainer = Trainer(chosen, MemoryTransport(broker))
+    trainer.device = torch.device(device)
+
+    def fails(_: object) -> NoReturn:
+        raise RuntimeError("an illegal memory access was encountered")
+
+    trainer.learner.round = fails  # type: ignore[method-assign]
+    with pytest.raises(DeviceFailed if device == "cuda" else RuntimeError, match="illegal memory access"):
+        await asyncio.wait_for(trainer.run(), 30)
+
+
+def test_the_same_command_begins_again_on_the_processor() -> None:
+    code = """
+import os, sys
+from streamrnn.service.trainer import start_again_without_gpu
+if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+    print(os.getppid(), os.getpid(), *sys.argv[1:], input())
+else:
+    print(os.getpid(), flush=True)
+    start_again_without_gpu()
+"""
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, "train", "-c", "a.yaml"], input="heard", env=environment, capture_output=True,
+        text=True, check=True,
+    )  # fmt: skip
+    before, after = done.stdout.splitlines()
+    again = "train -c a.yaml --set learn.device=cpu --set learn.nice=0"
+    assert after == f"{os.getpid()} {before} {again} heard"
+
+
+@pytest.mark.gpu
+def test_a_real_gpu_that_fails_is_left_and_training_goes_on_on_the_processor() -> None:
+    """By an assertion on the device, after which nothing in that process can use torch: so in a process of its own."""
+    code = f"""
+import asyncio, os, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import torch
+from running import made, send, until
+from test_trainer import SMALL
+from streamrnn.service.trainer import DeviceFailed, Trainer, start_again_without_gpu
+from streamrnn.transports.memory import MemoryTransport
+
+def fails(enough):
+    torch.zeros(1, device="cuda")[torch.tensor([9], device="cuda")]
+    torch.cuda.synchronize()
+
+async def main():
+    chosen, broker = made(**SMALL)
+    send(broker, 300)
+    trainer = Trainer(chosen, MemoryTransport(broker))
+    if trainer.device.type == "cuda":
+        trainer.learner.round = fails
+    task = asyncio.create_task(trainer.run())
+    await until(lambda: trainer.published > 0 or task.done(), 60)
+    trainer.stop()
+    await task
+    print(trainer.said()["device"], trainer.published, *sys.argv[1:])
+
+try:
+    asyncio.run(main())
+except DeviceFailed as error:
+    print(str(error).splitlines()[0], flush=True)
+    start_again_without_gpu()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    failed, after = done.stdout.splitlines()
+    assert "CUDA error" in failed
+    assert after.startswith("cpu 1 --set learn.device=cpu")

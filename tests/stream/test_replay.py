@@ -5,16 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from making import batch, cut, spec, walk
 
+from streamrnn.kernels.stretches import ANCHOR_EVERY, ANCHOR_LEN, is_anchor, look_ahead
 from streamrnn.model.tbptt import TrainSpec
 from streamrnn.records import TickBatch
 from streamrnn.spec import ModelSpec, StreamSpec
 from streamrnn.stream.drift import DriftWatch
 from streamrnn.stream.frontend import FrontEnd
 from streamrnn.stream.learner import Learner, LearnSpec
-from streamrnn.stream.replay import ANCHOR_EVERY, ANCHOR_LEN, ReplayBuffer, is_anchor
+from streamrnn.stream.replay import ReplayBuffer
 
 HOLDOUT = 40
 
@@ -72,11 +74,31 @@ def test_anchor_steps_are_never_trained_on_and_are_all_the_anchor_has() -> None:
     # Count the targets per horizon: in an anchor stretch of ANCHOR_LEN steps each horizon has ANCHOR_LEN targets.
     came = (~torch.isnan(anchors.targets[:, 0, 0])).sum(0)
     assert came[0] == ANCHOR_LEN
-    number = np.arange(count)
-    assert is_anchor(number).sum() == ANCHOR_LEN
+    assert sum(is_anchor(n) for n in range(count)) == ANCHOR_LEN
     # With every step trained on, a stretch of 100 has at most two steps without a one-step target; anchors cost more.
     missing = torch.isnan(training.targets[..., 0, 0]).sum(0)
     assert missing.max() >= ANCHOR_LEN // 2
+
+
+@pytest.mark.parametrize("anchor", [False, True])
+def test_what_lies_ahead_is_what_plain_arithmetic_finds(anchor: bool) -> None:
+    """Rings that have gone round, stretches that cross their seam, and every way to be left out."""
+    rng = np.random.default_rng(int(anchor))
+    window, channels, horizon, length = 40, 2, 5, 30
+    values, base, scale = (rng.uniform(1, 9, (4, window, channels)).astype(np.float32) for _ in range(3))
+    values[0, 3] = np.nan
+    root = np.sqrt(np.arange(1, horizon + 1)).astype(np.float32)
+    row, end = np.array([0, 3, 1]), np.array([60, 460, 512])
+    first, stop = np.array([0, 440, 490]), np.array([55, 458, 600])
+    targets = np.empty((length, 3, channels, horizon), dtype=np.float32)
+    look_ahead(values, base, scale, root, row, end, first, stop, anchor, targets)
+    for t, b, c, h in np.ndindex(targets.shape):
+        number = end[b] - length + t
+        ahead = number + h + 1
+        wanted = first[b] <= ahead < stop[b] and (anchor or ahead // ANCHOR_LEN % ANCHOR_EVERY != ANCHOR_EVERY - 1)
+        move = values[row[b], ahead % window, c] - base[row[b], number % window, c]
+        expected = move / (scale[row[b], number % window, c] * root[h]) if wanted else np.nan
+        assert np.array_equal(targets[t, b, c, h], np.float32(expected), equal_nan=True)
 
 
 def test_a_flooding_series_gets_no_more_than_its_share() -> None:
