@@ -231,16 +231,16 @@ async def main():
     await until(lambda: trainer.published > 0 or task.done(), 60)
     trainer.stop()
     await task
-    print(trainer.said()["device"], trainer.published, *sys.argv[1:])
+    print("in the end:", trainer.said()["device"], trainer.published, *sys.argv[1:])
 
 try:
     asyncio.run(main())
 except DeviceFailed as error:
-    print(str(error).splitlines()[0], flush=True)
+    print("failed:", str(error).splitlines()[0], flush=True)
     start_again_without_gpu()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    failed, after = done.stdout.splitlines()
-    assert "CUDA error" in failed
-    assert after.startswith("cpu 1 --set learn.device=cpu")
+    failed, ended = (line for line in done.stdout.splitlines() if line.startswith(("failed:", "in the end:")))
+    assert failed.startswith("failed: cuda: CUDA error")
+    assert ended.startswith("in the end: cpu 1 --set learn.device=cpu")
