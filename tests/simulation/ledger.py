@@ -92,6 +92,12 @@ class Ledger:
     def wanted(self) -> set[Place]:
         return {place for offsets in self._wanted.values() for places in offsets.values() for place in places}
 
+    def begin(self) -> None:
+        """What is there already is not looked at."""
+        for topic, partitions in self._broker.topics.items():
+            for partition in range(len(partitions)):
+                self._seen[topic, partition] = self._broker.end(topic, partition)
+
     def look(self, client: str) -> None:
         """Something that this client asked for has happened."""
         for topic in OUTPUTS:

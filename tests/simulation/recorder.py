@@ -24,6 +24,9 @@ from streamrnn.stream.snapshot import Restored
 
 Fail = Callable[[str], None]
 
+# Of a state that knows an input which has been deleted.
+FORMER: Lineage = ((-1, "former"),)
+
 
 @dataclass(frozen=True, slots=True)
 class Packed:
@@ -35,11 +38,11 @@ class Packed:
 
 
 class Recorder:
-    """What is known of all workers of a run. `fail` reports a violation."""
+    """What is known of all workers of a run. `fail` reports a violation, `packed` is in the changelog already."""
 
-    def __init__(self, fail: Fail) -> None:
+    def __init__(self, fail: Fail, packed: Mapping[bytes, Packed]) -> None:
         self.fail = fail
-        self.packed: dict[bytes, Packed] = {}
+        self.packed = dict(packed)
         # Every lineage that any state ever had: outputs may have been said from it.
         self.lineages: dict[int, dict[Lineage, None]] = {p: {} for p in range(PARTITIONS)}
         self.used: dict[int, dict[int, str]] = {p: {} for p in range(PARTITIONS)}  # weights by committed offset
@@ -94,6 +97,8 @@ class Watch:
             else:
                 self.used[partition].update(dict.fromkeys(offsets, model))
             for name, row in table.series(partition).items():
+                if self.rows[partition, name][:1] == FORMER:
+                    self._recorder.fail(f"I4 replay: {name} of partition {partition} is of an input that is no more")
                 if applied[row] <= offsets[-1]:
                     self._moved(partition, name, max(offsets[0], int(applied[row])), model)
             held[partition] = set(table.series(partition))

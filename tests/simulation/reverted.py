@@ -171,6 +171,15 @@ def _weights_not_looked_for() -> Any:
     return _patched(Pump, "__init__", made)
 
 
+def _names_suffice() -> Any:
+    """An input of the same name is the same input."""
+
+    async def identified(self: Pump) -> None:
+        self._input_id = ""
+
+    return mock.patch.object(Pump, "_identify", identified)
+
+
 def _unfenced() -> Any:
     """A transactional producer is named after its worker, not after its partition: the next owner's fences nobody."""
 
@@ -212,6 +221,7 @@ FIXES: Mapping[str, Fix] = {
     ),
     "silent-replay": Fix("a replay says nothing", "exactly-once", ("I1",), _loud_replay),
     "swaps-written": Fix("a replay uses the weights of the time", "", ("I4",), _swaps_not_written),
+    "input-ids": Fix("an input made anew is begun anew", "", ("I4", "I10"), _names_suffice),
     "fenced-partitions": Fix("a partition has one writer", "exactly-once", ("I1", "I2", "I7", "I10"), _unfenced),
     "strangers-seen": Fix(
         "states that a worker put out wrote over newer ones", "at-least-once", ("I4",), _strangers_unseen

@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
@@ -16,8 +16,8 @@ from clock import VirtualLoop
 from faults import KINDS, POLL_INTERVAL_S, SESSION_S, Faults
 from ledger import EFFECTS, Ledger, Violation
 from oracle import Oracle
-from recorder import Recorder, Watch
-from stream import MODELS, OUTPUTS, PARTITIONS, START, STATE, settings, ticks, weights
+from recorder import FORMER, Packed, Recorder, Watch
+from stream import MODELS, OUTPUTS, PARTITIONS, START, STATE, Raw, settings, ticks, weights
 
 from streamrnn.model.weights import weights_id
 from streamrnn.service.trainer import Trainer
@@ -31,6 +31,8 @@ from streamrnn.transports.models import ModelsFollower, ModelsWriter, Pointer, r
 HEAL_S = 200.0
 # How long a process may take to end when it is asked to, whatever is broken.
 END_S = 60.0
+# How many of the runs begin in an input that was made anew.
+MADE_ANEW = 0.1
 # Columns of a state that say by NaN that a value is missing.
 INCOMPLETE = ("ring",)
 
@@ -69,6 +71,10 @@ class World:
         self.logs = ticks(rng, rng.choice([120, 250] if self.trained else [40, 120, 250]))
         self.swaps = rng.choice([0, 0, 1, 3])
         self.served = rng.random() < 0.8
+        # The input may have had a life before, of which all that the service wrote down is still there. Drawn apart, so
+        # that all else of a seed is as it would be without.
+        before = random.Random(f"former-{seed}")
+        self.former = ticks(before, before.choice([10, 60, 160])) if before.random() < MADE_ANEW else None
         self.broker = MemoryBroker(SESSION_S, POLL_INTERVAL_S)
         self.broker.create("ticks", PARTITIONS)
         for need in self.settings.topic_needs(PARTITIONS):
@@ -88,16 +94,9 @@ class World:
         begun = loop.time()
         self._violation: asyncio.Future[None] = loop.create_future()
         loop.set_exception_handler(self._noticed)
-        self.recorder = Recorder(lambda what: self._violated(Violation(what)))
         self.faults = Faults(self.seed, self.broker, self.kill, self._terminate, self.kinds)
         loop.thread_s = lambda: self.faults.random.uniform(0.05, 1.0)
-        blobs: dict[str, bytes] = {}
-        self.oracle = Oracle(self.settings, self.logs, blobs)
-        exactly_once = self.settings.delivery == "exactly-once"
-        self.ledger = Ledger(self.broker, self.oracle, self.recorder, exactly_once, exact=not self.crowded)
-        self.ledger.blobs = blobs
-        self.recorder.available = self.ledger.manifests.__contains__
-        self.broker.hook = self._request
+        self._open_books({})
         living = asyncio.create_task(self._live())
         await asyncio.wait({living, self._violation}, return_when=asyncio.FIRST_COMPLETED)
         if self._violation.done():
@@ -108,7 +107,20 @@ class World:
         self.report.digest = self._digest.hexdigest()
         return self.report
 
+    def _open_books(self, former: dict[bytes, Packed]) -> None:
+        """`former`: states in the changelog that are of an input that is no more."""
+        self.recorder = Recorder(lambda what: self._violated(Violation(what)), former)
+        blobs: dict[str, bytes] = {}
+        self.oracle = Oracle(self.settings, self.logs, blobs)
+        exactly_once = self.settings.delivery == "exactly-once"
+        self.ledger = Ledger(self.broker, self.oracle, self.recorder, exactly_once, exact=not self.crowded)
+        self.ledger.blobs = blobs
+        self.recorder.available = self.ledger.manifests.__contains__
+
     async def _live(self) -> None:
+        if self.former is not None:
+            await self._live_before(self.former)
+        self.broker.hook = self._request
         rng = self.random
         self.operator = ModelsWriter(MemoryTransport(self.broker).sink(), MODELS)
         if self.served:
@@ -128,6 +140,24 @@ class World:
         await self._end(slots)
         await self._live_once_more()
         self.check_end()
+
+    async def _live_before(self, logs: list[list[Raw]]) -> None:
+        """An input of the same name, read to its end, then deleted and made anew while nobody was there to see it."""
+        now, self.logs = self.logs, logs
+        self._open_books({})
+        self.broker.hook = self._request
+        self.faults.quiet = True
+        for p, log in enumerate(logs):
+            for key, value, ts in log:
+                self.broker.append("ticks", p, key, value, ts)
+        await self._live_alone("w.former")
+        self.faults.quiet = False
+        former = {value: replace(packed, lineage=FORMER) for value, packed in self.recorder.packed.items()}
+        self.broker.delete("ticks")
+        self.broker.create("ticks", PARTITIONS)
+        self.logs = now
+        self._open_books(former)
+        self.ledger.begin()
 
     async def _request(self, what: str, client: str, effect: Callable[[], Any]) -> Any:
         self._digest.update(f"{what} {client} {_loop().time():.6f}".encode())
@@ -361,17 +391,21 @@ class World:
 
     async def _live_once_more(self) -> None:
         """A last worker, alone and undisturbed, finds everything in the changelog."""
+        await self._live_alone("w.last")
+
+    async def _live_alone(self, client: str) -> None:
         self._over = False
-        last = asyncio.create_task(self._process("w.last", self._worker))
+        last = asyncio.create_task(self._process(client, self._worker))
         until = _loop().time() + HEAL_S
         while not self._at_rest():
             if last.done():
                 last.result()
             if _loop().time() > until:
-                raise Violation(f"I10 liveness: a fresh worker has not restored everything in {HEAL_S} s")
+                raise Violation(f"I10 liveness: {client}, alone, has not read and committed everything in {HEAL_S} s")
             await asyncio.sleep(0.2)
         self._check_states()
         await self._end([last])
+        self._over = False
 
     def check_end(self) -> None:
         """I1: all that should be said is said, nothing else, and in the words of an uninterrupted run."""
