@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 SECONDS ?=
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help run test lint format test-kafka-long bench bench-recovery soak fuzz clean
+.PHONY: help run test lint format test-kafka-long bench bench-recovery bench-training soak fuzz clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -45,6 +45,9 @@ bench: $(STAMP)  ## Throughput, latency, memory against a real Kafka (KAFKA_HOME
 bench-recovery: $(STAMP)  ## Take-over after kill -9; exactly-once beside at-least-once (KAFKA_HOME)
 	$(BIN)/python tests/benchmarks/takeover.py
 	$(BIN)/python tests/benchmarks/delivery.py
+
+bench-training: $(STAMP)  ## Rounds of the trainer on the processor and on the GPU, where there is one
+	$(BIN)/python tests/benchmarks/training.py
 
 soak: $(STAMP)  ## Ten million ticks with churning series; the process must not grow
 	$(BIN)/python tests/benchmarks/soak.py
