@@ -174,7 +174,8 @@ async def test_what_is_wrong_ends_the_start_with_its_reason(
 async def test_every_command_says_so(secure: SecureBroker, keys: Keys, tmp_path: Path, command: str) -> None:
     async with counted(secure.at["sasl"]) as way:
         login = keys.login(f"{HOST}:{way.port}", "admin", sasl_plain_password_file=str(keys.wrong))
-        config = configure(tmp_path, secure, "app", kafka=login, log={"level": "debug", "format": "json"})
+        log, learn = {"level": "debug", "format": "json"}, {"idle": False}
+        config = configure(tmp_path, secure, "app", kafka=login, log=log, learn=learn)
         code, said = await ended(Forked(tmp_path / "log", command, "-c", config))
         assert code == 3, said
         assert "refused user 'admin'" in complaint(said)

@@ -52,7 +52,8 @@ async def test_run_train_and_simulate_as_processes_swap_weights_in(
     broker: Broker, tmp_path: Path, unique: Callable[[str], str]
 ) -> None:
     app = unique("three")
-    learn = {"min_steps": 1500, "updates": 60, "interval": "2s"}
+    # Not idle by policy: the machine may be busy with other things, and this trainer is waited for.
+    learn = {"min_steps": 1500, "updates": 60, "interval": "2s", "idle": False}
     config = configure(tmp_path, broker, app, model={"hidden": 16, "layers": 1}, learn=learn)
     command("topics", "-c", config, "--create", "--partitions", "4")
     parts = [
