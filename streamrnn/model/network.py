@@ -78,14 +78,7 @@ class Network(nn.Module):
         missing = torch.isnan(xs[..., :channels])  # [T, B, C]
         clean = torch.nan_to_num(xs, nan=0.0)
         delta = torch.expm1(clean[..., 2 * channels : 2 * channels + 1])  # [T, B, 1]
-        # An age is the time now less the time when the channel was last seen: three scans, where a loop over the steps
-        # would start a hundred small kernels on a GPU. Doubles, since times grow and ages do not; MPS has none.
-        exact = torch.float32 if xs.device.type == "mps" else torch.float64
-        now = torch.cumsum(delta, dim=0, dtype=exact)  # [T, B, 1]
-        before = torch.cat([-age.to(exact).unsqueeze(0), torch.where(missing, -torch.inf, now)])  # [1 + T, B, C]
-        seen = torch.cummax(before, dim=0).values
-        ages = (now - seen[:-1]).to(clean.dtype)
-        after = torch.where(missing[-1], ages[-1], torch.zeros_like(ages[-1]))
+        ages, after = (_ages_scanned if xs.device.type == "cuda" else _ages_stepwise)(delta, missing, age)
         return torch.cat([clean, (~missing).to(clean.dtype), torch.log1p(ages)], dim=-1), after
 
     def hidden(self, xs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,3 +127,28 @@ class Network(nn.Module):
             gap = abs(z[q] - z[q + 1 if q < self._middle else q - 1])
             biases.append(math.log(math.expm1(max(gap, 2 * _SMALLEST_GAP) - _SMALLEST_GAP)))
         return biases
+
+
+def _ages_stepwise(delta: Tensor, missing: Tensor, age: Tensor) -> tuple[Tensor, Tensor]:
+    """delta [T, B, 1], missing [T, B, C], age [B, C] → ages [T, B, C], age after the last step.
+
+    What serves computes them so: the same bits, however a sequence is cut.
+    """
+    ages: list[Tensor] = []
+    for t in range(delta.shape[0]):
+        age = age + delta[t]
+        ages.append(age)
+        age = torch.where(missing[t], age, torch.zeros_like(age))
+    return torch.stack(ages), age
+
+
+def _ages_scanned(delta: Tensor, missing: Tensor, age: Tensor) -> tuple[Tensor, Tensor]:
+    """As `_ages_stepwise` but for rounding, in three scans, where a loop starts a hundred small kernels on a GPU.
+
+    An age is the time now less the time when the channel was last seen; in doubles, since times grow and ages do not.
+    """
+    now = torch.cumsum(delta, dim=0, dtype=torch.float64)  # [T, B, 1]
+    before = torch.cat([-age.double().unsqueeze(0), torch.where(missing, -torch.inf, now)])  # [1 + T, B, C]
+    seen = torch.cummax(before, dim=0).values
+    ages = (now - seen[:-1]).to(age.dtype)
+    return ages, torch.where(missing[-1], ages[-1], torch.zeros_like(age))

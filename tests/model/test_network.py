@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from streamrnn.model.device import full_precision
-from streamrnn.model.network import Network
+from streamrnn.model.network import Network, _ages_scanned, _ages_stepwise
 from streamrnn.spec import ModelSpec
 from streamrnn.stream.runner import GruRunner, TorchRunner, make_runner, self_test
 
@@ -112,6 +112,40 @@ def test_quantiles_never_cross_whatever_the_weights() -> None:
 @pytest.mark.parametrize("cell", CELLS)
 def test_runners_pass_their_self_test(cell: Any) -> None:
     assert self_test(make_runner(network(cell)), 9)
+
+
+def uneven(steps: int, seed: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Frames at any distance in time, with channels that stay away for long."""
+    rng = np.random.default_rng(seed)
+    xs = frames(steps, 1, missing=0.7)[:, 0].numpy()
+    xs[:, 6] = np.log1p(rng.exponential(2.0, steps))
+    return xs
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_at_uneven_distances_any_cut_gives_the_same_bits(cell: Any) -> None:
+    runner = make_runner(network(cell))
+    for seed in range(20):
+        xs = uneven(30, seed)
+        whole: Any = np.zeros((1, runner.network.state_size), dtype=np.float32)
+        single = whole.copy()
+        together = runner.run(xs, np.array([[0, 0, 30]]), whole)
+        apart = [runner.run(xs[i : i + 1], np.array([[0, 0, 1]]), single)[0] for i in range(30)]
+        assert np.array_equal(together, np.stack(apart))
+        assert np.array_equal(whole, single)
+
+
+def test_ages_by_scans_are_those_by_steps() -> None:
+    torch.manual_seed(0)
+    delta = torch.rand(200, 5, 1) * 3
+    delta[90] = 1e6  # a long rest
+    missing = torch.rand(200, 5, 4) < 0.8
+    missing[:, 0] = True
+    begun = torch.rand(5, 4) * 40
+    stepwise, scanned = _ages_stepwise(delta, missing, begun), _ages_scanned(delta, missing, begun)
+    for one, other in zip(stepwise, scanned, strict=True):
+        assert torch.allclose(one, other, rtol=1e-5)
+    assert float(stepwise[0].max()) > 1e6
 
 
 def test_the_compiled_gru_equals_the_torch_gru() -> None:
