@@ -46,6 +46,11 @@ def test_compose_names_commands_and_options_that_exist() -> None:
     assert (settings.train, settings.kafka.bootstrap_servers, len(settings.channels)) == ("off", "kafka:9092", 4)
 
 
+def test_a_trainer_in_a_container_of_its_own_weighs_less_than_its_worker() -> None:
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    assert services["trainer"]["cpu_shares"] < 1024 == services["worker"].get("cpu_shares", 1024)
+
+
 def test_the_image_is_pinned_unprivileged_and_fetches_no_scripts() -> None:
     lines = (DEPLOY / "Containerfile").read_text().splitlines()
     [base] = [line for line in lines if line.startswith("FROM ")]
