@@ -171,6 +171,10 @@ class Restorer:
         done.strays = [*there] if done.checkpoint is None else known.found.strays(there, done.life)
         for name in done.strays:
             self._engine.forget(partition, name)
+        for key in reader.doubtful[partition]:
+            row = self._engine.table.find(partition, key.decode(errors="replace"))
+            if row is not None:  # its deletion does not count: with the next checkpoint it stands behind it
+                self._engine.table.changed[row] = True
         done.end = reader.end(partition)
         if done.checkpoint is not None and done.checkpoint.at >= 0:
             done.older = self._older(partition, known.found, done.checkpoint)

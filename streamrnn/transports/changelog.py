@@ -109,6 +109,9 @@ class ChangelogReader:
         self.checkpoints: dict[int, Checkpoint] = {}
         # Why a partition's state cannot be used, where it cannot.
         self.unusable: dict[int, str] = {}
+        # Series whose state was deleted behind the newest checkpoint, by where: by its owner, who will vouch for that with
+        # the next one, or by one who was put out of the group and whose word comes late. Until then the state counts.
+        self.doubtful: dict[int, dict[bytes, int]] = {p: {} for p in self._partitions}
 
     async def start(self) -> None:
         """Raises TopicMissing, TransportError."""
@@ -137,23 +140,46 @@ class ChangelogReader:
         states = found if plain.all() else found.take(plain)
         states = replace(states, span=states.span + _BEHIND_PREFIX)
         piece = Piece(states)
-        if len(states) == len(found):
-            return piece
-        for record in found.take(~series):
-            if (record.key or b"").startswith(LAYOUT) and record.value is not None:
-                piece.layouts.append(record.value)
-            elif record.key == CHECKPOINT and record.value is not None:
-                self._checkpoint(found.partition, record.value)
+        if len(states) < len(found):
+            for record in found.take(~series):
+                if (record.key or b"").startswith(LAYOUT) and record.value is not None:
+                    piece.layouts.append(record.value)
+                elif record.key == CHECKPOINT and record.value is not None:
+                    self._checkpoint(found.partition, record.value)
+                else:
+                    piece.ignored += 1
+        if len(states) < len(found) or self.doubtful[found.partition]:
+            deleted = found.take(series & (value == NOTHING))
+            self._delete(piece, [(r.key[len(SERIES) :], r.offset) for r in deleted if r.key])
+        return piece
+
+    def _delete(self, piece: Piece, deletions: Sequence[tuple[bytes, int]]) -> None:
+        """Takes out of a piece what was let go, by (name, offset) in log order, as far as a checkpoint vouches for it."""
+        partition, doubtful = piece.states.partition, self.doubtful[piece.states.partition]
+        checkpoint = self.checkpoints.get(partition)
+        at = checkpoint.at if checkpoint is not None else -1
+        ended: dict[bytes, int] = {}
+        later: list[tuple[bytes, int]] = []
+        for name, offset in deletions:
+            if at < 0 or offset < at:
+                ended[name] = offset
             else:
-                piece.ignored += 1
-        ended = {
-            record.key[len(SERIES) :]: record.offset for record in found.take(series & (value == NOTHING)) if record.key
-        }
+                later.append((name, offset))
+        if doubtful or later:
+            names = {name for name, _ in later} | doubtful.keys()
+            states = zip(piece.states.keys(), piece.states.offset.tolist(), strict=True)
+            written = {name: offset for name, offset in states if name in names}
+            for name in [name for name in doubtful if name in written]:
+                del doubtful[name]
+            for name, offset in later:
+                if offset > written.get(name, -1):
+                    doubtful.setdefault(name, offset)
+            for name in [name for name, offset in doubtful.items() if at < 0 or offset < at]:
+                ended[name] = max(doubtful.pop(name), ended.get(name, -1))
         if ended:
             piece.gone = [name.decode(errors="replace") for name in ended]
-            last = np.array([ended.get(name, -1) for name in states.keys()], dtype=np.int64)
-            piece.states = states.take(states.offset > last)
-        return piece
+            last = np.array([ended.get(name, -1) for name in piece.states.keys()], dtype=np.int64)
+            piece.states = piece.states.take(piece.states.offset > last)
 
     def _checkpoint(self, partition: int, value: bytes) -> None:
         try:

@@ -86,6 +86,26 @@ async def test_what_a_stranger_wrote_over_while_nobody_served_comes_up_by_the_re
     assert len(said(plain)) == 240
 
 
+async def test_a_deletion_that_a_stranger_wrote_late_deletes_nothing() -> None:
+    chosen, plain = made(partitions=1, checkpoint={"interval": "10ms"})
+    _, disturbed = made(partitions=1, checkpoint={"interval": "10ms"})
+    for broker in (plain, disturbed):
+        sent(broker, 0, 40)
+        await served(broker, chosen)
+        if broker is disturbed:
+            broker.append("app.state", 0, b"s/a", None, START)
+        sent(
+            broker, 40, 10, ("b", "c")
+        )  # nothing of `a`, whose state has to come to stand behind the deletion all the same
+        await served(broker, chosen)
+        if broker is disturbed:
+            broker.compact("app.state", 0)
+        sent(broker, 50, 20)
+        await served(broker, chosen)
+    assert said(disturbed) == said(plain)
+    assert len(said(plain)) == 200
+
+
 async def test_where_retention_forbids_the_replay_that_series_alone_starts_anew() -> None:
     chosen, broker = made(partitions=1, checkpoint={"interval": "10ms"})
     sent(broker, 0, 20)
