@@ -89,6 +89,10 @@ class Ledger:
             for place in oracle.life(partition, ((0, NO_MODEL),)).said:
                 self._wanted[partition][place[2]].append(place)
 
+    def exact(self, partition: int) -> bool:
+        """Whether everything of a partition has to be what an uninterrupted run says and holds."""
+        return self._exact and partition not in self._recorder.inexact
+
     def wanted(self) -> set[Place]:
         return {place for offsets in self._wanted.values() for places in offsets.values() for place in places}
 
@@ -166,7 +170,7 @@ class Ledger:
             self.committed[partition] = offset
 
     def _check_said(self, partition: int, offset: int, what: str) -> None:
-        if not self._exact:
+        if not self.exact(partition):
             return
         for place in self._wanted[partition][offset]:
             if place not in self.said:
@@ -183,7 +187,7 @@ class Ledger:
         elif key.startswith(SERIES) and value is not None:
             series, applied = key[len(SERIES) :].decode(), self._recorder.packed[value].applied
             for offset in range(self.committed[partition], applied):
-                for place in self._wanted[partition][offset] if self._exact else ():
+                for place in self._wanted[partition][offset] if self.exact(partition) else ():
                     if place[4] == series and place not in self.said:
                         raise Violation(f"I3 checkpoints: a state of {applied} is written before {place} is delivered")
 

@@ -48,6 +48,9 @@ class Recorder:
         self.used: dict[int, dict[int, str]] = {p: {} for p in range(PARTITIONS)}  # weights by committed offset
         self.available: Callable[[str], bool] = lambda model: True
         self.watches: dict[str, Watch] = {}
+        # Partitions that once began without their state behind the begin of the input, as they may where the changelog is
+        # damaged: their series warm up anew, and are not what an uninterrupted run has.
+        self.inexact: set[int] = set()
 
     def committed(self, client: str, partition: int, since: int, until: int) -> None:
         """The ledger saw it; whoever commits has processed these records last.
@@ -150,6 +153,8 @@ class Watch:
 
     def assigned(self, partition: int, position: int, emit_from: int) -> None:
         self._next[partition] = emit_from
+        if partition in self._cold and position > 0:
+            self._recorder.inexact.add(partition)
 
     def restored(self, partition: int, rows: int, refused: Mapping[str, int], seconds: float, why_cold: str) -> None:
         (self._cold.add if why_cold else self._cold.discard)(partition)
