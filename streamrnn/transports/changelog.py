@@ -171,11 +171,11 @@ class ChangelogReader:
             written = {name: offset for name, offset in states if name in names}
             for name in [name for name in doubtful if name in written]:
                 del doubtful[name]
+            for name in [name for name, offset in doubtful.items() if at < 0 or offset < at]:
+                ended[name] = max(doubtful.pop(name), ended.get(name, -1))
             for name, offset in later:
                 if offset > written.get(name, -1):
                     doubtful.setdefault(name, offset)
-            for name in [name for name, offset in doubtful.items() if at < 0 or offset < at]:
-                ended[name] = max(doubtful.pop(name), ended.get(name, -1))
         if ended:
             piece.gone = [name.decode(errors="replace") for name in ended]
             last = np.array([ended.get(name, -1) for name in piece.states.keys()], dtype=np.int64)
