@@ -78,6 +78,7 @@ class Watch:
         self._ranks: dict[tuple[int, str], tuple[Restored, tuple[int, int]]] = {}
         self._next: dict[int, int] = defaultdict(int)  # the least offset that may be emitted now
         self._cold: set[int] = set()
+        self._begins_cold: set[int] = set()  # restored just now, without a state
         recorder.watches[client] = self
         engine, snapshots = worker.engine, worker.snapshots
         self._process, self._pack, self._restore = engine.process, snapshots.pack, snapshots.restore
@@ -153,11 +154,13 @@ class Watch:
 
     def assigned(self, partition: int, position: int, emit_from: int) -> None:
         self._next[partition] = emit_from
-        if partition in self._cold and position > 0:
+        if partition in self._begins_cold and position > 0:  # not one that is given back
             self._recorder.inexact.add(partition)
+        self._begins_cold.discard(partition)
 
     def restored(self, partition: int, rows: int, refused: Mapping[str, int], seconds: float, why_cold: str) -> None:
-        (self._cold.add if why_cold else self._cold.discard)(partition)
+        for cold in (self._cold, self._begins_cold):
+            (cold.add if why_cold else cold.discard)(partition)
         self.begun_anew[partition].clear()
 
     def batch(self, outputs: Outputs, batch: TickBatch, *_: Any) -> None:
