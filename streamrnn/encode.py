@@ -11,9 +11,6 @@ from streamrnn.kernels import text
 from streamrnn.records import I64, KIND_TICK, U8, ForecastBatch, ImputationBatch, TickBatch
 from streamrnn.spec import StreamSpec
 
-# Names are written as JSON once per series; beyond this many the cache starts anew.
-NAMES_MAX = 100_000
-
 
 class Encoder:
     """Encodes what the engine gives for one input topic."""
@@ -21,25 +18,21 @@ class Encoder:
     def __init__(self, spec: StreamSpec, topic: str) -> None:
         self.spec = spec
         self.topic = topic
-        self._names: dict[str, bytes] = {}
         self._pieces: dict[str, tuple[U8, I64]] = {}
         self._buffer: U8 = np.empty(1 << 20, dtype=np.uint8)
 
     def forecasts(self, batch: ForecastBatch, ticks: TickBatch) -> list[bytes]:
         """One JSON document per forecast, in the batch's order."""
         pieces, edges = self._pieces_for(batch.model)
-        names = self._name_bytes(batch.series)
+        names, name_edges = _quoted(batch.series)
         values: list[bytes] = []
         begin = 0
         while begin < len(batch):
             part = slice(begin, None)
-            blob = np.frombuffer(b"".join(names[part]), dtype=np.uint8)
-            name_edges: I64 = np.zeros(len(batch) - begin + 1, dtype=np.int64)
-            np.cumsum([len(name) for name in names[part]], out=name_edges[1:])
             ends: I64 = np.zeros(len(batch) - begin, dtype=np.int64)
             tick = batch.tick[part]
             fitted = text.write_forecasts(
-                self._buffer, pieces, edges, blob, name_edges, batch.ts_ms[part], batch.step_ms[part],
+                self._buffer, pieces, edges, names, name_edges[part], batch.ts_ms[part], batch.step_ms[part],
                 ticks.partition[tick], ticks.offset[tick], batch.warm[part], batch.mean[part], batch.quantiles[part],
                 batch.scale[part], ends,
             )  # fmt: skip
@@ -88,26 +81,13 @@ class Encoder:
             values.append(orjson.dumps(document))
         return values
 
-    def _name_bytes(self, series: list[str]) -> list[bytes]:
-        names = self._names
-        try:
-            return [names[name] for name in series]
-        except KeyError:
-            if len(names) > NAMES_MAX:
-                names.clear()
-            for name in series:
-                if name not in names:
-                    # A copy: orjson shrinks a page to what was needed, and what lives long keeps the page in pieces.
-                    names[name] = bytes(memoryview(orjson.dumps(name)))
-            return [names[name] for name in series]
-
     def _pieces_for(self, model: str) -> tuple[U8, I64]:
         """The constant text around the numbers, as one blob with edges (see `kernels.text`)."""
         if model in self._pieces:
             return self._pieces[model]
         pieces = [b""] * text.FIXED
         pieces[text.SERIES] = b'{"series":'
-        pieces[text.TS] = b',"ts":'
+        pieces[text.TS] = b'"ts":'
         pieces[text.STEP] = b',"step_ms":'
         pieces[text.CHANNELS] = b',"channels":{'
         pieces[text.MODEL] = b'},"model":' + orjson.dumps(model) + b',"warm":'
@@ -130,3 +110,20 @@ class Encoder:
             self._pieces.clear()
         self._pieces[model] = (blob, edges)
         return blob, edges
+
+
+def _quoted(series: list[str]) -> tuple[U8, I64]:
+    """The names as JSON, each with the comma behind it: one text, and the edges between them, `[series + 1]`.
+
+    Made anew for each batch: with names that come once and go, whatever is kept of them for longer than the batch leaves
+    the allocator's pages in pieces, and one text of all names costs less than looking each of them up.
+    """
+    edges: I64 = np.zeros(len(series) + 1, dtype=np.int64)
+    whole = orjson.dumps(series)
+    np.cumsum(list(map(len, series)), out=edges[1:])
+    edges += 3 * np.arange(len(series) + 1)
+    if edges[-1] == len(whole) - 1:  # plain ASCII, nothing escaped: a byte a character, two quotes and a comma
+        return np.frombuffer(whole[1:-1] + b",", dtype=np.uint8), edges
+    names = [orjson.dumps(name) + b"," for name in series]
+    np.cumsum(list(map(len, names)), out=edges[1:])
+    return np.frombuffer(b"".join(names), dtype=np.uint8), edges

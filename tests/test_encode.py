@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
+import sys
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import psutil
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamrnn.encode import Encoder
+from streamrnn.encode import Encoder, _quoted
 from streamrnn.kernels.text import decimals_of
 from streamrnn.records import ForecastBatch, ImputationBatch, TickBatch
 from streamrnn.spec import StreamSpec
@@ -134,12 +136,29 @@ def test_an_imputation_says_what_was_filled_and_repeats_what_came() -> None:
     assert "temp" not in second["imputed"]
 
 
-def test_names_that_are_kept_take_what_they_are_long() -> None:
-    """orjson writes into a page and shrinks it; kept as they are, short names once held four kilobytes each."""
-    encoder = Encoder(StreamSpec(channels=("a",), step_ms=1000, horizon=1), "ticks")
-    process = psutil.Process()
-    encoder._name_bytes([f"first-{i}" for i in range(1000)])
-    before = process.memory_info().rss
-    for begin in range(0, 50_000, 1000):
-        encoder._name_bytes([f"new-{i}" for i in range(begin, begin + 1000)])
-    assert (process.memory_info().rss - before) / 50_000 < 600
+@given(
+    st.lists(st.text(st.characters(codec="utf-8"), min_size=1) | st.sampled_from(['a"', '",', '","', "\\", "ä", "a"]))
+)
+def test_names_are_quoted_one_by_one(series: list[str]) -> None:
+    whole, edges = _quoted(series)
+    pieces = [whole[begin:end].tobytes() for begin, end in pairwise(edges.tolist())]
+    assert [json.loads(piece.removesuffix(b",")) for piece in pieces] == series
+    assert all(piece.endswith(b",") for piece in pieces)
+    assert b"".join(pieces) == whole.tobytes()
+
+
+def test_names_that_came_once_are_not_kept() -> None:
+    """Keys that come once and never again must not be what the process consists of."""
+    encoder, one = Encoder(SPEC, "ticks"), np.ones((1000, 2, 3))
+
+    def encode(turn: int) -> None:
+        names = [f"new-{turn}-{i}" for i in range(1000)]
+        encoder.forecasts(forecasts(names, one, np.ones((1000, 2, 3, 3)), np.ones((1000, 2))), ticks(1000))
+
+    encode(0)
+    gc.collect()
+    before = sys.getallocatedblocks()
+    for turn in range(1, 10):
+        encode(turn)
+    gc.collect()
+    assert sys.getallocatedblocks() - before < 1000

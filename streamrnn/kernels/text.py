@@ -138,8 +138,9 @@ def write_forecasts(
 ) -> int:
     """Writes records one after another into `buffer`; `ends[i]` is where record i ends. Returns how many fitted.
 
-    `mean` [record, channel, horizon], `quantiles` [record, channel, level, horizon]. A channel whose mean is NaN has
-    never been seen and is left out. Piece FIXED + c·(levels + 1) opens channel c, the next ones open its levels.
+    `series` holds the names as JSON, each with the comma behind it; `mean` is [record, channel, horizon], `quantiles`
+    [record, channel, level, horizon]. A channel whose mean is NaN has never been seen and is left out. Piece
+    FIXED + c·(levels + 1) opens channel c, the next ones open its levels.
     """
     records, channels, horizon = mean.shape[0], mean.shape[1], mean.shape[2]
     levels = quantiles.shape[2]

@@ -13,7 +13,6 @@ from streamrnn.records import I32, I64, Outputs, Rejected, TickBatch
 from streamrnn.spec import StreamSpec
 from streamrnn.transports.base import Sink
 
-KEYS_MAX = 100_000
 # A dead letter is larger than what it buries, by the headers that say why. A value near the broker's limit is cut to this
 # many bytes, and a header tells how many there were: a record that cannot be buried would stop the service for ever.
 LETTER_BYTES_MAX = 800_000
@@ -35,7 +34,6 @@ class Publisher:
         self._encoder = Encoder(spec, input_topic)
         self._forecasts, self._imputed, self._dead_letters = forecasts, imputed, dead_letters
         self._sink = sink
-        self._keys: dict[str, bytes] = {}
         self._partitions: dict[str, int] = {}
 
     async def check(self, sink: Sink) -> Mapping[str, int]:
@@ -73,7 +71,7 @@ class Publisher:
         return len(forecasts), len(imputations), len(refused)
 
     async def _append(self, topic: str, tick: I64, series: list[str], values: list[bytes], batch: TickBatch) -> None:
-        keys = self._key_bytes(series)
+        keys = [name.encode() for name in series]
         # Outputs carry the time of the record that caused them, so that retention treats both alike.
         times: list[int] = batch.record_ts_ms[tick].tolist()
         for partition, begin, end in _stretches(batch.partition[tick]):
@@ -101,18 +99,6 @@ class Publisher:
                 [item.record.timestamp for item in items],
                 [headers for _, _, headers in letters],
             )
-
-    def _key_bytes(self, series: list[str]) -> list[bytes]:
-        keys = self._keys
-        try:
-            return [keys[name] for name in series]
-        except KeyError:
-            if len(keys) > KEYS_MAX:
-                keys.clear()
-            for name in series:
-                if name not in keys:
-                    keys[name] = name.encode()
-            return [keys[name] for name in series]
 
 
 def _cut(

@@ -59,6 +59,7 @@ BACKOFF_S = (0.2, 10.0)
 MODELS_POLL_S = 0.5
 MODELS_ATTEMPTS = 3
 LOOP_PROBE_S = 0.25
+COLLECT_S = 30.0
 RETRY_LOOK_S = 5.0
 # How long broken clients are given to leave in good order.
 LEAVING_S = 2.0
@@ -348,7 +349,8 @@ def prepare_process() -> None:
     """Settings of torch and the collector for a serving process; to be called once, before any tensor exists.
 
     One thread: the model's steps are small, more threads only burn cores (pytorch #80777). Denormals as zero: decaying
-    states would otherwise slow down a hundredfold. The collector runs rarely: the hot path makes no cycles.
+    states would otherwise slow down a hundredfold. The collector comes by the clock (`collect_garbage`): the
+    hot path makes no cycles.
     """
     torch.set_num_threads(1)
     with contextlib.suppress(RuntimeError):
@@ -361,6 +363,17 @@ def settle_memory() -> None:
     """What was made by now lives on: the collector need not walk it again."""
     gc.collect()
     gc.freeze()
+
+
+async def collect_garbage(every_s: float = COLLECT_S) -> None:
+    """Collects what came since the process settled.
+
+    asyncio's closed connections are cycles (a transport keeps a method of its own), and with the thresholds of
+    `prepare_process` a scrape a second would have them stay for hours.
+    """
+    while True:
+        await asyncio.sleep(every_s)
+        gc.collect()
 
 
 def run(settings: Settings, config_arguments: Sequence[str] = ()) -> None:
@@ -394,9 +407,11 @@ async def _run(settings: Settings, config_arguments: Sequence[str]) -> None:
         silence_max_s = settings.learn.silence_max / 1000
         supervisor = Supervisor(command, observer.trainer_state, silence_max_s, without_gpu=WITHOUT_GPU)
         supervisor.start()
+    collecting = asyncio.create_task(collect_garbage())
     try:
         await worker.run()
     finally:
+        collecting.cancel()
         if ending is not None:
             await ending
         elif supervisor is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import re
 from collections.abc import AsyncIterator
 
@@ -16,6 +18,7 @@ from streamrnn.service.health import DELIVERY_S, LAG_MAX, SILENCE_S, STALL_S, He
 from streamrnn.service.http import ExposedError, HttpServer
 from streamrnn.service.observe import WorkerObserver
 from streamrnn.service.pump import Timing
+from streamrnn.service.worker import collect_garbage
 from streamrnn.stream.engine import Engine
 
 HOSTILE = '<img src=x onerror="document.title=1">/../\u2603'
@@ -165,3 +168,27 @@ def test_history_is_bounded_and_follows_whoever_is_asked_for() -> None:
     assert observer.history.one("s99") is None
     assert "s99" in observer.history.names()
     assert len(observer.history.names()) == 24
+
+
+async def test_closed_connections_do_not_stay(server: HttpServer) -> None:
+    """A transport of asyncio's is a cycle: without the collector each scrape would leave one behind."""
+
+    def connections() -> int:
+        return sum(type(held).__name__ == "_SelectorSocketTransport" for held in gc.get_objects())
+
+    gc.collect()
+    gc.disable()  # what it does by itself with the service's thresholds, until there is a great deal of garbage
+    collecting = None
+    try:
+        before = connections()
+        for _ in range(20):
+            await get(server, "/livez")
+        assert connections() > before + 15
+        collecting = asyncio.create_task(collect_garbage(every_s=0.01))
+        async with asyncio.timeout(10):
+            while connections() > before + 1:
+                await asyncio.sleep(0.01)
+    finally:
+        gc.enable()
+        if collecting is not None:
+            collecting.cancel()
