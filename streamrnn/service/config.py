@@ -386,11 +386,18 @@ class Settings(BaseSettings):
             TopicNeed(self.topics.imputed, partitions, plain),
             TopicNeed(self.topics.dlq, partitions, plain),
             TopicNeed(self.topics.models, 1, compact),
-            # Small segments and an early cleaner: a restart reads what has not been compacted, too.
+            # Small segments and an early cleaner: a restart reads what has not been compacted, too. But not so early that
+            # a record which a worker put out of its group still had under way removes a newer state's before the owner
+            # has seen it and written the state once more (`checkpoint.Checkpointer`).
             TopicNeed(
                 self.topics.state,
                 partitions,
-                {**compact, "segment.bytes": "67108864", "min.cleanable.dirty.ratio": "0.3"},
+                {
+                    **compact,
+                    "segment.bytes": "67108864",
+                    "min.cleanable.dirty.ratio": "0.3",
+                    "min.compaction.lag.ms": "60000",
+                },
             ),
         ]
 

@@ -12,6 +12,7 @@ import random
 import signal
 import urllib.request
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ import psutil
 import pytest
 from broker import Broker
 from reference import judged, publish, weights
-from service import Forked, Process, configure, drained
+from service import Forked, Process, configure, drained, each
 
 from streamrnn.cli.exit_codes import ExitCode
 from streamrnn.service.config import load
 from streamrnn.transports.base import TopicNeed
+from streamrnn.transports.changelog import SERIES as SERIES_KEY
 from streamrnn.transports.kafka import KafkaTransport
 
 pytestmark = pytest.mark.kafka
@@ -37,6 +39,13 @@ PARTITIONS = 4
 RATE = 1200
 SERIES = 320
 START_MS = 1_700_000_000_000
+# A state topic whose log is cleaned whenever the cleaner comes by (`log.cleaner.backoff.ms`), down to the last segment.
+EAGER = {
+    "segment.bytes": "1048576",
+    "min.cleanable.dirty.ratio": "0.01",
+    "min.compaction.lag.ms": "0",
+    "delete.retention.ms": "0",
+}
 FAULTS = (
     "--missing-channels",
     0.05,
@@ -71,10 +80,17 @@ class Service:
         self.exits: list[int] = []
         self.blobs: dict[str, bytes] = {}
 
-    async def begin(self, workers: int = 2) -> None:
+    async def begin(self, workers: int = 2, **state: str) -> None:
+        """`state`: what is to be otherwise about the state topic."""
+        needs = [TopicNeed(self.settings.input, PARTITIONS, {}), *self.settings.topic_needs(PARTITIONS)]
         admin = KafkaTransport(self.settings.kafka_settings()).admin()
         await admin.start()
-        await admin.create([TopicNeed(self.settings.input, PARTITIONS, {}), *self.settings.topic_needs(PARTITIONS)])
+        await admin.create(
+            [
+                replace(need, config={**need.config, **state}) if need.name == self.settings.topics.state else need
+                for need in needs
+            ]
+        )
         await admin.stop()
         await self.new_weights()
         self.load()
@@ -209,6 +225,33 @@ async def test_workers_killed_at_any_moment(service: Any, delivery: str, count: 
         if number == count // 2:
             await running.new_weights()
     await judge(running, f"{count} kill -9 of one of two workers, {serving} while it served")
+
+
+@pytest.mark.parametrize(
+    "delivery", [pytest.param("at-least-once", marks=pytest.mark.kafka_long), pytest.param("exactly-once")]
+)
+async def test_what_the_cleaner_takes_away_is_not_missed(service: Any, delivery: str) -> None:
+    """The state topic's log is compacted as often as the broker can, and read by a new owner each time."""
+    running: Service = service(delivery, checkpoint={"interval": "200ms", "records": 1000})
+    await running.begin(**EAGER)
+    for kill in range(2):
+        async with asyncio.timeout(60):
+            while min(await cleaned(running)) < 300 * (kill + 1):
+                await running.pause(0.5)
+        running.workers[running.any()].kill()
+        await running.pause(1.0)
+    await judge(running, f"2 kill -9, compacted up to {await cleaned(running)}")
+
+
+async def cleaned(running: Service) -> list[int]:
+    """Per partition of the state topic the oldest state that is still there."""
+    oldest = dict.fromkeys(range(PARTITIONS), 0)
+    seen: set[int] = set()
+    async for record in each(running.broker, running.settings.topics.state):
+        if record.key.startswith(SERIES_KEY) and record.partition not in seen:
+            seen.add(record.partition)
+            oldest[record.partition] = record.offset
+    return list(oldest.values())
 
 
 @both
