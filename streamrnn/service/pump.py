@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -56,6 +57,8 @@ log = structlog.get_logger(__name__)
 # How long one wait for a delivery lasts before the paused partitions are polled again, so that the client's idle clock
 # and a rejoin after an eviction go on while the broker keeps us waiting (FAULTS 2.1, aiokafka #1187).
 KEEP_ALIVE_S = 1.0
+# How often it is looked for records while transactions are waited for.
+TAKING_S = 0.005
 # States written at a time when a partition is given up and nothing else is to do.
 FLUSH_ROWS = 4096
 # How long a partition that was given up is kept, should the next rebalance give it back.
@@ -263,6 +266,10 @@ class Pump:
         for outputs, batch, unread, sent, timing in processed:
             self._observer.batch(outputs, batch, unread, sent, timing)
         await self._settle(self.settings.in_flight_max - 1)
+        if self._outbox.exactly_once:
+            # A producer has one transaction at a time: what is processed before the one under way has ended waits for it,
+            # and then for its own. What comes meanwhile had better leave together, unless it fills a batch.
+            await self._settle(0, taking=self.settings.records_max)
         await self._look_around()
 
     async def _look_around(self) -> None:
@@ -474,32 +481,44 @@ class Pump:
 
     # ── delivered, then committed ────────────────────────────────────────────────────────────────────────────────
 
-    async def _settle(self, leave: int) -> None:
-        """Awaits deliveries until only `leave` are on their way; a slow broker finds us paused, not gone."""
-        while len(self._in_flight) > leave:
+    async def _settle(self, leave: int, taking: int = 0) -> None:
+        """Awaits deliveries until only `leave` are on their way; a slow broker finds us paused, not gone.
+
+        `taking`: up to so many records are taken meanwhile, and when they are there the wait is over.
+        """
+        while len(self._in_flight) > leave and not 0 < taking <= self._stashed():
             head = self._in_flight[0]
             deadline = Deadline(self.settings.delivery_timeout_s - (clock_s() - head.sent_s))
             waiting = asyncio.ensure_future(head.delivery.wait(deadline))
-            paused: list[int] = []
-            paused_s = 0.0
+            held: list[int] = []
+            held_s = 0.0
             try:
-                while not (await asyncio.wait({waiting}, timeout=KEEP_ALIVE_S))[0]:
-                    if not paused:
-                        paused, paused_s = list(self.owned), clock_s()
-                        self._source.pause(paused)
+                while not (await asyncio.wait({waiting}, timeout=TAKING_S if taking else KEEP_ALIVE_S))[0]:
+                    room = taking - self._stashed()
+                    if taking and room <= 0:
+                        return
+                    if not held:
+                        held, held_s = list(self.owned), clock_s()
+                        if not taking:
+                            self._source.pause(held)
                     self._observer.waiting(clock_s() - head.sent_s)
                     # A partition assigned during the wait is not paused yet: what it gives is kept, not lost.
-                    self._stash += await self._source.poll(0, 1)
+                    self._stash += await self._source.poll(0, room if taking else 1)
             finally:
                 if not waiting.done():
                     waiting.cancel()
-                if paused:
-                    still = [p for p in paused if p in self.owned]
+                still = [p for p in held if p in self.owned]
+                if not taking:
                     self._source.resume(still)
-                    for partition in still:  # that they gave nothing was our own wish
-                        self.owned[partition].moved_s += clock_s() - paused_s
+                waited_s = clock_s() - held_s
+                if waited_s > KEEP_ALIVE_S or not taking:
+                    for partition in still:  # that they did not move was our own wish
+                        self.owned[partition].moved_s += waited_s
             await waiting
             self._delivered(head)
+
+    def _stashed(self) -> int:
+        return sum(len(records) for _, records in self._stash)
 
     def _delivered(self, done: _InFlight) -> None:
         """The oldest in flight was acknowledged; a rebalance during the wait may have settled or dropped it already."""
@@ -836,10 +855,12 @@ class Pump:
         """What waits here, and how much of it there may be: (records or rows, bound) by name."""
         settings, table = self.settings, self._engine.table
         states = [*self._ready, *(piece for batch in self._in_flight for piece in batch.taken)]
+        kept_alive = math.ceil(settings.delivery_timeout_s / KEEP_ALIVE_S)  # a record each, see `_settle`
         rows_max = (settings.in_flight_max + 1) * max(settings.records_max, FLUSH_ROWS)
         return {
             "series": (len(table), table.rows_max),
             "batches_in_flight": (len(self._in_flight), settings.in_flight_max),
+            "records_taken_ahead": (self._stashed(), settings.records_max + kept_alive),
             "bytes_in_flight": self._outbox.in_flight_bytes(),
             "ticks_held_back": (self._engine.front.ticks_held, table.rows_max * self._engine.spec.pending_max),
             "states_waiting": (sum(piece.rows for piece in states), rows_max),

@@ -7,16 +7,17 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from running import START, all_committed, made, send, tick, until, worker
+from running import START, all_committed, made, send, sources, tick, until, worker
 
 from streamrnn.service import pump as module
 from streamrnn.service.worker import Worker
 from streamrnn.transports.base import Deadline
-from streamrnn.transports.memory import MemoryBroker, MemorySink, MemorySource
+from streamrnn.transports.memory import MemoryBroker, MemorySink, MemorySource, MemoryTransactionalSink
 
 NAMES = {
     "series",
     "batches_in_flight",
+    "records_taken_ahead",
     "bytes_in_flight",
     "ticks_held_back",
     "states_waiting",
@@ -52,10 +53,13 @@ def metric(running: Worker, name: str) -> dict[str, float]:
     return {line.split('"')[0]: float(line.split()[-1]) for line in found}
 
 
-async def test_every_buffer_has_a_metric_and_keeps_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("delivery", ["at-least-once", "exactly-once"])
+async def test_every_buffer_has_a_metric_and_keeps_its_bound(monkeypatch: pytest.MonkeyPatch, delivery: str) -> None:
     """400 changed states in each of four partitions and batches of 50: a batch takes a few, whosever turn it is."""
     monkeypatch.setattr(module, "FLUSH_ROWS", 300)
-    chosen, broker = made(partitions=4, checkpoint={"interval": "10ms"}, batch_records_max=50, lateness="2s")
+    chosen, broker = made(
+        partitions=4, checkpoint={"interval": "10ms"}, batch_records_max=50, lateness="2s", delivery=delivery
+    )
     many(broker, 1600, 3)
     async with worker(chosen, broker) as running:
         most = await watched(running, lambda: all_committed(broker))
@@ -64,9 +68,47 @@ async def test_every_buffer_has_a_metric_and_keeps_its_bound(monkeypatch: pytest
     assert most.keys() == NAMES
     for name, (used, bound) in most.items():
         assert used <= bound, name
-    assert most["states_waiting"][0] > 0
-    assert most["batches_in_flight"][0] == most["batches_in_flight"][1] == 2
+    if delivery == "at-least-once":  # transactions end before a batch is full here, and take the states with them
+        assert most["states_waiting"][0] > 0
+        assert most["batches_in_flight"][0] == most["batches_in_flight"][1] == 2
     assert most["ticks_held_back"][0] > 1000
+
+
+async def test_what_comes_during_a_transaction_leaves_in_the_next_one_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A producer has one transaction at a time: a batch for each of them would wait twice. One that is full need not."""
+    chosen, broker = made(partitions=1, delivery="exactly-once", batch_records_max=5)
+    go, ended = asyncio.Event(), list[int]()
+    end = MemoryTransactionalSink._end
+
+    async def when_told(self: MemoryTransactionalSink, *what: Any) -> None:
+        await go.wait()
+        await end(self, *what)
+        ended.append(len(sources(broker)))
+
+    monkeypatch.setattr(MemoryTransactionalSink, "_end", when_told)
+
+    async def waits(running: Worker, name: str, count: int) -> None:
+        await until(lambda: running.pump is not None and running.pump.buffers()[name][0] == count)
+
+    def sent(step: int) -> None:
+        broker.append("ticks", 0, b"a", tick("a", step, float(step)), START + 1000 * step)
+
+    async with worker(chosen, broker) as running:
+        sent(0)
+        await waits(running, "batches_in_flight", 1)
+        for step in range(1, 4):
+            sent(step)
+            await waits(running, "records_taken_ahead", step)
+        assert not ended
+        go.set()
+        await until(lambda: all_committed(broker))
+        assert ended == [1, 4]
+        go.clear()
+        for step in range(4, 4 + 2 * 5):
+            sent(step)
+        await waits(running, "batches_in_flight", 2)
+        go.set()
+        await until(lambda: all_committed(broker))
 
 
 async def test_series_let_go_leave_the_changelog_as_fast_as_they_come() -> None:
