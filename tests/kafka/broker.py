@@ -108,9 +108,15 @@ class Broker:
         self.process.kill()
         self.process.wait()
 
-    def freeze(self) -> None:
+    def freeze(self, timeout_s: float = 10.0) -> None:
+        """Stops it where it is. Its threads stop one after the other: until the last has, it may still answer."""
         assert self.process is not None
         self.process.send_signal(signal.SIGSTOP)
+        begin = time.monotonic()
+        while os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WNOHANG) is None:
+            if time.monotonic() - begin > timeout_s:
+                raise RuntimeError(f"the broker did not stop within {timeout_s} s")
+            time.sleep(0.001)
 
     def go_on(self) -> None:
         assert self.process is not None
