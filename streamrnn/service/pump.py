@@ -607,14 +607,17 @@ class Pump:
             head = self._in_flight[0]
             await head.delivery.wait(deadline)
             self._delivered(head)
-        while self._committing is not None:
-            await asyncio.wait({self._committing}, timeout=deadline.remaining_s())
-            if not self._committing.done():
-                self._committing.cancel()
+        while (task := self._committing) is not None:
+            await asyncio.wait({task}, timeout=deadline.remaining_s())
+            if not task.done():
+                task.cancel()
                 raise TransportError("the last offsets could not be committed in time; they will be processed again")
-            self._raise_commit_error()
-            if self._committing is not None and self._committing.cancelled():
-                self._committing = None
+            if self._committing is task:
+                self._raise_commit_error()
+                if self._committing is task:  # it was cancelled
+                    self._committing = None
+            elif not task.cancelled() and (error := task.exception()) is not None:
+                raise error  # the turn under way has seen it first: it fails, and so must who waits here
 
     async def _wind_up(self, deadline: Deadline) -> None:
         """Drains, then writes all changed states and a checkpoint at the committed offset, as far as time permits.
