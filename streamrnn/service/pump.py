@@ -507,13 +507,13 @@ class Pump:
             finally:
                 if not waiting.done():
                     waiting.cancel()
-                still = [p for p in held if p in self.owned]
-                if not taking:
-                    self._source.resume(still)
-                waited_s = clock_s() - held_s
-                if waited_s > KEEP_ALIVE_S or not taking:
-                    for partition in still:  # that they did not move was our own wish
-                        self.owned[partition].moved_s += waited_s
+                if held:
+                    still, waited_s = [p for p in held if p in self.owned], clock_s() - held_s
+                    if not taking:
+                        self._source.resume(still)
+                    if not taking or waited_s > KEEP_ALIVE_S:
+                        for partition in still:  # that they did not move was our own wish
+                            self.owned[partition].moved_s += waited_s
             await waiting
             self._delivered(head)
 
