@@ -85,6 +85,11 @@ class Supervisor:
     def start(self) -> None:
         self._task = asyncio.create_task(self._keep_alive())
 
+    async def ended(self) -> None:
+        """Returns behind `stop`; raises what keeps the child from being started again."""
+        assert self._task is not None  # noqa: S101
+        await asyncio.shield(self._task)
+
     async def stop(self, deadline: Deadline) -> None:
         """Asks the child to end, then makes it."""
         self.stopping = True

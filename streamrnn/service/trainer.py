@@ -39,6 +39,7 @@ from streamrnn.codec import Decoder
 from streamrnn.model import device as devices
 from streamrnn.model.tbptt import TrainSpec
 from streamrnn.model.weights import WeightsError, WeightsMeta, build, pack
+from streamrnn.service.beside import Beside
 from streamrnn.service.supervisor import WITHOUT_GPU
 from streamrnn.stream.learner import Learner, LearnSpec, Round
 from streamrnn.transports.base import Deadline, Listener, PartitionReader, Transport, TransportError, clock_s
@@ -468,14 +469,11 @@ def run(settings: Settings, supervised: bool = False) -> None:
         trainer = Trainer(settings, KafkaTransport(settings.kafka_settings()))
         stop_on_signals(trainer.stop)
         log.info("training", device=trainer.device_name, learn=asdict(trainer.learner.spec.train))
-        beside = [asyncio.create_task(exit_when_stuck(trainer, (learn.budget + learn.silence_max) / 1000))]
+        beside = [exit_when_stuck(trainer, (learn.budget + learn.silence_max) / 1000)]
         if supervised:
-            beside += [asyncio.create_task(heartbeats(trainer)), asyncio.create_task(end_with_parent(trainer))]
-        try:
+            beside += [heartbeats(trainer), end_with_parent(trainer)]
+        async with Beside(trainer.stop, *beside):
             await trainer.run()
-        finally:
-            for task in beside:
-                task.cancel()
 
     try:
         asyncio.run(main())

@@ -20,6 +20,7 @@ import torch
 
 from streamrnn.codec import Decoder
 from streamrnn.model.weights import WeightsError, build
+from streamrnn.service.beside import Beside
 from streamrnn.service.checkpoint import Checkpointer, CheckpointSettings
 from streamrnn.service.http import HttpServer
 from streamrnn.service.observe import WorkerObserver
@@ -134,17 +135,12 @@ class Worker:
         await self._check_topics()
         self.follower = ModelsFollower(self.transport, self.settings.topics.models)
         await self.follower.start()
-        tasks: list[asyncio.Task[None]] = []
         try:
             await self._catch_up_with_models()
             self._swap()
-            beside = (self._follow_models(), self._probe_loop(), self._retry_unreadable())
-            tasks = [asyncio.create_task(work) for work in beside]
-            await self._serve()
+            async with Beside(self.stop, self._follow_models(), self._probe_loop(), self._retry_unreadable()):
+                await self._serve()
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
             await self.follower.stop(self._closing())
             self.observer.stopped()
 
@@ -395,23 +391,24 @@ async def _run(settings: Settings, config_arguments: Sequence[str]) -> None:
     def stop() -> None:
         nonlocal ending
         worker.stop()
-        if supervisor is not None:
+        if supervisor is not None and ending is None:
             ending = asyncio.create_task(supervisor.stop(Deadline(settings.shutdown_grace_s)))
 
     stop_on_signals(stop)
     server = HttpServer(observer, settings.http.host, settings.http.port, settings.http_token())
     await server.start()
     log.info("serving HTTP", url=f"http://{settings.http.host}:{server.port}/")
+    beside = [collect_garbage()]
     if settings.train == "auto":
         command = train_command(config_arguments)
         silence_max_s = settings.learn.silence_max / 1000
         supervisor = Supervisor(command, observer.trainer_state, silence_max_s, without_gpu=WITHOUT_GPU)
         supervisor.start()
-    collecting = asyncio.create_task(collect_garbage())
+        beside.append(supervisor.ended())
     try:
-        await worker.run()
+        async with Beside(stop, *beside):
+            await worker.run()
     finally:
-        collecting.cancel()
         if ending is not None:
             await ending
         elif supervisor is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +15,7 @@ from running import START, all_committed, committed, documents, made, send, sett
 from streamrnn.model.network import Network
 from streamrnn.model.weights import WeightsMeta, pack
 from streamrnn.service.restart import ReplayPoints, committed_with, starting_points
-from streamrnn.transports.base import Committed, Deadline, DeliveryFailed, TopicMissing
+from streamrnn.transports.base import Committed, Deadline, DeliveryFailed, TopicMissing, TransportError
 from streamrnn.transports.memory import MemorySink, MemorySource, MemoryTransport
 from streamrnn.transports.models import ModelsWriter
 
@@ -112,6 +113,48 @@ async def test_commits_go_an_interval_apart_and_at_once_where_somebody_waits(mon
         assert sum(commits[0].values()) < 240
     assert all_committed(broker)
     assert len(commits) == 2
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["arrives", "fails"])
+async def test_a_drain_and_the_turn_under_way_wait_for_the_same_commit(
+    monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """A rebalance drains beside the loop, which may take note of the commit's end first, and put it away."""
+    chosen, broker = made(partitions=1)
+    go, inner = asyncio.Event(), MemorySource.commit
+
+    async def commit(self: MemorySource, offsets: Mapping[int, Committed], deadline: Deadline) -> None:
+        await go.wait()
+        if fails:
+            raise TransportError("the broker is away")
+        await inner(self, offsets, deadline)
+
+    monkeypatch.setattr(MemorySource, "commit", commit)
+    send(broker, 5, partitions=1)
+    async with worker(chosen, broker) as running:
+        await until(lambda: running.pump is not None and running.pump._committing is not None)
+        pump = running.pump
+        assert pump is not None
+        assert pump._committing is not None
+        noted: list[bool] = []
+
+        def turn(done: asyncio.Task[None]) -> None:
+            with contextlib.suppress(TransportError):
+                pump._raise_commit_error()
+            noted.append(pump._committing is not done)
+
+        pump._committing.add_done_callback(turn)
+        draining = asyncio.create_task(pump._drain(Deadline(10.0)))
+        await asyncio.sleep(0.05)
+        assert not draining.done()
+        go.set()
+        if fails:
+            with pytest.raises(TransportError, match="away"):
+                await draining
+        else:
+            await draining
+            assert committed(broker) == {0: 10}
+        assert noted == [True]
 
 
 async def test_states_that_could_not_be_written_at_the_end_are_not_said_to_be_there(

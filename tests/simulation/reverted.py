@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from streamrnn.service.outbox import AtLeastOnce, ExactlyOnce
 from streamrnn.service.pump import Pump
 from streamrnn.service.restore import Restorer
 from streamrnn.stream.snapshot import Snapshots
-from streamrnn.transports.base import OwnershipLost, Unreadable
+from streamrnn.transports.base import Deadline, OwnershipLost, TransportError, Unreadable
 from streamrnn.transports.memory import MemorySource
 
 
@@ -196,6 +197,26 @@ def _unfenced() -> Any:
     return _patched(ExactlyOnce, "open", made)
 
 
+def _drains_look_again() -> Any:
+    """Who drains looks for the commit it waited for where the turn under way may have put it away."""
+
+    async def drained(self: Pump, deadline: Deadline) -> None:
+        while self._in_flight:
+            head = self._in_flight[0]
+            await head.delivery.wait(deadline)
+            self._delivered(head)
+        while self._committing is not None:
+            await asyncio.wait({self._committing}, timeout=deadline.remaining_s())
+            if not self._committing.done():
+                self._committing.cancel()
+                raise TransportError("too late")
+            self._raise_commit_error()
+            if self._committing is not None and self._committing.cancelled():
+                self._committing = None
+
+    return mock.patch.object(Pump, "_drained", drained)
+
+
 FIXES: Mapping[str, Fix] = {
     "await-deliveries": Fix(
         "offsets are committed when all they led to is delivered", "at-least-once", ("I1", "I3"), _unawaited
@@ -227,5 +248,8 @@ FIXES: Mapping[str, Fix] = {
         "states that a worker put out wrote over newer ones", "at-least-once", ("I4",), _strangers_unseen
     ),
     "strangers-left-alone": Fix("winding up ends", "at-least-once", ("I10",), _answered_strangers),
+    "drains-hold-on": Fix(
+        "who drains holds on to the commit it waits for", "at-least-once", ("I10",), _drains_look_again
+    ),
     "weights-looked-for": Fix("weights may have come to others first", "", ("I4",), _weights_not_looked_for),
 }
