@@ -106,13 +106,19 @@ class ExactlyOnce:
         self._transport, self._app, self._topic = transport, app, topic
         self._plain = transport.sink()  # knows the topics; nothing is sent through it
         self._sinks: dict[int, TransactionalSink] = {}
+        self._stopped = False
 
     async def start(self) -> Sink:
         await self._plain.start()
         return self._plain
 
     async def open(self, partitions: Sequence[int]) -> None:
-        """Fences former owners' producers: what they left open is aborted before anything is read."""
+        """Fences former owners' producers: what they left open is aborted before anything is read.
+
+        A group may still deal out partitions while its clients are closed; nobody would close what was opened then.
+        """
+        if self._stopped:
+            raise TransportError("partitions came while the producers were closed")
         made = {p: self._transport.transactional(f"{self._app}-{self._topic}-{p}") for p in partitions}
         self._sinks |= made
         await asyncio.gather(*(sink.start() for sink in made.values()))
@@ -140,6 +146,7 @@ class ExactlyOnce:
         return sum(sink.in_flight_bytes for sink in sinks), sum(sink.in_flight_bytes_max for sink in sinks)
 
     async def stop(self, deadline: Deadline) -> None:
+        self._stopped = True
         sinks = [self._plain, *self._sinks.values()]
         self._sinks = {}
         await asyncio.gather(*(sink.stop(deadline) for sink in sinks), return_exceptions=True)

@@ -65,7 +65,9 @@ class KafkaSink:
 
     def __init__(self, settings: KafkaSettings) -> None:
         self._settings = settings
+        self._name = "the producer"
         self._producer: Any = None
+        self._starting: asyncio.Future[None] | None = None
         self._open: dict[tuple[str, int], Any] = {}
         self._handed: dict[asyncio.Future[Any], tuple[str, int, int]] = {}  # topic, partition, records
         self._outstanding: set[asyncio.Future[Any]] = set()  # what makes room when it is done
@@ -74,8 +76,35 @@ class KafkaSink:
         self._records = 0
 
     async def start(self) -> None:
-        self._producer = self._make()
-        await start_client(self._producer, self._settings, "starting the producer")
+        """Raises the TransportError that tells why it could not, or that `stop` came meanwhile.
+
+        If this is cancelled, the client starts on; `stop` ends it.
+        """
+        producer = self._producer = self._make()
+        starting = self._starting = asyncio.ensure_future(
+            start_client(producer, self._settings, f"starting {self._name}")
+        )
+        starting.add_done_callback(_look_at)
+        await asyncio.wait({starting})
+        if self._producer is not producer:
+            raise DeliveryFailed(f"{self._name} was closed while it started")
+        starting.result()
+
+    @property
+    def _client(self) -> Any:
+        """Raises DeliveryFailed where there is none any more."""
+        if self._producer is None:
+            raise DeliveryFailed(f"{self._name} is closed")
+        return self._producer
+
+    async def _given_up(self, deadline: Deadline) -> Any:
+        """The producer that is to be closed, if there is one; this object has none from here on."""
+        producer, self._producer = self._producer, None
+        if self._starting is not None and not self._starting.done():
+            # What starts on behind its end opens connections that nobody closes, and so does what is cut off at once.
+            await asyncio.wait({self._starting}, timeout=deadline.remaining_s())
+            self._starting.cancel()
+        return producer
 
     def _make(self, **options: Any) -> Any:
         settings = self._settings
@@ -101,13 +130,13 @@ class KafkaSink:
         where = (topic, partition)
         builder = self._open.get(where)
         if builder is None:
-            builder = self._open[where] = self._producer.create_batch()
+            builder = self._open[where] = self._client.create_batch()
         append = builder.append
         for i, value in enumerate(values):
             with_headers = NO_HEADERS if headers is None else list(headers[i])
             if append(timestamp=timestamps_ms[i], key=keys[i], value=value, headers=with_headers) is None:
                 await self._hand_over(where)
-                builder = self._open[where] = self._producer.create_batch()
+                builder = self._open[where] = self._client.create_batch()
                 append = builder.append
                 if append(timestamp=timestamps_ms[i], key=keys[i], value=value, headers=with_headers) is None:
                     raise DeliveryFailed(f"a record for {topic} is larger than a batch may be")
@@ -115,7 +144,7 @@ class KafkaSink:
 
     async def partitions_for(self, topic: str) -> int:
         try:
-            return len(await self._producer.partitions_for(topic))
+            return len(await self._client.partitions_for(topic))
         except UnknownTopicOrPartitionError:  # or there was no answer: asked again by one who tells the two apart
             admin = KafkaAdmin(self._settings)
             await admin.start()
@@ -142,7 +171,7 @@ class KafkaSink:
         return delivery
 
     async def stop(self, deadline: Deadline) -> None:
-        producer, self._producer = self._producer, None
+        producer = await self._given_up(deadline)
         if producer is None:
             return
         self._open.clear()
@@ -173,13 +202,13 @@ class KafkaSink:
     async def _give(self, where: tuple[str, int], builder: Any) -> tuple[asyncio.Future[Any], int]:
         """(what becomes of the batch, how many records it has)"""
         topic, partition = where
-        size = builder.size()
+        size, producer = builder.size(), self._client
         try:
-            future: asyncio.Future[Any] = await self._producer.send_batch(builder, topic, partition=partition)
+            future: asyncio.Future[Any] = await producer.send_batch(builder, topic, partition=partition)
         except REFUSALS as error:
             raise _failed_delivery(error, self._settings, f"sending to {topic}/{partition}") from error
         # The client fails a second future of each batch, which nobody has: an error in the log for each, by the hundred.
-        batch = self._producer._message_accumulator._batches[TopicPartition(topic, partition)][-1]  # noqa: SLF001
+        batch = producer._message_accumulator._batches[TopicPartition(topic, partition)][-1]  # noqa: SLF001
         batch._drain_waiter.add_done_callback(_look_at)  # noqa: SLF001
         self._outstanding.add(future)
         future.add_done_callback(lambda done: self._acknowledged(done, size))
@@ -235,7 +264,7 @@ class KafkaTransactionalSink(KafkaSink):
 
     def __init__(self, settings: KafkaSettings, transactional_id: str) -> None:
         super().__init__(settings)
-        self._id = transactional_id
+        self._id, self._name = transactional_id, f"the producer {transactional_id}"
         self._closed_batches: list[tuple[tuple[str, int], Any]] = []  # of the transaction to come
         self._ending: asyncio.Task[None] | None = None  # the newest transaction
         self.appended = False
@@ -254,14 +283,12 @@ class KafkaTransactionalSink(KafkaSink):
         timestamps_ms: Sequence[int],
         headers: Sequence[Sequence[tuple[str, bytes]]] | None = None,
     ) -> None:
-        if self._producer is None:
-            raise DeliveryFailed(f"the producer {self._id} is closed")
         self.appended = True
         await super().append_many(topic, partition, keys, values, timestamps_ms, headers)
 
     async def commit(self, topic: str, offsets: Mapping[int, Committed], group: str) -> _Transaction:
         if self._producer is None:
-            raise DeliveryFailed(f"the producer {self._id} is closed")
+            raise DeliveryFailed(f"{self._name} is closed")
         for where in list(self._open):
             await self._hand_over(where)
         batches, self._closed_batches = self._closed_batches, []
@@ -296,17 +323,17 @@ class KafkaTransactionalSink(KafkaSink):
         offering: asyncio.Future[Any] | None = None
         try:
             async with asyncio.timeout(deadline.remaining_s()):
-                await self._producer.begin_transaction()
+                await self._client.begin_transaction()
                 given = [(await self._give(where, builder), where) for where, builder in batches]
                 if offsets:
-                    offering = asyncio.ensure_future(self._producer.send_offsets_to_transaction(offsets, group))
+                    offering = asyncio.ensure_future(self._client.send_offsets_to_transaction(offsets, group))
                     offering.add_done_callback(_look_at)
                 delivery = KafkaDelivery({future: (*where, n) for (future, n), where in given}, self._settings)
                 # A failed send fails no transaction by itself: every record is acknowledged before the end.
                 await delivery.wait(deadline)
                 if offering is not None:
                     await offering
-                await self._producer.commit_transaction()
+                await self._client.commit_transaction()
         except (*REFUSALS, TimeoutError) as error:
             raise _failed_delivery(error, self._settings, f"committing the transaction of {self._id}") from error
         finally:
@@ -323,7 +350,7 @@ class KafkaTransactionalSink(KafkaSink):
         for transaction in self._outstanding:
             if isinstance(transaction, asyncio.Task):
                 transaction.cancel()
-        producer, self._producer = self._producer, None
+        producer = await self._given_up(deadline)
         self._open.clear()
         if producer is not None:
             await drop_producer(producer)

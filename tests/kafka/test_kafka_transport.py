@@ -145,6 +145,30 @@ async def test_nothing_follows_a_transaction_that_failed(
 
 
 @leaves_connections
+@pytest.mark.parametrize("after_s", [0.0, 0.001, 0.003, 0.006, 0.01, 0.02, 0.05])
+async def test_a_producer_closed_while_it_starts_leaves_nothing_behind(
+    transport: KafkaTransport, unique: Callable[[str], str], after_s: float
+) -> None:
+    """Clients are closed while the group deals out partitions, which opens producers."""
+    before = asyncio.all_tasks()
+    sink = transport.transactional(unique("closed"))
+    starting = asyncio.create_task(sink.start())
+    await asyncio.sleep(after_s)
+    producer = sink._producer  # type: ignore[attr-defined]
+    started = starting.done()
+    await sink.stop(Deadline(5.0))
+    if not started:
+        with pytest.raises(TransportError, match="closed"):
+            await starting
+    async with asyncio.timeout(3):
+        while asyncio.all_tasks() - before:
+            await asyncio.sleep(0.01)
+    assert producer is not None
+    assert not any(connection.connected() for connection in producer.client._conns.values())
+    with pytest.raises(DeliveryFailed, match="is closed"):
+        await sink.append_many("t", 0, [None], [b"1"], [0])
+
+
 async def test_a_restarted_broker_is_found_again(own_broker: Broker) -> None:
     own_broker.create("t", 1)
     transport = KafkaTransport(settings_for(own_broker))
