@@ -267,6 +267,7 @@ class KafkaTransactionalSink(KafkaSink):
         self._id, self._name = transactional_id, f"the producer {transactional_id}"
         self._closed_batches: list[tuple[tuple[str, int], Any]] = []  # of the transaction to come
         self._ending: asyncio.Task[None] | None = None  # the newest transaction
+        self._offering: asyncio.Future[Any] | None = None  # the newest transaction's offsets
         self.appended = False
 
     def _make(self, **options: Any) -> Any:
@@ -320,14 +321,15 @@ class KafkaTransactionalSink(KafkaSink):
             if _failed(before):
                 raise DeliveryFailed(f"the transaction of {self._id} before this one was not committed")
         deadline = Deadline(self._settings.delivery_timeout_ms / 1000)
-        offering: asyncio.Future[Any] | None = None
         try:
             async with asyncio.timeout(deadline.remaining_s()):
                 await self._client.begin_transaction()
                 given = [(await self._give(where, builder), where) for where, builder in batches]
+                offering = None
                 if offsets:
                     offering = asyncio.ensure_future(self._client.send_offsets_to_transaction(offsets, group))
                     offering.add_done_callback(_look_at)
+                    self._offering = offering
                 delivery = KafkaDelivery({future: (*where, n) for (future, n), where in given}, self._settings)
                 # A failed send fails no transaction by itself: every record is acknowledged before the end.
                 await delivery.wait(deadline)
@@ -336,9 +338,6 @@ class KafkaTransactionalSink(KafkaSink):
                 await self._client.commit_transaction()
         except (*REFUSALS, TimeoutError) as error:
             raise _failed_delivery(error, self._settings, f"committing the transaction of {self._id}") from error
-        finally:
-            if offering is not None:
-                offering.cancel()
 
     async def stop(self, deadline: Deadline) -> None:
         ending, self._ending = self._ending, None
@@ -354,6 +353,9 @@ class KafkaTransactionalSink(KafkaSink):
         self._open.clear()
         if producer is not None:
             await drop_producer(producer)
+        if self._offering is not None:
+            # Not before: the client fails what it still owes, and an error that nobody takes is one more line in the log.
+            self._offering.cancel()
         return None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -114,6 +115,18 @@ class Process:
             assert self.exit_code() is None, self.said()[-3000:]
             assert time.monotonic() - begin < timeout_s, self.said()[-3000:]
             time.sleep(0.05)
+
+
+# What no broker can cause; new clients heal it all the same, so that outputs and states show nothing of it.
+DEFECTS = re.compile(
+    r"\b(Assertion|Attribute|Import|Index|Key|Lookup|Name|NotImplemented|Recursion|Type|UnboundLocal|Value)Error\b"
+)
+
+
+def defects(logs: str) -> list[str]:
+    """Lines of a worker's log, as JSON, that tell of an error in the service; those of aiokafka and asyncio are theirs."""
+    told = [line for line in logs.splitlines() if DEFECTS.search(line)]
+    return [line for line in told if '"logger": "aiokafka' not in line and '"logger": "asyncio"' not in line]
 
 
 @cache

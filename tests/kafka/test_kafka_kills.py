@@ -20,7 +20,7 @@ import psutil
 import pytest
 from broker import Broker
 from reference import judged, publish, weights
-from service import Forked, Process, configure, drained, each
+from service import Forked, Process, configure, defects, drained, each
 
 from streamrnn.cli.exit_codes import ExitCode
 from streamrnn.service.config import load
@@ -206,6 +206,7 @@ async def judge(running: Service, what: str) -> None:
     print(f"\n{running.settings.delivery}, {what}, at {RATE} records/s: {verdict}")
     verdict.assert_sound(exactly_once=running.settings.delivery == "exactly-once")
     assert "without its state" not in running.logs()
+    assert not defects(running.logs())
 
 
 @both
