@@ -81,7 +81,8 @@ class Committed:
 
 class Listener(Protocol):
     """Told of rebalances. `revoked` runs before the partitions go to others; both run inside the rebalance, so they
-    must be quick; an exception in either is fatal to the Source (its next poll raises it)."""
+    must be quick; an exception in either is fatal to the Source (its next poll raises it). One that is no TransportError is
+    a defect, which new clients would heal unseen: the event loop's exception handler is told of it at once."""
 
     async def revoked(self, partitions: frozenset[int]) -> None: ...
     async def assigned(self, partitions: frozenset[int]) -> None: ...

@@ -244,6 +244,8 @@ class KafkaSource:
             self._failure = explained(error, self._settings, doing)
         except Exception as error:  # noqa: BLE001 - aiokafka would swallow it; the next poll raises it
             self._failure = TransportError(f"{doing} failed: {type(error).__name__}: {error}")
+            told = {"message": f"{doing} failed by an error in the service", "exception": error}
+            asyncio.get_running_loop().call_exception_handler(told)
 
     def hold(self, partitions: frozenset[int]) -> None:
         """The client must not look for a position of its own: where there is none, the polls of all would raise it."""

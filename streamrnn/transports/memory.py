@@ -145,10 +145,9 @@ class MemorySource:
             await word()
         except Exception as error:  # noqa: BLE001 - kept for the next poll, as the protocol says
             self._failure = error
-            if not isinstance(error, TransportError):  # a rebuild heals it, and a defect must not hide behind that
-                asyncio.get_running_loop().call_exception_handler(
-                    {"message": f"the rebalance listener of {self.client or 'a member'} failed", "exception": error}
-                )
+            if not isinstance(error, TransportError):
+                told = {"message": f"the rebalance listener of {self.client or 'a member'} failed", "exception": error}
+                asyncio.get_running_loop().call_exception_handler(told)
 
     async def _lose_all(self) -> None:
         assert self._listener is not None  # noqa: S101

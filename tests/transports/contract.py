@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from streamrnn.transports.base import (
     TopicMissing,
     TopicNeed,
     Transport,
+    TransportError,
 )
 
 
@@ -133,6 +135,24 @@ class TransportContract:
             await sources[0].commit({theirs: Committed(1)}, Deadline(5.0))
         for source in sources:
             await source.stop(Deadline(5.0))
+
+    @pytest.mark.parametrize("error", [KeyError("no such state"), TransportError("no such state")], ids=type)
+    async def test_a_listener_that_fails_ends_the_source_and_a_defect_is_told(
+        self, transport: Transport, topic: str, error: Exception
+    ) -> None:
+        told: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["exception"]))
+
+        class Broken(Follow):
+            async def assigned(self, partitions: frozenset[int]) -> None:
+                raise error
+
+        source = transport.source(topic, topic)
+        with pytest.raises(TransportError, match="no such state"):
+            await source.start(Broken(source))
+            await collect(source, 1)
+        await source.stop(Deadline(5.0))
+        assert told == ([error] if isinstance(error, KeyError) else [])
 
     async def test_paused_partitions_are_not_read_until_resumed(self, transport: Transport, topic: str) -> None:
         sink, source = transport.sink(), transport.source(topic, topic)

@@ -76,17 +76,6 @@ async def test_groups_do_not_share_offsets(transport: MemoryTransport) -> None:
     assert await other.committed([0]) == {0: None}
 
 
-async def test_a_listener_that_fails_ends_the_source(transport: MemoryTransport) -> None:
-    class Broken(Follow):
-        async def assigned(self, partitions: frozenset[int]) -> None:
-            raise KeyError("no such state")
-
-    source = transport.source("t", "g")
-    await source.start(Broken(source))
-    with pytest.raises(TransportError, match="no such state"):
-        await source.poll(0, 1)
-
-
 async def test_a_waiting_poll_wakes_for_a_record_and_for_nothing_else(transport: MemoryTransport) -> None:
     source, sink = transport.source("t", "g"), transport.sink()
     await source.start(Follow(source))
