@@ -206,6 +206,7 @@ class Pump:
     ) -> None:
         self.settings = settings
         self.owned: dict[int, _Owned] = {}
+        self.has_committed = False
         self._source, self._outbox, self._decoder = source, outbox, decoder
         self._engine, self._publisher, self._observer = engine, publisher, observer
         self._restorer, self._checkpointer = restorer, checkpointer
@@ -536,8 +537,7 @@ class Pump:
             if owned is None or committed.offset <= owned.committed:
                 continue
             if self._outbox.exactly_once:
-                owned.committed = committed.offset
-                self._observer.committed(partition, committed.offset, clock_s() - done.sent_s)
+                self._is_committed(partition, committed.offset, clock_s() - done.sent_s)
             else:
                 self._to_commit[partition] = committed
         self._commit_soon()
@@ -568,10 +568,13 @@ class Pump:
                 return
             seconds = clock_s() - begin
             for partition, committed in offsets.items():
-                owned = self.owned.get(partition)
-                if owned is not None:
-                    owned.committed = committed.offset
-                    self._observer.committed(partition, committed.offset, seconds)
+                if partition in self.owned:
+                    self._is_committed(partition, committed.offset, seconds)
+
+    def _is_committed(self, partition: int, offset: int, seconds: float) -> None:
+        self.owned[partition].committed = offset
+        self.has_committed = True
+        self._observer.committed(partition, offset, seconds)
 
     async def _commit_is_due(self) -> None:
         """Waits its turn, or until somebody waits for the commit."""

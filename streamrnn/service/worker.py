@@ -53,9 +53,11 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 # So many rebuilds of the clients within the window mean that rebuilding does not help: exit and let the operator's
-# supervisor decide (systemd and Kubernetes restart with back-off).
+# supervisor decide (systemd and Kubernetes restart with back-off). Clients that served so long, and committed, were a help:
+# a broker that goes away again and again costs no processes.
 REBUILDS_MAX = 10
 REBUILD_WINDOW_S = 600.0
+HELPED_S = 10.0
 BACKOFF_S = (0.2, 10.0)
 MODELS_POLL_S = 0.5
 MODELS_ATTEMPTS = 3
@@ -99,6 +101,7 @@ class Worker:
         self._limit: asyncio.Timeout | None = None  # of `run`, from `stop` on
         self._end: Deadline | None = None
         self._rebuilds: deque[float] = deque()
+        self._serving_s: float | None = None  # since when the present clients are there
 
     def stop(self) -> None:
         """Asks for a clean end: the batch in hand is delivered and committed, then `run` returns.
@@ -158,6 +161,7 @@ class Worker:
 
     async def _serve(self) -> None:
         while not self._stopping.is_set():
+            self._serving_s = None
             source = self.transport.source(self.settings.input, self.settings.app)
             outbox = self._outbox()
             restorer = Restorer(
@@ -177,6 +181,7 @@ class Worker:
                 await source.start(self.pump)
                 self.observer.serving()
                 self._on_serving()
+                self._serving_s = clock_s()
                 await self.pump.run()
             except OperatorNeeded:
                 raise
@@ -203,6 +208,9 @@ class Worker:
     async def _roll_back(self, error: TransportError) -> None:
         """Drops all state with the broken clients; raises GaveUp when that has happened too often."""
         now = clock_s()
+        served_s = now - self._serving_s if self._serving_s is not None else 0.0
+        if served_s > HELPED_S and self.pump is not None and self.pump.has_committed:
+            self._rebuilds.clear()
         while self._rebuilds and now - self._rebuilds[0] > REBUILD_WINDOW_S:
             self._rebuilds.popleft()
         self._rebuilds.append(now)

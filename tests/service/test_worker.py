@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +15,9 @@ from running import START, all_committed, committed, documents, made, send, sett
 
 from streamrnn.model.network import Network
 from streamrnn.model.weights import WeightsMeta, pack
+from streamrnn.service import worker as module
 from streamrnn.service.restart import ReplayPoints, committed_with, starting_points
+from streamrnn.service.worker import GaveUp
 from streamrnn.transports.base import Committed, Deadline, DeliveryFailed, TopicMissing, TransportError
 from streamrnn.transports.memory import MemorySink, MemorySource, MemoryTransport
 from streamrnn.transports.models import ModelsWriter
@@ -90,6 +93,51 @@ async def test_a_failed_delivery_commits_nothing_and_comes_again(monkeypatch: py
     assert set(found) == {(p, o) for p in range(2) for o in range(120)}
     # Doubles are those of the batches that were on their way, and carry the same source.
     assert 0 < len(found) - len(set(found)) <= 3 * chosen.batch_records_max
+
+
+@pytest.mark.parametrize("helped_s", [0.0, 3600.0], ids=["that helped", "that did not"])
+async def test_a_worker_gives_up_after_rebuilds_in_a_row(monkeypatch: pytest.MonkeyPatch, helped_s: float) -> None:
+    """Every 25th batch is lost: between two of them much is committed, which counts if the clients served long enough."""
+    monkeypatch.setattr(module, "BACKOFF_S", (0.001, 0.002))
+    monkeypatch.setattr(module, "REBUILDS_MAX", 3)
+    monkeypatch.setattr(module, "HELPED_S", helped_s)
+    chosen, broker = made(batch_records_max=10, commit_interval="1ms", checkpoint={"interval": "10ms"})
+    send(broker, 400)
+    count, inner = itertools.count(1), MemorySink.seal
+
+    async def seal(self: MemorySink) -> Any:
+        await asyncio.sleep(0.002)
+        return Failing() if next(count) % 25 == 0 else await inner(self)
+
+    monkeypatch.setattr(MemorySink, "seal", seal)
+    if helped_s:
+        with pytest.raises(GaveUp, match="3 rebuilds"):
+            async with worker(chosen, broker) as running:
+                await until(lambda: running.observer.metrics.rebuilds._value.get() == 4)
+        return
+    async with worker(chosen, broker) as running:
+        await until(lambda: all_committed(broker))
+        assert running.observer.metrics.rebuilds._value.get() > 3
+
+
+async def test_clients_that_never_served_are_no_help_however_long_those_before_them_did(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "BACKOFF_S", (0.001, 0.002))
+    monkeypatch.setattr(module, "HELPED_S", 0.0)
+    chosen, broker = made()
+    send(broker, 60)
+    with pytest.raises(GaveUp):
+        async with worker(chosen, broker):
+            await until(lambda: all_committed(broker))
+
+            async def start(self: MemorySink) -> None:
+                raise TransportError("nobody there")
+
+            monkeypatch.setattr(MemorySink, "start", start)
+            monkeypatch.setattr(MemorySink, "seal", start)
+            send(broker, 10, first=60)
+            await asyncio.sleep(1.0)
 
 
 async def test_commits_go_an_interval_apart_and_at_once_where_somebody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
