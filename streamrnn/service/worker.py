@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import gc
 import random
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -52,11 +51,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-# So many rebuilds of the clients within the window mean that rebuilding does not help: exit and let the operator's
-# supervisor decide (systemd and Kubernetes restart with back-off). Clients that served so long, and committed, were a help:
-# a broker that goes away again and again costs no processes.
-REBUILDS_MAX = 10
-REBUILD_WINDOW_S = 600.0
+# Rebuilding that has not helped for so long will not: exit and let the operator's supervisor decide (systemd and Kubernetes
+# restart with back-off). Clients helped that served for HELPED_S and committed, or for all of that time with nothing to do.
+GIVE_UP_S = 600.0
 HELPED_S = 10.0
 BACKOFF_S = (0.2, 10.0)
 MODELS_POLL_S = 0.5
@@ -100,7 +97,8 @@ class Worker:
         self._stopping = asyncio.Event()
         self._limit: asyncio.Timeout | None = None  # of `run`, from `stop` on
         self._end: Deadline | None = None
-        self._rebuilds: deque[float] = deque()
+        self._failures = 0  # in a row, of clients that were no help
+        self._failing_s = 0.0  # since when
         self._serving_s: float | None = None  # since when the present clients are there
 
     def stop(self) -> None:
@@ -206,23 +204,25 @@ class Worker:
         return Deadline(max(0.0, min(CLOSING_S, self._end.remaining_s() - OVERTIME_S)))
 
     async def _roll_back(self, error: TransportError) -> None:
-        """Drops all state with the broken clients; raises GaveUp when that has happened too often."""
+        """Drops all state with the broken clients; raises GaveUp when that has not helped for long."""
         now = clock_s()
         served_s = now - self._serving_s if self._serving_s is not None else 0.0
-        if served_s > HELPED_S and self.pump is not None and self.pump.has_committed:
-            self._rebuilds.clear()
-        while self._rebuilds and now - self._rebuilds[0] > REBUILD_WINDOW_S:
-            self._rebuilds.popleft()
-        self._rebuilds.append(now)
+        committed = self.pump is not None and self.pump.has_committed
+        if served_s > GIVE_UP_S or (served_s > HELPED_S and committed):
+            self._failures = 0
+        if not self._failures:
+            self._failing_s = now
+        self._failures += 1
         self.observer.rebuilding(str(error))
         positions: dict[int, int] = {}
         if self.pump is not None:
             positions = {partition: position for partition, (position, _) in self.pump.positions().items()}
             self.pump.abandon()
-        if len(self._rebuilds) > REBUILDS_MAX:
-            raise GaveUp(f"{REBUILDS_MAX} rebuilds in {REBUILD_WINDOW_S:.0f} s did not help; the last error: {error}")
+        if now - self._failing_s > GIVE_UP_S:
+            told = f"{self._failures - 1} rebuilds of the clients in {now - self._failing_s:.0f} s did not help"
+            raise GaveUp(f"{told}; the last error: {error}")
         least, most = BACKOFF_S
-        wait_s = min(most, least * 2 ** (len(self._rebuilds) - 1)) * random.uniform(0.5, 1.0)  # noqa: S311
+        wait_s = min(most, least * 2 ** min(self._failures - 1, 16)) * random.uniform(0.5, 1.0)  # noqa: S311
         log.warning("clients are rebuilt after an error", error=str(error), wait_s=round(wait_s, 2))
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), wait_s)

@@ -22,7 +22,6 @@ from broker import Broker
 from reference import judged, publish, weights
 from service import Forked, Process, configure, defects, drained, each
 
-from streamrnn.cli.exit_codes import ExitCode
 from streamrnn.service.config import load
 from streamrnn.transports.base import TopicNeed
 from streamrnn.transports.changelog import SERIES as SERIES_KEY
@@ -266,8 +265,7 @@ async def test_a_broker_killed_again_and_again(service: Any, own_broker: Broker,
         await running.pause(running.luck.choice([0.0, 3.0]))
         own_broker.start()
     await judge(running, f"{BROKER_KILLS} kill -9 of the broker, workers' exits {running.exits}")
-    # A worker that cannot go on says so by its exit code and is started again; it never ends by a bug.
-    assert set(running.exits) <= {ExitCode.BROKER}
+    assert running.exits == []  # liveness: nobody ends because a broker is away for a while
 
 
 @both

@@ -66,7 +66,7 @@ def collected() -> Iterator[None]:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("streamrnn.service.worker.BACKOFF_S", (0.05, 0.2))
     # The faults last longer than the patience that they are given here.
-    monkeypatch.setattr("streamrnn.service.worker.REBUILDS_MAX", 1000)
+    monkeypatch.setattr("streamrnn.service.worker.GIVE_UP_S", 3600.0)
 
 
 def through(proxied: ProxiedBroker, **changes: Any) -> dict[str, Any]:
