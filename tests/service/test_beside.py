@@ -59,9 +59,12 @@ async def test_a_worker_does_not_serve_on_without_hearing_of_new_weights(monkeyp
     monkeypatch.setattr(module, "MODELS_POLL_S", 0.01)
     monkeypatch.setattr(ModelsFollower, "poll", poll)
     chosen, broker = made()
+    ended = False
     with pytest.raises(KeyError):
         async with worker(chosen, broker) as running:
-            await until(running._stopping.is_set)
+            await until(running._stopping.is_set, 5.0)
+            ended = True
+    assert ended
 
 
 async def test_nor_without_a_keeper_of_its_trainer(monkeypatch: pytest.MonkeyPatch) -> None:
