@@ -144,7 +144,6 @@ async def test_nothing_follows_a_transaction_that_failed(
     assert (await committed(broker, topic))[0] == [100]
 
 
-@leaves_connections
 @pytest.mark.parametrize("after_s", [0.0, 0.003, 0.006, 0.02])
 async def test_a_producer_closed_while_it_starts_leaves_nothing_behind(
     transport: KafkaTransport, unique: Callable[[str], str], after_s: float
@@ -169,6 +168,7 @@ async def test_a_producer_closed_while_it_starts_leaves_nothing_behind(
         await sink.append_many("t", 0, [None], [b"1"], [0])
 
 
+@leaves_connections
 async def test_a_restarted_broker_is_found_again(own_broker: Broker) -> None:
     own_broker.create("t", 1)
     transport = KafkaTransport(settings_for(own_broker))
