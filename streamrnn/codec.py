@@ -25,16 +25,15 @@ __all__ = ["DETAIL_CHARS_MAX", "DecodeSpec", "Decoder", "dead_letter"]
 # A refusal's detail goes into a header and into logs: it names the fault, it does not repeat the payload.
 DETAIL_CHARS_MAX = 200
 
-# Beyond this an event time could overflow 64 bits once a horizon is added. Anything below is a number that the
-# engine can compare, and refuses as `future` (nanoseconds taken for milliseconds, the year 9999).
-TS_MS_MAX = 1 << 62
+# Beyond this an event time in microseconds could overflow 64 bits once a horizon is added. Anything below is a number that
+# the engine can compare with the record's own time.
+TS_MS_MAX = (1 << 62) // 1000
 
 HEADER_REASON, HEADER_DETAIL, HEADER_SOURCE = "streamrnn-reason", "streamrnn-detail", "streamrnn-source"
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MS = timedelta(milliseconds=1)
-_MULTIPLY: dict[TsUnit, int] = {"s": 1000, "ms": 1, "us": 1, "ns": 1}
-_DIVIDE: dict[TsUnit, int] = {"s": 1, "ms": 1, "us": 1000, "ns": 1_000_000}
+_US = timedelta(microseconds=1)
+_MULTIPLY: dict[TsUnit, int] = {"s": 1_000_000, "ms": 1000, "us": 1, "ns": 1}
 
 # What a JSON decoder can raise on hostile bytes: syntax and type errors, bad UTF-8, an ignored field nested too deep.
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
@@ -136,6 +135,7 @@ class Decoder:
         accepted: list[Record] = []
         series: list[str] = []
         ts_ms: list[int] = []
+        finer: list[tuple[int, int]] = []  # (row, microseconds) of event times with a fraction of a millisecond
         rows: list[tuple[float | None, ...]] = []
         long: list[tuple[int, int, float | None]] = []  # (row, channel, value) of the long records
         rejected: list[Rejected] = []
@@ -166,8 +166,10 @@ class Decoder:
                 if not (name.isascii() and name.isprintable() and 0 < len(name) <= name_max):
                     _check_name(name, name_max)
 
+                ts_us = 0
                 if not (whole_ms and ts.__class__ is int):
-                    ts = self._instant_ms(ts, fallback_ts, record)
+                    ts_us = self._instant_us(ts, fallback_ts, record)
+                    ts = ts_us // 1000
                 if not ts_min <= ts <= TS_MS_MAX:
                     raise _Refused("timestamp", f"{_short(ts)} ms is before {ts_min} or beyond 64 bits")
 
@@ -182,6 +184,8 @@ class Decoder:
                 reason, detail = self._classify(record, error)
                 rejected.append(Rejected(record, reason, detail[:DETAIL_CHARS_MAX]))
             else:
+                if ts_us % 1000:
+                    finer.append((len(rows), ts_us))
                 accepted.append(record)
                 series.append(name)
                 ts_ms.append(ts)
@@ -193,13 +197,16 @@ class Decoder:
         for index, channel_index, value in long:
             channels[index] = channel_index
             matrix[index, channel_index] = np.nan if value is None else value
+        ts_us_of = np.array(ts_ms, np.int64) * 1000
+        for index, exact_us in finer:
+            ts_us_of[index] = exact_us
         batch = TickBatch(
             records=accepted,
             partition=np.array([record.partition for record in accepted], np.int32),
             offset=np.array([record.offset for record in accepted], np.int64),
             record_ts_ms=np.array([record.timestamp for record in accepted], np.int64),
             series=series,
-            ts_ms=np.array(ts_ms, np.int64),
+            ts_us=ts_us_of,
             values=matrix,
             channel=channels,
         )
@@ -213,8 +220,8 @@ class Decoder:
             raise _Refused("no-values", f"a long record without the field {self.decode_spec.value!r}")
         return index
 
-    def _instant_ms(self, ts: object, fallback: _Text, record: Record) -> int:
-        """Event time where `ts` is not plainly an int of milliseconds. Finer units round down to the millisecond."""
+    def _instant_us(self, ts: object, fallback: _Text, record: Record) -> int:
+        """Event time in microseconds where `ts` is not plainly an int of milliseconds. Finer units are rounded down."""
         if ts is None and fallback:
             try:
                 text = fallback if isinstance(fallback, str) else fallback.decode()
@@ -224,15 +231,15 @@ class Decoder:
         if ts is None:
             if record.timestamp < 0:
                 raise _Refused("timestamp", "neither the record nor its value has a timestamp")
-            return record.timestamp
+            return record.timestamp * 1000
         if isinstance(ts, datetime):
-            return (ts - _EPOCH) // _MS
+            return (ts - _EPOCH) // _US
         if isinstance(ts, float):
-            # Seconds as a double are exact to a quarter of a microsecond in this century: by way of whole microseconds
-            # 0.1 s is 100 ms and not 99.
-            return round(ts * 1e6) // 1000
+            # Seconds as a double are exact to a quarter of a microsecond in this century.
+            return round(ts * 1e6)
         unit = self.decode_spec.ts_unit
-        return int(ts) * _MULTIPLY[unit] // _DIVIDE[unit]  # type: ignore[call-overload, no-any-return]
+        us = int(ts) * _MULTIPLY[unit]  # type: ignore[call-overload]
+        return us // 1000 if unit == "ns" else us  # type: ignore[no-any-return]
 
     def _classify(self, record: Record, error: Exception) -> tuple[Reason, str]:
         """Reason and detail for what the JSON decoder raised. Only refused records pay for the care taken here."""

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import orjson
 
+from streamrnn.calendar import milliseconds
 from streamrnn.kernels import text
 from streamrnn.records import I64, KIND_TICK, U8, ForecastBatch, ImputationBatch, TickBatch
 from streamrnn.spec import StreamSpec
@@ -32,7 +33,7 @@ class Encoder:
             ends: I64 = np.zeros(len(batch) - begin, dtype=np.int64)
             tick = batch.tick[part]
             fitted = text.write_forecasts(
-                self._buffer, pieces, edges, names, name_edges[part], batch.ts_ms[part], batch.step_ms[part],
+                self._buffer, pieces, edges, names, name_edges[part], batch.ts_us[part], batch.step_us[part],
                 ticks.partition[tick], ticks.offset[tick], batch.warm[part], batch.mean[part], batch.quantiles[part],
                 batch.scale[part], ends,
             )  # fmt: skip
@@ -68,7 +69,7 @@ class Encoder:
             tick = batch.tick[i]
             document = {
                 "series": batch.series[i],
-                "ts": int(batch.ts_ms[i]),
+                "ts": milliseconds(int(batch.ts_us[i])),
                 "values": shown,
                 "imputed": imputed,
                 "kind": "missing-channel" if batch.kind[i] == KIND_TICK else "missing-tick",

@@ -1,21 +1,27 @@
 """The event-time grid: which step a tick belongs to, when a step closes, what is late, what is a gap.
 
-Rules (DESIGN 5). Event time is a series' own: the newest `ts` it has shown. No clock decides anything, only the log.
+Event time is a series' own: the newest `ts` it has shown. No clock decides anything, only the log.
 
-1. A tick ahead of its record's Kafka timestamp by more than `future_max` is refused (`future`) and moves nothing.
-2. A tick whose step is closed is refused: `duplicate` when, with `within: one`, that step had its tick, else `late`.
-3. Within an open step: the same channel again at the same `ts` is a `duplicate`, the first wins; with `within: one` any
-   second value for a channel of the step is.
-4. `within: one` without lateness: a wide tick closes its step at once; long ticks close it when every channel has come
-   or a later step begins. Otherwise a step closes when the series' event time has passed its end by the lateness.
+1. A tick ahead of its record's Kafka timestamp by more than `future_max` is refused (`future`) and moves nothing; one that
+   is further from it than `past_max`, before or ahead, has a time in another unit (`timestamp`).
+2. A tick whose step is closed is refused: `duplicate` when it is the step that was closed last, else `late`.
+3. Within an open step, with `within: one`, any second value for a channel is a `duplicate`; so is any second record, unless
+   both are long or `complete: channels` lets records with disjoint channels make one step. With `last`, `mean` and `sum`
+   ticks of equal time are different events, unless `duplicates: refuse`: then the same channel at the same `ts` is one.
+4. `within: one` without lateness: a wide tick closes its step at once; long ticks (and wide ones with `complete: channels`)
+   close it when every channel has come or a later step begins. Otherwise a step closes when the series' event time has
+   passed its end by the lateness. An irregular step ends right behind its own time.
 5. Steps close in order. Steps between that nothing filled are gaps: they are filled when the later step closes, at most
    `gap_max` of them for one silence; the rest are skipped and counted.
-6. A series silent while its partition's event time moves on by `idle_after` has its open steps closed and its gaps
-   filled up to the newest step that has ended, and then rests until it speaks again.
-7. Irregular: every tick is a step of its own, its number is its `ts`; neither gaps nor idle filling.
+6. A series is silent when the log shows no record of it while the log's own time (`kernels.logclock`) goes on by
+   `idle_after`. Its gaps are then filled *ahead*, on its own clock: what is sent is computed on a copy of its state, which
+   itself does not move. So no record of one series ever costs another one a tick: whatever comes later is accepted as if
+   nothing had been filled. Then the series rests until it speaks again. Steps that were filled ahead are not sent a second
+   time when they close, unless a tick has come for one of them: that one, and those behind it, are sent as they are now.
+7. Irregular: every time is a step of its own, its number is its `ts`; neither gaps nor silence.
 
-Values of a step are combined in the order of `ts`, and sums are exactly rounded (`math.fsum`), so that the order of
-arrival inside the lateness changes nothing, not even the last bit.
+Values of a step are combined in the order of `ts` (of arrival where times are equal), and sums are exactly rounded
+(`math.fsum`), so that the order of arrival inside the lateness changes nothing, not even the last bit.
 """
 
 from __future__ import annotations
@@ -25,27 +31,27 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from streamrnn.kernels.grid import ACCEPTED, DUPLICATE, FUTURE, LATE, NEVER, REPLAYED
-from streamrnn.records import F64, I16, I32, I64, KIND_GAP, KIND_IDLE, KIND_TICK, U8, Reason
+from streamrnn.kernels.grid import (
+    ACCEPTED,
+    AWAKE,
+    DUE_UNKNOWN,
+    DUPLICATE,
+    FALLS_SILENT,
+    LATE,
+    NEVER,
+    PENDING_FULL,
+    REPLAYED,
+    RESTS,
+    GridState,
+    Rules,
+    Ticks,
+    implausible,
+)
+from streamrnn.kernels.logclock import hear
+from streamrnn.records import F64, I16, KIND_GAP, KIND_IDLE, KIND_TICK, Reason
 from streamrnn.spec import StreamSpec
 
-PENDING_FULL = 4
-STATUS_REASONS: tuple[Reason | None, ...] = (None, "late", "duplicate", "future", "pending-full", None)
-DUE_UNKNOWN = 2**62
-
-
-@dataclass(slots=True)
-class GridState:
-    """Views of the table's columns that belong to the grid ([row]), and event time per partition ([partition])."""
-
-    row_partition: I32
-    last_step: I64
-    real_step: I64
-    last_ts: I64
-    resting: U8
-    applied: I64
-    partition_ts: I64
-    partition_due: I64
+STATUS_REASONS: tuple[Reason | None, ...] = (None, "late", "duplicate", "future", "pending-full", "timestamp", None)
 
 
 @dataclass(slots=True)
@@ -54,130 +60,170 @@ class StepList:
 
     slot: list[int] = field(default_factory=list)
     step: list[int] = field(default_factory=list)
-    ts: list[int] = field(default_factory=list)
+    ts_us: list[int] = field(default_factory=list)
     kind: list[int] = field(default_factory=list)
     tick: list[int] = field(default_factory=list)
+    shown: list[bool] = field(default_factory=list)
     values: list[F64] = field(default_factory=list)
 
-    def add(self, slot: int, step: int, ts: int, kind: int, tick: int, values: F64) -> None:
+    def add(self, slot: int, step: int, ts_us: int, kind: int, tick: int, shown: bool, values: F64) -> None:
         self.slot.append(slot)
         self.step.append(step)
-        self.ts.append(ts)
+        self.ts_us.append(ts_us)
         self.kind.append(kind)
         self.tick.append(tick)
+        self.shown.append(shown)
         self.values.append(values)
 
 
-# One tick held back: its ts, its channel (−1: wide), its values.
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """A series fell silent: the tick that shows it, and the steps behind `shown` up to `until` to be filled ahead."""
+
+    row: int
+    tick: int
+    shown: int
+    until: int
+
+
+@dataclass(slots=True)
+class Aligned:
+    """What the grid made of the first `consumed` ticks."""
+
+    frames: StepList
+    silent: list[Silence] = field(default_factory=list)
+    consumed: int = 0
+    skipped: int = 0
+
+
+# One tick held back: its ts in microseconds, its channel (−1: wide), its values.
 Held = tuple[int, int, F64]
 
 
 class GridReference:
     """The grid in plain Python, for every case; `kernels.grid.align` is the compiled twin for the common one.
 
-    Owns the ticks of steps that are not closed yet (`open_steps`, at most `pending_max` ticks a series).
+    Owns the ticks of steps that are not closed yet (`open_steps`, at most `pending_max` ticks a series; no empty entries).
     """
 
-    def __init__(self, spec: StreamSpec) -> None:
+    def __init__(self, spec: StreamSpec, rules: Rules) -> None:
         self.spec = spec
         self.open_steps: dict[int, dict[int, list[Held]]] = {}
+        self._rules = rules
+        self._grid = spec.grid()
         self._missing = np.full(len(spec.channels), np.nan)
 
     def forget(self, row: int) -> None:
         self.open_steps.pop(row, None)
 
-    def align(
-        self,
-        state: GridState,
-        rows: int,
-        slot: I32,
-        partition: I32,
-        offset: I64,
-        ts: I64,
-        record_ts: I64,
-        values: F64,
-        channel: I16,
-        status: U8,
-    ) -> tuple[StepList, int]:
-        """Takes ticks in arrival order; writes `status` and returns the frames and the number of skipped gap steps."""
-        out = StepList()
-        skipped = 0
-        for i in range(len(slot)):
-            row, p, t = int(slot[i]), int(partition[i]), int(ts[i])
-            if offset[i] < state.applied[row] and t <= record_ts[i] + self.spec.future_max_ms:
-                status[i] = REPLAYED  # the restored state has it already; the partition's event time has not
-            else:
-                status[i] = self._admit(state, row, t, int(record_ts[i]), values[i], int(channel[i]))
-                if status[i] != ACCEPTED:
-                    continue
-                if t > state.last_ts[row]:
-                    state.last_ts[row] = t
-                state.resting[row] = 0
-                skipped += self._close(state, row, out, i)
-            if t > state.partition_ts[p]:
-                state.partition_ts[p] = t
-                if not self.spec.irregular and t >= state.partition_due[p]:
-                    self._fill_idle(state, rows, p, t, i, int(offset[i]), out)
-            if not self.spec.irregular:
-                state.partition_due[p] = min(
-                    int(state.partition_due[p]), int(state.last_ts[row]) + self.spec.idle_after_ms
-                )
-        return out, skipped
+    def align(self, state: GridState, rows: int, ticks: Ticks, values: F64, channel: I16) -> Aligned:
+        """Takes ticks in arrival order, writes their `status`; stops before a tick of a series found silent."""
+        done = Aligned(StepList())
+        for i in range(len(ticks.slot)):
+            row, p, ts, record_ms = int(ticks.slot[i]), int(ticks.partition[i]), int(ticks.ts_us[i]), int(ticks.record_ms[i])
+            if state.resting[row] == FALLS_SILENT:
+                break
+            status, replayed = int(implausible(ts, record_ms, self._rules)), ticks.offset[i] < state.applied[row]
+            ticks.closed[i] = state.last_step[row]
+            if status == ACCEPTED:
+                # The restored state of a row that is ahead has the tick already; the log's clock has not heard it.
+                status = REPLAYED if replayed else self._admit(state, row, ts, values[i], int(channel[i]))
+            now = int(state.clock[p, 0])
+            if record_ms >= 0:
+                now = hear(state.clock[p], state.identity[row], record_ms, self._rules.idle_after_ms)
+            ticks.status[i] = status
+            if not replayed:
+                state.heard_ms[row] = now
+            if status == ACCEPTED:
+                state.last_us[row] = max(int(state.last_us[row]), ts)
+                state.resting[row] = AWAKE
+                done.skipped += self._close(state, row, done.frames, i)
+            if self._rules.fills_ahead:
+                if now >= state.due_ms[p]:
+                    state.due_ms[p] = self._find_silent(state, rows, p, now, i, int(ticks.offset[i]), done.silent)
+                state.due_ms[p] = min(int(state.due_ms[p]), now + self._rules.idle_after_ms)
+            done.consumed += 1
+        return done
 
-    def _admit(self, state: GridState, row: int, ts: int, record_ts: int, values: F64, channel: int) -> int:
+    def _admit(self, state: GridState, row: int, ts: int, values: F64, channel: int) -> int:
         spec = self.spec
-        if ts > record_ts + spec.future_max_ms:
-            return FUTURE
-        step = ts if spec.irregular else ts // spec.step_ms
-        if step <= state.last_step[row]:
-            return DUPLICATE if spec.within == "one" and step == state.real_step[row] else LATE
-        steps = self.open_steps.setdefault(row, {})
-        held = steps.setdefault(step, [])
-        for other_ts, other_channel, _ in held:
-            overlap = channel < 0 or other_channel < 0 or channel == other_channel
-            if overlap and (spec.within == "one" or ts == other_ts):
+        step, last = self._grid.index(ts), int(state.last_step[row])
+        if step <= last:
+            return DUPLICATE if spec.within == "one" and step == last else LATE
+        steps = self.open_steps.get(row, {})
+        held = steps.get(step, [])
+        for other_ts, other_channel, other_values in held:
+            if self._overlap(channel, values, other_channel, other_values) and (
+                spec.within == "one" or (ts == other_ts and spec.duplicates == "refuse")
+            ):
                 return DUPLICATE
         if sum(len(ticks) for ticks in steps.values()) >= spec.pending_max:
             return PENDING_FULL
-        held.append((ts, channel, values.copy()))
+        self.open_steps.setdefault(row, {}).setdefault(step, []).append((ts, channel, values.copy()))
+        # A step that was sent ahead is another one by now.
+        state.previewed[row] = min(int(state.previewed[row]), step - 1)
         return ACCEPTED
+
+    def _overlap(self, channel: int, values: F64, other_channel: int, other_values: F64) -> bool:
+        """Whether two ticks of a step speak of the same channel; a wide record speaks of all, unless it need not be whole."""
+        if channel >= 0 and other_channel >= 0:
+            return channel == other_channel
+        if self.spec.complete == "record":
+            return True
+        return bool((self._named(channel, values) & self._named(other_channel, other_values)).any())
+
+    def _named(self, channel: int, values: F64) -> np.ndarray:
+        """Which channels a tick speaks of: a long one of its own even where it is null. [channel]"""
+        named = ~np.isnan(values)
+        if channel >= 0:
+            named[channel] = True
+        return named
 
     def _close(self, state: GridState, row: int, out: StepList, tick: int) -> int:
         """Closes what the newest tick of the series closes, in order; returns the gap steps that were skipped."""
         skipped = 0
         steps = self.open_steps[row]
         for step in sorted(steps):
-            if not self._closes(step, steps[step], int(state.last_ts[row])):
+            if not self._closes(step, steps[step], int(state.last_us[row])):
                 break
-            skipped += self._take(state, row, step, out, tick)
+            shown = int(state.previewed[row])
+            last = int(state.last_step[row])
+            skipped += self._frames(row, last, step, steps.pop(step), shown, KIND_GAP, tick, out)
+            state.last_step[row] = step
+        if not steps:
+            del self.open_steps[row]
         return skipped
 
-    def _closes(self, step: int, held: list[Held], event_ts: int) -> bool:
+    def _closes(self, step: int, held: list[Held], event_us: int) -> bool:
         spec = self.spec
-        if spec.irregular:
-            return event_ts >= step + spec.lateness_ms
         if spec.within == "one" and spec.lateness_ms == 0:
-            named = {channel for _, channel, _ in held}
-            if -1 in named or len(named) == len(spec.channels):
+            if spec.irregular:
                 return True
-        return event_ts >= (step + 1) * spec.step_ms + spec.lateness_ms
+            if spec.complete == "record" and any(channel < 0 for _, channel, _ in held):
+                return True
+            named = np.zeros(len(self._missing), dtype=np.bool_)
+            for _, channel, values in held:
+                named |= self._named(channel, values)
+            if named.all():
+                return True
+        return event_us >= self._grid.end_us(step) + spec.lateness_ms * 1000
 
-    def _take(self, state: GridState, row: int, step: int, out: StepList, tick: int) -> int:
-        """One step becomes a frame, with the gaps before it."""
-        spec = self.spec
+    def _frames(
+        self, row: int, last: int, step: int, held: list[Held], shown: int, gap: int, tick: int, out: StepList
+    ) -> int:
+        """One step as a frame, with the gaps between it and the step before (`last`); returns the gap steps left out."""
         skipped = 0
-        last = int(state.last_step[row])
-        if not spec.irregular and last > NEVER:
+        if not self.spec.irregular and last > NEVER:
             gaps = step - last - 1
-            fill = min(gaps, max(spec.gap_max - (last - int(state.real_step[row])), 0))
-            for k in range(last + 1, last + 1 + fill):
-                out.add(row, k, k * spec.step_ms, KIND_GAP, tick, self._missing)
+            fill = min(gaps, self.spec.gap_max)
+            self._gap_frames(row, last + 1, last + fill, shown, gap, tick, out)
             skipped = gaps - fill
-        ts = step if spec.irregular else step * spec.step_ms
-        out.add(row, step, ts, KIND_TICK, tick, self._combine(self.open_steps[row].pop(step)))
-        state.last_step[row] = step
-        state.real_step[row] = step
+        out.add(row, step, self._grid.start_us(step), KIND_TICK, tick, step <= shown, self._combine(held))
         return skipped
+
+    def _gap_frames(self, row: int, first: int, until: int, shown: int, kind: int, tick: int, out: StepList) -> None:
+        for k in range(first, until + 1):
+            out.add(row, k, self._grid.start_us(k), kind, tick, k <= shown, self._missing)
 
     def _combine(self, held: list[Held]) -> F64:
         """The step's value per channel: the only one, the newest, the mean or the sum."""
@@ -196,23 +242,40 @@ class GridReference:
                 combined[c] = total / len(present) if self.spec.within == "mean" else total
         return combined
 
-    def _fill_idle(self, state: GridState, rows: int, p: int, now: int, tick: int, offset: int, out: StepList) -> None:
-        spec = self.spec
+    # ── silence ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _find_silent(
+        self, state: GridState, rows: int, p: int, now_ms: int, tick: int, offset: int, found: list[Silence]
+    ) -> int:
+        """See kernels.grid.find_silent; open steps are filled ahead, too."""
         due = DUE_UNKNOWN
-        until = now // spec.step_ms - 1
-        for row in np.flatnonzero(state.row_partition[:rows] == p).tolist():
-            if state.resting[row] or (state.last_step[row] <= NEVER and not self.open_steps.get(row)):
+        for row in np.flatnonzero(state.partition[:rows] == p).tolist():
+            last = max(int(state.last_step[row]), max(self.open_steps.get(row, {}), default=NEVER))
+            if state.resting[row] != AWAKE or last <= NEVER:
                 continue
-            falls_due = int(state.last_ts[row]) + spec.idle_after_ms
-            if falls_due > now or state.applied[row] > offset:
-                due = min(due, falls_due)
+            if state.heard_ms[row] <= NEVER:
+                state.heard_ms[row] = now_ms
+            passed_ms = now_ms - int(state.heard_ms[row])
+            if passed_ms < self._rules.idle_after_ms or state.applied[row] > offset:
+                due = min(due, int(state.heard_ms[row]) + self._rules.idle_after_ms)
                 continue
-            for step in sorted(self.open_steps.get(row, {})):
-                self._take(state, row, step, out, tick)
-            last = int(state.last_step[row])
-            fill = min(until - last, spec.gap_max - (last - int(state.real_step[row])))
-            for k in range(last + 1, last + 1 + fill):
-                out.add(row, k, k * spec.step_ms, KIND_IDLE, tick, self._missing)
-            state.last_step[row] += max(fill, 0)
-            state.resting[row] = 1
-        state.partition_due[p] = due
+            until = min(self._grid.index(int(state.last_us[row]) + passed_ms * 1000) - 1, last + self.spec.gap_max)
+            shown = max(int(state.previewed[row]), int(state.last_step[row]))
+            if until > shown:
+                found.append(Silence(row, tick, shown, until))
+                state.previewed[row] = until
+                state.resting[row] = FALLS_SILENT
+            else:
+                state.resting[row] = RESTS
+        return due
+
+    def ahead(self, state: GridState, silence: Silence, slot: int, out: StepList) -> None:
+        """The frames of a silent series up to `until`, for a copy of its row at `slot`; nothing of the series moves."""
+        last = int(state.last_step[silence.row])
+        for step, held in sorted(self.open_steps.get(silence.row, {}).items()):
+            if step > silence.until:
+                break
+            self._frames(slot, last, step, held, silence.shown, KIND_IDLE, silence.tick, out)
+            last = step
+        until = min(silence.until, last + self.spec.gap_max)
+        self._gap_frames(slot, last + 1, until, silence.shown, KIND_IDLE, silence.tick, out)

@@ -87,7 +87,7 @@ class Rejected:
 class TickBatch:
     """Decoded ticks in arrival order; they may come from several partitions.
 
-    `values` is [tick, channel] with NaN for a missing value. `channel[i]` is −1 for a wide tick (the record is the
+    `ts_us` is event time in microseconds, `record_ts_ms` the record's own Kafka timestamp (-1: it has none). `values` is [tick, channel] with NaN for a missing value. `channel[i]` is −1 for a wide tick (the record is the
     whole step) and the channel's index for a long one.
     """
 
@@ -96,7 +96,7 @@ class TickBatch:
     offset: I64
     record_ts_ms: I64
     series: list[str]
-    ts_ms: I64
+    ts_us: I64
     values: F64
     channel: I16
 
@@ -104,7 +104,7 @@ class TickBatch:
         return len(self.series)
 
 
-# How a frame came to be; also the `kind` of an imputation.
+# How a frame came to be; also the `kind` of an imputation. Idle: filled ahead, while its series is silent.
 KIND_TICK, KIND_GAP, KIND_IDLE = 0, 1, 2
 
 
@@ -114,13 +114,14 @@ class ForecastBatch:
 
     `tick[i]` is the row of the TickBatch that caused it, `mean` is [n, channel, horizon], `quantiles`
     [n, channel, level, horizon] (never crossing), `scale` [n, channel] the running scale of one-step differences
-    (it decides how many digits are worth sending).
+    (it decides how many digits are worth sending). `ts_us` and `step_us` are microseconds; a calendar step's `step_us` is
+    the length of the first step ahead.
     """
 
     tick: I64
     series: list[str]
-    ts_ms: I64
-    step_ms: I64
+    ts_us: I64
+    step_us: I64
     mean: F64
     quantiles: F64
     scale: F32
@@ -141,7 +142,7 @@ class ImputationBatch:
 
     tick: I64
     series: list[str]
-    ts_ms: I64
+    ts_us: I64
     values: F64
     filled: Bool
     lower: F64

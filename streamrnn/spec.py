@@ -9,8 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from streamrnn.calendar import Align, CalendarStep, StepGrid, step_grid
+
 Within = Literal["one", "last", "mean", "sum"]
 Cell = Literal["rnn", "gru", "lstm", "gru-d"]
+Complete = Literal["record", "channels"]
+Duplicates = Literal["keep", "refuse"]
 
 DAY_MS = 86_400_000
 
@@ -19,7 +23,8 @@ DAY_MS = 86_400_000
 class StreamSpec:
     """The event-time grid, the channels and the bounds of one stream.
 
-    `step_ms == 0` means irregular: every tick is a step. All times are milliseconds.
+    `step_ms == 0` means irregular: every tick is a step. All times are milliseconds. `calendar_step` makes days, weeks,
+    months or years of a time zone the steps; `step_ms` is then their mean length.
     """
 
     channels: tuple[str, ...]
@@ -45,6 +50,21 @@ class StreamSpec:
     # Decay per step of the running scale of differences, and of the running level and its spread.
     scale_decay: float = 0.99
     level_decay: float = 0.999
+    calendar_step: CalendarStep | None = None
+    # The zone whose local time the calendar features follow.
+    timezone: str = "UTC"
+    # floor: a tick belongs to the step it lies in; nearest: to the step whose begin is nearest.
+    align: Align = "floor"
+    # record: a wide record is its whole step; channels: several records with disjoint channels make one step.
+    complete: Complete = "record"
+    # With `within` last, mean or sum: whether ticks of equal time and channel are different events.
+    duplicates: Duplicates = "keep"
+    # A tick so far before its record's Kafka timestamp has a time in another unit, or none.
+    past_max_ms: int = 30 * 365 * DAY_MS
+
+    def grid(self) -> StepGrid:
+        """Numbers and begins of the stream's steps."""
+        return step_grid(self.step_ms, self.calendar_step, self.align)
 
     @property
     def irregular(self) -> bool:

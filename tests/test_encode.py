@@ -28,7 +28,7 @@ def ticks(count: int) -> TickBatch:
         offset=np.arange(81_231, 81_231 + count, dtype=np.int64),
         record_ts_ms=np.zeros(count, dtype=np.int64),
         series=["s"] * count,
-        ts_ms=np.zeros(count, dtype=np.int64),
+        ts_us=np.zeros(count, dtype=np.int64),
         values=np.zeros((count, 2)),
         channel=np.full(count, -1, dtype=np.int16),
     )
@@ -39,8 +39,8 @@ def forecasts(series: list[str], mean: Any, quantiles: Any, scale: Any) -> Forec
     return ForecastBatch(
         tick=np.arange(count),
         series=series,
-        ts_ms=np.full(count, 1_764_000_000_000),
-        step_ms=np.full(count, 1000),
+        ts_us=np.full(count, 1_764_000_000_000_000),
+        step_us=np.full(count, 1_000_000),
         mean=np.asarray(mean, dtype=np.float64),
         quantiles=np.asarray(quantiles, dtype=np.float64),
         scale=np.asarray(scale, dtype=np.float32),
@@ -120,7 +120,7 @@ def test_an_imputation_says_what_was_filled_and_repeats_what_came() -> None:
     batch = ImputationBatch(
         tick=np.array([0, 1]),
         series=["s", "s"],
-        ts_ms=np.array([1000, 2000]),
+        ts_us=np.array([1_000_000, 2_000_000]),
         values=np.array([[21.4, 3.2001], [np.nan, 7.0]]),
         filled=np.array([[False, True], [False, True]]),
         lower=np.array([[0, 3.02], [0, 6.0]]),

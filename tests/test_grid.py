@@ -42,7 +42,7 @@ def ticks(rows: list[tuple[str, int, tuple[float, float], int]], partition: list
         offset=np.arange(count, dtype=np.int64),
         record_ts_ms=np.minimum(ts, START + 500_000),
         series=[row[0] for row in rows],
-        ts_ms=ts,
+        ts_us=ts * 1000,
         values=np.array([row[2] for row in rows], dtype=np.float64).reshape(count, 2),
         channel=np.array([row[3] for row in rows], dtype=np.int16),
     )
@@ -60,14 +60,14 @@ def cut(batch: TickBatch, begin: int, end: int) -> TickBatch:
         batch.offset[part],
         batch.record_ts_ms[part],
         batch.series[part],
-        batch.ts_ms[part],
+        batch.ts_us[part],
         batch.values[part],
         batch.channel[part],
     )
 
 
 def run(front: FrontEnd, batch: TickBatch, cuts: list[int] | None = None) -> tuple[list[Any], list[Any]]:
-    """All frames as (series, step, kind, values, source offset), grouped by series, and all refusals."""
+    """All frames as (step, kind, values, source offset, sent ahead), grouped by series, and all refusals with details."""
     frames_by_series: dict[str, list[Any]] = {}
     rejected: list[Any] = []
     edges = [0, *sorted(set(cuts or [])), len(batch)]
@@ -78,25 +78,27 @@ def run(front: FrontEnd, batch: TickBatch, cuts: list[int] | None = None) -> tup
             frames = front.process(part, done)
             done += frames.consumed
             collect(front, frames, part, frames_by_series)
-            rejected += [(int(part.offset[i]), reason) for i, reason, _ in frames.rejected]
+            rejected += [(int(part.offset[i]), reason, detail) for i, reason, detail in frames.rejected]
+            for first in range(0, len(frames.silent), 3):
+                collect(front, front.ahead(frames.silent[first : first + 3]), part, frames_by_series)
     return sorted(frames_by_series.items()), rejected
 
 
 def collect(front: FrontEnd, frames: Frames, part: TickBatch, into: dict[str, list[Any]]) -> None:
     for i in range(len(frames)):
         values = tuple(None if np.isnan(v) else float(v) for v in frames.values[i])
-        row = (int(frames.step[i]), int(frames.kind[i]), values, int(part.offset[frames.tick[i]]))
-        into.setdefault(front.series_name(int(frames.slot[i])), []).append(row)
+        row = (int(frames.step[i]), int(frames.kind[i]), values, int(part.offset[frames.tick[i]]), bool(frames.shown[i]))
+        into.setdefault(front.series_name(int(frames.owner[i])), []).append(row)
 
 
 def reference(stream: StreamSpec) -> FrontEnd:
     front = FrontEnd(stream)
-    front._held = True  # the reference path, also where the compiled one would serve
+    front._plain = False  # the reference path, also where the compiled one would serve
     return front
 
 
 times = st.integers(0, 60).map(lambda n: n * 500)
-arrivals = st.lists(st.tuples(st.sampled_from("xyz"), times, st.integers(0, 1)), max_size=60)
+arrivals = st.lists(st.tuples(st.sampled_from("vwxyz"), times, st.integers(0, 1)), max_size=60)
 
 
 @settings(deadline=None, max_examples=150)
@@ -106,7 +108,7 @@ def test_the_compiled_grid_equals_the_reference_however_the_ticks_are_cut(
 ) -> None:
     # Times run mostly forward, so that gaps, idle series, duplicates and late ticks all occur.
     walk = [wide(name, i * 700 + ts % 3000) for i, (name, ts, _) in enumerate(rows)]
-    batch = ticks(walk, [{"x": 0, "y": 1, "z": 1}[row[0]] for row in walk])
+    batch = ticks(walk, [{"v": 1, "w": 1, "x": 0, "y": 1, "z": 1}[row[0]] for row in walk])
     stream = spec(step_ms=step_ms)
     expected = run(reference(stream), batch)
     assert run(FrontEnd(stream), batch, [c for c in cuts if c < len(batch)]) == expected
@@ -156,19 +158,65 @@ def test_a_gap_is_filled_when_a_later_step_closes_and_only_up_to_gap_max() -> No
     ]
 
 
-def test_a_silent_series_is_filled_by_its_partitions_event_time_and_then_rests() -> None:
-    front = FrontEnd(spec())
-    rows = [wide("x", 0), *[wide("y", 1000 * k) for k in range(12)], wide("x", 30_000)]
-    frames, _ = run(front, ticks(rows))
-    # y reaches 8 s: x is filled up to the newest step that ended (7), at most gap_max = 5 of them, and then rests.
-    assert kinds(frames) == [(0, KIND_TICK), *[(k, KIND_IDLE) for k in range(1, 6)], (30, KIND_TICK)]
-    assert dict(frames)["x"][1][3] == 9  # revealed by y's tick at 8 s, the tenth record
+def ahead(frames: list[Any], series: str = "x") -> list[int]:
+    """The steps of a series that were filled ahead and sent."""
+    first = START // 1000
+    return [row[0] - first for row in dict(frames)[series] if row[1] == KIND_IDLE and not row[4]]
 
 
-def test_another_partition_does_not_make_a_series_idle() -> None:
+def others(seconds: range) -> list[tuple[str, int, tuple[float, float], int]]:
+    """Two more series, a tick a second each: the log's time goes on when both have spoken."""
+    return [wide(name, 1000 * k) for k in seconds for name in ("y", "z")]
+
+
+@pytest.mark.parametrize("make", [FrontEnd, reference])
+def test_a_silent_series_is_filled_ahead_by_the_logs_time_and_then_rests(make: Any) -> None:
+    front = make(spec())
+    frames, rejected = run(front, ticks([wide("x", 0), *others(range(12)), wide("x", 30_000)]))
+    assert rejected == []
+    # The log's time has gone on by 8 s: filled up to the newest step that has ended on x's own clock (7), at most gap_max = 5.
+    assert ahead(frames) == [1, 2, 3, 4, 5]
+    # When it speaks again, its gaps are stepped through but not sent once more.
+    spoken = [row for row in dict(frames)["x"] if row[1] != KIND_IDLE]
+    assert [(row[0] - START // 1000, row[1], row[4]) for row in spoken] == [
+        (0, KIND_TICK, False),
+        *[(k, KIND_GAP, True) for k in range(1, 6)],
+        (30, KIND_TICK, False),
+    ]
+
+
+@pytest.mark.parametrize("make", [FrontEnd, reference])
+def test_what_was_filled_ahead_is_not_closed(make: Any) -> None:
+    front = make(spec())
+    rows = [wide("x", 0), *others(range(12)), wide("x", 2000, 7.0), wide("x", 4000)]
+    frames, rejected = run(front, ticks(rows))
+    assert rejected == []
+    assert ahead(frames) == [1, 2, 3, 4, 5]
+    first = START // 1000
+    assert [(row[0] - first, row[1], row[4]) for row in dict(frames)["x"] if row[1] != KIND_IDLE] == [
+        (0, KIND_TICK, False),
+        (1, KIND_GAP, True),
+        (2, KIND_TICK, False),  # served, though it had been filled
+        (3, KIND_GAP, False),  # another fill than before: it knows of the tick at 2
+        (4, KIND_TICK, False),
+    ]
+
+
+def test_steps_held_open_are_sent_ahead_and_stay_open() -> None:
+    front = FrontEnd(spec(lateness_ms=5000, idle_after_ms=8000, within="mean"))
+    rows = [wide("x", 0, 1.0), wide("x", 1000, 3.0), *others(range(20)), wide("x", 1500, 5.0), wide("x", 9000)]
+    frames, rejected = run(front, ticks(rows))
+    assert rejected == []
+    first = START // 1000
+    sent = [(row[0] - first, row[2][0]) for row in dict(frames)["x"] if row[1] == KIND_TICK and not row[4]]
+    # Ahead: 0 and 1 as they stood. Step 1 gets another tick later and is sent as it closes; step 0 is not sent twice.
+    assert sent == [(0, 1.0), (1, 3.0), (1, 4.0)]
+
+
+def test_another_partition_does_not_make_a_series_silent() -> None:
     front = FrontEnd(spec())
-    rows = [wide("x", 0), *[wide("y", 1000 * k) for k in range(12)]]
-    frames, _ = run(front, ticks(rows, [0, *[1] * 12]))
+    rows = [wide("x", 0), *others(range(12))]
+    frames, _ = run(front, ticks(rows, [0, *[1] * 24]))
     assert kinds(frames) == [(0, KIND_TICK)]
 
 
@@ -185,7 +233,7 @@ def test_late_duplicate_and_future_are_refused_and_move_nothing(compiled: bool) 
         wide("x", 6000),
     ]
     frames, rejected = run(front, ticks(rows))
-    assert rejected == [(2, "duplicate"), (3, "late"), (4, "future")]
+    assert [row[:2] for row in rejected] == [(2, "duplicate"), (3, "late"), (4, "future")]
     assert [row for row in kinds(frames) if row[1] == KIND_TICK] == [(0, KIND_TICK), (5, KIND_TICK), (6, KIND_TICK)]
 
 
@@ -200,22 +248,34 @@ def test_long_ticks_close_their_step_when_every_channel_came_or_a_later_step_beg
     ]
     frames, rejected = run(front, ticks(rows))
     assert [(row[2], row[3]) for row in dict(frames)["x"]] == [((1.0, 2.0), 1), ((3.0, None), 3)]
-    assert rejected == [(4, "duplicate")]
+    assert [row[:2] for row in rejected] == [(4, "duplicate")]
 
 
-@pytest.mark.parametrize(("within", "expected"), [("last", 3.0), ("mean", 2.0), ("sum", 6.0)])
-def test_ticks_of_a_step_are_combined(within: Any, expected: float) -> None:
-    front = FrontEnd(spec(within=within))
-    rows = [wide("x", 0, 1.0), wide("x", 800, 3.0), wide("x", 300, 2.0), wide("x", 300, 9.0), wide("x", 1000, 7.0)]
+@pytest.mark.parametrize(
+    ("within", "duplicates", "expected"),
+    [
+        ("last", "keep", 9.0),
+        ("mean", "keep", 3.75),
+        ("sum", "keep", 15.0),
+        ("last", "refuse", 3.0),
+        ("mean", "refuse", 2.0),
+        ("sum", "refuse", 6.0),
+    ],
+)
+def test_ticks_of_a_step_are_combined_and_equal_times_are_different_events(
+    within: Any, duplicates: Any, expected: float
+) -> None:
+    front = FrontEnd(spec(within=within, duplicates=duplicates))
+    rows = [wide("x", 0, 1.0), wide("x", 300, 2.0), wide("x", 800, 3.0), wide("x", 800, 9.0), wide("x", 1000, 7.0)]
     frames, rejected = run(front, ticks(rows))
     assert [row[2][0] for row in dict(frames)["x"]] == [expected]
-    assert rejected == [(3, "duplicate")]
+    assert [row[:2] for row in rejected] == ([] if duplicates == "keep" else [(3, "duplicate")])
 
 
 def test_a_series_holds_back_at_most_pending_max_ticks() -> None:
     front = FrontEnd(spec(within="mean", pending_max=3))
     _, rejected = run(front, ticks([wide("x", k) for k in range(5)]))
-    assert rejected == [(3, "pending-full"), (4, "pending-full")]
+    assert [row[:2] for row in rejected] == [(3, "pending-full"), (4, "pending-full")]
 
 
 def test_more_gaps_than_the_output_holds_are_written_in_pieces() -> None:

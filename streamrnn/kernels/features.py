@@ -47,7 +47,7 @@ def observe(
     irregular: bool,
     scale_decay: float,
     level_decay: float,
-    calendar_ms: I64,
+    calendar: I64,
     last: F64,
     level: F64,
     spread2: F32,
@@ -62,12 +62,14 @@ def observe(
     scale: F32,
     age: F32,
     number: I64,
+    pace: F32,
 ) -> None:
     """Walks frames in (series, time) order, updating each series' scaling and writing what the network sees.
 
     Frame arrays are [frame], `values` [frame, channel]; state arrays are [row] or [row, channel]. Written:
     `inputs` [frame, F] (NaN where a channel is missing), `base` [frame, channel] the last seen value, `scale`
-    [frame, channel], `age` [frame, channel] steps since last seen, `number` [frame] the series' count of steps so far.
+    [frame, channel], `age` [frame, channel] steps since last seen, `number` [frame] the series' count of steps so far, `pace`
+    [frame] the usual distance of irregular steps. `ts` and the periods in `calendar` are in one unit.
     """
     channels = values.shape[1]
     for i in range(slot.shape[0]):
@@ -83,6 +85,7 @@ def observe(
             else:
                 delta = gap
         prev_step[s] = step[i]
+        pace[i] = dt_mean[s]
         number[i] = steps[s]
         steps[s] += 1
         for c in range(channels):
@@ -125,7 +128,7 @@ def observe(
             age[i, c] = since[s, c]
         column = 2 * channels
         inputs[i, column] = np.float32(np.log1p(min(delta, 1e6)))
-        for k in range(calendar_ms.shape[0]):
-            phase = 2.0 * np.pi * np.float64(ts[i] % calendar_ms[k]) / np.float64(calendar_ms[k])
+        for k in range(calendar.shape[0]):
+            phase = 2.0 * np.pi * np.float64(ts[i] % calendar[k]) / np.float64(calendar[k])
             inputs[i, column + 1 + 2 * k] = np.float32(np.sin(phase))
             inputs[i, column + 2 + 2 * k] = np.float32(np.cos(phase))

@@ -6,200 +6,242 @@ within a step, lateness); tests hold the two against each other tick by tick.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from streamrnn.kernels import compiled
-from streamrnn.records import F64, I32, I64, KIND_GAP, KIND_IDLE, KIND_TICK, U8
+from streamrnn.kernels.logclock import hear
+from streamrnn.kernels.steps import index_of, start_of
+from streamrnn.records import F64, I32, I64, KIND_GAP, KIND_TICK, U8
 
 # Statuses of a tick, in the order of `streamrnn.grid.STATUS_REASONS`.
-ACCEPTED, LATE, DUPLICATE, FUTURE = 0, 1, 2, 3
-REPLAYED = 5  # the row's state is from after this record already (a restored one, during the silent replay)
+ACCEPTED, LATE, DUPLICATE, FUTURE, PENDING_FULL, IMPLAUSIBLE = range(6)
+REPLAYED = 6  # the row's state is from after this record already (a restored one, during the silent replay)
 
 NEVER = np.iinfo(np.int64).min // 4  # far enough from the edge that sums with it do not overflow
+DUE_UNKNOWN = 2**62
+# A row's `resting`: its silence was noticed (its gaps were filled ahead), or is to be filled at the end of this stretch.
+AWAKE, RESTS, FALLS_SILENT = 0, 1, 2
+
+
+class Rules(NamedTuple):
+    """What a stream's grid goes by; times in the units of the names, `edges` and `starts` as in `calendar.StepGrid`."""
+
+    step_us: int
+    shift_us: int
+    first: int
+    edges: I64
+    starts: I64
+    idle_after_ms: int
+    gap_max: int
+    future_max_ms: int
+    past_max_ms: int
+    fills_ahead: bool  # whether silent series are looked for
+
+
+class GridState(NamedTuple):
+    """Views of the table's columns that belong to the grid ([row]), and each partition's clock ([partition]).
+
+    `last_step` is the newest step that is closed, `previewed` the newest whose outputs were sent ahead of it, `last_us` the
+    series' event time, `heard_ms` the log's time at its last record. `due_ms` is a lower bound of the log's time at which
+    some series of the partition falls silent.
+    """
+
+    partition: I32
+    identity: I64
+    last_step: I64
+    last_us: I64
+    heard_ms: I64
+    previewed: I64
+    resting: U8
+    applied: I64
+    clock: I64
+    due_ms: I64
+
+
+class Ticks(NamedTuple):
+    """The ticks of a batch that have rows; `status` and `closed` (the step that was closed last, where it refuses) are
+    written."""
+
+    slot: I32
+    partition: I32
+    offset: I64
+    ts_us: I64
+    record_ms: I64
+    status: U8
+    closed: I64
+
+
+class FrameList(NamedTuple):
+    """Frames as they are written; `shown`: its outputs were sent ahead."""
+
+    slot: I32
+    step: I64
+    ts_us: I64
+    kind: U8
+    tick: I64
+    shown: U8
+
+
+class Silences(NamedTuple):
+    """Series that fell silent: row, the tick that shows it, the steps behind `shown` up to `until` that are filled ahead."""
+
+    row: I32
+    tick: I64
+    shown: I64
+    until: I64
+
+
+def frame_list(size: int) -> FrameList:
+    return FrameList(
+        np.empty(size, dtype=np.int32),
+        np.empty(size, dtype=np.int64),
+        np.empty(size, dtype=np.int64),
+        np.empty(size, dtype=np.uint8),
+        np.empty(size, dtype=np.int64),
+        np.empty(size, dtype=np.uint8),
+    )
+
+
+def silences(size: int) -> Silences:
+    return Silences(
+        np.empty(size, dtype=np.int32),
+        np.empty(size, dtype=np.int64),
+        np.empty(size, dtype=np.int64),
+        np.empty(size, dtype=np.int64),
+    )
+
+
+@compiled
+def implausible(ts_us: int, record_ms: int, rules: Rules) -> int:
+    """Status of an event time by its record's own Kafka timestamp (-1: it has none) and by the calendar's table."""
+    edges = rules.edges
+    if edges.shape[0] > 0 and not edges[0] <= ts_us < edges[edges.shape[0] - 2]:
+        return IMPLAUSIBLE
+    if record_ms < 0:
+        return ACCEPTED
+    ahead_ms = ts_us // 1000 - record_ms
+    if ahead_ms > rules.past_max_ms or ahead_ms < -rules.past_max_ms:
+        return IMPLAUSIBLE
+    return FUTURE if ts_us > (record_ms + rules.future_max_ms) * 1000 else ACCEPTED
 
 
 @compiled
 def align(
-    begin: int,
-    slot: I32,
-    partition: I32,
-    offset: I64,
-    ts: I64,
-    record_ts: I64,
-    step_ms: int,
-    idle_after_ms: int,
-    gap_max: int,
-    future_max_ms: int,
-    rows: int,
-    row_partition: I32,
-    last_step: I64,
-    real_step: I64,
-    last_ts: I64,
-    resting: U8,
-    applied: I64,
-    partition_ts: I64,
-    partition_due: I64,
-    status: U8,
-    out_slot: I32,
-    out_step: I64,
-    out_ts: I64,
-    out_kind: U8,
-    out_tick: I64,
-) -> tuple[int, int, int]:
+    begin: int, rows: int, ticks: Ticks, rules: Rules, state: GridState, out: FrameList, found: Silences, silent: int
+) -> tuple[int, int, int, int, bool]:
     """Takes ticks `begin..` in arrival order and writes the frames they give, until the output is full.
 
-    Returns (ticks consumed, frames written, gap steps beyond `gap_max` that were skipped). `step_ms` 0 means irregular:
-    the step number is the time stamp itself, and there are neither gaps nor idle filling.
-    `partition_due[p]` is a lower bound of the event time at which some series of partition p falls idle, so that
-    the rows are searched only when it is reached. A record below `applied[s]` has moved its series before (the state
-    was restored from after it): it moves the partition's event time, and no row that is ahead of it.
+    Returns (ticks consumed, frames written, gap steps beyond `gap_max` that were skipped, series found silent so far, of
+    which there were `silent` before, whether it stopped before a tick of one of those). `rows` of the table are in use.
+    A record below `applied` has moved its series before (the state was restored from after it): it moves the log's clock,
+    and no row that is ahead of it.
     """
-    capacity = out_slot.shape[0]
+    capacity = out.slot.shape[0]
     written = 0
     skipped = 0
-    irregular = step_ms == 0
+    irregular = rules.step_us == 0
     i = begin
-    while i < slot.shape[0]:
-        s = slot[i]
-        p = partition[i]
-        t = ts[i]
-        step = t if irregular else t // step_ms
-        if t > record_ts[i] + future_max_ms:
-            status[i] = FUTURE
-            i += 1
-            continue
-        replayed = offset[i] < applied[s]
-        if step <= last_step[s] and not replayed:
-            status[i] = DUPLICATE if step == real_step[s] else LATE
-            i += 1
-            continue
-
-        # Gaps between the last step and this one, what an idle fill already made counted in.
-        gap_from = last_step[s] + 1
-        gaps = 0
-        if not irregular and last_step[s] > NEVER and not replayed:
-            gaps = step - gap_from
-            left = gap_max - (last_step[s] - real_step[s])
-            fill = min(gaps, max(left, 0))
-        else:
-            fill = 0
-        searches = not irregular and t > partition_ts[p] and t >= partition_due[p]
-        room = fill + 1
-        if searches:
-            room += _idle_frames(
-                p, s, t, offset[i], step_ms, idle_after_ms, gap_max, rows, row_partition, last_step, real_step,
-                last_ts, resting, applied,
-            )  # fmt: skip
-        if written + room > capacity:
+    while i < ticks.slot.shape[0]:
+        s = ticks.slot[i]
+        if state.resting[s] == FALLS_SILENT:
+            return i - begin, written, skipped, silent, True
+        p = ticks.partition[i]
+        t = ticks.ts_us[i]
+        replayed = ticks.offset[i] < state.applied[s]
+        step = index_of(t, rules.step_us, rules.shift_us, rules.first, rules.edges)
+        last = state.last_step[s]
+        status = implausible(t, ticks.record_ms[i], rules)
+        if status == ACCEPTED:
+            if replayed:
+                status = REPLAYED
+            elif step <= last:
+                status = DUPLICATE if step == last else LATE
+        gaps, fill = 0, 0
+        if status == ACCEPTED and not irregular and last > NEVER:
+            gaps = step - last - 1
+            fill = min(gaps, rules.gap_max)
+        if written + fill + 1 > capacity:
             # Nothing of this tick has been done: the caller comes back with an empty (or larger) output.
-            return i - begin, written, skipped
-        for k in range(fill):
-            out_slot[written] = s
-            out_step[written] = gap_from + k
-            out_ts[written] = (gap_from + k) * step_ms
-            out_kind[written] = KIND_GAP
-            out_tick[written] = i
-            written += 1
-        skipped += gaps - fill
-        if replayed:
-            status[i] = REPLAYED
-        else:
-            out_slot[written] = s
-            out_step[written] = step
-            out_ts[written] = t if irregular else step * step_ms
-            out_kind[written] = KIND_TICK
-            out_tick[written] = i
-            written += 1
-            status[i] = ACCEPTED
-            last_step[s] = step
-            real_step[s] = step
-            last_ts[s] = t
-            resting[s] = 0
+            return i - begin, written, skipped, silent, False
 
-        partition_ts[p] = max(partition_ts[p], t)
-        if searches:
-            written, partition_due[p] = _fill_idle(
-                p, t, i, offset[i], step_ms, idle_after_ms, gap_max, rows, row_partition, last_step, real_step, last_ts,
-                resting, applied, out_slot, out_step, out_ts, out_kind, out_tick, written,
-            )  # fmt: skip
-        if not irregular:
-            partition_due[p] = min(partition_due[p], t + idle_after_ms)
+        now = state.clock[p, 0]
+        if ticks.record_ms[i] >= 0:
+            now = hear(state.clock[p], state.identity[s], ticks.record_ms[i], rules.idle_after_ms)
+        ticks.status[i] = status
+        ticks.closed[i] = last
+        if not replayed:
+            state.heard_ms[s] = now
+        if status == ACCEPTED:
+            for k in range(fill):
+                out.slot[written] = s
+                out.step[written] = last + 1 + k
+                out.ts_us[written] = start_of(last + 1 + k, rules.step_us, rules.first, rules.starts)
+                out.kind[written] = KIND_GAP
+                out.tick[written] = i
+                out.shown[written] = 1 if last + 1 + k <= state.previewed[s] else 0
+                written += 1
+            skipped += gaps - fill
+            out.slot[written] = s
+            out.step[written] = step
+            out.ts_us[written] = start_of(step, rules.step_us, rules.first, rules.starts)
+            out.kind[written] = KIND_TICK
+            out.tick[written] = i
+            out.shown[written] = 0
+            written += 1
+            state.last_step[s] = step
+            state.last_us[s] = max(state.last_us[s], t)
+            state.previewed[s] = min(state.previewed[s], step - 1)
+            state.resting[s] = AWAKE
+        if rules.fills_ahead:
+            if now >= state.due_ms[p]:
+                silent, state.due_ms[p] = find_silent(p, now, i, ticks.offset[i], rows, rules, state, found, silent)
+            state.due_ms[p] = min(state.due_ms[p], now + rules.idle_after_ms)
         i += 1
-    return i - begin, written, skipped
+    return i - begin, written, skipped, silent, False
 
 
 @compiled
-def _idle_frames(
+def find_silent(
     p: int,
-    speaking: int,
-    now: int,
-    offset: int,
-    step_ms: int,
-    idle_after_ms: int,
-    gap_max: int,
-    rows: int,
-    row_partition: I32,
-    last_step: I64,
-    real_step: I64,
-    last_ts: I64,
-    resting: U8,
-    applied: I64,
-) -> int:
-    """How many frames `_fill_idle` will write, were it called now (`speaking` is not silent: its tick is at hand)."""
-    until = now // step_ms - 1
-    frames = 0
-    for r in range(rows):
-        if row_partition[r] != p or r == speaking or resting[r] == 1 or last_step[r] <= NEVER or applied[r] > offset:
-            continue
-        if last_ts[r] + idle_after_ms <= now:
-            frames += max(0, min(until - last_step[r], gap_max - (last_step[r] - real_step[r])))
-    return frames
-
-
-@compiled
-def _fill_idle(
-    p: int,
-    now: int,
+    now_ms: int,
     tick: int,
     offset: int,
-    step_ms: int,
-    idle_after_ms: int,
-    gap_max: int,
     rows: int,
-    row_partition: I32,
-    last_step: I64,
-    real_step: I64,
-    last_ts: I64,
-    resting: U8,
-    applied: I64,
-    out_slot: I32,
-    out_step: I64,
-    out_ts: I64,
-    out_kind: U8,
-    out_tick: I64,
-    written: int,
+    rules: Rules,
+    state: GridState,
+    found: Silences,
+    silent: int,
 ) -> tuple[int, int]:
-    """Fills the gaps of partition p's silent series up to `now`, lets them rest; returns the next due time too."""
-    due = 2**62
-    until = now // step_ms - 1  # the newest step that has ended
+    """Notes the series of partition p that are silent at this time of the log, and how far their gaps are filled ahead: on
+    their own clock. Returns (how many are noted by now, when the next one is due)."""
+    due = DUE_UNKNOWN
     for r in range(rows):
-        if row_partition[r] != p or resting[r] == 1 or last_step[r] <= NEVER:
+        if state.partition[r] != p or state.resting[r] != AWAKE or state.last_step[r] <= NEVER:
             continue
-        falls_due = last_ts[r] + idle_after_ms
-        if falls_due > now or applied[r] > offset:
-            due = min(due, falls_due)
+        if state.heard_ms[r] <= NEVER:
+            state.heard_ms[r] = now_ms  # a state from before the log's time was kept
+        passed_ms = now_ms - state.heard_ms[r]
+        if passed_ms < rules.idle_after_ms or state.applied[r] > offset:
+            due = min(due, state.heard_ms[r] + rules.idle_after_ms)
             continue
-        fill = min(until - last_step[r], gap_max - (last_step[r] - real_step[r]))
-        for k in range(fill):
-            out_slot[written] = r
-            out_step[written] = last_step[r] + 1 + k
-            out_ts[written] = (last_step[r] + 1 + k) * step_ms
-            out_kind[written] = KIND_IDLE
-            out_tick[written] = tick
-            written += 1
-        last_step[r] += max(fill, 0)
-        resting[r] = 1
-    return written, due
+        last = state.last_step[r]
+        at = state.last_us[r] + passed_ms * 1000
+        until = index_of(at, rules.step_us, rules.shift_us, rules.first, rules.edges) - 1
+        until = min(until, last + rules.gap_max)
+        shown = max(state.previewed[r], last)
+        if until > shown:
+            found.row[silent] = r
+            found.tick[silent] = tick
+            found.shown[silent] = shown
+            found.until[silent] = until
+            silent += 1
+            state.previewed[r] = until
+            state.resting[r] = FALLS_SILENT
+        else:
+            state.resting[r] = RESTS
+    return silent, due
 
 
 @compiled

@@ -48,7 +48,7 @@ def admit(
     # the layout
     size: int,
     checks: I64,
-    order: I64,
+    applied: int,
     places: I64,
     widths: I64,
     addresses: I64,
@@ -65,8 +65,7 @@ def admit(
     only looked at). `verdict` says what became of it: DAMAGED (not `whole`), ELSEWHERE (of another partition),
     IMPOSSIBLE, OLDER than what the table's row holds (by its life, the input offset it has come to, where it stands), or
     TAKEN. `checks` [n, 5]: (width in bytes, first, stop, mask, value), a word of the row that has this value behind this
-    mask cannot be; `order`: of the words at these two places the first must not be above the second, and at the third is
-    the offset. `places` and `widths` of the blocks, in bytes, which lie at `addresses`. `lived` and `stood` hold 1 more
+    mask cannot be; `applied`: the word of 8 bytes that holds the offset. `places` and `widths` of the blocks, in bytes, which lie at `addresses`. `lived` and `stood` hold 1 more
     than the life and the place, 0: nothing yet; `reached` is the table's column of offsets.
 
     Nothing is checked of places and rows: they are within their bounds, or memory is overwritten.
@@ -82,7 +81,7 @@ def admit(
         if np.int64(words4[PARTITION]) != partition:
             verdict[i] = ELSEWHERE
             continue
-        bad = numbers[order[0]] > numbers[order[1]]
+        bad = False
         for c in range(len(checks)):
             first, stop, mask, value = checks[c, 1], checks[c, 2], checks[c, 3], checks[c, 4]
             if checks[c, 0] == 4:
@@ -96,7 +95,7 @@ def admit(
             continue
         row = to[i]
         if row >= 0:
-            life, offset = np.int64(words4[LIFE]) + 1, numbers[order[2]]
+            life, offset = np.int64(words4[LIFE]) + 1, numbers[applied]
             if life < lived[row] or (
                 life == lived[row] and (offset < reached[row] or (offset == reached[row] and stand[i] + 1 < stood[row]))
             ):

@@ -112,6 +112,24 @@ def _put_number(buffer: U8, at: int, value: float, decimals: int, factor: float)
 
 
 @inlined
+def _put_ms(buffer: U8, at: int, us: int) -> int:
+    """Writes microseconds as milliseconds, exactly: a fraction only where there is one."""
+    size = us if us >= 0 else -us
+    fraction = size % 1000
+    if us < 0 and fraction > 0 and size < 1000:
+        buffer[at] = 45  # "-0.5": the whole part alone would lose the sign
+        at += 1
+    at = _put_integer(buffer, at, size // 1000 if us >= 0 else -(size // 1000))
+    if fraction > 0:
+        buffer[at] = 46
+        _put_digits(buffer, at + 1, fraction, 3)
+        at += 4
+        while buffer[at - 1] == 48:
+            at -= 1
+    return at
+
+
+@inlined
 def _put_piece(buffer: U8, at: int, pieces: U8, edges: I64, piece: int) -> int:
     for k in range(edges[piece], edges[piece + 1]):
         buffer[at] = pieces[k]
@@ -127,7 +145,7 @@ def write_forecasts(
     series: U8,
     series_edges: I64,
     ts: I64,
-    step_ms: I64,
+    step: I64,
     partition: I32,
     offset: I64,
     warm: Bool,
@@ -138,7 +156,8 @@ def write_forecasts(
 ) -> int:
     """Writes records one after another into `buffer`; `ends[i]` is where record i ends. Returns how many fitted.
 
-    `series` holds the names as JSON, each with the comma behind it; `mean` is [record, channel, horizon], `quantiles`
+    `series` holds the names as JSON, each with the comma behind it; `ts` and `step` are microseconds, written as milliseconds
+    (with a fraction where there is one); `mean` is [record, channel, horizon], `quantiles`
     [record, channel, level, horizon]. A channel whose mean is NaN has never been seen and is left out. Piece
     FIXED + c·(levels + 1) opens channel c, the next ones open its levels.
     """
@@ -155,9 +174,9 @@ def write_forecasts(
             buffer[at] = series[k]
             at += 1
         at = _put_piece(buffer, at, pieces, edges, TS)
-        at = _put_integer(buffer, at, ts[i])
+        at = _put_ms(buffer, at, ts[i])
         at = _put_piece(buffer, at, pieces, edges, STEP)
-        at = _put_integer(buffer, at, step_ms[i])
+        at = _put_ms(buffer, at, step[i])
         at = _put_piece(buffer, at, pieces, edges, CHANNELS)
         first = True
         for c in range(channels):

@@ -156,7 +156,7 @@ def _from_lines(options: Options) -> Table:
         raise InputError(f"{options.file}, line {worst.offset + 1}: {unread[0].reason}: {unread[0].detail}")
     if len(set(batch.series)) != 1:
         raise InputError(f"{options.file}: holds {len(set(batch.series))} series; back-test one at a time")
-    return Table(channels, batch.ts_ms, batch.values)
+    return Table(channels, batch.ts_us // 1000, batch.values)
 
 
 def read_hidden(path: Path, table: Table) -> Bool:
@@ -228,7 +228,7 @@ def serve(spec: StreamSpec, ts_ms: I64, values: F64, options: Options, seed: int
         fills = outputs.imputations
         for i in range(len(fills)):
             row = begin + int(fills.tick[i])
-            if fills.ts_ms[i] // spec.step_ms == ts_ms[row] // spec.step_ms:
+            if fills.ts_us[i] // 1000 // spec.step_ms == ts_ms[row] // spec.step_ms:
                 for c in np.flatnonzero(fills.filled[i]):
                     result.fills[row, int(c)] = float(fills.values[i, c])
         if options.forecasts_out:
@@ -258,7 +258,7 @@ def ticks(ts_ms: I64, values: F64, begin: int, end: int) -> TickBatch:
         offset=np.arange(begin, end, dtype=np.int64),
         record_ts_ms=ts_ms[begin:end],
         series=[SERIES] * count,
-        ts_ms=ts_ms[begin:end],
+        ts_us=ts_ms[begin:end] * 1000,
         values=values[begin:end],
         channel=np.full(count, -1, dtype=np.int16),
     )

@@ -31,6 +31,7 @@ from streamrnn.stream.snapshot import Snapshots
 from streamrnn.transports.base import Sink, clock_s
 from streamrnn.transports.changelog import (
     CHECKPOINT,
+    CLOCKS_MAX,
     SERIES,
     Checkpoint,
     History,
@@ -198,8 +199,14 @@ class Checkpointer:
         if not force and elapsed < self._settings.interval_s and since < self._settings.records:
             return False
         known.began_s = clock_s()
-        event_time_ms = self._engine.front.event_time_ms(partition)
-        begin = msgspec.structs.replace(known.written, offset=position, event_time_ms=event_time_ms, swaps=())
+        front = self._engine.front
+        begin = msgspec.structs.replace(
+            known.written,
+            offset=position,
+            log_time_ms=front.log_time_ms(partition),
+            swaps=(),
+            clocks=((position, front.clock(partition)), *known.written.clocks)[:CLOCKS_MAX],
+        )
         known.cycle = _Cycle(begin, self._engine.table.changed_rows(partition))
         return True
 

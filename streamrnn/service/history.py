@@ -8,6 +8,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from streamrnn.calendar import milliseconds
 from streamrnn.records import F64, Bool, Outputs, TickBatch
 from streamrnn.spec import StreamSpec
 
@@ -19,8 +20,8 @@ MARKS_MAX = 50
 class _Forecast(NamedTuple):
     """A series' newest, as arrays: most are replaced before anybody looks."""
 
-    ts_ms: int
-    step_ms: int
+    ts_ms: float
+    step_ms: float
     mean: F64
     quantiles: F64
     warm: bool
@@ -36,7 +37,7 @@ class _Forecast(NamedTuple):
 
 
 class _Filled(NamedTuple):
-    ts_ms: int
+    ts_ms: float
     values: F64
     lower: F64
     upper: F64
@@ -54,7 +55,7 @@ class _Filled(NamedTuple):
 
 @dataclass(slots=True)
 class _Watched:
-    actual: deque[tuple[int, F64]] = field(default_factory=lambda: deque(maxlen=STEPS_MAX))  # (ts, values) that came
+    actual: deque[tuple[float, F64]] = field(default_factory=lambda: deque(maxlen=STEPS_MAX))  # (ts, values) that came
     filled: deque[_Filled] = field(default_factory=lambda: deque(maxlen=STEPS_MAX))
     forecast: _Forecast | None = None
 
@@ -79,12 +80,12 @@ class History:
             if name in watched:
                 tick = int(forecasts.tick[row])
                 if batch.series[tick] == name:
-                    watched[name].actual.append((int(forecasts.ts_ms[row]), batch.values[tick].copy()))
+                    watched[name].actual.append((milliseconds(int(forecasts.ts_us[row])), batch.values[tick].copy()))
                 last[name] = row
         for name, row in last.items():  # copies, or the whole batch would stay
             watched[name].forecast = _Forecast(
-                int(forecasts.ts_ms[row]),
-                int(forecasts.step_ms[row]),
+                milliseconds(int(forecasts.ts_us[row])),
+                milliseconds(int(forecasts.step_us[row])),
                 forecasts.mean[row].copy(),
                 forecasts.quantiles[row].copy(),
                 bool(forecasts.warm[row]),
@@ -94,7 +95,7 @@ class History:
             if name in watched:
                 watched[name].filled.append(
                     _Filled(
-                        int(imputations.ts_ms[row]),
+                        milliseconds(int(imputations.ts_us[row])),
                         imputations.values[row].copy(),
                         imputations.lower[row].copy(),
                         imputations.upper[row].copy(),

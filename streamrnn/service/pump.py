@@ -375,8 +375,8 @@ class Pump:
                 chunk = [record for record in chunk if record.offset >= owned.position]
                 if not chunk:
                     continue
-            event_time = self._engine.front.event_time_ms(partition)
-            self._points.note(partition, chunk[0].offset, event_time, len(chunk))
+            log_time_ms = self._engine.front.log_time_ms(partition)
+            self._points.note(partition, chunk[0].offset, log_time_ms, len(chunk))
             at = 0
             while at < len(chunk) and chunk[at].offset < owned.emit_from:
                 weights = self._weights_at(owned, chunk[at].offset)
@@ -473,7 +473,7 @@ class Pump:
 
     def _replay_from(self, partition: int, offset: int) -> int:
         series = len(self._engine.table.series(partition))
-        return self._points.replay_from(partition, self._engine.front.event_time_ms(partition), series, offset)
+        return self._points.replay_from(partition, self._engine.front.log_time_ms(partition), series, offset)
 
     def _report_lag(self) -> None:
         lag = self._source.lag()
@@ -748,8 +748,8 @@ class Pump:
         if checkpoint is not None and not why:
             emit_from = max(checkpoint.offset, known.offset if known is not None else checkpoint.offset)
             committed = known.offset if known is not None else -1
-            position, event_time_ms = self._behind_strangers(done, checkpoint, waiting.begin)
-            self._engine.front.restore_event_time(partition, event_time_ms)
+            position, clock = self._replay_start(done, checkpoint, waiting.begin)
+            self._engine.front.restore_clock(partition, clock)
             history = history_of(known, checkpoint)
             owned = _Owned(position, emit_from, committed, weights_at(history, position), history)
             written = msgspec.structs.replace(checkpoint, input_id=self._input_id)
@@ -777,23 +777,25 @@ class Pump:
             log.error("states in the changelog were refused", partition=partition, refused=done.found.refused)
         self._serve(partition, owned)
 
-    def _behind_strangers(self, done: Restoration, checkpoint: Checkpoint, begin: int) -> tuple[int, int | None]:
-        """Where the replay must begin so that states which a stranger wrote over with older ones come up, too, and the
-        event time there."""
-        point = checkpoint.offset, checkpoint.event_time_ms
-        if not done.older:
-            return point
-        for series, (reached, event_time_ms) in done.older.items():
+    def _replay_start(self, done: Restoration, checkpoint: Checkpoint, begin: int) -> tuple[int, bytes]:
+        """Where the replay must begin so that states which another worker wrote over with older ones come up, too, and the
+        log's clock there."""
+        start = checkpoint.offset
+        for series, reached in done.older.items():
             if reached < begin:  # what it takes to bring this one up is deleted
                 self._engine.forget(done.partition, series)
                 done.found.refuse("older")
-            elif reached < point[0]:
-                point = reached, event_time_ms
-        log.warning(
-            "another worker, put out of the group, wrote older states into the changelog: the replay begins at theirs",
-            partition=done.partition, series=len(done.older), replay_from=point[0],
-        )  # fmt: skip
-        return point
+            else:
+                start = min(start, reached)
+        position, clock = checkpoint.clock_at(start)
+        if position < begin:
+            position, clock = start, b""
+        if done.older:
+            log.warning(
+                "a worker that had lost this partition wrote older states into the changelog: the replay begins at theirs",
+                partition=done.partition, series=len(done.older), replay_from=position,
+            )  # fmt: skip
+        return position, clock
 
     def limit(self, ends: Mapping[int, int]) -> None:
         """Partitions are unreadable from these offsets on; those that no longer are go on."""

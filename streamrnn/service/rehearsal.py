@@ -28,14 +28,14 @@ def rehearse(settings: Settings) -> None:
     engine, encoder = Engine(spec), Encoder(spec, settings.input)
     engine.load(Network(settings.model_spec()), "rehearsal")
     count = SERIES * len(STEPS)
-    ts = np.repeat(np.array(STEPS, dtype=np.int64), SERIES) * max(spec.step_ms, 1)
+    ts_ms = np.repeat(np.array(STEPS, dtype=np.int64), SERIES) * max(spec.step_ms, 1)
     ticks = TickBatch(
         records=[],
         partition=np.zeros(count, dtype=np.int32),
         offset=np.arange(count, dtype=np.int64),
-        record_ts_ms=ts,
+        record_ts_ms=ts_ms,
         series=[str(i % SERIES) for i in range(count)],
-        ts_ms=ts,
+        ts_us=ts_ms * 1000,
         values=np.ones((count, len(spec.channels))),
         channel=np.full(count, -1, dtype=np.int16),
     )

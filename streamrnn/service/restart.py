@@ -23,6 +23,10 @@ from streamrnn.transports.changelog import Checkpoint, History, InputOffset, Top
 MARK_EVERY = 256
 # With an irregular grid there is no step to count time by; ticks are counted instead, with room for uneven series.
 UNEVEN = 1.5
+# The time of a log moves when two series speak (`kernels.logclock`); with fewer, ticks are counted, too.
+WITNESSES_LEAST = 3
+# Marks kept of a partition, whatever its clock does: a million records.
+MARKS_MAX = 4096
 # Uses of weights that are written beside an offset.
 HISTORY_MAX = 16
 
@@ -38,29 +42,29 @@ class ReplayPoints:
 
     def __init__(self, spec: StreamSpec) -> None:
         self.spec = spec
-        # partition → (offset, event time before it, ticks before it), oldest first
+        # partition → (offset, the log's time before it, ticks before it), oldest first
         self._marks: dict[int, deque[tuple[int, int, int]]] = {}
         self._ticks: dict[int, int] = {}
 
-    def note(self, partition: int, offset: int, event_time_ms: int | None, ticks: int) -> None:
-        """A batch of `ticks` records begins at `offset`, when the partition's event time is `event_time_ms`."""
-        marks = self._marks.setdefault(partition, deque())
+    def note(self, partition: int, offset: int, log_time_ms: int | None, ticks: int) -> None:
+        """A batch of `ticks` records begins at `offset`, when the time of the partition's log is `log_time_ms`."""
+        marks = self._marks.setdefault(partition, deque(maxlen=MARKS_MAX))
         count = self._ticks.get(partition, 0)
         if not marks or offset - marks[-1][0] >= MARK_EVERY:
-            marks.append((offset, event_time_ms if event_time_ms is not None else -(2**62), count))
+            marks.append((offset, log_time_ms if log_time_ms is not None else -(2**62), count))
         self._ticks[partition] = count + ticks
 
-    def replay_from(self, partition: int, event_time_ms: int | None, series: int, offset: int) -> int:
+    def replay_from(self, partition: int, log_time_ms: int | None, series: int, offset: int) -> int:
         """The offset to go back to, were `offset` committed now; older marks are forgotten."""
         marks = self._marks.get(partition)
         if not marks:
             return offset
         spec = self.spec
-        if spec.irregular:
+        if spec.irregular or series < WITNESSES_LEAST:
             least = self._ticks.get(partition, 0) - int(UNEVEN * spec.warm_up * max(series, 1))
             enough = [ticks <= least for _, _, ticks in marks]
         else:
-            until = (event_time_ms or 0) - (spec.warm_up + 1) * spec.step_ms - spec.lateness_ms
+            until = (log_time_ms or 0) - (spec.warm_up + 1) * spec.step_ms - spec.lateness_ms
             enough = [time <= until for _, time, _ in marks]
         while len(marks) > 1 and enough[1]:
             marks.popleft()

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import structlog
 
-from streamrnn.kernels.grid import NEVER
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.snapshot import LayoutMismatch, Restored, SnapshotError, Snapshots
 from streamrnn.transports.base import Deadline, Transport, TransportError, Unreadable, clock_s
@@ -41,8 +40,8 @@ class Restoration:
     life: int = 0  # of the partition's state: the checkpoint's, or the next new one
     strays: list[str] = field(default_factory=list)  # states of other lives, to be deleted
     end: int = -1  # of the changelog when it was read
-    # Series whose state a stranger wrote over with an older one: (input offset that this has come to, event time there).
-    older: dict[str, tuple[int, int | None]] = field(default_factory=dict)
+    # Series whose state another worker wrote over with an older one, and the input offset that this has come to.
+    older: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -180,17 +179,13 @@ class Restorer:
             done.older = self._older(partition, known.found, done.checkpoint)
         return done
 
-    def _older(self, partition: int, found: Restored, checkpoint: Checkpoint) -> dict[str, tuple[int, int | None]]:
+    def _older(self, partition: int, found: Restored, checkpoint: Checkpoint) -> dict[str, int]:
         """Compaction has kept what a stranger wrote: a state of this history, but not the newest."""
         table = self._engine.table
         rows = np.fromiter(table.series(partition).values(), dtype=np.int64)
         applied = table.columns["applied"][rows]
         wrong = (found.stood[rows] > checkpoint.at) & (applied < checkpoint.offset)
-        times = table.columns["applied_ms"][rows]
-        return {
-            table.names[row] or "": (offset, time_ms if time_ms != NEVER else None)
-            for row, offset, time_ms in zip(rows[wrong], applied[wrong].tolist(), times[wrong].tolist(), strict=True)
-        }
+        return {table.names[row] or "": at for row, at in zip(rows[wrong], applied[wrong].tolist(), strict=True)}
 
     def checkpoints(self) -> dict[int, Checkpoint]:
         """Those of the partitions that were read to their ends."""

@@ -25,7 +25,7 @@ from streamrnn.spec import StreamSpec
 from streamrnn.stream.frontend import Frames, FrontEnd
 from streamrnn.stream.outputs import OutputPart, empty_scores, join_forecasts, join_imputations
 from streamrnn.stream.runner import Runner, make_runner
-from streamrnn.stream.table import Field, SeriesTable
+from streamrnn.stream.table import SCRATCH, Field, SeriesTable
 
 # Beyond this many channels the covariance that corrects imputations by the other channels is left out: it grows with
 # the square (16 channels: 1 KiB a series).
@@ -154,6 +154,11 @@ class Engine:
             frames_total += len(frames)
             if len(frames):
                 parts.append(self._advance(frames, silent, scores))
+            for first in range(0, len(frames.silent), SCRATCH):
+                # On copies of the rows: nothing matures in them, and nothing of them is kept.
+                ahead = self.front.ahead(frames.silent[first : first + SCRATCH])
+                frames_total += len(ahead)
+                parts.append(self._advance(ahead, silent, empty_scores(spec)))
         if silent is not None:
             rejected = [item for item in rejected if not silent[item[0]]]
         return Outputs(
@@ -181,7 +186,7 @@ class Engine:
         column = self.table.columns
         net, has_net = self._run_network(frames)
         column["ring"][frames.slot, frames.number % spec.burn_in] = frames.inputs
-        part = OutputPart(spec, frames, silent, self.table)
+        part = OutputPart(spec, self.front.steps, frames, silent, self.table)
         forecast.advance(
             frames.slot, frames.values, frames.base, frames.scale, frames.age, frames.number,
             part.out_row, part.fill_row, net, has_net, self._served.skill, self._levels, self._normal,

@@ -5,25 +5,30 @@ Both see exactly the same frames, so that what a network is trained on is what i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import msgspec
 import numpy as np
+import xxhash
 
-from streamrnn.grid import DUE_UNKNOWN, STATUS_REASONS, GridReference, GridState, Held
+from streamrnn.calendar import milliseconds, zone_offsets
+from streamrnn.grid import STATUS_REASONS, GridReference, Held, Silence, StepList
 from streamrnn.kernels import features, grid
-from streamrnn.records import F32, F64, I16, I32, I64, U8, Reason, TickBatch
+from streamrnn.kernels.logclock import CLOCK, fresh_clocks
+from streamrnn.kernels.steps import local_times
+from streamrnn.records import F32, F64, I16, I32, I64, KIND_IDLE, U8, Bool, Reason, TickBatch
 from streamrnn.spec import StreamSpec
-from streamrnn.stream.table import Field, SeriesTable
+from streamrnn.stream.table import SCRATCH, Field, SeriesTable
 
 
 def grid_fields() -> list[Field]:
     """The columns by which the grid looks through all series for those that fell silent."""
     return [
         Field("last_step", (), np.int64, fill=grid.NEVER),
-        Field("real_step", (), np.int64, fill=grid.NEVER),
-        Field("last_ts", (), np.int64, fill=grid.NEVER),
+        Field("last_us", (), np.int64, fill=grid.NEVER),
+        Field("heard_ms", (), np.int64, fill=grid.NEVER),
+        Field("previewed", (), np.int64, fill=grid.NEVER),
         Field("resting", (), np.uint8),
         # The input offset a restored row has come to: records below it are replayed around it, not through it.
         Field("applied", (), np.int64),
@@ -34,8 +39,6 @@ def frontend_fields(spec: StreamSpec) -> list[Field]:
     """The columns that the scaling keeps per series."""
     channels = (len(spec.channels),)
     return [
-        # The partition's event time at `applied`, for a replay that has to begin at just this row.
-        Field("applied_ms", (), np.int64, fill=grid.NEVER),
         Field("prev_step", (), np.int64),
         Field("steps", (), np.int64),
         Field("dt_mean", (), np.float32),
@@ -55,12 +58,14 @@ class Frames:
     `values` [frame, channel] with NaN for missing; `inputs` [frame, F] what the network is shown (rounded to half
     precision, as it is kept for rebuilding states); `base` [frame, channel] the last seen value; `scale`
     [frame, channel] the running scale of moves; `age` [frame, channel] steps since last seen; `number` [frame] how
-    many steps the series had taken before. `runs` [run, 3] holds (slot, start, stop) per series.
+    many steps the series had taken before; `pace_us` [frame] the usual distance of irregular steps, 0 while there is none.
+    `owner` [frame] is the row of the series, which differs from `slot` where frames are computed on a copy of the row;
+    `shown` [frame]: its outputs left before, ahead of it. `runs` [run, 3] holds (slot, start, stop) per series.
     """
 
     slot: I32
     step: I64
-    ts_ms: I64
+    ts_us: I64
     kind: U8
     tick: I64
     values: F64
@@ -69,33 +74,44 @@ class Frames:
     scale: F32
     age: F32
     number: I64
+    pace_us: F32
+    owner: I32
+    shown: Bool
     runs: I64
     # Parts of the result that are not frames.
     consumed: int  # ticks of the batch that were taken; the rest must be offered again
     evicted: list[int]  # slots that were emptied before these frames
     rejected: list[tuple[int, Reason, str]]
     skipped: int
+    silent: list[Silence]  # series found silent behind these frames: `ahead` gives what is to be sent of them
 
     def __len__(self) -> int:
         return len(self.slot)
 
 
 class FrontEnd:
-    """Turns tick batches into frames; owns no state but the table's columns, open steps and partitions' event time."""
+    """Turns tick batches into frames; owns no state but the table's columns, open steps and the partitions' clocks."""
 
-    def __init__(self, spec: StreamSpec, table: SeriesTable | None = None) -> None:
+    def __init__(self, spec: StreamSpec, table: SeriesTable | None = None, fills_ahead: bool = True) -> None:
+        """Without `fills_ahead` (the trainer) silent series are not looked for: nothing is sent of them."""
         self.spec = spec
         self.table = table if table is not None else SeriesTable([], spec.series_max)
         for field in grid_fields():
             self.table.add([field])
         self.table.add(frontend_fields(spec))
-        self._calendar: I64 = np.array(spec.calendar_ms, dtype=np.int64)
-        self._reference = GridReference(spec)
-        # Wide ticks, one a step (or irregular), nothing held back: the compiled grid serves them.
-        self._plain = spec.lateness_ms == 0 and (spec.irregular or spec.within == "one")
-        self._held = False  # a long tick came by: from then on steps may be open, which only the reference knows
-        self._partition_ts: I64 = np.full(16, grid.NEVER, dtype=np.int64)
-        self._partition_due: I64 = np.full(16, DUE_UNKNOWN, dtype=np.int64)
+        steps = spec.grid()
+        self.steps = steps
+        self._calendar_us: I64 = np.array(spec.calendar_ms, dtype=np.int64) * 1000
+        self._zone = zone_offsets(spec.timezone) if spec.calendar_ms else zone_offsets("UTC")
+        self._rules = grid.Rules(
+            steps.step_us, steps.shift_us, steps.first, steps.edges, steps.starts, spec.idle_after_ms, spec.gap_max,
+            spec.future_max_ms, spec.past_max_ms, fills_ahead and not spec.irregular,
+        )  # fmt: skip
+        self._reference = GridReference(spec, self._rules)
+        # Wide ticks, each a whole step, nothing held back: the compiled grid serves them.
+        self._plain = spec.lateness_ms == 0 and spec.within == "one" and spec.complete == "record"
+        self._clock: I64 = fresh_clocks(16)
+        self._due_ms: I64 = np.full(16, grid.DUE_UNKNOWN, dtype=np.int64)
         self._capacity = 4096
 
     def series_name(self, slot: int) -> str:
@@ -104,24 +120,30 @@ class FrontEnd:
             raise KeyError(f"row {slot} holds no series")
         return name
 
-    def event_time_ms(self, partition: int) -> int | None:
-        """The newest event time of a partition, None before its first tick."""
-        if partition >= len(self._partition_ts) or self._partition_ts[partition] == grid.NEVER:
+    def log_time_ms(self, partition: int) -> int | None:
+        """The time of a partition's log (see `kernels.logclock`), None before its first record."""
+        if partition >= len(self._clock) or not self._clock[partition, 1]:
             return None
-        return int(self._partition_ts[partition])
+        return int(self._clock[partition, 0])
 
     # ── for snapshots ────────────────────────────────────────────────────────────────────────────────────────────
 
-    def restore_event_time(self, partition: int, event_time_ms: int | None) -> None:
-        """Sets a partition's event time as it was at its checkpoint; who falls idle when is looked up anew."""
+    def clock(self, partition: int) -> bytes:
+        """The clock of a partition's log as it is now, for `restore_clock`."""
         self._room_for_partitions(np.array([partition], dtype=np.int32))
-        self._partition_ts[partition] = grid.NEVER if event_time_ms is None else event_time_ms
-        self._partition_due[partition] = grid.NEVER
+        return self._clock[partition].astype("<i8").tobytes()
+
+    def restore_clock(self, partition: int, clock: bytes) -> None:
+        """Sets the clock of a partition's log as it was at its checkpoint; who falls silent when is looked up anew. A clock
+        of another size (none was written, or by another version) begins anew."""
+        self._room_for_partitions(np.array([partition], dtype=np.int32))
+        self._clock[partition] = np.frombuffer(clock, dtype="<i8") if len(clock) == 8 * CLOCK else 0
+        self._due_ms[partition] = grid.NEVER
 
     @property
     def holds(self) -> bool:
         """Whether any series has ticks of steps that are not closed."""
-        return self._held
+        return bool(self._reference.open_steps)
 
     @property
     def ticks_held(self) -> int:
@@ -136,8 +158,11 @@ class FrontEnd:
         plain = [(step, [(ts, c, v.tobytes()) for ts, c, v in held]) for step, held in sorted(steps.items())]
         return msgspec.msgpack.encode(plain)
 
-    def held_of(self, held: bytes) -> dict[int, list[Held]]:
-        """The reverse of `held_bytes`, for `take_held`. Raises ValueError where these are not ticks of this stream."""
+    def held_of(self, held: bytes, ts_unit_us: int = 1) -> dict[int, list[Held]]:
+        """The reverse of `held_bytes`, for `take_held`; `ts_unit_us` 1000 where times were written in milliseconds.
+
+        Raises ValueError where these are not ticks of this stream.
+        """
         spec, channels = self.spec, len(self.spec.channels)
         try:
             steps = msgspec.msgpack.decode(held, type=list[tuple[int, list[tuple[int, int, bytes]]]])
@@ -145,9 +170,11 @@ class FrontEnd:
             raise ValueError(str(error)) from error
         found: dict[int, list[Held]] = {}
         for step, ticks in steps:
-            found[step] = [(ts, c, np.frombuffer(v, dtype=np.float64).copy()) for ts, c, v in ticks]
+            if ts_unit_us != 1 and ticks:
+                step = self.steps.index(ticks[0][0] * ts_unit_us)
+            found[step] = [(ts * ts_unit_us, c, np.frombuffer(v, dtype=np.float64).copy()) for ts, c, v in ticks]
             for ts, c, values in found[step]:
-                right = step == (ts if spec.irregular else ts // spec.step_ms) and abs(ts) < 1 << 62
+                right = abs(ts) < 1 << 62 and step == self.steps.index(ts)
                 if not right or not -1 <= c < channels or values.shape != (channels,) or np.isinf(values).any():
                     raise ValueError("not ticks of this stream")
         if not all(found.values()) or sum(map(len, found.values())) > spec.pending_max:
@@ -157,7 +184,6 @@ class FrontEnd:
     def take_held(self, row: int, steps: dict[int, list[Held]]) -> None:
         """Gives a row the ticks that it holds back."""
         self._reference.open_steps[row] = steps
-        self._held = True
 
     def forget_held(self, rows: Iterable[int]) -> None:
         if self._reference.open_steps:
@@ -175,172 +201,177 @@ class FrontEnd:
         """Forgets a partition and its series; returns how many they were."""
         for row in self.table.series(partition).values():
             self._reference.forget(row)
-        if partition < len(self._partition_ts):
-            self._partition_ts[partition] = grid.NEVER
-            self._partition_due[partition] = DUE_UNKNOWN
+        if partition < len(self._clock):
+            self._clock[partition] = 0
+            self._due_ms[partition] = grid.DUE_UNKNOWN
         return self.table.drop(partition)
 
     def process(self, batch: TickBatch, begin: int = 0) -> Frames:
-        """Frames of ticks `begin..begin + consumed`; offer the rest again (see `SeriesTable.assign`)."""
+        """Frames of ticks `begin..begin + consumed`; offer the rest again (see `SeriesTable.assign`).
+
+        Series in `silent` have to be filled ahead (`ahead`) before anything else is processed.
+        """
         slot, evicted = self.table.assign(batch.partition, batch.series, begin)
         for row in evicted:
             self._reference.forget(row)
         stop = begin + len(slot)
         self._room_for_partitions(batch.partition[begin:stop])
-        state = self._state()
-        status: U8 = np.zeros(len(slot), dtype=np.uint8)
-        channel = batch.channel[begin:stop]
-        part, offset = batch.partition[begin:stop], batch.offset[begin:stop]
-        ts, record_ts = batch.ts_ms[begin:stop], batch.record_ts_ms[begin:stop]
-        values = batch.values[begin:stop]
+        self._identify(slot)
+        ticks = grid.Ticks(
+            slot, batch.partition[begin:stop], batch.offset[begin:stop], batch.ts_us[begin:stop],
+            batch.record_ts_ms[begin:stop], np.zeros(len(slot), dtype=np.uint8), np.empty(len(slot), dtype=np.int64),
+        )  # fmt: skip
+        state, channel, values = self._state(), batch.channel[begin:stop], batch.values[begin:stop]
         rested = state.resting[: self.table.used].copy()
-        if self._plain and not self._held and not (channel >= 0).any():
-            out = self._align_compiled(state, slot, part, offset, ts, record_ts, values, status)
+        if self._plain and not self._reference.open_steps and not (channel >= 0).any():
+            out = self._align_compiled(state, ticks, values)
         else:
-            self._held = True
-            out = self._align_reference(state, slot, part, offset, ts, record_ts, values, channel, status)
-        frame_slot, step, frame_ts, kind, tick, frame_values, skipped = out
-        self.table.changed[slot] = True
-        self.table.changed[frame_slot] = True
-        # A series that has no gap left to be filled comes to rest without a frame.
+            out = self._align_reference(state, ticks, values, channel)
+        frames, frame_values, consumed, skipped, silent = out
+        self.table.changed[slot[:consumed]] = True
+        self.table.changed[frames.slot] = True
+        # A series comes to rest without a frame of its own.
         self.table.changed[: self.table.used] |= state.resting[: self.table.used] > rested
         rejected: list[tuple[int, Reason, str]] = []
-        if status.any():
-            for i in np.flatnonzero(status):
-                reason = STATUS_REASONS[status[i]]
+        if ticks.status[:consumed].any():
+            for i in np.flatnonzero(ticks.status[:consumed]):
+                reason = STATUS_REASONS[ticks.status[i]]
                 if reason is not None:
-                    rejected.append((begin + int(i), reason, self._detail(reason, state, int(slot[i]), int(ts[i]))))
-        return self._scaled(
-            frame_slot, step, frame_ts, kind, tick + begin, frame_values, len(slot), evicted, rejected, skipped
-        )
+                    detail = self._detail(reason, int(ticks.closed[i]), int(ticks.ts_us[i]), int(ticks.record_ms[i]))
+                    rejected.append((begin + int(i), reason, detail))
+        silent = [Silence(gap.row, begin + gap.tick, gap.shown, gap.until) for gap in silent]
+        frames = frames._replace(tick=frames.tick + begin)
+        return self._scaled(frames, frame_values, frames.slot, consumed, evicted, rejected, skipped, silent)
+
+    def ahead(self, silent: Sequence[Silence]) -> Frames:
+        """What is to be sent of series that fell silent, computed on copies of their rows (`SCRATCH` of them at most at a
+        time): the series' own rows move when their steps close."""
+        rows: I64 = np.array([gap.row for gap in silent], dtype=np.int64)
+        scratch = self.table.copy_rows(rows)
+        self.table.columns["resting"][rows] = grid.RESTS
+        state, out = self._state(), StepList()
+        for slot, gap in zip(scratch.tolist(), silent, strict=True):
+            self._reference.ahead(state, gap, slot, out)
+        frames, values = self._listed(out)
+        owner = rows[frames.slot - scratch[0]].astype(np.int32)
+        return self._scaled(frames, values, owner, 0, [], [], 0, [])
 
     # ── the grid ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _room_for_partitions(self, partition: I32) -> None:
         highest = int(partition.max(initial=0))
-        if highest >= len(self._partition_ts):
-            extra = max(highest + 1 - len(self._partition_ts), len(self._partition_ts))
-            self._partition_ts = np.concatenate([self._partition_ts, np.full(extra, grid.NEVER, dtype=np.int64)])
-            self._partition_due = np.concatenate([self._partition_due, np.full(extra, DUE_UNKNOWN, dtype=np.int64)])
+        if highest >= len(self._clock):
+            extra = max(highest + 1 - len(self._clock), len(self._clock))
+            self._clock = np.concatenate([self._clock, fresh_clocks(extra)])
+            self._due_ms = np.concatenate([self._due_ms, np.full(extra, grid.DUE_UNKNOWN, dtype=np.int64)])
 
-    def _state(self) -> GridState:
-        columns = self.table.columns
-        return GridState(
-            row_partition=self.table.partition,
-            last_step=columns["last_step"],
-            real_step=columns["real_step"],
-            last_ts=columns["last_ts"],
-            resting=columns["resting"],
-            applied=columns["applied"],
-            partition_ts=self._partition_ts,
-            partition_due=self._partition_due,
-        )
+    def _identify(self, slot: I32) -> None:
+        """Gives series that speak for the first time since they have their rows the number that clocks know them by."""
+        identity, names = self.table.identity, self.table.names
+        for row in set(slot[identity[slot] == 0].tolist()):
+            identity[row] = (xxhash.xxh3_64_intdigest((names[row] or "").encode()) >> 1) or 1
+
+    def _state(self) -> grid.GridState:
+        columns, table = self.table.columns, self.table
+        return grid.GridState(
+            table.partition, table.identity, columns["last_step"], columns["last_us"], columns["heard_ms"],
+            columns["previewed"], columns["resting"], columns["applied"], self._clock, self._due_ms,
+        )  # fmt: skip
 
     def _align_compiled(
-        self, state: GridState, slot: I32, part: I32, offset: I64, ts: I64, record_ts: I64, values: F64, status: U8
-    ) -> tuple[I32, I64, I64, U8, I64, F64, int]:
-        spec = self.spec
-        parts: list[tuple[I32, I64, I64, U8, I64]] = []
-        begin, skipped = 0, 0
-        while begin < len(slot):
-            size = self._capacity
-            out_slot: I32 = np.empty(size, dtype=np.int32)
-            out_step, out_ts, out_tick = (np.empty(size, dtype=np.int64) for _ in range(3))
-            out_kind: U8 = np.empty(size, dtype=np.uint8)
-            consumed, written, skips = grid.align(
-                begin, slot, part, offset, ts, record_ts, spec.step_ms, spec.idle_after_ms, spec.gap_max, spec.future_max_ms,
-                self.table.used, state.row_partition, state.last_step, state.real_step, state.last_ts, state.resting,
-                state.applied, state.partition_ts, state.partition_due, status, out_slot, out_step, out_ts, out_kind, out_tick,
-            )  # fmt: skip
-            if consumed == 0:
+        self, state: grid.GridState, ticks: grid.Ticks, values: F64
+    ) -> tuple[grid.FrameList, F64, int, int, list[Silence]]:
+        parts: list[grid.FrameList] = []
+        begin, skipped, silent, stopped = 0, 0, 0, False
+        found = grid.silences(self.table.used)
+        while begin < len(ticks.slot) and not stopped:
+            out = grid.frame_list(self._capacity)
+            consumed, written, skips, silent, stopped = grid.align(
+                begin, self.table.used, ticks, self._rules, state, out, found, silent
+            )
+            if consumed == 0 and not stopped:
                 self._capacity *= 2  # one tick reveals more gaps than fit
                 continue
             begin += consumed
             skipped += skips
-            parts.append(
-                (out_slot[:written], out_step[:written], out_ts[:written], out_kind[:written], out_tick[:written])
-            )
-        if len(parts) == 1:
-            all_slot, step, frame_ts, kind, tick = parts[0]
-        else:
-            columns = list(zip(*parts, strict=True)) if parts else [(np.empty(0, np.int64),)] * 5
-            all_slot = np.concatenate(columns[0]).astype(np.int32)
-            step, frame_ts, tick = (np.concatenate(columns[i]) for i in (1, 2, 4))
-            kind = np.concatenate(columns[3]).astype(np.uint8)
-        frame_values: F64 = np.empty((len(all_slot), values.shape[1]))
-        grid.spread_values(tick, kind, values, frame_values)
-        return all_slot, step, frame_ts, kind, tick, frame_values, skipped
+            parts.append(grid.FrameList(*(column[:written] for column in out)))
+        joined = parts[0] if len(parts) == 1 else grid.FrameList(*map(np.concatenate, zip(*parts, strict=True)))
+        frame_values: F64 = np.empty((len(joined.slot), values.shape[1]))
+        grid.spread_values(joined.tick, joined.kind, values, frame_values)
+        columns = (found.row, found.tick, found.shown, found.until)
+        gaps = [Silence(*row) for row in zip(*(column[:silent].tolist() for column in columns), strict=True)]
+        return joined, frame_values, begin, skipped, gaps
 
     def _align_reference(
-        self,
-        state: GridState,
-        slot: I32,
-        part: I32,
-        offset: I64,
-        ts: I64,
-        record_ts: I64,
-        values: F64,
-        channel: I16,
-        status: U8,
-    ) -> tuple[I32, I64, I64, U8, I64, F64, int]:
-        steps, skipped = self._reference.align(
-            state, self.table.used, slot, part, offset, ts, record_ts, values, channel, status
-        )
-        frame_values = np.array(steps.values, dtype=np.float64).reshape(len(steps.slot), values.shape[1])
-        return (
+        self, state: grid.GridState, ticks: grid.Ticks, values: F64, channel: I16
+    ) -> tuple[grid.FrameList, F64, int, int, list[Silence]]:
+        done = self._reference.align(state, self.table.used, ticks, values, channel)
+        return *self._listed(done.frames), done.consumed, done.skipped, done.silent
+
+    def _listed(self, steps: StepList) -> tuple[grid.FrameList, F64]:
+        frames = grid.FrameList(
             np.array(steps.slot, dtype=np.int32),
             np.array(steps.step, dtype=np.int64),
-            np.array(steps.ts, dtype=np.int64),
+            np.array(steps.ts_us, dtype=np.int64),
             np.array(steps.kind, dtype=np.uint8),
             np.array(steps.tick, dtype=np.int64),
-            frame_values,
-            skipped,
+            np.array(steps.shown, dtype=np.uint8),
         )
+        return frames, np.array(steps.values, dtype=np.float64).reshape(len(steps.slot), len(self.spec.channels))
 
-    def _detail(self, reason: Reason, state: GridState, row: int, ts: int) -> str:
+    def _detail(self, reason: Reason, closed: int, ts_us: int, record_ms: int) -> str:
+        """Why a tick was refused, by the series' state at that very record; `closed` is the step that it had closed last."""
+        spec, ts = self.spec, milliseconds(ts_us)
         if reason == "future":
-            return f"ts {ts} is more than future_max ({self.spec.future_max_ms} ms) ahead of the record's own time"
+            return f"ts {ts} is {ts_us // 1000 - record_ms} ms ahead of the record's own time, future_max is {spec.future_max_ms}"
         if reason == "pending-full":
-            return f"the series holds back {self.spec.pending_max} ticks (pending_max) in steps not closed yet"
-        return f"ts {ts}; the series has closed its steps up to {int(state.last_step[row]) * max(self.spec.step_ms, 1)}"
+            return f"the series holds back {spec.pending_max} ticks (pending_max) in steps not closed yet"
+        if reason == "timestamp":
+            return _implausible(ts_us, record_ms)
+        if closed <= grid.NEVER:
+            return f"ts {ts}: the step has this channel already"
+        step = milliseconds(self.steps.start_us(closed))
+        if reason == "late":
+            return f"ts {ts} is late: the series has closed its steps up to {step} (`lateness` waits for such ticks)"
+        if spec.within != "one" or spec.irregular:
+            return f"ts {ts} came before, with the same channel; the series has closed its steps up to {step}"
+        # Two usual causes, each with the setting that mends it.
+        return (
+            f"ts {ts}: its step has this channel already, closed up to {step}. One step in several records: `complete: "
+            "channels`; times that jitter around a step's edge: `align: nearest`"
+        )
 
     # ── scaling ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _scaled(
         self,
-        slot: I32,
-        step: I64,
-        ts: I64,
-        kind: U8,
-        tick: I64,
+        frames: grid.FrameList,
         values: F64,
+        owner: I32,
         consumed: int,
         evicted: list[int],
         rejected: list[tuple[int, Reason, str]],
         skipped: int,
+        silent: list[Silence],
     ) -> Frames:
         spec = self.spec
-        count = len(slot)
-        order = np.argsort(slot, kind="stable")  # frames of one series together, in time
-        slot, step, ts, kind, tick, values = (
-            slot[order],
-            step[order],
-            ts[order],
-            kind[order],
-            tick[order],
-            values[order],
-        )
+        count = len(frames.slot)
+        order = np.argsort(frames.slot, kind="stable")  # frames of one series together, in time
+        slot, step, ts_us, kind, tick, shown = (column[order] for column in frames)
+        values, owner = values[order], owner[order]
         inputs: F32 = np.empty((count, spec.input_size), dtype=np.float32)
         base: F64 = np.empty(values.shape)
         scale: F32 = np.empty(values.shape, dtype=np.float32)
         age: F32 = np.empty(values.shape, dtype=np.float32)
         number: I64 = np.empty(count, dtype=np.int64)
+        pace: F32 = np.empty(count, dtype=np.float32)
         column = self.table.columns
+        local = local_times(ts_us, *self._zone) if len(self._zone[0]) else ts_us
         features.observe(
-            slot, step, ts, values, spec.irregular, spec.scale_decay, spec.level_decay, self._calendar,
+            slot, step, local, values, spec.irregular, spec.scale_decay, spec.level_decay, self._calendar_us,
             column["last"], column["level"], column["level_spread2"], column["scale2"], column["seen"],
             column["since"], column["prev_step"], column["dt_mean"], column["steps"],
-            inputs, base, scale, age, number,
+            inputs, base, scale, age, number, pace,
         )  # fmt: skip
         inputs = inputs.astype(np.float16).astype(np.float32)
         edges = np.flatnonzero(np.diff(slot)) + 1
@@ -348,6 +379,15 @@ class FrontEnd:
         stops = np.concatenate([edges, [count]]) if count else np.empty(0, dtype=np.int64)
         runs = np.stack([slot[starts], starts, stops], axis=1) if count else np.empty((0, 3), dtype=np.int64)
         return Frames(
-            slot, step, ts, kind, tick, values, inputs, base, scale, age, number, runs.astype(np.int64),
-            consumed, evicted, rejected, skipped,
+            slot, step, ts_us, kind, tick, values, inputs, base, scale, age, number, pace, owner, shown.astype(np.bool_),
+            runs.astype(np.int64), consumed, evicted, rejected, skipped, silent,
         )  # fmt: skip
+
+
+def _implausible(ts_us: int, record_ms: int) -> str:
+    """What is wrong with an event time that is nowhere near its record's, and in which unit it would be near."""
+    ts = milliseconds(ts_us)
+    for factor, unit in ((1000.0, "s"), (0.001, "us"), (0.000_001, "ns")):
+        if record_ms > 0 and abs(ts * factor - record_ms) < 366 * 86_400_000:
+            return f"ts {ts} ms is not within past_max of the record's own time {record_ms}: it looks like {unit} (decode.ts_unit)"
+    return f"ts {ts} ms is not within past_max of the record's own time {record_ms}, or outside the calendar's years"

@@ -66,7 +66,7 @@ class Learner:
     ) -> None:
         self.spec, self.model_spec = spec, model
         self.device = device if device is not None else torch.device("cpu")
-        self.front = FrontEnd(replace(stream, series_max=spec.series_max))
+        self.front = FrontEnd(replace(stream, series_max=spec.series_max), fills_ahead=False)
         self.buffer = ReplayBuffer(self.front.spec, spec.window, spec.holdout)
         self.incumbent: Network | None = None
         self.drifted = False

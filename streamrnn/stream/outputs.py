@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import DTypeLike
 
+from streamrnn.calendar import StepGrid
 from streamrnn.records import (
     F32,
     F64,
@@ -41,14 +42,17 @@ def empty_scores(spec: StreamSpec) -> Scores:
 class OutputPart:
     """The outputs of one stretch of frames: rows are given out in the order of the source ticks.
 
-    A forecast leaves at every step a tick filled (every n-th with `forecast_every`) and at the end of an idle fill; a
-    gap before a tick is filled but not forecast from: the tick's own forecast, in the same batch, knows more.
+    A forecast leaves at every step a tick filled (every n-th with `forecast_every`) and at the last step that is filled ahead
+    of a silent series; a gap before a tick is filled but not forecast from: the tick's own forecast, in the same batch,
+    knows more. What was sent ahead is not sent again.
     """
 
-    def __init__(self, spec: StreamSpec, frames: Frames, silent: Bool | None, table: SeriesTable) -> None:
+    def __init__(
+        self, spec: StreamSpec, grid: StepGrid, frames: Frames, silent: Bool | None, table: SeriesTable
+    ) -> None:
         count = len(frames)
         channels, levels = len(spec.channels), len(spec.quantiles)
-        heard: Bool = np.ones(count, dtype=np.bool_) if silent is None else ~silent[frames.tick]
+        heard: Bool = ~frames.shown if silent is None else ~frames.shown & ~silent[frames.tick]
 
         ends_idle: Bool = frames.kind == KIND_IDLE
         if count > 1:
@@ -64,15 +68,10 @@ class OutputPart:
             forecasts &= turn % spec.forecast_every == 0
         self.out_row, chosen = _rows(forecasts, frames.tick)
         self.forecast_tick: I64 = frames.tick[chosen]
-        self.forecast_ts: I64 = frames.ts_ms[chosen]
-        slots = frames.slot[chosen]
+        self.forecast_ts: I64 = frames.ts_us[chosen]
         names = table.names
-        self.forecast_series: list[str] = [names[slot] or "" for slot in slots.tolist()]
-        self.forecast_step: I64 = (
-            np.maximum(np.rint(table.columns["dt_mean"][slots]), 1).astype(np.int64)
-            if spec.irregular
-            else np.full(len(chosen), spec.step_ms, dtype=np.int64)
-        )
+        self.forecast_series: list[str] = [names[row] or "" for row in frames.owner[chosen].tolist()]
+        self.forecast_step: I64 = _step_us(spec, grid, frames, chosen)
         self.forecast_scale: F32 = frames.scale[chosen]
         self.forecast_warm: Bool = frames.number[chosen] + 1 >= spec.warm_up
         self.mean: F64 = np.empty((len(chosen), channels, spec.horizon))
@@ -83,8 +82,8 @@ class OutputPart:
             fills &= np.isnan(frames.values).any(axis=1)
         self.fill_row, chosen = _rows(fills, frames.tick)
         self.fill_tick: I64 = frames.tick[chosen]
-        self.fill_ts: I64 = frames.ts_ms[chosen]
-        self.fill_series: list[str] = [names[slot] or "" for slot in frames.slot[chosen].tolist()]
+        self.fill_ts: I64 = frames.ts_us[chosen]
+        self.fill_series: list[str] = [names[row] or "" for row in frames.owner[chosen].tolist()]
         self.fill_kind: U8 = frames.kind[chosen]
         self.fill_scale: F32 = frames.scale[chosen]
         self.fill_value: F64 = np.empty((len(chosen), channels))
@@ -93,6 +92,18 @@ class OutputPart:
         self.filled: Bool = np.zeros((len(chosen), channels), dtype=np.bool_)
 
         self.frame_error: F32 = np.empty(count, dtype=np.float32)
+
+
+def _step_us(spec: StreamSpec, grid: StepGrid, frames: Frames, chosen: I64) -> I64:
+    """The distance of the steps ahead: of irregular ones the usual distance so far, of calendar steps the first one's."""
+    if spec.irregular:
+        pace = np.rint(frames.pace_us[chosen].astype(np.float64))
+        # Behind one tick nothing is known.
+        return np.where(pace > 0.0, np.maximum(pace, 1.0), 1000.0).astype(np.int64)
+    if spec.calendar_step is None:
+        return np.full(len(chosen), grid.step_us, dtype=np.int64)
+    steps = frames.step[chosen].tolist()
+    return np.array([grid.start_us(step + 1) - grid.start_us(step) for step in steps], dtype=np.int64)
 
 
 def _rows(chosen: Bool, tick: I64) -> tuple[I64, I64]:
@@ -109,8 +120,8 @@ def join_forecasts(spec: StreamSpec, parts: Sequence[OutputPart], model: str) ->
     return ForecastBatch(
         tick=_joined([part.forecast_tick for part in parts], np.int64),
         series=[name for part in parts for name in part.forecast_series],
-        ts_ms=_joined([part.forecast_ts for part in parts], np.int64),
-        step_ms=_joined([part.forecast_step for part in parts], np.int64),
+        ts_us=_joined([part.forecast_ts for part in parts], np.int64),
+        step_us=_joined([part.forecast_step for part in parts], np.int64),
         mean=_joined([part.mean for part in parts], np.float64, channels, horizon),
         quantiles=_joined([part.quantiles for part in parts], np.float64, channels, len(spec.quantiles), horizon),
         scale=_joined([part.forecast_scale for part in parts], np.float32, channels),
@@ -124,7 +135,7 @@ def join_imputations(spec: StreamSpec, parts: Sequence[OutputPart]) -> Imputatio
     return ImputationBatch(
         tick=_joined([part.fill_tick for part in parts], np.int64),
         series=[name for part in parts for name in part.fill_series],
-        ts_ms=_joined([part.fill_ts for part in parts], np.int64),
+        ts_us=_joined([part.fill_ts for part in parts], np.int64),
         values=_joined([part.fill_value for part in parts], np.float64, channels),
         filled=_joined([part.filled for part in parts], np.bool_, channels),
         lower=_joined([part.fill_lower for part in parts], np.float64, channels),

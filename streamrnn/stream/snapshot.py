@@ -31,6 +31,7 @@ import msgspec
 import numpy as np
 import xxhash
 
+from streamrnn.calendar import StepGrid
 from streamrnn.kernels.grid import NEVER
 from streamrnn.kernels.rows import DAMAGED, ELSEWHERE, IMPOSSIBLE, LIFE, TAKEN, admit, lifted
 from streamrnn.packed import Packed, names_of, text_of
@@ -164,7 +165,7 @@ class _OwnLayout(_Layout):
             (block.rows, slice(at, at + block.size)) for block, at in zip(blocks, self.starts.tolist(), strict=True)
         ]
         self.checks = self._checks()
-        self.order: I64 = np.array([self.place[name] // 8 for name in ("real_step", "last_step", "applied")])
+        self.applied = self.place["applied"] // 8
 
     def _checks(self) -> I64:
         """[n, 5]: (width in bytes, first word, the word behind the last, mask, value that cannot be)."""
@@ -240,9 +241,7 @@ class Snapshots:
         column = self._table.columns
         # A row restored ahead of the replay keeps the offset it has come to.
         here = rows[column["applied"][rows] <= position]
-        event_time_ms = self._engine.front.event_time_ms(partition)
         column["applied"][here] = position
-        column["applied_ms"][here] = NEVER if event_time_ms is None else event_time_ms
         heads = np.zeros(len(rows), dtype=HEADER)
         heads["_magic"], heads["_version"] = MAGIC, VERSION
         heads["_partition"], heads["_life"], heads["_layout"] = partition, life, layout.id
@@ -323,7 +322,8 @@ class Snapshots:
         if layout is None or len(value) != layout.size + held:
             return out.refuse("layout-unknown")
         try:
-            open_steps = self._engine.front.held_of(value[len(value) - held :]) if held else None
+            unit_us = 1000 if "last_ts" in layout.place else 1
+            open_steps = self._engine.front.held_of(value[len(value) - held :], unit_us) if held else None
         except ValueError:
             return out.refuse("held")
         self._make_room(layout)
@@ -347,8 +347,9 @@ class Snapshots:
 
     def _in_own(self, theirs: _Layout, rows: bytes) -> U8:
         """Rows of another layout in the own one, end to end. Raises LayoutMismatch."""
+        steps = self._engine.front.steps
         return np.frombuffer(
-            _renamed(np.frombuffer(rows, dtype=theirs.dtype), theirs, self._own, self._table).tobytes(), np.uint8
+            _renamed(np.frombuffer(rows, dtype=theirs.dtype), theirs, self._own, self._table, steps).tobytes(), np.uint8
         )
 
     def _take(self, partition: int, rows: _Rows, out: Restored) -> bool:
@@ -412,7 +413,7 @@ class Snapshots:
             raise IndexError(f"rows {to.min()}..{to.max()} at {begin.min()}..{begin.max()} of {size} bytes")
         verdict: U8 = np.empty(len(begin), dtype=np.uint8)
         admit(
-            rows.raw, begin, rows.stand, to, rows.whole, partition, own.size, own.checks, own.order, own.starts, own.widths,
+            rows.raw, begin, rows.stand, to, rows.whole, partition, own.size, own.checks, own.applied, own.starts, own.widths,
             own.addresses, out.lived, out.stood, self._table.columns["applied"], verdict,
         )  # fmt: skip
         for reason, why in ((DAMAGED, "digest"), (ELSEWHERE, "partition"), (IMPOSSIBLE, "impossible")):
@@ -441,14 +442,42 @@ def _digest(key: bytes, body: bytes | memoryview) -> int:
     return xxhash.xxh3_64_intdigest(body, xxhash.xxh3_64_intdigest(key))
 
 
-def _renamed(block: Any, theirs: _Layout, own: _Layout, table: SeriesTable) -> Any:
+def _converted(block: Any, known: Mapping[str, Any], steps: StepGrid) -> dict[str, Any]:
+    """Columns of earlier layouts in today's meaning, by today's names.
+
+    Until event time kept microseconds, a layout had `last_ts` in milliseconds, numbers of irregular steps likewise, and
+    weeks that begin on Thursday.
+    """
+    if "last_ts" not in known:
+        return {}
+    last_step, last_ts, prev_step = block["last_step"], block["last_ts"], block["prev_step"]
+    seen = last_ts > NEVER
+    made = {"last_us": np.where(seen, last_ts, 0) * 1000}
+    made["last_us"][~seen] = NEVER
+    if steps.step_us == 0:
+        closed = last_step > NEVER
+        made["last_step"] = np.where(closed, np.where(closed, last_step, 0) * 1000, NEVER)
+        made["prev_step"], made["dt_mean"] = prev_step * 1000, block["dt_mean"] * np.float32(1000)
+    elif len(steps.edges):
+        # The newest closed step is the one of the newest tick, and those that were filled behind it.
+        first = np.array([steps.index(int(us)) for us in made["last_us"]], dtype=np.int64)
+        made["last_step"] = np.where(seen, first + (last_step - block["real_step"]), NEVER)
+        made["prev_step"] = np.where(seen, made["last_step"] - (last_step - prev_step), prev_step)
+    made["previewed"] = made.get("last_step", last_step)
+    return made
+
+
+def _renamed(block: Any, theirs: _Layout, own: _Layout, table: SeriesTable, steps: StepGrid) -> Any:
     """A record of another layout in this one's, column by column by name."""
     made = np.zeros(len(block), dtype=own.dtype)
     for name, _ in HEADER:
         made[name] = block[name]
     known = {name: (kind, shape) for name, kind, shape in theirs.columns}
+    converted = _converted(block, known, steps)
     for name, kind, shape in own.columns:
-        if name not in known:
+        if name in converted:
+            made[name] = converted[name]
+        elif name not in known:
             made[name] = table.fields[name].fill
         elif known[name] == (kind, shape):
             made[name] = block[name]

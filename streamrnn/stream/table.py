@@ -29,6 +29,8 @@ from streamrnn.records import I32, I64, U8, Bool
 # How many of the longest silent rows are looked up at once when rows run out: one partial sort then serves many
 # newcomers. Larger finds more per search, smaller forgets less when churn stops.
 VICTIMS = 256
+# Rows behind those of the series, for what is computed on copies.
+SCRATCH = 256
 _NONE: I64 = np.zeros(0, dtype=np.int64)
 # Bytes; the widest numbers there are, and what rows of several columns are filled up to a multiple of.
 ROUND = 8
@@ -55,7 +57,7 @@ class Field:
 
 
 class Block:
-    """Columns that lie side by side. `rows` [rows_max, bytes of a row], `fresh` the bytes of a row that nobody has used.
+    """Columns that lie side by side. `rows` [rows_max + SCRATCH, bytes of a row], `fresh` the bytes of a row that nobody has used.
 
     The widest numbers come first, and a row of several columns is filled up to a multiple of 8 bytes, so that every number
     lies where a machine wants it.
@@ -70,7 +72,7 @@ class Block:
         self.align = ROUND if len(self.fields) > 1 else self.fields[0].width
         # All rows are reserved at once and written when they are first given out: memory that is not touched costs
         # nothing, and growing by copying would cost twice the table for a moment and holes in the heap for ever.
-        self.rows: U8 = np.empty((rows_max, self.size), dtype=np.uint8)
+        self.rows: U8 = np.empty((rows_max + SCRATCH, self.size), dtype=np.uint8)
         self.fresh: U8 = np.empty(self.size, dtype=np.uint8)
         self.columns: dict[str, NDArray[Any]] = {}
         at = 0
@@ -89,7 +91,8 @@ def _column(rows: U8, field: Field, at: int) -> NDArray[Any]:
 
 
 class SeriesTable:
-    """Rows of state by (partition, series); `columns[name]` is [rows_max, *shape], of which `used` rows hold something."""
+    """Rows of state by (partition, series); `columns[name]` is [rows_max + SCRATCH, *shape], of which `used` rows hold
+    something."""
 
     def __init__(self, fields: Iterable[Field], rows_max: int) -> None:
         self.rows_max = rows_max
@@ -101,6 +104,8 @@ class SeriesTable:
         self.names: list[str | None] = []
         self.partition: I32 = np.empty(rows_max, dtype=np.int32)
         self.changed: Bool = np.empty(rows_max, dtype=np.bool_)
+        # What the logs' clocks know a row's series by; 0: it has not spoken since it has the row.
+        self.identity: I64 = np.empty(rows_max, dtype=np.int64)
         self.keep_gone = False
         self.gone: list[tuple[int, str]] = []  # (partition, series) let go since it was last emptied
         self.evictions = 0
@@ -141,7 +146,8 @@ class SeriesTable:
 
     def row_bytes(self) -> int:
         """Bytes of state one series takes in the arrays (its name and index entry come on top)."""
-        return sum(block.size for block in self.blocks) + self.partition.itemsize + self._seen.itemsize
+        own = self.partition.itemsize + self._seen.itemsize + self.identity.itemsize
+        return sum(block.size for block in self.blocks) + own
 
     def series(self, partition: int) -> dict[str, int]:
         """Row by series name of one partition; not to be changed by the caller."""
@@ -236,6 +242,7 @@ class SeriesTable:
                 index[series[i]] = rows[i] = row
             fresh = rows[new].astype(np.int64)
         self.partition[fresh] = partition
+        self.identity[fresh] = 0
         self._seen[rows] = seen
         self._arrivals += len(series)
         self.changed[rows] = False
@@ -302,6 +309,13 @@ class SeriesTable:
         ordered = oldest[np.argsort(seen[oldest], kind="stable")][::-1]  # popped from the end: the oldest first
         self._victims = [(int(row), int(seen[row])) for row in ordered]
 
+    def copy_rows(self, rows: I64) -> I32:
+        """Copies of these rows' columns, `SCRATCH` of them at most, in rows that no series has; returns where they are."""
+        scratch: I32 = np.arange(self.rows_max, self.rows_max + len(rows), dtype=np.int32)
+        for block in self.blocks:
+            block.rows[scratch] = block.rows[rows]
+        return scratch
+
     # ── letting go ───────────────────────────────────────────────────────────────────────────────────────────────
 
     def _forget(self, row: int) -> None:
@@ -313,6 +327,7 @@ class SeriesTable:
 
     def _reset(self, row: int | I64) -> None:
         self.partition[row] = -1
+        self.identity[row] = 0
         self.changed[row] = False
         self._seen[row] = 0
         for block in self.blocks:

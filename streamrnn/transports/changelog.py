@@ -42,6 +42,9 @@ Life = Annotated[int, Meta(ge=0, lt=1 << 32)]
 TopicId = Annotated[str, Meta(max_length=64)]
 Instant = Annotated[int, Meta(ge=-(1 << 62), le=1 << 62)]
 
+# So many checkpoints' clocks are kept.
+CLOCKS_MAX = 8
+
 # Which weights were in use from which input offset on, oldest first; never empty.
 History = tuple[tuple[int, str], ...]
 
@@ -65,12 +68,20 @@ class Checkpoint(msgspec.Struct, forbid_unknown_fields=False):
     input: str
     offset: InputOffset
     weights: WeightsId
-    event_time_ms: Instant | None
+    log_time_ms: Instant | None = msgspec.field(name="event_time_ms")  # of the partition's log at `offset`, for people
     life: Life
     swaps: tuple[tuple[InputOffset, WeightsId], ...] = ()
     input_id: TopicId = ""  # which topic of the input's name it was; "": not known
     at: Stand = -1  # the changelog's offset where this was to stand, had nobody else written; -1: nobody else can
+    # The log's clock (`kernels.logclock`) at this and at the checkpoints before it, by input offset, newest first. An older
+    # state that another worker wrote last needs a replay that begins before `offset`.
+    clocks: tuple[tuple[InputOffset, bytes], ...] = ()
     version: int = VERSION
+
+    def clock_at(self, offset: int) -> tuple[int, bytes]:
+        """(input offset, clock) of the newest clock that is not behind `offset`; `offset` itself with none where there is
+        no such."""
+        return next((known for known in self.clocks if known[0] <= offset), (offset, b""))
 
     def history(self) -> History:
         return (self.offset, self.weights), *self.swaps

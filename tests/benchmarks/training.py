@@ -48,7 +48,7 @@ def ticks(series: int) -> TickBatch:
         offset=np.arange(count, dtype=np.int64),
         series=names * STEPS,
         record_ts_ms=ts,
-        ts_ms=ts,
+        ts_us=ts * 1000,
         values=values,
         channel=np.full(count, -1, dtype=np.int16),
     )

@@ -141,7 +141,7 @@ def uninterrupted(
                 (topics.forecasts, outputs.forecasts, encoder.forecasts(outputs.forecasts, batch)),
                 (topics.imputed, outputs.imputations, encoder.imputations(outputs.imputations, batch)),
             ):
-                for tick, ts, series, value in zip(part.tick, part.ts_ms, part.series, values, strict=True):
+                for tick, ts, series, value in zip(part.tick, part.ts_us // 1000, part.series, values, strict=True):
                     key = Key(topic, partition, int(batch.offset[tick]), int(ts), series)
                     rows[key] = xxhash.xxh3_64_intdigest(value)
             refused = [item.record for item in unread] + [batch.records[tick] for tick, _, _ in outputs.rejected]

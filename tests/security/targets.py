@@ -93,7 +93,7 @@ def _bytes_of(decoder: Decoder, records: list[Plain], offsets: tuple[int, ...]) 
     """Everything that the decoder made of these offsets."""
     ticks, rejected = decoder.decode(records)
     rows = [i for i, offset in enumerate(ticks.offset.tolist()) if offset in offsets]
-    parts = [column[rows].tobytes() for column in (ticks.offset, ticks.ts_ms, ticks.values, ticks.channel)]
+    parts = [column[rows].tobytes() for column in (ticks.offset, ticks.ts_us, ticks.values, ticks.channel)]
     names = repr([ticks.series[row] for row in rows])
     return b"|".join(parts) + names.encode() + repr([r.reason for r in rejected if r.record.offset in offsets]).encode()
 

@@ -57,7 +57,7 @@ def test_neighbours_of_poison_are_bit_equal_to_a_batch_without_it() -> None:
     assert [r.record for r in rejected] == bad
     assert mixed.records == clean.records
     assert mixed.series == clean.series
-    for name in ("partition", "offset", "record_ts_ms", "ts_ms", "values", "channel"):
+    for name in ("partition", "offset", "record_ts_ms", "ts_us", "values", "channel"):
         np.testing.assert_array_equal(getattr(mixed, name), getattr(clean, name))
 
 
@@ -86,7 +86,7 @@ def _accounted(values: list[bytes]) -> None:
     records = [Plain(value, offset=i) for i, value in enumerate(values)]
     batch, rejected = DECODER.decode(records)
     assert sorted([*batch.offset.tolist(), *(r.record.offset for r in rejected)]) == list(range(len(records)))
-    assert len(batch.series) == len(batch.records) == batch.values.shape[0] == batch.ts_ms.shape[0]
+    assert len(batch.series) == len(batch.records) == batch.values.shape[0] == batch.ts_us.shape[0]
     assert not np.isinf(batch.values).any()
     assert (np.abs(batch.values[~np.isnan(batch.values)]) <= 1e15).all()
 

@@ -70,7 +70,7 @@ class Oracle:
                 (FORECASTS, outputs.forecasts, self._encoder.forecasts(outputs.forecasts, batch)),
                 (IMPUTED, outputs.imputations, self._encoder.imputations(outputs.imputations, batch)),
             ):
-                for tick, ts, series, text in zip(part.tick, part.ts_ms, part.series, texts, strict=True):
+                for tick, ts, series, text in zip(part.tick, part.ts_us // 1000, part.series, texts, strict=True):
                     said[topic, partition, int(offset[tick]), int(ts), series] = text
             for item in unread:
                 said[LETTERS, partition, item.record.offset, 0, ""] = item.record.value or b""

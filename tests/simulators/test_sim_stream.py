@@ -162,7 +162,7 @@ def test_the_service_refuses_what_the_truth_expects(long: bool) -> None:
     spec = StreamSpec(DEFAULT_CHANNELS, STEP_MS, 1, lateness_ms=lateness_ms)
     batch, rejected = Decoder(spec).decode([Got(r.key, r.value, r.ts_ms, i) for i, r in enumerate(records)])
     reasons: dict[int, str] = {r.record.offset: r.reason for r in rejected}
-    frames = FrontEnd(spec).process(batch)
+    frames = FrontEnd(spec, fills_ahead=False).process(batch)
     assert frames.consumed == len(batch)
     reasons.update({int(batch.offset[row]): reason for row, reason, _ in frames.rejected})
     assert [reasons.get(i, "") for i in range(len(records))] == [r.expect for r in records]
@@ -173,7 +173,7 @@ def test_without_lateness_duplicates_and_late_ticks_are_told_apart() -> None:
     records = list(ticks(plan, 200))
     spec = StreamSpec(DEFAULT_CHANNELS, STEP_MS, 1)
     batch, _ = Decoder(spec).decode([Got(r.key, r.value, r.ts_ms, i) for i, r in enumerate(records)])
-    found = {row: reason for row, reason, _ in FrontEnd(spec).process(batch).rejected}
+    found = {row: reason for row, reason, _ in FrontEnd(spec, fills_ahead=False).process(batch).rejected}
     assert [found.get(i, "") for i in range(len(records))] == [r.expect for r in records]
 
 

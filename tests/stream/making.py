@@ -60,7 +60,7 @@ def batch(series: list[str], ts: Any, values: Any, partition: Any = 0, record_ts
         offset=np.arange(count, dtype=np.int64),
         record_ts_ms=times if record_ts is None else np.asarray(record_ts, dtype=np.int64),
         series=series,
-        ts_ms=times,
+        ts_us=times * 1000,
         values=np.asarray(values, dtype=np.float64),
         channel=np.full(count, -1, dtype=np.int16),
     )
@@ -93,7 +93,7 @@ def cut(ticks: TickBatch, begin: int, end: int) -> TickBatch:
         ticks.offset[part],
         ticks.record_ts_ms[part],
         ticks.series[part],
-        ticks.ts_ms[part],
+        ticks.ts_us[part],
         ticks.values[part],
         ticks.channel[part],
     )
@@ -117,6 +117,11 @@ def feed(engine: Engine, ticks: TickBatch, edges: list[int] | None = None) -> li
             part = cut(ticks, begin, end)
             rows += said(engine.spec, engine.process(part), part)
     return sorted(rows)
+
+
+def own(state: dict[str, bytes]) -> dict[str, bytes]:
+    """A series' state without what it knows of the log around it: when it was last heard, what was filled ahead."""
+    return {field: held for field, held in state.items() if field not in ("heard_ms", "previewed", "resting")}
 
 
 def states(engine: Engine) -> dict[tuple[int, str], dict[str, bytes]]:
