@@ -39,6 +39,7 @@ from streamrnn.kernels.grid import (
     FALLS_SILENT,
     LATE,
     NEVER,
+    PASSED_MAX_MS,
     PENDING_FULL,
     REPLAYED,
     RESTS,
@@ -259,7 +260,7 @@ class GridReference:
             if passed_ms < self._rules.idle_after_ms or state.applied[row] > offset:
                 due = min(due, int(state.heard_ms[row]) + self._rules.idle_after_ms)
                 continue
-            until = min(self._grid.index(int(state.last_us[row]) + passed_ms * 1000) - 1, last + self.spec.gap_max)
+            until = min(self._grid.index(int(state.last_us[row]) + min(passed_ms, PASSED_MAX_MS) * 1000) - 1, last + self.spec.gap_max)
             shown = max(int(state.previewed[row]), int(state.last_step[row]))
             if until > shown:
                 found.append(Silence(row, tick, shown, until))

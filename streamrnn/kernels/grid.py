@@ -21,6 +21,7 @@ REPLAYED = 6  # the row's state is from after this record already (a restored on
 
 NEVER = np.iinfo(np.int64).min // 4  # far enough from the edge that sums with it do not overflow
 DUE_UNKNOWN = 2**62
+PASSED_MAX_MS = 1 << 50  # what a state that nobody has written could claim must not overflow
 # A row's `resting`: its silence was noticed (its gaps were filled ahead), or is to be filled at the end of this stretch.
 AWAKE, RESTS, FALLS_SILENT = 0, 1, 2
 
@@ -227,7 +228,7 @@ def find_silent(
             due = min(due, state.heard_ms[r] + rules.idle_after_ms)
             continue
         last = state.last_step[r]
-        at = state.last_us[r] + passed_ms * 1000
+        at = state.last_us[r] + min(passed_ms, PASSED_MAX_MS) * 1000
         until = index_of(at, rules.step_us, rules.shift_us, rules.first, rules.edges) - 1
         until = min(until, last + rules.gap_max)
         shown = max(state.previewed[r], last)

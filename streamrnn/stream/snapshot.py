@@ -67,6 +67,8 @@ NUMBERS = (
 )  # fmt: skip
 NUMBERS_OR_NONE = ("anchor", "pend_base", "ring")
 COUNTS = ("applied", "steps", "seen")
+# Sums of these have to fit 64 bits.
+TIMES = ("last_step", "last_us", "heard_ms", "previewed", "prev_step")
 # How that looks in a word of each kind: (mask, value behind it that cannot be). `u2` is the upper half of an `f4`.
 _NO_NUMBER = {"f2": (0x7C00,) * 2, "u2": (0x7F80,) * 2, "f4": (0x7F800000,) * 2, "f8": (0x7FF0000000000000,) * 2}
 _INFINITE = {
@@ -75,9 +77,13 @@ _INFINITE = {
     "f4": (0x7FFFFFFF, 0x7F800000),
     "f8": (0x7FFFFFFFFFFFFFFF, 0x7FF0000000000000),
 }
+_TOO_LARGE = {"i8": (-0x4000000000000000, 0x4000000000000000)}
 _NEGATIVE = {"i4": (0x80000000,) * 2, "i8": (-0x8000000000000000,) * 2}
 _CANNOT_BE = (
-    dict.fromkeys(NUMBERS, _NO_NUMBER) | dict.fromkeys(NUMBERS_OR_NONE, _INFINITE) | dict.fromkeys(COUNTS, _NEGATIVE)
+    dict.fromkeys(NUMBERS, _NO_NUMBER)
+    | dict.fromkeys(NUMBERS_OR_NONE, _INFINITE)
+    | dict.fromkeys(COUNTS, _NEGATIVE)
+    | dict.fromkeys(TIMES, _TOO_LARGE)
 )
 
 

@@ -251,7 +251,7 @@ async def _judge_states(
             unlike = [
                 column
                 for column, values in mine.columns.items()
-                if column not in ("applied", "applied_ms")
+                if column != "applied"
                 and not _same(values[rows[name]], theirs.columns[column][wanted[name]])
             ]
             if unlike:

@@ -261,7 +261,7 @@ def checkpoint(data: bytes) -> None:
         reader._sorted(_laid((CHECKPOINT, data)))
         assert (PARTITION in reader.checkpoints) != (PARTITION in reader.unusable)
         for found in reader.checkpoints.values():
-            at = np.array([found.offset, found.life, found.at, found.event_time_ms or 0], dtype=np.int64)
+            at = np.array([found.offset, found.life, found.at, found.log_time_ms or 0], dtype=np.int64)
             assert at[0] >= 0
             assert weights_at(found.history(), 1 << 61) == found.history()[-1][1] or len(found.history()) > 1
             assert history_of(None, found) == found.history()

@@ -163,7 +163,8 @@ def test_a_state_whose_numbers_cannot_be_is_refused() -> None:
         place += int(kind[-1]) * math.prod(shape)
         last[name] = place - int(kind[-1])
     for name, value in (
-        ("real_step", (1 << 60).to_bytes(8, "little")),
+        ("last_us", (1 << 62).to_bytes(8, "little")),
+        ("last_step", (1 << 62).to_bytes(8, "little")),
         ("steps", b"\xff" * 8),
         ("seen", b"\xff" * 4),
         ("applied", b"\xff" * 8),

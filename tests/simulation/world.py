@@ -382,7 +382,7 @@ class World:
                 )
             other = theirs.series(partition)[name]
             for column, values in table.columns.items():
-                if column in ("applied", "applied_ms") or (column == "state" and not table.columns["generation"][row]):
+                if column == "applied" or (column == "state" and not table.columns["generation"][row]):
                     continue  # how often it was written down; the state of no network
                 if values[row].tobytes() != theirs.columns[column][other].tobytes():
                     raise Violation(

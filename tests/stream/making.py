@@ -10,6 +10,8 @@ import torch
 
 from streamrnn.encode import Encoder
 from streamrnn.model.network import Network
+from streamrnn.packed import Packed, PackedRecord
+from streamrnn.packed import packed as packed_records
 from streamrnn.records import F64, I32, I64, Outputs, TickBatch
 from streamrnn.spec import ModelSpec, StreamSpec
 from streamrnn.stream.engine import Engine
@@ -85,6 +87,34 @@ def walk(
     return batch([names[which[i]] for i in chosen], ts[chosen], values[chosen], which[chosen] % 2)
 
 
+def world(seed: int, records: int = 400) -> TickBatch:
+    """Series with clocks of their own in one partition: hours off, drifting, a backlog at many times the speed, one that
+    jumps once, one that falls silent for a while. Record times are the producers' or the broker's."""
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(1, 7))
+    names = [f"s{k}" for k in range(count)]
+    offset_s = rng.choice([0, 0, 0, -3600, 3600, -120, 50_000], count)
+    speed = rng.choice([1.0, 1.0, 1.0, 1.01, 10.0, 120.0], count)
+    chance = rng.dirichlet(np.ones(count))
+    producers_clock = rng.random() < 0.5
+    at_s, now_s = np.zeros(count), 0.0
+    silent, begin = int(rng.integers(0, count)), rng.random() * 0.5
+    series, ts, record_ts, values = [], [], [], []
+    for i in range(records):
+        k = int(rng.choice(count, p=chance))
+        now_s += 1.0 / count
+        if k == silent and begin < i / records < begin + 0.3:
+            continue
+        at_s[k] = max(at_s[k] + speed[k] * (1 if rng.random() < 0.9 else 3), speed[k] * now_s)
+        jump_s = 3000 if rng.random() < 0.01 else -4 if rng.random() < 0.03 else 0
+        event_ms = START + int(1000 * (offset_s[k] + at_s[k] + jump_s))
+        series.append(names[k])
+        ts.append(event_ms)
+        record_ts.append(event_ms if producers_clock else START + int(1000 * now_s))
+        values.append(10 + rng.standard_normal(3))
+    return batch(series, ts, values, record_ts=record_ts)
+
+
 def cut(ticks: TickBatch, begin: int, end: int) -> TickBatch:
     part = slice(begin, end)
     return TickBatch(
@@ -97,6 +127,12 @@ def cut(ticks: TickBatch, begin: int, end: int) -> TickBatch:
         ticks.values[part],
         ticks.channel[part],
     )
+
+
+def laid(keys: list[bytes], records: list[bytes]) -> Packed:
+    """As they are read from the changelog."""
+    pairs = enumerate(zip(keys, records, strict=True))
+    return packed_records(0, [PackedRecord("state", 0, i, 0, key, record) for i, (key, record) in pairs])
 
 
 def said(stream: StreamSpec, outputs: Outputs, ticks: TickBatch) -> list[tuple[int, bytes]]:

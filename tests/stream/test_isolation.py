@@ -1,0 +1,212 @@
+"""No record of one series, whatever its clock, costs another series a tick or invents one; silence is filled all the same."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from making import START, batch, cut, feed, laid, own, spec, states, world
+
+from streamrnn.kernels.logclock import fresh_clocks, hear
+from streamrnn.records import KIND_IDLE, Outputs, TickBatch
+from streamrnn.stream.engine import Engine
+from streamrnn.stream.snapshot import Restored, Snapshots
+
+IDLE_S = 9  # of making.spec
+
+
+def of(ticks: TickBatch, name: str) -> TickBatch:
+    rows = [i for i, series in enumerate(ticks.series) if series == name]
+    part = batch([name] * len(rows), ticks.ts_us[rows] // 1000, ticks.values[rows], record_ts=ticks.record_ts_ms[rows])
+    part.offset = ticks.offset[rows]
+    return part
+
+
+def told(outputs: Outputs, ticks: TickBatch, name: str) -> dict[str, Any]:
+    """What was refused and sent of a series; `ahead`: what other series' records caused to be filled of it."""
+    forecasts, fills = outputs.forecasts, outputs.imputations
+    mine = [i for i in range(len(forecasts)) if forecasts.series[i] == name]
+    return {
+        "refused": [(int(ticks.offset[t]), why, detail) for t, why, detail in outputs.rejected if ticks.series[t] == name],
+        "forecasts": {(forecasts.ts_us[i], forecasts.mean[i].tobytes(), forecasts.quantiles[i].tobytes()) for i in mine},
+        "fills": {
+            (int(fills.ts_us[i]), fills.values[i].tobytes(), fills.lower[i].tobytes())
+            for i in range(len(fills))
+            if fills.series[i] == name
+        },
+        "ahead": [
+            (int(ticks.offset[fills.tick[i]]), int(fills.ts_us[i]))
+            for i in range(len(fills))
+            if fills.series[i] == name and fills.kind[i] == KIND_IDLE
+        ],
+    }
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 10**6), st.sampled_from([("one", 0), ("mean", 3000)]))
+def test_a_series_gets_what_it_would_get_alone(seed: int, rules: tuple[Any, int]) -> None:
+    stream = spec(within=rules[0], lateness_ms=rules[1], future_max_ms=10_000_000, gap_max=20)
+    ticks = world(seed)
+    together = Engine(stream)
+    outputs = together.process(ticks)
+    for name in set(ticks.series):
+        mine = of(ticks, name)
+        alone = Engine(stream)
+        expected, got = told(alone.process(mine), mine, name), told(outputs, ticks, name)
+        assert got["refused"] == expected["refused"]
+        assert own(states(together)[0, name]) == own(states(alone)[0, name])
+        # What is sent ahead, of steps that got another tick later or never closed, comes on top.
+        assert expected["forecasts"] <= got["forecasts"]
+        assert expected["fills"] <= got["fills"]
+        if not got["ahead"]:
+            assert rules[1] or (expected["forecasts"], expected["fills"]) == (got["forecasts"], got["fills"])
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 10**6))
+def test_a_series_is_silent_only_when_two_others_have_spoken_since(seed: int) -> None:
+    ticks = world(seed)
+    outputs = Engine(spec(future_max_ms=10_000_000)).process(ticks)
+    for name in set(ticks.series):
+        for offset, _ in told(outputs, ticks, name)["ahead"]:
+            spoken: dict[str, int] = defaultdict(int)
+            for row in range(offset, -1, -1):
+                if ticks.series[row] == name:
+                    break
+                spoken[ticks.series[row]] += 1
+            assert len(spoken) >= 2
+            assert sum(spoken.values()) >= 3, "no single record of each of two series makes a third one silent"
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 10**6), st.lists(st.integers(1, 380), max_size=8), st.sampled_from(["one", "mean"]))
+def test_silence_does_not_depend_on_how_the_ticks_are_cut(seed: int, edges: list[int], within: Any) -> None:
+    stream = spec(within=within, lateness_ms=2000 if within == "mean" else 0, future_max_ms=10_000_000)
+    ticks = world(seed)
+    one, many = Engine(stream), Engine(stream)
+    assert feed(one, ticks, [e for e in edges if e < len(ticks)]) == feed(many, ticks)
+    assert states(one) == states(many)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 10**6), st.integers(0, 250), st.lists(st.integers(0, 120), min_size=6, max_size=6))
+def test_a_restored_partition_fills_the_same_silence(seed: int, begin: int, further: list[int]) -> None:
+    """The rows are from different offsets, the log's clock from where the replay begins."""
+    stream = spec(future_max_ms=10_000_000)
+    ticks = world(seed)
+    begin = min(begin, len(ticks))
+    whole, source, restored, found = Engine(stream), Engine(stream), Engine(stream), Restored()
+    wanted = feed(whole, ticks)
+    feed(source, cut(ticks, 0, begin))
+    clock, position = source.front.clock(0), begin
+    for name, more in sorted(zip(sorted(set(ticks.series)), further, strict=False), key=lambda pair: pair[1]):
+        end = max(position, min(begin + more, len(ticks)))
+        feed(source, cut(ticks, position, end))
+        position = end
+        row = source.table.find(0, name)
+        if row is not None:
+            Snapshots(restored).restore(0, laid(*Snapshots(source).pack(0, np.array([row]), position, 1)), found)
+    restored.front.restore_clock(0, clock)
+    replayed = feed(restored, cut(ticks, begin, len(ticks)))
+    assert [row for row in replayed if row[0] >= position] == [row for row in wanted if row[0] >= position]
+    mine, theirs = states(restored), states(whole)
+    for columns in (*mine.values(), *theirs.values()):
+        del columns["applied"]
+    assert mine == theirs
+
+
+def test_a_backlog_beside_a_live_device_costs_it_nothing() -> None:
+    """A gateway uploads an hour's backlog in order, two minutes of it for each tick of the live device."""
+    live = [("live", START + 3_600_000 + 1000 * k) for k in range(30)]
+    back = [("back", START + 1000 * k) for k in range(3600)]
+    rows = [row for k in range(30) for row in (live[k], *back[120 * k : 120 * k + 120])]
+    ticks = batch([name for name, _ in rows], [ts for _, ts in rows], np.ones((len(rows), 3)))
+    outputs = Engine(spec(idle_after_ms=60_000)).process(ticks)
+    assert outputs.rejected == []
+    assert len(outputs.forecasts) == len(rows)
+    assert len(outputs.imputations) == 0
+
+
+@pytest.mark.parametrize("whose", ["event time", "event time and record time"])
+def test_one_fast_clock_affects_its_own_sensor_alone(whose: str) -> None:
+    rows = [(f"s{k}", START + 1000 * t) for t in range(200) for k in range(10)]
+    ts = np.array([at for _, at in rows])
+    ts[505] += 50 * 60_000
+    record = ts if whose == "event time and record time" else np.array([at for _, at in rows])
+    ticks = batch([name for name, _ in rows], ts, np.ones((len(rows), 3)), record_ts=record)
+    outputs = Engine(spec(idle_after_ms=60_000, gap_max=64)).process(ticks)
+    assert {ticks.series[tick] for tick, _, _ in outputs.rejected} <= {"s5"}
+    assert set(outputs.imputations.series) <= {"s5"}
+
+
+def test_a_silent_series_among_many_is_filled_and_again_after_a_fast_clock() -> None:
+    rows = [(f"s{k}", t) for t in range(300) for k in range(10) if not (k == 3 and (60 <= t < 100 or t >= 200))]
+    ts = np.array([START + 1000 * t for _, t in rows])
+    ts[rows.index(("s7", 30))] += 50 * 60_000
+    ticks = batch([name for name, _ in rows], ts, np.ones((len(rows), 3)))
+    outputs = Engine(spec(gap_max=100)).process(ticks)
+    ahead = [ts // 1_000_000 - START // 1000 for _, ts in told(outputs, ticks, "s3")["ahead"]]
+    # Twice, each time once the log's time has gone on by 9 s (and the second or so that two witnesses take to say so).
+    assert ahead[0] == 60 and 67 <= max(a for a in ahead if a < 100) <= 70
+    assert [a for a in ahead if a >= 200][0] == 200 and 207 <= ahead[-1] <= 210
+
+
+@pytest.mark.parametrize("series", [3, 7, 40, 1000, 60_000])
+def test_the_logs_time_goes_on_however_many_series_there_are(series: int) -> None:
+    """Each speaks once a second, in turn."""
+    clock = fresh_clocks(1)[0]
+    rounds = max(60, min(2_000_000, 60 * series) // series)
+    reached = 0
+    for t in range(rounds):
+        for k in range(series):
+            reached = hear(clock, k + 1, 1000 * t, 60_000)
+    assert 1000 * rounds * 0.5 <= reached <= 1000 * rounds
+
+
+def test_the_logs_time_goes_on_when_the_witnesses_have_ended() -> None:
+    clock = fresh_clocks(1)[0]
+    for t in range(100):
+        for k in range(12):
+            hear(clock, k + 1, 1000 * t, 60_000)
+    before = clock[0]
+    for t in range(100, 30_000):
+        for k in range(12, 32):
+            hear(clock, k + 1, 1000 * t, 60_000)
+    assert clock[0] > before + 10_000_000
+
+
+def test_churn_leaves_places_for_those_that_stay() -> None:
+    clock = fresh_clocks(1)[0]
+    for k in range(200_000):
+        hear(clock, k + 1, k, 60_000)
+    before = clock[0]
+    for t in range(60_000):
+        for k in range(20):
+            hear(clock, 10**9 + k, 200_000 + 1000 * t, 60_000)
+    assert clock[0] > before + 1_000_000
+
+
+def test_two_jumps_of_two_clocks_move_nothing() -> None:
+    clock = fresh_clocks(1)[0]
+    for t in range(20):
+        for k in range(6):
+            hear(clock, k + 1, 1000 * t, 60_000)
+    before = int(clock[0])
+    hear(clock, 1, 50 * 60_000, 60_000)
+    hear(clock, 2, 50 * 60_000, 60_000)
+    assert clock[0] - before < 60_000
+
+
+def test_edges_of_the_world_are_worth_looking_at() -> None:
+    """The generator makes what the properties are about."""
+    silent = refused = 0
+    for seed in range(40):
+        ticks = world(seed)
+        outputs = Engine(spec(future_max_ms=10_000_000)).process(ticks)
+        refused += len(outputs.rejected) > 0
+        silent += bool((outputs.imputations.kind == KIND_IDLE).any())
+    assert refused > 10 and silent > 4
