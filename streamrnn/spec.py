@@ -17,6 +17,8 @@ Complete = Literal["record", "channels"]
 Duplicates = Literal["keep", "refuse"]
 
 DAY_MS = 86_400_000
+# Thirty years: seconds that are read as milliseconds are in 1970, and what a deployment replays is seldom older.
+PAST_MAX_MS = 30 * 365 * DAY_MS
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ class StreamSpec:
     # With `within` last, mean or sum: whether ticks of equal time and channel are different events.
     duplicates: Duplicates = "keep"
     # A tick so far before its record's Kafka timestamp has a time in another unit, or none.
-    past_max_ms: int = 30 * 365 * DAY_MS
+    past_max_ms: int = PAST_MAX_MS
 
     def grid(self) -> StepGrid:
         """Numbers and begins of the stream's steps."""

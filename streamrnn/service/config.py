@@ -25,9 +25,10 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from streamrnn.calendar import Align, CalendarStep, parse_step, zone_of
 from streamrnn.durations import format_ms, parse_ms
 from streamrnn.mapping import DecodeSpec, shape_of
-from streamrnn.spec import Cell, ModelSpec, StreamSpec, Within
+from streamrnn.spec import PAST_MAX_MS, Cell, Complete, Duplicates, ModelSpec, StreamSpec, Within
 from streamrnn.transports.base import TopicNeed
 
 if TYPE_CHECKING:
@@ -68,6 +69,11 @@ def _names(value: tuple[str, ...]) -> tuple[str, ...]:
 def _levels(value: tuple[float, ...]) -> tuple[float, ...]:
     if any(not 0.0 < q < 1.0 for q in value) or list(value) != sorted(set(value)):
         raise ValueError("quantiles must rise, each between 0 and 1")
+    return value
+
+
+def _zone(value: str) -> str:
+    zone_of(value)
     return value
 
 
@@ -217,10 +223,15 @@ class Settings(BaseSettings):
     quantiles: Annotated[tuple[float, ...], Field(min_length=1), AfterValidator(_levels)] = (0.05, 0.5, 0.95)
     topics: Topics = Topics()
     within: Within = "one"
+    complete: Complete = "record"
+    duplicates: Duplicates = "keep"
+    align: Align = "floor"
+    timezone: Annotated[str, AfterValidator(_zone)] = "UTC"
     lateness: Duration = 0
     idle_after: Duration = 60_000
     gap_max: Annotated[int, Field(ge=0)] = 64
     future_max: Duration = 60_000
+    past_max: Annotated[Duration, Field(ge=1)] = PAST_MAX_MS
     calendar: tuple[Duration, ...] = ()
     forecast_every: Annotated[int, Field(ge=1)] = 1
     imputed: Literal["gaps", "all"] = "gaps"
@@ -260,16 +271,19 @@ class Settings(BaseSettings):
     def _together(self) -> Settings:
         faults: list[str] = []
         try:
-            step_ms = 0 if self.step == "irregular" else parse_ms(self.step)
-            if self.step != "irregular" and step_ms < 1:
+            step_ms = self.step_ms
+            if self.step.strip() != "irregular" and step_ms < 1:
                 faults.append("step: must be at least 1ms, or irregular")
         except ValueError as error:
             step_ms = 1
-            faults.append(f"step: {error}; or write irregular")
-        if step_ms and self.idle_after < step_ms + self.lateness:
+            faults.append(f"step: {error}; or write irregular, 1mo, 1y")
+        if "idle_after" not in self.model_fields_set:
+            # Frozen for users; a default that depends on the step is settled here, once.
+            object.__setattr__(self, "idle_after", max(self.idle_after, 3 * step_ms + self.lateness))
+        elif step_ms and self.idle_after < step_ms + self.lateness:
             faults.append("idle_after: must be at least step + lateness, or every series looks idle")
-        if self.step == "irregular" and self.within != "one":
-            faults.append("within: needs a grid; with step: irregular every tick is a step of its own")
+        if self.past_max <= self.future_max:
+            faults.append("past_max: must be more than future_max")
         if self.learn.length <= self.learn.burn_in:
             faults.append("learn.length: must be more than learn.burn_in")
         if self.learn.window < self.learn.length + 2 * self.learn.holdout:
@@ -291,7 +305,12 @@ class Settings(BaseSettings):
 
     @property
     def step_ms(self) -> int:
-        return 0 if self.step == "irregular" else parse_ms(self.step)
+        """0 is irregular; the mean length of a calendar step."""
+        return parse_step(self.step, self.timezone)[0]
+
+    @property
+    def calendar_step(self) -> CalendarStep | None:
+        return parse_step(self.step, self.timezone)[1]
 
     @property
     def poll_timeout_ms(self) -> int:
@@ -323,6 +342,12 @@ class Settings(BaseSettings):
             calendar_ms=self.calendar,
             forecast_every=self.forecast_every,
             impute_all=self.imputed == "all",
+            calendar_step=self.calendar_step,
+            timezone=self.timezone,
+            align=self.align,
+            complete=self.complete,
+            duplicates=self.duplicates,
+            past_max_ms=self.past_max,
         )
 
     def model_spec(self) -> ModelSpec:

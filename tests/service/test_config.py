@@ -66,7 +66,10 @@ def test_kafkas_own_spelling_and_other_shapes_are_accepted(file: Path) -> None:
         ({"channels": ["a", "a"]}, "named twice"),
         ({"idle_after": "1s", "lateness": "5s"}, "idle_after"),
         ({"delivery": "at-most-once"}, "delivery"),
-        ({"within": "mean", "step": "irregular"}, "within"),
+        ({"timezone": "Europe/Londn"}, "timezone.*time zone"),
+        ({"align": "up"}, "align"),
+        ({"past_max": "1s"}, "past_max"),
+        ({"step": "1.5mo"}, "step"),
         ({"horizon": 0}, "horizon"),
         ({"kafka.security_protocol": "SASL_SSL"}, "sasl_plain_username"),
         ({"model.cell": "transformer"}, "model.cell"),
@@ -75,6 +78,20 @@ def test_kafkas_own_spelling_and_other_shapes_are_accepted(file: Path) -> None:
 def test_faults_are_named_with_their_key(file: Path, change: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         load([file], change, {})
+
+
+@pytest.mark.parametrize(
+    ("step", "timezone", "unit", "least_days"),
+    [("1d", "UTC", None, 1), ("1d", "Europe/London", "d", 1), ("1w", "UTC", "w", 7), ("1mo", "UTC", "mo", 30), ("1y", "UTC", "y", 365)],
+)
+def test_calendar_steps_are_written_as_such(file: Path, step: str, timezone: str, unit: str | None, least_days: int) -> None:
+    settings = load([file], {"step": step, "timezone": timezone}, {})
+    spec = settings.stream_spec()
+    assert (spec.calendar_step.unit if spec.calendar_step else None) == unit
+    assert spec.step_ms >= least_days * 86_400_000
+    # Where nothing is said of it, a series may miss a step or two before it counts as silent.
+    assert spec.idle_after_ms >= 2 * spec.step_ms
+    assert load([], settings.effective(), {}).stream_spec() == spec
 
 
 def test_all_faults_are_told_at_once(file: Path) -> None:

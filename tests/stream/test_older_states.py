@@ -64,10 +64,11 @@ def test_every_state_is_taken_and_its_series_go_on_warm(name: str) -> None:
 
 
 def test_irregular_times_are_microseconds_now() -> None:
-    engine, _, _ = restored("irregular")
-    kept = KEPT["irregular"]
-    ts = kept["last_ts_ms"]["x"] + 700
-    outputs = engine.process(batch(["x", "x"], [ts, ts + 700], [[1.0, 2.0]] * 2, record_ts=[ts, ts]))
+    engine, checkpoint, _ = restored("irregular")
+    ts = KEPT["irregular"]["last_ts_ms"]["x"] + 700
+    ticks = batch(["x", "x"], [ts, ts + 700], [[1.0, 2.0]] * 2)
+    ticks.offset = ticks.offset + checkpoint.offset
+    outputs = engine.process(ticks)
     assert (outputs.forecasts.ts_us // 1000).tolist() == [ts, ts + 700]
     assert abs(outputs.forecasts.step_us[0] - 700_000) < 1000
 
