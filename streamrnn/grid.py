@@ -121,7 +121,12 @@ class GridReference:
         """Takes ticks in arrival order, writes their `status`; stops before a tick of a series found silent."""
         done = Aligned(StepList())
         for i in range(len(ticks.slot)):
-            row, p, ts, record_ms = int(ticks.slot[i]), int(ticks.partition[i]), int(ticks.ts_us[i]), int(ticks.record_ms[i])
+            row, p, ts, record_ms = (
+                int(ticks.slot[i]),
+                int(ticks.partition[i]),
+                int(ticks.ts_us[i]),
+                int(ticks.record_ms[i]),
+            )
             if state.resting[row] == FALLS_SILENT:
                 break
             status, replayed = int(implausible(ts, record_ms, self._rules)), ticks.offset[i] < state.applied[row]
@@ -260,7 +265,10 @@ class GridReference:
             if passed_ms < self._rules.idle_after_ms or state.applied[row] > offset:
                 due = min(due, int(state.heard_ms[row]) + self._rules.idle_after_ms)
                 continue
-            until = min(self._grid.index(int(state.last_us[row]) + min(passed_ms, PASSED_MAX_MS) * 1000) - 1, last + self.spec.gap_max)
+            until = min(
+                self._grid.index(int(state.last_us[row]) + min(passed_ms, PASSED_MAX_MS) * 1000) - 1,
+                last + self.spec.gap_max,
+            )
             shown = max(int(state.previewed[row]), int(state.last_step[row]))
             if until > shown:
                 found.append(Silence(row, tick, shown, until))

@@ -87,8 +87,9 @@ class Rejected:
 class TickBatch:
     """Decoded ticks in arrival order; they may come from several partitions.
 
-    `ts_us` is event time in microseconds, `record_ts_ms` the record's own Kafka timestamp (-1: it has none). `values` is [tick, channel] with NaN for a missing value. `channel[i]` is −1 for a wide tick (the record is the
-    whole step) and the channel's index for a long one.
+    `ts_us` is event time in microseconds, `record_ts_ms` the record's own Kafka timestamp (-1: it has none). `values` is
+    [tick, channel] with NaN for a missing value. `channel[i]` is −1 for a wide tick (the record is the whole step) and the
+    channel's index for a long one.
     """
 
     records: Sequence[Record]

@@ -87,7 +87,13 @@ def run(front: FrontEnd, batch: TickBatch, cuts: list[int] | None = None) -> tup
 def collect(front: FrontEnd, frames: Frames, part: TickBatch, into: dict[str, list[Any]]) -> None:
     for i in range(len(frames)):
         values = tuple(None if np.isnan(v) else float(v) for v in frames.values[i])
-        row = (int(frames.step[i]), int(frames.kind[i]), values, int(part.offset[frames.tick[i]]), bool(frames.shown[i]))
+        row = (
+            int(frames.step[i]),
+            int(frames.kind[i]),
+            values,
+            int(part.offset[frames.tick[i]]),
+            bool(frames.shown[i]),
+        )
         into.setdefault(front.series_name(int(frames.owner[i])), []).append(row)
 
 

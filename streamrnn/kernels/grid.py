@@ -6,6 +6,7 @@ within a step, lateness); tests hold the two against each other tick by tick.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -102,6 +103,30 @@ def frame_list(size: int) -> FrameList:
         np.empty(size, dtype=np.uint8),
         np.empty(size, dtype=np.int64),
         np.empty(size, dtype=np.uint8),
+    )
+
+
+def taken(frames: FrameList, chosen: slice | I64) -> FrameList:
+    """Some of the frames."""
+    return FrameList(
+        frames.slot[chosen],
+        frames.step[chosen],
+        frames.ts_us[chosen],
+        frames.kind[chosen],
+        frames.tick[chosen],
+        frames.shown[chosen],
+    )
+
+
+def joined(parts: Sequence[FrameList]) -> FrameList:
+    """Frames behind each other."""
+    return FrameList(
+        np.concatenate([part.slot for part in parts]),
+        np.concatenate([part.step for part in parts]),
+        np.concatenate([part.ts_us for part in parts]),
+        np.concatenate([part.kind for part in parts]),
+        np.concatenate([part.tick for part in parts]),
+        np.concatenate([part.shown for part in parts]),
     )
 
 

@@ -63,9 +63,9 @@ def hear(clock: I64, identity: int, record_ms: int, idle_after_ms: int) -> int:
         clock[free], clock[free + 1], clock[free + 2], clock[free + 3] = identity, record_ms, now, count
         clock[free + 4] = PATIENCE << (clock[2] % PATIENCES)
         clock[2] += 1
-        return now
+        return int(now)
     else:
-        return now
+        return int(now)
     first, second = now, now
     for w in range(WITNESSES):
         at = 3 + WORDS * w
@@ -77,7 +77,7 @@ def hear(clock: I64, identity: int, record_ms: int, idle_after_ms: int) -> int:
             elif reached > second:
                 second = reached
     clock[0] = second
-    return second
+    return int(second)
 
 
 def fresh_clocks(partitions: int) -> I64:

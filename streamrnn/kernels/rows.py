@@ -65,8 +65,9 @@ def admit(
     only looked at). `verdict` says what became of it: DAMAGED (not `whole`), ELSEWHERE (of another partition),
     IMPOSSIBLE, OLDER than what the table's row holds (by its life, the input offset it has come to, where it stands), or
     TAKEN. `checks` [n, 5]: (width in bytes, first, stop, mask, value), a word of the row that has this value behind this
-    mask cannot be; `applied`: the word of 8 bytes that holds the offset. `places` and `widths` of the blocks, in bytes, which lie at `addresses`. `lived` and `stood` hold 1 more
-    than the life and the place, 0: nothing yet; `reached` is the table's column of offsets.
+    mask cannot be; `applied`: the word of 8 bytes that holds the offset. `places` and `widths` of the blocks, in bytes,
+    which lie at `addresses`. `lived` and `stood` hold 1 more than the life and the place, 0: nothing yet; `reached` is
+    the table's column of offsets.
 
     Nothing is checked of places and rows: they are within their bounds, or memory is overwritten.
     """

@@ -26,7 +26,7 @@ def index_of(ts_us: int, step_us: int, shift_us: int, first: int, edges: I64) ->
             low = middle
         else:
             high = middle
-    return first + low
+    return int(first + low)
 
 
 @compiled
@@ -36,7 +36,7 @@ def start_of(step: int, step_us: int, first: int, starts: I64) -> int:
         return step
     if starts.shape[0] == 0:
         return step * step_us
-    return starts[min(max(step - first, 0), starts.shape[0] - 1)]
+    return int(starts[min(max(step - first, 0), starts.shape[0] - 1)])
 
 
 @compiled
@@ -46,7 +46,7 @@ def end_of(step: int, step_us: int, shift_us: int, first: int, edges: I64) -> in
         return step + 1
     if edges.shape[0] == 0:
         return (step + 1) * step_us - shift_us
-    return edges[min(max(step + 1 - first, 0), edges.shape[0] - 1)]
+    return int(edges[min(max(step + 1 - first, 0), edges.shape[0] - 1)])
 
 
 @compiled
@@ -61,7 +61,7 @@ def offset_at(ts_us: int, instants: I64, offsets: I64) -> int:
             low = middle
         else:
             high = middle
-    return offsets[low]
+    return int(offsets[low])
 
 
 @compiled

@@ -17,9 +17,9 @@ from streamrnn.grid import STATUS_REASONS, GridReference, Held, Silence, StepLis
 from streamrnn.kernels import features, grid
 from streamrnn.kernels.logclock import CLOCK, fresh_clocks
 from streamrnn.kernels.steps import local_times
-from streamrnn.records import F32, F64, I16, I32, I64, KIND_IDLE, U8, Bool, Reason, TickBatch
+from streamrnn.records import F32, F64, I16, I32, I64, U8, Bool, Reason, TickBatch
 from streamrnn.spec import StreamSpec
-from streamrnn.stream.table import SCRATCH, Field, SeriesTable
+from streamrnn.stream.table import Field, SeriesTable
 
 
 def grid_fields() -> list[Field]:
@@ -131,7 +131,8 @@ class FrontEnd:
     def clock(self, partition: int) -> bytes:
         """The clock of a partition's log as it is now, for `restore_clock`."""
         self._room_for_partitions(np.array([partition], dtype=np.int32))
-        return self._clock[partition].astype("<i8").tobytes()
+        clock: I64 = self._clock[partition].astype("<i8")
+        return clock.tobytes()
 
     def restore_clock(self, partition: int, clock: bytes) -> None:
         """Sets the clock of a partition's log as it was at its checkpoint; who falls silent when is looked up anew. A clock
@@ -294,8 +295,8 @@ class FrontEnd:
                 continue
             begin += consumed
             skipped += skips
-            parts.append(grid.FrameList(*(column[:written] for column in out)))
-        joined = parts[0] if len(parts) == 1 else grid.FrameList(*map(np.concatenate, zip(*parts, strict=True)))
+            parts.append(grid.taken(out, slice(written)))
+        joined = parts[0] if len(parts) == 1 else grid.joined(parts)
         frame_values: F64 = np.empty((len(joined.slot), values.shape[1]))
         grid.spread_values(joined.tick, joined.kind, values, frame_values)
         columns = (found.row, found.tick, found.shown, found.until)
@@ -357,7 +358,7 @@ class FrontEnd:
         spec = self.spec
         count = len(frames.slot)
         order = np.argsort(frames.slot, kind="stable")  # frames of one series together, in time
-        slot, step, ts_us, kind, tick, shown = (column[order] for column in frames)
+        slot, step, ts_us, kind, tick, shown = grid.taken(frames, order)
         values, owner = values[order], owner[order]
         inputs: F32 = np.empty((count, spec.input_size), dtype=np.float32)
         base: F64 = np.empty(values.shape)
@@ -389,5 +390,5 @@ def _implausible(ts_us: int, record_ms: int) -> str:
     ts = milliseconds(ts_us)
     for factor, unit in ((1000.0, "s"), (0.001, "us"), (0.000_001, "ns")):
         if record_ms > 0 and abs(ts * factor - record_ms) < 366 * 86_400_000:
-            return f"ts {ts} ms is not within past_max of the record's own time {record_ms}: it looks like {unit} (decode.ts_unit)"
-    return f"ts {ts} ms is not within past_max of the record's own time {record_ms}, or outside the calendar's years"
+            return f"ts {ts} ms is not within past_max of the record's time {record_ms}: it looks like {unit} (decode.ts_unit)"
+    return f"ts {ts} ms is not within past_max of the record's time {record_ms}, or outside the calendar's years"

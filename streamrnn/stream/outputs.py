@@ -115,39 +115,59 @@ def _rows(chosen: Bool, tick: I64) -> tuple[I64, I64]:
     return rows, ordered
 
 
+class _Joiner:
+    """Puts the parts of a batch behind each other, in the order of the ticks: what is filled ahead of silent series comes as
+    a part of its own, behind those of later ticks."""
+
+    def __init__(self, ticks: Sequence[I64]) -> None:
+        self.tick: I64 = self._whole(ticks, np.int64)
+        self._order = np.argsort(self.tick, kind="stable") if (self.tick[1:] < self.tick[:-1]).any() else None
+        if self._order is not None:
+            self.tick = self.tick[self._order]
+
+    def column(self, arrays: Sequence[np.ndarray], dtype: DTypeLike, *shape: int) -> np.ndarray:
+        whole = self._whole(arrays, dtype, *shape)
+        return whole if self._order is None else whole[self._order]
+
+    def names(self, parts: Sequence[list[str]]) -> list[str]:
+        whole = [name for part in parts for name in part]
+        return whole if self._order is None else [whole[i] for i in self._order.tolist()]
+
+    def _whole(self, arrays: Sequence[np.ndarray], dtype: DTypeLike, *shape: int) -> np.ndarray:
+        if len(arrays) == 1:
+            return arrays[0]
+        return np.concatenate(arrays) if arrays else np.empty((0, *shape), dtype=dtype)
+
+
 def join_forecasts(spec: StreamSpec, parts: Sequence[OutputPart], model: str) -> ForecastBatch:
     channels, horizon = len(spec.channels), spec.horizon
+    joined = _Joiner([part.forecast_tick for part in parts])
+    column = joined.column
     return ForecastBatch(
-        tick=_joined([part.forecast_tick for part in parts], np.int64),
-        series=[name for part in parts for name in part.forecast_series],
-        ts_us=_joined([part.forecast_ts for part in parts], np.int64),
-        step_us=_joined([part.forecast_step for part in parts], np.int64),
-        mean=_joined([part.mean for part in parts], np.float64, channels, horizon),
-        quantiles=_joined([part.quantiles for part in parts], np.float64, channels, len(spec.quantiles), horizon),
-        scale=_joined([part.forecast_scale for part in parts], np.float32, channels),
-        warm=_joined([part.forecast_warm for part in parts], np.bool_),
+        tick=joined.tick,
+        series=joined.names([part.forecast_series for part in parts]),
+        ts_us=column([part.forecast_ts for part in parts], np.int64),
+        step_us=column([part.forecast_step for part in parts], np.int64),
+        mean=column([part.mean for part in parts], np.float64, channels, horizon),
+        quantiles=column([part.quantiles for part in parts], np.float64, channels, len(spec.quantiles), horizon),
+        scale=column([part.forecast_scale for part in parts], np.float32, channels),
+        warm=column([part.forecast_warm for part in parts], np.bool_),
         model=model,
     )
 
 
 def join_imputations(spec: StreamSpec, parts: Sequence[OutputPart]) -> ImputationBatch:
     channels = len(spec.channels)
+    joined = _Joiner([part.fill_tick for part in parts])
+    column = joined.column
     return ImputationBatch(
-        tick=_joined([part.fill_tick for part in parts], np.int64),
-        series=[name for part in parts for name in part.fill_series],
-        ts_us=_joined([part.fill_ts for part in parts], np.int64),
-        values=_joined([part.fill_value for part in parts], np.float64, channels),
-        filled=_joined([part.filled for part in parts], np.bool_, channels),
-        lower=_joined([part.fill_lower for part in parts], np.float64, channels),
-        upper=_joined([part.fill_upper for part in parts], np.float64, channels),
-        scale=_joined([part.fill_scale for part in parts], np.float32, channels),
-        kind=_joined([part.fill_kind for part in parts], np.uint8),
+        tick=joined.tick,
+        series=joined.names([part.fill_series for part in parts]),
+        ts_us=column([part.fill_ts for part in parts], np.int64),
+        values=column([part.fill_value for part in parts], np.float64, channels),
+        filled=column([part.filled for part in parts], np.bool_, channels),
+        lower=column([part.fill_lower for part in parts], np.float64, channels),
+        upper=column([part.fill_upper for part in parts], np.float64, channels),
+        scale=column([part.fill_scale for part in parts], np.float32, channels),
+        kind=column([part.fill_kind for part in parts], np.uint8),
     )
-
-
-def _joined(arrays: Sequence[np.ndarray], dtype: DTypeLike, *shape: int) -> np.ndarray:
-    if len(arrays) == 1:
-        return arrays[0]
-    if not arrays:
-        return np.empty((0, *shape), dtype=dtype)
-    return np.concatenate(arrays)

@@ -57,7 +57,7 @@ class Field:
 
 
 class Block:
-    """Columns that lie side by side. `rows` [rows_max + SCRATCH, bytes of a row], `fresh` the bytes of a row that nobody has used.
+    """Columns that lie side by side. `rows` [rows_max + SCRATCH, bytes of a row], `fresh` the bytes of an unused row.
 
     The widest numbers come first, and a row of several columns is filled up to a multiple of 8 bytes, so that every number
     lies where a machine wants it.

@@ -251,8 +251,7 @@ async def _judge_states(
             unlike = [
                 column
                 for column, values in mine.columns.items()
-                if column != "applied"
-                and not _same(values[rows[name]], theirs.columns[column][wanted[name]])
+                if column != "applied" and not _same(values[rows[name]], theirs.columns[column][wanted[name]])
             ]
             if unlike:
                 verdict.states_unlike.append(f"{done.partition}/{name}: {unlike}")

@@ -82,9 +82,17 @@ def test_faults_are_named_with_their_key(file: Path, change: dict[str, Any], wor
 
 @pytest.mark.parametrize(
     ("step", "timezone", "unit", "least_days"),
-    [("1d", "UTC", None, 1), ("1d", "Europe/London", "d", 1), ("1w", "UTC", "w", 7), ("1mo", "UTC", "mo", 30), ("1y", "UTC", "y", 365)],
+    [
+        ("1d", "UTC", None, 1),
+        ("1d", "Europe/London", "d", 1),
+        ("1w", "UTC", "w", 7),
+        ("1mo", "UTC", "mo", 30),
+        ("1y", "UTC", "y", 365),
+    ],
 )
-def test_calendar_steps_are_written_as_such(file: Path, step: str, timezone: str, unit: str | None, least_days: int) -> None:
+def test_calendar_steps_are_written_as_such(
+    file: Path, step: str, timezone: str, unit: str | None, least_days: int
+) -> None:
     settings = load([file], {"step": step, "timezone": timezone}, {})
     spec = settings.stream_spec()
     assert (spec.calendar_step.unit if spec.calendar_step else None) == unit

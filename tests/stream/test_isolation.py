@@ -31,8 +31,12 @@ def told(outputs: Outputs, ticks: TickBatch, name: str) -> dict[str, Any]:
     forecasts, fills = outputs.forecasts, outputs.imputations
     mine = [i for i in range(len(forecasts)) if forecasts.series[i] == name]
     return {
-        "refused": [(int(ticks.offset[t]), why, detail) for t, why, detail in outputs.rejected if ticks.series[t] == name],
-        "forecasts": {(forecasts.ts_us[i], forecasts.mean[i].tobytes(), forecasts.quantiles[i].tobytes()) for i in mine},
+        "refused": [
+            (int(ticks.offset[t]), why, detail) for t, why, detail in outputs.rejected if ticks.series[t] == name
+        ],
+        "forecasts": {
+            (forecasts.ts_us[i], forecasts.mean[i].tobytes(), forecasts.quantiles[i].tobytes()) for i in mine
+        },
         "fills": {
             (int(fills.ts_us[i]), fills.values[i].tobytes(), fills.lower[i].tobytes())
             for i in range(len(fills))
@@ -152,7 +156,7 @@ def test_a_silent_series_among_many_is_filled_and_again_after_a_fast_clock() -> 
     ahead = [ts // 1_000_000 - START // 1000 for _, ts in told(outputs, ticks, "s3")["ahead"]]
     # Twice, each time once the log's time has gone on by 9 s (and the second or so that two witnesses take to say so).
     assert ahead[0] == 60 and 67 <= max(a for a in ahead if a < 100) <= 70
-    assert [a for a in ahead if a >= 200][0] == 200 and 207 <= ahead[-1] <= 210
+    assert next(a for a in ahead if a >= 200) == 200 and 207 <= ahead[-1] <= 210
 
 
 @pytest.mark.parametrize("series", [3, 7, 40, 1000, 60_000])

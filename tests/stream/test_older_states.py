@@ -76,7 +76,9 @@ def test_irregular_times_are_microseconds_now() -> None:
 def test_ticks_held_back_come_with_their_times() -> None:
     engine, _, _ = restored("held")
     assert engine.front.ticks_held > 0
-    newest = max(ts for row in engine.table.series(0).values() for ts in engine.front.held_of(engine.front.held_bytes(row)))
+    newest = max(
+        ts for row in engine.table.series(0).values() for ts in engine.front.held_of(engine.front.held_bytes(row))
+    )
     assert newest == max(KEPT["held"]["last_ts_ms"].values()) // 1000
 
 
