@@ -238,7 +238,9 @@ def test_a_tick_is_nearest_to_the_midnight_that_is_nearest() -> None:
     spec = calendar("1d", "Europe/London", align="nearest")
     ts = [
         at + 1000 * s
-        for at, s in zip(midnights("Europe/London", datetime(2026, 3, 20, tzinfo=UTC), 15), [-9, 9, -1] * 5)
+        for at, s in zip(
+            midnights("Europe/London", datetime(2026, 3, 20, tzinfo=UTC), 15), [-9, 9, -1] * 5, strict=True
+        )
     ]
     outputs = Engine(spec).process(batch(["site"] * 15, ts, np.ones((15, 1))))
     assert outputs.rejected == [] and len(outputs.imputations) == 0
