@@ -202,6 +202,12 @@ class Decode(_Section):
     record_bytes_max: Annotated[int, Field(ge=64)] = 1024 * 1024
 
 
+class Output(_Section):
+    """The time that a forecast's or imputation's record carries: the present, or the event time that it is about."""
+
+    timestamp: Literal["now", "event"] = "now"
+
+
 class Settings(BaseSettings):
     """The whole configuration. Fields without a default must be given."""
 
@@ -243,6 +249,7 @@ class Settings(BaseSettings):
     decode: Decode = Decode()
     http: Http = Http()
     log: Log = Log()
+    output: Output = Output()
 
     @classmethod
     def settings_customise_sources(

@@ -47,8 +47,8 @@ def _unawaited() -> Any:
     """Sends are begun, and the offsets committed at once."""
 
     def made(seal: Any) -> Any:
-        async def sealed(self: AtLeastOnce, offsets: Mapping[int, Any]) -> Any:
-            delivery = await seal(self, offsets)
+        async def sealed(self: AtLeastOnce, offsets: Mapping[int, Any], *instead: Any) -> Any:
+            delivery = await seal(self, offsets, *instead)
 
             async def wait(deadline: Any) -> None:
                 return
