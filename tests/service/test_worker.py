@@ -134,7 +134,7 @@ async def test_clients_that_never_served_are_no_help_however_long_those_before_t
         async with worker(chosen, broker):
             await until(lambda: all_committed(broker))
 
-            async def start(self: MemorySink) -> None:
+            async def start(self: MemorySink, *instead: Any) -> None:
                 raise TransportError("nobody there")
 
             monkeypatch.setattr(MemorySink, "start", start)
