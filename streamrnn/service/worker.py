@@ -86,7 +86,7 @@ class Worker:
         """`now_ms`: the time of day, for the times of records."""
         self.settings = settings
         self._now_ms = now_ms
-        self._refused = RefusedOutputs(observer)
+        self._refused: RefusedOutputs | None = None
         self.transport = transport
         self.observer = observer
         self._on_serving = on_serving
@@ -238,6 +238,8 @@ class Worker:
 
     def _publisher(self, outbox: Outbox) -> Publisher:
         topics = self.settings.topics
+        if self._refused is None:
+            self._refused = RefusedOutputs(self.observer)
         return Publisher(
             self.spec, self.settings.input, topics.forecasts, topics.imputed, topics.dlq, outbox.sink,
             self._refused, self.settings.output.timestamp, self._now_ms,
