@@ -156,7 +156,11 @@ class Worker:
         admin = self.transport.admin()
         await admin.start()
         try:
-            refuse(await examine(admin, self.settings))
+            states = await examine(admin, self.settings)
+            refuse(states)
+            for state in states:
+                for hint in state.hints:
+                    log.warning("a topic will lose or refuse outputs", topic=state.need.name, hint=hint)
         finally:
             await admin.stop()
 

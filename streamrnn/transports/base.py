@@ -237,7 +237,8 @@ class PartitionReader(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TopicNeed:
-    """A topic the service needs and how it must be made."""
+    """A topic the service needs and how it must be made. Settings that begin with `message.timestamp.` are left out where the
+    broker does not know them: before Kafka 3.6 it had no bounds of that kind."""
 
     name: str
     partitions: int
@@ -246,7 +247,14 @@ class TopicNeed:
 
 
 # Settings of topics that are looked at before a start.
-CONFIGS_READ = ("cleanup.policy", "max.message.bytes")
+CONFIGS_READ = (
+    "cleanup.policy",
+    "max.message.bytes",
+    "retention.ms",
+    "message.timestamp.type",
+    "message.timestamp.before.max.ms",
+    "message.timestamp.after.max.ms",
+)
 
 
 class Admin(Protocol):
