@@ -21,6 +21,7 @@ from inside import serving
 from service import configure, lag, read_all, sources
 from structlog.testing import capture_logs
 
+from streamrnn.cli.topics import _examined
 from streamrnn.service.config import Settings, load
 from streamrnn.service.worker import Worker
 from streamrnn.transports.base import Deadline, TopicNeed
@@ -294,3 +295,28 @@ async def test_outputs_of_a_history_of_sixty_days_outlive_it(
     left = {kind: len(await read_all(broker, f"{chosen.app}.{kind}")) for kind in weeks}
     count = 24 if timestamp == "now" else 0
     assert left == {"forecasts": count, "imputed": count, "dlq": 1}
+
+
+async def test_topics_made_for_event_times_take_any_and_validate_says_what_they_lose(
+    broker: Broker, tmp_path: Path, unique: Callable[[str], str]
+) -> None:
+    app = unique("made")
+    chosen = load([configure(tmp_path, broker, app, output={"timestamp": "event"})], {}, {})
+    states, made = await _examined(chosen, create=True, partitions=1)
+    assert len(made) == 6
+    assert not [hint for state in states for hint in state.hints]
+    sink = KafkaTransport(settings_for(broker)).sink()
+    await sink.start()
+    for topic in (chosen.topics.forecasts, chosen.topics.imputed):
+        await sink.append_many(topic, 0, [b"k"] * 2, [b"1", b"2"], [0, 4_000_000_000_000])  # 1970 and 2096
+    await (await sink.seal()).wait(Deadline(10.0))
+    await sink.stop(Deadline(5.0))
+    # All settings of a topic are given anew by this.
+    kept = {"retention.ms": str(7 * DAY_MS), **chosen.topic_needs(1)[0].config}
+    await alter(broker, chosen.topics.forecasts, kept)
+    states, _ = await _examined(chosen)
+    (hint,) = [hint for state in states for hint in state.hints]
+    assert hint.startswith("keeps event times for 7d (retention.ms), the input for ever")
+    command = hint[hint.index("kafka-configs.sh") :].split()
+    await asyncio.to_thread(broker._run, command[0], "--bootstrap-server", broker.servers, *command[1:])
+    assert not [hint for state in (await _examined(chosen))[0] for hint in state.hints]
