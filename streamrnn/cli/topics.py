@@ -47,6 +47,8 @@ def topics(
             typer.echo(f"{row['topic']:<40} {row['wanted']:>4} partitions   {row['state']}")
         for remedy in dict.fromkeys(row["remedy"] for row in rows if row["remedy"]):
             typer.echo(remedy)
+        for line in _hints(states):
+            typer.echo(line)
     _exit(faults)
 
 
@@ -75,6 +77,8 @@ def validate(
             typer.echo(f"# topic {row['topic']}: {row['state']}")
         for remedy in dict.fromkeys(row["remedy"] for row in rows if row["remedy"]):
             typer.echo(f"# {remedy}")
+        for line in _hints(states):
+            typer.echo(f"# {line}")
     _exit(faults)
 
 
@@ -105,7 +109,11 @@ def _row(state: TopicState, faults: Sequence[Fault], made: Sequence[str] = ()) -
     fault = state.fault if state.fault in faults else None
     told = fault.what if fault is not None else "created" if state.need.name in made else "exists"
     row = {"topic": state.need.name, "wanted": state.need.partitions, "have": state.have, "state": told}
-    return {**row, "remedy": fault.remedy if fault is not None else ""}
+    return {**row, "remedy": fault.remedy if fault is not None else "", "hints": list(state.hints)}
+
+
+def _hints(states: Sequence[TopicState]) -> list[str]:
+    return [f"hint: {state.need.name}: {hint}" for state in states for hint in state.hints]
 
 
 def _exit(faults: Sequence[Fault]) -> None:

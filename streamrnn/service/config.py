@@ -208,6 +208,12 @@ class Decode(_Section):
     record_bytes_max: Annotated[int, Field(ge=64)] = 1024 * 1024
 
 
+class Output(_Section):
+    """The time that a forecast's or imputation's record carries: the present, or the event time that it is about."""
+
+    timestamp: Literal["now", "event"] = "now"
+
+
 class Settings(BaseSettings):
     """The whole configuration. Fields without a default must be given."""
 
@@ -254,6 +260,7 @@ class Settings(BaseSettings):
     decode: Decode = Decode()
     http: Http = Http()
     log: Log = Log()
+    output: Output = Output()
 
     @classmethod
     def settings_customise_sources(
@@ -405,10 +412,13 @@ class Settings(BaseSettings):
     def topic_needs(self, partitions: int) -> list[TopicNeed]:
         """The service's own topics, for an input of so many partitions."""
         plain: dict[str, str] = {}
+        # Of the event times that their input has, which bounds its own times as it will.
+        any_time = {"message.timestamp.after.max.ms": str(2**63 - 1), "message.timestamp.before.max.ms": str(2**63 - 1)}
+        outputs = any_time if self.output.timestamp == "event" else plain
         compact = {"cleanup.policy": "compact"}
         return [
-            TopicNeed(self.topics.forecasts, partitions, plain),
-            TopicNeed(self.topics.imputed, partitions, plain),
+            TopicNeed(self.topics.forecasts, partitions, outputs),
+            TopicNeed(self.topics.imputed, partitions, outputs),
             TopicNeed(self.topics.dlq, partitions, plain),
             TopicNeed(self.topics.models, 1, compact),
             # Small segments and an early cleaner: a restart reads what has not been compacted, too. But not so early that

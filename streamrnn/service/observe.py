@@ -50,6 +50,10 @@ class Metrics:
         self.ticks = counter("ticks_total", "Ticks that updated a series.")
         self.rejected = counter("rejected_total", "Records refused and dead-lettered.", "reason")
         self.outputs = counter("outputs_total", "Records sent.", "kind")
+        self.refused = counter(
+            "outputs_refused_total", "Records the broker refuses for what they hold.", "kind", "error"
+        )
+        self.letters_lost = counter("dead_letters_lost_total", "Dead letters that their topic refuses however cut.")
         self.frames = counter("frames_total", "Steps taken, gaps included.")
         self.skipped = counter("gap_steps_skipped_total", "Steps of gaps beyond gap_max, not filled.")
         self.evicted = counter("series_evicted_total", "Series let go because series_max was reached.")
@@ -139,6 +143,19 @@ class WorkerObserver:
         metrics.matured.inc(int(outputs.scores.count.sum()))
         self.summary.add(now, outputs.scores, accepted, sent, sum(reasons.values()))
         self.history.record(batch, outputs)
+
+    def refused(self, kind: str, error: str, count: int) -> None:
+        """Outputs that the broker refuses for what they hold."""
+        self.metrics.refused.labels(kind, error).inc(count)
+
+    def buried(self, count: int) -> None:
+        """Records dead-lettered because their outputs were refused."""
+        self.metrics.rejected.labels("refused").inc(count)
+        self.metrics.outputs.labels("dead-letter").inc(count)
+        self.rejected["refused"] += count
+
+    def letters_lost(self, count: int) -> None:
+        self.metrics.letters_lost.inc(count)
 
     def progress(self, partition: int, position: int, lag: int | None) -> None:
         self.health.progress(partition, position, lag, time.monotonic())

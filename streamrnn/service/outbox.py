@@ -20,6 +20,7 @@ from streamrnn.transports.base import (
     Committed,
     Deadline,
     Delivery,
+    Instead,
     Sink,
     TransactionalSink,
     Transport,
@@ -41,8 +42,11 @@ class Outbox(Protocol):
         """Where what belongs to an input partition is appended."""
         ...
 
-    async def seal(self, offsets: Mapping[int, Committed]) -> Delivery:
-        """Everything appended since the last seal; exactly-once: with these offsets, as transactions."""
+    async def seal(self, offsets: Mapping[int, Committed], instead: Instead | None = None) -> Delivery:
+        """Everything appended since the last seal; exactly-once: with these offsets, as transactions.
+
+        `instead`: what is sent in the same delivery for records that the broker refuses for what they hold.
+        """
         ...
 
     def in_flight_bytes(self) -> tuple[int, int]:
@@ -73,8 +77,8 @@ class AtLeastOnce:
     def sink(self, partition: int) -> Sink:
         return self._sink
 
-    async def seal(self, offsets: Mapping[int, Committed]) -> Delivery:
-        return await self._sink.seal()
+    async def seal(self, offsets: Mapping[int, Committed], instead: Instead | None = None) -> Delivery:
+        return await self._sink.seal(instead)
 
     def in_flight_bytes(self) -> tuple[int, int]:
         return self._sink.in_flight_bytes, self._sink.in_flight_bytes_max
@@ -133,9 +137,9 @@ class ExactlyOnce:
         except KeyError:
             raise TransportError(f"partition {partition} has no open producer") from None
 
-    async def seal(self, offsets: Mapping[int, Committed]) -> Delivery:
+    async def seal(self, offsets: Mapping[int, Committed], instead: Instead | None = None) -> Delivery:
         sealed = [
-            await sink.commit(self._topic, {p: offsets[p]} if p in offsets else {}, self._app)
+            await sink.commit(self._topic, {p: offsets[p]} if p in offsets else {}, self._app, instead)
             for p, sink in self._sinks.items()
             if p in offsets or sink.appended
         ]

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 
 from streamrnn.codec import dead_letter
 from streamrnn.encode import Encoder
-from streamrnn.records import I32, I64, Outputs, Rejected, TickBatch
+from streamrnn.records import I32, I64, ForecastBatch, ImputationBatch, Outputs, Record, Rejected, TickBatch
+from streamrnn.service.refused import OutputTopics, RefusedOutputs, cut
 from streamrnn.spec import StreamSpec
-from streamrnn.transports.base import Sink
+from streamrnn.transports.base import Instead, Sink
 
-# A dead letter is larger than what it buries, by the headers that say why. A value near the broker's limit is cut to this
-# many bytes, and a header tells how many there were: a record that cannot be buried would stop the service for ever.
-LETTER_BYTES_MAX = 800_000
+# Event times beyond these (1970, the year 10000) are no times that a record may carry.
+EVENT_MS = (0, 253_402_300_800_000)
+
+
+def wall_ms() -> int:
+    """The time of day in milliseconds since 1970."""
+    return int(time.time() * 1000)
 
 
 class Publisher:
@@ -29,12 +36,21 @@ class Publisher:
         imputed: str,
         dead_letters: str,
         sink: Callable[[int], Sink],
+        refused: RefusedOutputs,
+        timestamp: Literal["now", "event"] = "now",
+        now_ms: Callable[[], int] = wall_ms,
     ) -> None:
-        """`sink` gives the Sink for what belongs to an input partition."""
+        """`sink` gives the Sink for what belongs to an input partition. `timestamp`: forecasts and imputations carry the
+        present time, or the event time that they are about; dead letters always carry the present."""
+        self.now_ms = now_ms
         self._encoder = Encoder(spec, input_topic)
         self._forecasts, self._imputed, self._dead_letters = forecasts, imputed, dead_letters
-        self._sink = sink
+        self._sink, self._refused, self._by_event_time = sink, refused, timestamp == "event"
         self._partitions: dict[str, int] = {}
+        self._topics = OutputTopics(
+            input_topic, forecasts, imputed, dead_letters, lambda partition: self._place(dead_letters, partition)
+        )
+        self._sources: list[Sequence[Record]] = []  # of what was published since the last `sealed`
 
     async def check(self, sink: Sink) -> Mapping[str, int]:
         """Partition counts of the output topics; raises TopicMissing."""
@@ -49,64 +65,64 @@ class Publisher:
 
     async def publish(self, outputs: Outputs, batch: TickBatch, unread: Sequence[Rejected]) -> tuple[int, int, int]:
         """Appends all of a batch's outputs; returns how many forecasts, imputations and dead letters."""
-        forecasts, imputations = outputs.forecasts, outputs.imputations
+        forecasts, imputations, now_ms = outputs.forecasts, outputs.imputations, self.now_ms()
+        self._refused.tell()
         if len(forecasts):
-            await self._append(
-                self._forecasts, forecasts.tick, forecasts.series, self._encoder.forecasts(forecasts, batch), batch
-            )
+            await self._append(self._forecasts, forecasts, self._encoder.forecasts(forecasts, batch), batch, now_ms)
         if len(imputations):
-            await self._append(
-                self._imputed,
-                imputations.tick,
-                imputations.series,
-                self._encoder.imputations(imputations, batch),
-                batch,
-            )
+            await self._append(self._imputed, imputations, self._encoder.imputations(imputations, batch), batch, now_ms)
+        if len(forecasts) or len(imputations):
+            self._sources.append(batch.records)
         refused = [
             *unread,
             *(Rejected(batch.records[tick], reason, detail) for tick, reason, detail in outputs.rejected),
         ]
         if refused:
-            await self._bury(refused)
+            await self._bury(refused, now_ms)
         return len(forecasts), len(imputations), len(refused)
 
-    async def _append(self, topic: str, tick: I64, series: list[str], values: list[bytes], batch: TickBatch) -> None:
-        keys = [name.encode() for name in series]
-        # Outputs carry the time of the record that caused them, so that retention treats both alike.
-        times: list[int] = batch.record_ts_ms[tick].tolist()
-        for partition, begin, end in _stretches(batch.partition[tick]):
+    def sealed(self) -> Instead:
+        """What is to be sent instead of what the broker refuses of all that was published since the last call."""
+        sources, self._sources = self._sources, []
+        return self._refused.instead(self._topics, sources, self.now_ms)
+
+    def _place(self, topic: str, partition: int) -> int:
+        """Where what comes of an input partition goes."""
+        return partition % self._partitions.get(topic, partition + 1)
+
+    async def _append(
+        self, topic: str, part: ForecastBatch | ImputationBatch, values: list[bytes], batch: TickBatch, now_ms: int
+    ) -> None:
+        keys = [name.encode() for name in part.series]
+        times: list[int] = self._times(part.ts_ms, now_ms)
+        for partition, begin, end in _stretches(batch.partition[part.tick]):
             await self._sink(partition).append_many(
-                topic,
-                partition % self._partitions.get(topic, partition + 1),
-                keys[begin:end],
-                values[begin:end],
-                times[begin:end],
+                topic, self._place(topic, partition), keys[begin:end], values[begin:end], times[begin:end]
             )
 
-    async def _bury(self, refused: Iterable[Rejected]) -> None:
-        topic = self._dead_letters
+    def _times(self, ts_ms: I64, now_ms: int) -> list[int]:
+        """Record times of outputs about these event times."""
+        if not self._by_event_time:
+            return [now_ms] * len(ts_ms)
+        least, most = EVENT_MS
+        times: list[int] = np.where((ts_ms >= least) & (ts_ms < most), ts_ms, now_ms).tolist()
+        return times
+
+    async def _bury(self, refused: Iterable[Rejected], now_ms: int) -> None:
         by_partition: dict[int, list[Rejected]] = {}
         for item in refused:
             by_partition.setdefault(item.record.partition, []).append(item)
         for partition, items in by_partition.items():
             items.sort(key=lambda item: item.record.offset)
-            letters = [_cut(*dead_letter(item)) for item in items]
+            letters = [cut(*dead_letter(item)) for item in items]
             await self._sink(partition).append_many(
-                topic,
-                partition % self._partitions.get(topic, partition + 1),
+                self._dead_letters,
+                self._place(self._dead_letters, partition),
                 [key for key, _, _ in letters],
                 [value for _, value, _ in letters],
-                [item.record.timestamp for item in items],
+                [now_ms] * len(items),
                 [headers for _, _, headers in letters],
             )
-
-
-def _cut(
-    key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes]]
-) -> tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]:
-    if value is None or len(value) <= LETTER_BYTES_MAX:
-        return key, value, headers
-    return key, value[:LETTER_BYTES_MAX], [*headers, ("streamrnn-truncated", str(len(value)).encode())]
 
 
 def _stretches(partition: I32) -> Iterable[tuple[int, int, int]]:

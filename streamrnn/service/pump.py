@@ -225,7 +225,6 @@ class Pump:
         self._committed_s = 0.0
         self._hurry = asyncio.Event()  # somebody waits for the commit
         self._stopping = asyncio.Event()
-        self._record_ms = 0  # the newest record's time; states carry it
         self._limits: dict[int, int] = {}  # where partitions are unreadable from
         self._watched_s = self._identified_s = clock_s()
         self._input_id = ""  # which topic of the input's name this is; "": not known
@@ -349,14 +348,13 @@ class Pump:
         if any(outputs.evicted for outputs, *_ in processed):
             self._drop_parked(lambda parked: False)
         count = sum(len(group.records) for group in groups)
-        swaps, self._record_ms = taken, groups[-1].records[-1].timestamp
         slices = self._take_states(ends, count)
         offsets = {
             p: committed_with(end, self._replay_from(p, end), self._checkpointer.history(p), self._input_id)
             for p, end in ends.items()
             if not self.owned[p].replaying
         }
-        await self._send(offsets, swaps, slices)
+        await self._send(offsets, taken, slices)
         return processed
 
     def _grouped(
@@ -447,14 +445,15 @@ class Pump:
             reached = {p: owned.position for p, owned in self.owned.items() if not owned.replaying}
         else:
             reached = {p: owned.committed for p, owned in self.owned.items()}
+        now_ms = self._publisher.now_ms()  # a record's own time might be one that the broker does not take
         for piece in leaving:
-            await checkpointer.append(piece, self._outbox.sink(piece.partition), self._record_ms)
+            await checkpointer.append(piece, self._outbox.sink(piece.partition), now_ms)
         for partition, offset in reached.items():
             done = checkpointer.complete(partition, offset)
             if done is not None:
                 leaving.append(done)
-                await checkpointer.append(done, self._outbox.sink(partition), self._record_ms)
-        delivery = await self._outbox.seal(offsets)
+                await checkpointer.append(done, self._outbox.sink(partition), now_ms)
+        delivery = await self._outbox.seal(offsets, self._publisher.sealed())
         self._in_flight.append(_InFlight(delivery, dict(offsets), self._epoch, clock_s(), taken, leaving))
 
     async def _write_states(self) -> None:

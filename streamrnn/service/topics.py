@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from streamrnn.durations import DURATION_MS_MAX, format_ms
 from streamrnn.transports.base import Admin, NotPermitted, OperatorNeeded, TopicMissing, TopicNeed, TopicUnfit
 
 if TYPE_CHECKING:
     from streamrnn.service.config import Settings
+
+
+# The largest time that a topic's settings can name.
+NO_LIMIT = 2**63 - 1
+# A number in a forecast has two digits and a comma, or more.
+NUMBER_BYTES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +36,7 @@ class TopicState:
     need: TopicNeed
     have: int | None
     fault: Fault | None = None
+    hints: tuple[str, ...] = ()  # what will be lost or refused as the topic is; no reason not to start
 
 
 async def examine(admin: Admin, settings: Settings, inputs: int | None = None) -> list[TopicState]:
@@ -36,11 +44,15 @@ async def examine(admin: Admin, settings: Settings, inputs: int | None = None) -
     found = await admin.describe([settings.input, *settings.topics.names()])
     inputs = found[settings.input] or inputs or 1
     needs = [TopicNeed(settings.input, inputs, {}), *settings.topic_needs(inputs)]
-    configs = await admin.configs([need.name for need in needs if need.name != settings.input])
+    configs = await admin.configs([need.name for need in needs])
+    taken = configs.get(settings.input, {})
     forbidden = await admin.forbidden(settings.topic_operations())
     return [
         TopicState(
-            need, found[need.name], _fault(need, found[need.name], configs.get(need.name, {}), forbidden, settings)
+            need,
+            found[need.name],
+            _fault(need, found[need.name], configs.get(need.name, {}), forbidden, settings),
+            tuple(_hints(need.name, configs.get(need.name, {}), taken, settings)),
         )
         for need in needs
     ]
@@ -73,7 +85,7 @@ def _fault(
             f"kafka-configs.sh --alter --entity-type topics --entity-name {name} --add-config cleanup.policy=compact",
             TopicUnfit,
         )
-    if takes.isdecimal() and int(takes) < largest:
+    if name != input_topic and takes.isdecimal() and int(takes) < largest:
         return Fault(
             f"max.message.bytes={takes} takes no batch of kafka.batch_bytes_max={largest}",
             f"kafka-configs.sh --alter --entity-type topics --entity-name {name} --add-config max.message.bytes=1048588, "
@@ -84,6 +96,63 @@ def _fault(
         operations = " and ".join(forbidden[name])
         return Fault(f"{operations} not permitted", "deploy/README.md lists the ACLs that are needed", NotPermitted)
     return None
+
+
+def _hints(name: str, config: Mapping[str, str], taken: Mapping[str, str], settings: Settings) -> Iterator[str]:
+    """What an output topic with this `config` loses or refuses of an input that is kept and timed as `taken` says."""
+    topics = settings.topics
+    if name == topics.dlq and "compact" in config.get("cleanup.policy", ""):
+        yield (
+            "cleanup.policy=compact keeps the newest dead letter of a key only; one without a key gets its source for one: "
+            + _altered(name, "cleanup.policy=delete")
+        )
+    if name == topics.forecasts and (takes := _number(config, "max.message.bytes")) is not None:
+        least = len(settings.channels) * settings.horizon * (1 + len(settings.quantiles)) * NUMBER_BYTES
+        if least > takes:
+            yield (
+                f"max.message.bytes={takes}, and a forecast of these channels, quantiles and this horizon has {least} bytes "
+                "or more: all would be refused"
+            )
+    if name not in (topics.forecasts, topics.imputed) or settings.output.timestamp != "event":
+        return
+    if config.get("message.timestamp.type") == "LogAppendTime":
+        yield "message.timestamp.type=LogAppendTime: its records carry the broker's time, whatever output.timestamp says"
+        return
+    kept, theirs = _number(config, "retention.ms"), _number(taken, "retention.ms")
+    if kept is not None and theirs is not None and "delete" in config.get("cleanup.policy", "delete"):
+        if kept >= 0 and (theirs < 0 or theirs > kept):
+            yield (
+                f"keeps event times for {_time(kept)} (retention.ms), the input for {_time(theirs)}: outputs of older records "
+                "are deleted as soon as they are written. Set output.timestamp: now, or "
+                + _altered(name, f"retention.ms={theirs}")
+            )
+    before, age = _number(config, "message.timestamp.before.max.ms"), theirs
+    if before is not None and age is not None and before < NO_LIMIT and (age < 0 or age > before):
+        yield (
+            f"refuses event times more than {_time(before)} ago, and the input is kept for {_time(age)}: "
+            + _altered(name, f"message.timestamp.before.max.ms={NO_LIMIT}")
+        )
+    after, ahead = _number(config, "message.timestamp.after.max.ms"), settings.future_max
+    if taken.get("message.timestamp.type", "CreateTime") == "CreateTime":
+        ahead += _number(taken, "message.timestamp.after.max.ms") or 0
+    if after is not None and after < min(ahead, NO_LIMIT):
+        yield (
+            f"refuses event times more than {_time(after)} ahead, and the input may have them up to {_time(ahead)}: "
+            + _altered(name, f"message.timestamp.after.max.ms={NO_LIMIT}")
+        )
+
+
+def _number(config: Mapping[str, str], name: str) -> int | None:
+    value = config.get(name, "")
+    return int(value) if value.removeprefix("-").isdecimal() else None
+
+
+def _time(ms: int) -> str:
+    return "ever" if ms < 0 or ms > DURATION_MS_MAX else format_ms(ms)
+
+
+def _altered(name: str, setting: str) -> str:
+    return f"kafka-configs.sh --alter --entity-type topics --entity-name {name} --add-config {setting}"
 
 
 def refuse(states: Sequence[TopicState]) -> None:

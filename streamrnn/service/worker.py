@@ -24,8 +24,9 @@ from streamrnn.service.checkpoint import Checkpointer, CheckpointSettings
 from streamrnn.service.http import HttpServer
 from streamrnn.service.observe import WorkerObserver
 from streamrnn.service.outbox import AtLeastOnce, ExactlyOnce, Outbox
-from streamrnn.service.publish import Publisher
+from streamrnn.service.publish import Publisher, wall_ms
 from streamrnn.service.pump import Pump, PumpSettings, Stalled
+from streamrnn.service.refused import RefusedOutputs
 from streamrnn.service.rehearsal import rehearse
 from streamrnn.service.restore import Restorer
 from streamrnn.service.signals import stop_on_signals
@@ -80,8 +81,12 @@ class Worker:
         transport: Transport,
         observer: WorkerObserver,
         on_serving: Callable[[], None] = lambda: None,
+        now_ms: Callable[[], int] = wall_ms,
     ) -> None:
+        """`now_ms`: the time of day, for the times of records."""
         self.settings = settings
+        self._now_ms = now_ms
+        self._refused: RefusedOutputs | None = None
         self.transport = transport
         self.observer = observer
         self._on_serving = on_serving
@@ -151,7 +156,11 @@ class Worker:
         admin = self.transport.admin()
         await admin.start()
         try:
-            refuse(await examine(admin, self.settings))
+            states = await examine(admin, self.settings)
+            refuse(states)
+            for state in states:
+                for hint in state.hints:
+                    log.warning("a topic will lose or refuse outputs", topic=state.need.name, hint=hint)
         finally:
             await admin.stop()
 
@@ -233,7 +242,12 @@ class Worker:
 
     def _publisher(self, outbox: Outbox) -> Publisher:
         topics = self.settings.topics
-        return Publisher(self.spec, self.settings.input, topics.forecasts, topics.imputed, topics.dlq, outbox.sink)
+        if self._refused is None:
+            self._refused = RefusedOutputs(self.observer)
+        return Publisher(
+            self.spec, self.settings.input, topics.forecasts, topics.imputed, topics.dlq, outbox.sink,
+            self._refused, self.settings.output.timestamp, self._now_ms,
+        )  # fmt: skip
 
     def _outbox(self) -> AtLeastOnce | ExactlyOnce:
         if self.settings.delivery == "exactly-once":

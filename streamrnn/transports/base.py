@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from streamrnn.records import Record
 
@@ -21,6 +21,10 @@ class TransportError(Exception):
 
 class DeliveryFailed(TransportError):
     """Some output was not acknowledged in time or was refused; nothing may be committed on its strength."""
+
+
+class RecordRefused(DeliveryFailed):
+    """The broker refuses a record for what it holds, and nobody said what is to be sent instead."""
 
 
 class OwnershipLost(TransportError):
@@ -130,11 +134,38 @@ class Source(Protocol):
     async def stop(self, deadline: Deadline) -> None: ...
 
 
+class Outgoing(NamedTuple):
+    """A record on its way to a topic."""
+
+    topic: str
+    partition: int
+    key: bytes | None
+    value: bytes | None
+    timestamp_ms: int
+    headers: Sequence[tuple[str, bytes]] = ()
+
+
+class Refused(NamedTuple):
+    """A record that the broker refuses for what it holds, however often it is sent."""
+
+    record: Outgoing
+    error: str  # the broker's name of it: INVALID_TIMESTAMP, MESSAGE_TOO_LARGE, ...
+    detail: str = ""  # the broker's words
+
+
+# What is to be sent instead of the records that the broker refused, in one delivery with the others. It is called again
+# with those of its answer that are refused in turn, and must come to an end. May raise an OperatorNeeded.
+Instead = Callable[[Sequence[Refused]], Sequence[Outgoing]]
+
+
 class Delivery(Protocol):
     """Everything appended to a Sink between two calls of `seal`."""
 
     async def wait(self, deadline: Deadline) -> None:
-        """Returns when every record is acknowledged; raises DeliveryFailed otherwise."""
+        """Returns when every record is acknowledged, or refused for what it holds and what is sent instead acknowledged.
+
+        Raises RecordRefused where there is nothing to be sent instead, DeliveryFailed for every other failure.
+        """
         ...
 
     def written(self, topic: str) -> Mapping[int, Sequence[tuple[int, int]]]:
@@ -164,7 +195,7 @@ class Sink(Protocol):
         """How many partitions the topic has; raises TopicMissing."""
         ...
 
-    async def seal(self) -> Delivery:
+    async def seal(self, instead: Instead | None = None) -> Delivery:
         """Hands the open batches to the client and returns the handle that covers all since the last seal."""
         ...
 
@@ -177,7 +208,9 @@ class TransactionalSink(Sink, Protocol):
 
     appended: bool  # something was appended since the last commit
 
-    async def commit(self, topic: str, offsets: Mapping[int, Committed], group: str) -> Delivery:
+    async def commit(
+        self, topic: str, offsets: Mapping[int, Committed], group: str, instead: Instead | None = None
+    ) -> Delivery:
         """Ends the transaction that the appends began; the next may begin at once and waits for this one to end.
 
         The delivery's `wait` returns when it is committed and raises DeliveryFailed when that is not certain.
@@ -204,7 +237,8 @@ class PartitionReader(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TopicNeed:
-    """A topic the service needs and how it must be made."""
+    """A topic the service needs and how it must be made. Settings that begin with `message.timestamp.` are left out where the
+    broker does not know them: before Kafka 3.6 it had no bounds of that kind."""
 
     name: str
     partitions: int
@@ -213,7 +247,14 @@ class TopicNeed:
 
 
 # Settings of topics that are looked at before a start.
-CONFIGS_READ = ("cleanup.policy", "max.message.bytes")
+CONFIGS_READ = (
+    "cleanup.policy",
+    "max.message.bytes",
+    "retention.ms",
+    "message.timestamp.type",
+    "message.timestamp.before.max.ms",
+    "message.timestamp.after.max.ms",
+)
 
 
 class Admin(Protocol):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import InvalidConfigurationError, KafkaError, TopicAlreadyExistsError, for_code
 
 from streamrnn.records import Record
 from streamrnn.transports.base import CONFIGS_READ, Deadline, TopicMissing, TopicNeed, TopicUnfit, TransportError
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 
 VISIBLE_S = 10.0
+# Settings of topics that older brokers do not know.
+NEWER_CONFIGS = "message.timestamp."
 
 
 class KafkaReader:
@@ -201,13 +204,18 @@ class KafkaAdmin:
         except (KafkaError, OSError) as error:
             raise explained(error, self._settings, "creating topics") from error
         made: list[str] = []
+        plainer: list[TopicNeed] = []
+        needs = {need.name: need for need in missing}
         for name, code, *rest in answer.topic_errors:
+            config = {k: v for k, v in needs[name].config.items() if not k.startswith(NEWER_CONFIGS)}
             if not code:
                 made.append(name)
+            elif for_code(code) is InvalidConfigurationError and config != dict(needs[name].config):
+                plainer.append(replace(needs[name], config=config))
             elif for_code(code) is not TopicAlreadyExistsError:
                 detail = rest[0] if rest and rest[0] else for_code(code).__name__
                 raise explained(for_code(code)(str(detail)), self._settings, f"creating topic {name}")
-        return made
+        return [*made, *(await self._make(plainer) if plainer else [])]
 
     async def stop(self) -> None:
         if self._client is not None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import gzip
 import socket
 import ssl
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
 
 from aiokafka.errors import (
     ClusterAuthorizationFailedError,
@@ -25,6 +26,31 @@ from streamrnn.transports.base import NotPermitted, TransportError, Unreadable
 
 if TYPE_CHECKING:
     from streamrnn.transports.kafka import KafkaSettings
+
+# What an error of the broker is about, by its code. Only `content` is the record's own fault: whatever is not in this
+# table counts as the connection's, for which clients are built anew.
+ErrorKind = Literal["content", "permission", "fenced", "connection"]
+CONTENT: Mapping[int, str] = {
+    2: "CORRUPT_MESSAGE",  # a record without a key for a compacted topic, before Kafka 2.4; or damage on the way
+    10: "MESSAGE_TOO_LARGE",  # max.message.bytes
+    18: "RECORD_LIST_TOO_LARGE",  # segment.bytes
+    32: "INVALID_TIMESTAMP",  # message.timestamp.before.max.ms, message.timestamp.after.max.ms
+    43: "UNSUPPORTED_FOR_MESSAGE_FORMAT",  # headers, where the log's format has none
+    44: "POLICY_VIOLATION",
+    87: "INVALID_RECORD",  # a record without a key for a compacted topic; one that a schema check of the broker refuses
+}
+_PERMISSION = frozenset({29, 30, 31, 53})
+_FENCED = frozenset({22, 25, 27, 45, 47, 48, 49, 59, 82, 90})
+
+
+def kind_of(code: int) -> ErrorKind:
+    """What an error code of the broker is about."""
+    if code in CONTENT:
+        return "content"
+    if code in _PERMISSION:
+        return "permission"
+    return "fenced" if code in _FENCED else "connection"
+
 
 FORBIDDEN = (
     ClusterAuthorizationFailedError,

@@ -2,23 +2,38 @@
 
 One future per batch instead of one per record halves the processor time of a record. Every future is awaited before an
 offset may be committed: in aiokafka a failed send fails nothing but its own future (FAULTS 2.3).
+
+Records that the broker refuses for what they hold are left out of their batch (`kafka_mending`), and what the delivery's user
+wants sent instead is part of the same delivery, in a transaction part of the same transaction.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import IllegalOperation, KafkaError, UnknownTopicOrPartitionError
 from aiokafka.structs import OffsetAndMetadata
 
-from streamrnn.transports.base import Committed, Deadline, DeliveryFailed, OperatorNeeded, TopicMissing, TransportError
+from streamrnn.transports.base import (
+    Committed,
+    Deadline,
+    DeliveryFailed,
+    Instead,
+    OperatorNeeded,
+    Outgoing,
+    Refused,
+    TopicMissing,
+    TransportError,
+)
 from streamrnn.transports.kafka_admin import KafkaAdmin
 from streamrnn.transports.kafka_closing import close_producer, drop_producer
 from streamrnn.transports.kafka_errors import explained
+from streamrnn.transports.kafka_mending import mend, refused_of
 from streamrnn.transports.kafka_starting import start_client
+from streamrnn.transports.refusals import replace
 
 if TYPE_CHECKING:
     from streamrnn.transports.kafka import KafkaSettings
@@ -31,30 +46,39 @@ NO_HEADERS: list[tuple[str, bytes]] = []
 REFUSALS = (KafkaError, IllegalOperation, OSError, AssertionError)
 
 
+class Handed(NamedTuple):
+    """A batch that the client has."""
+
+    topic: str
+    partition: int
+    records: int
+    batch: Any = None  # the client's own object
+
+
 class KafkaDelivery:
     """See transports.base.Delivery."""
 
-    def __init__(self, futures: dict[asyncio.Future[Any], tuple[str, int, int]], settings: KafkaSettings) -> None:
-        self._futures, self._settings = futures, settings  # future → topic, partition, records
+    def __init__(self, sink: KafkaSink, handed: dict[asyncio.Future[Any], Handed], instead: Instead | None) -> None:
+        self._sink, self._handed, self._instead = sink, handed, instead
+        # Lives on when a wait is cancelled: a record is replaced once.
+        self._replacing: asyncio.Task[None] | None = None
 
     async def wait(self, deadline: Deadline) -> None:
-        if not self._futures:
+        if not self._handed:
             return
-        done, pending = await asyncio.wait(self._futures, timeout=deadline.remaining_s())
-        for future in done:
-            error = future.exception() if not future.cancelled() else asyncio.CancelledError()
-            if error is not None:
-                topic, partition, _ = self._futures[future]
-                raise _failed_delivery(error, self._settings, f"delivering to {topic}/{partition}") from error
-        if pending:
-            raise DeliveryFailed(
-                f"{len(pending)} of {len(self._futures)} batches were not acknowledged by "
-                f"{self._settings.bootstrap_servers} in time"
-            )
+        refused = await self._sink.acknowledged(self._handed, deadline)
+        if not refused:
+            return
+        if self._replacing is None:
+            self._replacing = self._sink.replacing(refused, self._instead)
+        done, _ = await asyncio.wait({self._replacing}, timeout=deadline.remaining_s())
+        if not done or self._replacing.cancelled():
+            raise DeliveryFailed("what is sent instead of refused records was not acknowledged in time")
+        self._replacing.result()
 
     def written(self, topic: str) -> Mapping[int, Sequence[tuple[int, int]]]:
         runs: dict[int, list[tuple[int, int]]] = {}
-        for future, (name, partition, count) in self._futures.items():
+        for future, (name, partition, count, _) in self._handed.items():
             if name == topic:
                 runs.setdefault(partition, []).append((future.result().offset, count))
         return runs
@@ -69,8 +93,9 @@ class KafkaSink:
         self._producer: Any = None
         self._starting: asyncio.Future[None] | None = None
         self._open: dict[tuple[str, int], Any] = {}
-        self._handed: dict[asyncio.Future[Any], tuple[str, int, int]] = {}  # topic, partition, records
+        self._handed: dict[asyncio.Future[Any], Handed] = {}
         self._outstanding: set[asyncio.Future[Any]] = set()  # what makes room when it is done
+        self._replacing: set[asyncio.Task[None]] = set()
         self.in_flight_bytes = 0
         self.in_flight_bytes_max = settings.in_flight_bytes_max
         self._records = 0
@@ -108,7 +133,7 @@ class KafkaSink:
 
     def _make(self, **options: Any) -> Any:
         settings = self._settings
-        return AIOKafkaProducer(
+        producer = AIOKafkaProducer(
             acks="all",
             enable_idempotence=True,
             compression_type=settings.compression_type,
@@ -117,6 +142,8 @@ class KafkaSink:
             **settings.client(),
             **options,
         )
+        mend(producer)
+        return producer
 
     async def append_many(
         self,
@@ -138,8 +165,8 @@ class KafkaSink:
                 await self._hand_over(where)
                 builder = self._open[where] = self._client.create_batch()
                 append = builder.append
-                if append(timestamp=timestamps_ms[i], key=keys[i], value=value, headers=with_headers) is None:
-                    raise DeliveryFailed(f"a record for {topic} is larger than a batch may be")
+                # The first record of a batch may have any size: whether it is too large is for the broker to say.
+                append(timestamp=timestamps_ms[i], key=keys[i], value=value, headers=with_headers)
         self._records += len(values)
 
     async def partitions_for(self, topic: str) -> int:
@@ -158,10 +185,10 @@ class KafkaSink:
         except (KafkaError, OSError) as error:
             raise explained(error, self._settings, f"asking for topic {topic}") from error
 
-    async def seal(self) -> KafkaDelivery:
+    async def seal(self, instead: Instead | None = None) -> KafkaDelivery:
         for where in list(self._open):
             await self._hand_over(where)
-        delivery = KafkaDelivery(self._handed, self._settings)
+        delivery = KafkaDelivery(self, self._handed, instead)
         self._handed = {}
         if self._records > RECORDS_MAX:
             await delivery.wait(Deadline(self._settings.delivery_timeout_ms / 1000))
@@ -170,7 +197,51 @@ class KafkaSink:
             await self.start()
         return delivery
 
+    async def acknowledged(self, handed: Mapping[asyncio.Future[Any], Handed], deadline: Deadline) -> list[Refused]:
+        """Waits for all batches; returns the records that were left out. Raises DeliveryFailed."""
+        done, pending = await asyncio.wait(handed, timeout=deadline.remaining_s())
+        for future in done:
+            error = future.exception() if not future.cancelled() else asyncio.CancelledError()
+            if error is not None:
+                doing = f"delivering to {handed[future].topic}/{handed[future].partition}"
+                raise _failed_delivery(error, self._settings, doing) from error
+        if pending:
+            raise DeliveryFailed(
+                f"{len(pending)} of {len(handed)} batches were not acknowledged by "
+                f"{self._settings.bootstrap_servers} in time"
+            )
+        return [refused for each in handed.values() for refused in refused_of(each.batch)]
+
+    def replacing(self, refused: Sequence[Refused], instead: Instead | None) -> asyncio.Task[None]:
+        """What is to be sent instead of these, on its way; ends with the sink."""
+        task = asyncio.ensure_future(replace(refused, instead, self._send_now))
+        self._replacing.add(task)
+        task.add_done_callback(self._replacing.discard)
+        task.add_done_callback(_look_at)
+        return task
+
+    async def _send_now(self, records: Sequence[Outgoing]) -> list[Refused]:
+        """Sends these beside what is being appended, a batch after the other; returns those that were refused."""
+        deadline = Deadline(self._settings.delivery_timeout_ms / 1000)
+        refused: list[Refused] = []
+        waiting = list(reversed(records))
+        while waiting:
+            first, builder = waiting[-1], self._client.create_batch()
+            where = (first.topic, first.partition)
+            while waiting and (waiting[-1].topic, waiting[-1].partition) == where:
+                _, _, key, value, timestamp_ms, headers = waiting[-1]
+                if builder.append(timestamp=timestamp_ms, key=key, value=value, headers=list(headers)) is None:
+                    break
+                waiting.pop()
+            builder.close()
+            self.in_flight_bytes += builder.size()
+            future, handed = await self._give(where, builder)
+            refused += await self.acknowledged({future: handed}, deadline)
+        return refused
+
     async def stop(self, deadline: Deadline) -> None:
+        for task in self._replacing:
+            task.cancel()
         producer = await self._given_up(deadline)
         if producer is None:
             return
@@ -181,8 +252,8 @@ class KafkaSink:
 
     async def _hand_over(self, where: tuple[str, int]) -> None:
         """Gives one batch to the client, once there is room for it in flight."""
-        future, records = await self._give(where, await self._closed(where))
-        self._handed[future] = (*where, records)
+        future, handed = await self._give(where, await self._closed(where))
+        self._handed[future] = handed
 
     async def _closed(self, where: tuple[str, int]) -> Any:
         """A batch that nothing is added to any more, counted as in flight."""
@@ -199,8 +270,8 @@ class KafkaSink:
         self.in_flight_bytes += size
         return builder
 
-    async def _give(self, where: tuple[str, int], builder: Any) -> tuple[asyncio.Future[Any], int]:
-        """(what becomes of the batch, how many records it has)"""
+    async def _give(self, where: tuple[str, int], builder: Any) -> tuple[asyncio.Future[Any], Handed]:
+        """(what becomes of the batch, the batch)"""
         topic, partition = where
         size, producer = builder.size(), self._client
         try:
@@ -212,7 +283,7 @@ class KafkaSink:
         batch._drain_waiter.add_done_callback(_look_at)  # noqa: SLF001
         self._outstanding.add(future)
         future.add_done_callback(lambda done: self._acknowledged(done, size))
-        return future, builder.record_count()
+        return future, Handed(topic, partition, builder.record_count(), batch)
 
     def _acknowledged(self, future: asyncio.Future[Any], size: int) -> None:
         self.in_flight_bytes -= size
@@ -287,7 +358,9 @@ class KafkaTransactionalSink(KafkaSink):
         self.appended = True
         await super().append_many(topic, partition, keys, values, timestamps_ms, headers)
 
-    async def commit(self, topic: str, offsets: Mapping[int, Committed], group: str) -> _Transaction:
+    async def commit(
+        self, topic: str, offsets: Mapping[int, Committed], group: str, instead: Instead | None = None
+    ) -> _Transaction:
         if self._producer is None:
             raise DeliveryFailed(f"{self._name} is closed")
         for where in list(self._open):
@@ -295,7 +368,7 @@ class KafkaTransactionalSink(KafkaSink):
         batches, self._closed_batches = self._closed_batches, []
         self.appended = False
         wanted = {TopicPartition(topic, p): OffsetAndMetadata(c.offset, c.metadata) for p, c in offsets.items()}
-        ending = self._ending = asyncio.ensure_future(self._transact(self._ending, batches, wanted, group))
+        ending = self._ending = asyncio.ensure_future(self._transact(self._ending, batches, wanted, group, instead))
         self._outstanding.add(ending)
         ending.add_done_callback(self._ended)
         return _Transaction(ending)
@@ -314,6 +387,7 @@ class KafkaTransactionalSink(KafkaSink):
         batches: Sequence[tuple[tuple[str, int], Any]],
         offsets: dict[TopicPartition, OffsetAndMetadata],
         group: str,
+        instead: Instead | None,
     ) -> None:
         """One whole transaction, when the one before it has been committed; after any other end nothing may follow."""
         if before is not None:
@@ -324,15 +398,15 @@ class KafkaTransactionalSink(KafkaSink):
         try:
             async with asyncio.timeout(deadline.remaining_s()):
                 await self._client.begin_transaction()
-                given = [(await self._give(where, builder), where) for where, builder in batches]
+                handed = dict([await self._give(where, builder) for where, builder in batches])
                 offering = None
                 if offsets:
                     offering = asyncio.ensure_future(self._client.send_offsets_to_transaction(offsets, group))
                     offering.add_done_callback(_look_at)
                     self._offering = offering
-                delivery = KafkaDelivery({future: (*where, n) for (future, n), where in given}, self._settings)
-                # A failed send fails no transaction by itself: every record is acknowledged before the end.
-                await delivery.wait(deadline)
+                # A failed send fails no transaction by itself: every record is acknowledged before the end. Of what was
+                # refused nothing is in it, and what is sent instead becomes part of it.
+                await KafkaDelivery(self, handed, instead).wait(deadline)
                 if offering is not None:
                     await offering
                 await self._client.commit_transaction()
@@ -346,7 +420,7 @@ class KafkaTransactionalSink(KafkaSink):
         if not unsent and (ending is None or (ending.done() and not _failed(ending))):
             return await super().stop(deadline)
         # Flushing would send what must not be sent, and aborting could hit a later transaction.
-        for transaction in self._outstanding:
+        for transaction in [*self._outstanding, *self._replacing]:
             if isinstance(transaction, asyncio.Task):
                 transaction.cancel()
         producer = await self._given_up(deadline)

@@ -11,6 +11,7 @@ import asyncio
 import contextvars
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from streamrnn.records import Record
@@ -18,14 +19,20 @@ from streamrnn.transports.base import (
     Committed,
     Deadline,
     DeliveryFailed,
+    Instead,
     Listener,
+    OperatorNeeded,
+    Outgoing,
     OwnershipLost,
+    RecordRefused,
+    Refused,
     TopicMissing,
     TopicNeed,
     TransportError,
     clock_s,
 )
-from streamrnn.transports.memory_broker import Appended, MemoryBroker, MemoryRecord, Transaction
+from streamrnn.transports.memory_broker import Appended, MemoryBroker, MemoryRecord, Transaction, WillNotTake
+from streamrnn.transports.refusals import replace
 
 __all__ = [
     "Flaws",
@@ -312,24 +319,47 @@ Runs = dict[tuple[str, int], tuple[int, int]]
 
 
 class _Delivery:
-    """Sends on their way; see transports.base.Delivery."""
+    """Sends on their way; see transports.base.Delivery. `refused` fills while they are."""
 
-    def __init__(self, sends: Sequence[asyncio.Task[None]], runs: Runs) -> None:
-        self._sends, self._runs = sends, runs
+    def __init__(
+        self,
+        sends: Sequence[asyncio.Task[None]],
+        runs: Runs,
+        refused: list[Refused],
+        replacing: Callable[[Sequence[Refused]], asyncio.Task[None]],
+    ) -> None:
+        self._sends, self._runs, self._refused, self._begin = sends, runs, refused, replacing
+        self._replacing: asyncio.Task[None] | None = None
 
     async def wait(self, deadline: Deadline) -> None:
-        if not self._sends:
+        await _done(self._sends, deadline)
+        if not self._refused:
             return
-        _, pending = await asyncio.wait(self._sends, timeout=deadline.remaining_s())
-        if pending:
-            raise DeliveryFailed("not acknowledged in time")
-        for send in self._sends:
-            error = None if send.cancelled() else send.exception()
-            if send.cancelled() or error is not None:
-                raise DeliveryFailed(str(error or "given up")) from error
+        if self._replacing is None:
+            self._replacing = self._begin(self._refused)
+        await _done([self._replacing], deadline)
 
     def written(self, topic: str) -> Mapping[int, Sequence[tuple[int, int]]]:
         return {partition: [run] for (name, partition), run in self._runs.items() if name == topic}
+
+
+async def _done(sends: Sequence[asyncio.Task[None]], deadline: Deadline) -> None:
+    if not sends:
+        return
+    _, pending = await asyncio.wait(sends, timeout=deadline.remaining_s())
+    if pending:
+        raise DeliveryFailed("not acknowledged in time")
+    for send in sends:
+        error = None if send.cancelled() else send.exception()
+        if isinstance(error, TransportError) and not _may_pass(error):
+            raise error
+        if send.cancelled() or error is not None:
+            raise DeliveryFailed(str(error or "given up")) from error
+
+
+def _may_pass(error: TransportError) -> bool:
+    """Whether another attempt might mend it."""
+    return not isinstance(error, (OperatorNeeded, RecordRefused))
 
 
 class MemorySink:
@@ -340,6 +370,7 @@ class MemorySink:
         self._batches: dict[tuple[str, int], list[Appended]] = {}
         # Batches of one partition follow each other.
         self._last: dict[tuple[str, int], asyncio.Task[None]] = {}
+        self._replacing: set[asyncio.Task[None]] = set()
         self.in_flight_bytes = self.in_flight_bytes_max = 0  # nothing is serialised
 
     async def start(self) -> None:
@@ -366,44 +397,83 @@ class MemorySink:
             raise TopicMissing(f"no topic {topic!r}: create it first")
         return count
 
-    async def seal(self) -> _Delivery:
+    async def seal(self, instead: Instead | None = None) -> _Delivery:
         runs: Runs = {}
+        refused: list[Refused] = []
         batches, self._batches = self._batches, {}
-        return _Delivery(self._hand_over(batches, runs), runs)
+        return _Delivery(
+            self._hand_over(batches, runs, refused), runs, refused, lambda found: self._replaced(found, instead)
+        )
 
-    def _hand_over(self, batches: Mapping[tuple[str, int], list[Appended]], runs: Runs) -> list[asyncio.Task[None]]:
+    def _hand_over(
+        self, batches: Mapping[tuple[str, int], list[Appended]], runs: Runs, refused: list[Refused]
+    ) -> list[asyncio.Task[None]]:
         if self._broker.hook is None:
             for where, batch in batches.items():
-                runs[where] = self._write(where, batch)
+                while batch:
+                    try:
+                        runs[where] = self._write(where, batch)
+                        break
+                    except WillNotTake as error:
+                        batch = _without(where, batch, error, refused)
             return []
         sends = []
         for where, batch in batches.items():
-            send = self._last[where] = asyncio.ensure_future(self._send(where, batch, self._last.get(where), runs))
+            send = self._last[where] = asyncio.ensure_future(
+                self._send(where, batch, self._last.get(where), runs, refused)
+            )
             send.add_done_callback(_look_at)
             sends.append(send)
         return sends
 
     async def _send(
-        self, where: tuple[str, int], batch: Sequence[Appended], before: asyncio.Task[None] | None, runs: Runs
+        self,
+        where: tuple[str, int],
+        batch: Sequence[Appended],
+        before: asyncio.Task[None] | None,
+        runs: Runs,
+        refused: list[Refused],
     ) -> None:
         if before is not None:
             if not before.done():
                 await asyncio.wait({before})
             if _failed(before) and not self._flaws.lone_failures:
                 raise DeliveryFailed("an earlier batch failed")
-        runs[where] = await self._broker.request("produce", self._client, lambda: self._write(where, batch))
+        while batch:
+            try:
+                runs[where] = await self._broker.request("produce", self._client, partial(self._write, where, batch))
+                return
+            except WillNotTake as error:
+                batch = _without(where, batch, error, refused)
+
+    def _replaced(self, refused: Sequence[Refused], instead: Instead | None) -> asyncio.Task[None]:
+        task = asyncio.ensure_future(replace(refused, instead, self._send_now))
+        self._replacing.add(task)
+        task.add_done_callback(self._replacing.discard)
+        task.add_done_callback(_look_at)
+        return task
+
+    async def _send_now(self, records: Sequence[Outgoing]) -> list[Refused]:
+        batches: dict[tuple[str, int], list[Appended]] = {}
+        for topic, partition, key, value, timestamp_ms, headers in records:
+            batches.setdefault((topic, partition), []).append((key, value, timestamp_ms, headers))
+        refused: list[Refused] = []
+        await _done(self._hand_over(batches, {}, refused), Deadline(TRANSACTION_S))
+        return refused
 
     def _write(self, where: tuple[str, int], batch: Sequence[Appended]) -> tuple[int, int]:
         return self._broker.produce(where, batch)
 
     async def stop(self, deadline: Deadline) -> None:
+        for task in self._replacing:
+            task.cancel()
         waiting = [send for send in self._last.values() if not send.done()]
         if waiting:
             await asyncio.wait(waiting, timeout=deadline.remaining_s())
         self._give_up()
 
     def _give_up(self) -> None:
-        for send in self._last.values():
+        for send in [*self._last.values(), *self._replacing]:
             send.cancel()
         self._batches, self._last = {}, {}
 
@@ -437,14 +507,18 @@ class MemoryTransactionalSink(MemorySink):
         self.appended = True
         await super().append_many(topic, partition, keys, values, timestamps_ms, headers)
 
-    async def commit(self, topic: str, offsets: Mapping[int, Committed], group: str) -> _Delivery:
+    async def commit(
+        self, topic: str, offsets: Mapping[int, Committed], group: str, instead: Instead | None = None
+    ) -> _Delivery:
         self.appended = False
         batches, self._batches = self._batches, {}
-        ending = self._ending = asyncio.ensure_future(self._end(self._ending, batches, topic, dict(offsets), group))
+        ending = self._ending = asyncio.ensure_future(
+            self._end(self._ending, batches, topic, dict(offsets), group, instead)
+        )
         self._endings.add(ending)
         ending.add_done_callback(self._endings.discard)
         ending.add_done_callback(_look_at)
-        return _Delivery([ending], {})
+        return _Delivery([ending], {}, [], lambda refused: self._replaced(refused, instead))
 
     def _write(self, where: tuple[str, int], batch: Sequence[Appended]) -> tuple[int, int]:
         return self._broker.produce(where, batch, self._transaction())
@@ -459,6 +533,7 @@ class MemoryTransactionalSink(MemorySink):
         topic: str,
         offsets: Mapping[int, Committed],
         group: str,
+        instead: Instead | None,
     ) -> None:
         """A whole transaction. A producer has one at a time, and none after one that failed."""
         if before is not None:
@@ -466,7 +541,10 @@ class MemoryTransactionalSink(MemorySink):
                 await asyncio.wait({before})
             if _failed(before):
                 raise DeliveryFailed("the transaction before was not committed")
-        await self._acknowledged(self._hand_over(batches, {}))
+        refused: list[Refused] = []
+        await self._acknowledged(self._hand_over(batches, {}, refused))
+        if refused:
+            await self._acknowledged([self._replaced(refused, instead)])
         request = self._broker.request
         if offsets:
             wanted = {(topic, partition): committed for partition, committed in offsets.items()}
@@ -477,13 +555,23 @@ class MemoryTransactionalSink(MemorySink):
 
     async def _acknowledged(self, sends: Sequence[asyncio.Task[None]]) -> None:
         """A failed send fails no transaction by itself: its end must wait for every one of them."""
-        await _Delivery(sends, {}).wait(Deadline(TRANSACTION_S))
+        await _done(sends, Deadline(TRANSACTION_S))
 
     async def stop(self, deadline: Deadline) -> None:
         """Drops what is open: flushing would send what must not be sent, aborting could hit a later transaction."""
         for ending in self._endings:
             ending.cancel()
         self._give_up()
+
+
+def _without(
+    where: tuple[str, int], batch: Sequence[Appended], error: WillNotTake, refused: list[Refused]
+) -> list[Appended]:
+    """The batch without what the broker named, which goes to `refused`."""
+    for at, why in error.at.items():
+        key, value, timestamp_ms, headers = batch[at]
+        refused.append(Refused(Outgoing(*where, key, value, timestamp_ms, headers), why))
+    return [record for at, record in enumerate(batch) if at not in error.at]
 
 
 def _failed(task: asyncio.Task[Any]) -> bool:

@@ -23,6 +23,18 @@ Hook = Callable[[str, str, Callable[[], Any]], Awaitable[Any]]
 Appended = tuple[bytes | None, bytes | None, int, Sequence[tuple[str, bytes]]]
 
 
+# topic, partition, record → the name of the error that it is refused with, "" where it is taken.
+Refuses = Callable[[str, int, Appended], str]
+
+
+class WillNotTake(TransportError):
+    """A batch is refused whole for what these of its records hold: index → name of the error."""
+
+    def __init__(self, where: tuple[str, int], at: Mapping[int, str]) -> None:
+        super().__init__(f"{where[0]}/{where[1]} refuses records for what they hold: {sorted(set(at.values()))}")
+        self.at = at
+
+
 @dataclass(slots=True)
 class Transaction:
     state: Literal["open", "committed", "aborted"] = "open"
@@ -74,6 +86,7 @@ class MemoryBroker:
         self.damaged: set[tuple[str, int, int]] = set()  # records that cannot be read
         self.session_s, self.poll_interval_s = session_s, poll_interval_s
         self.hook: Hook | None = None
+        self.refuses: Refuses | None = None
         self._created = 0  # topics so far
         self._open: dict[tuple[str, int], list[Transaction]] = {}
         self._waiting: dict[asyncio.Future[None], None] = {}
@@ -133,7 +146,11 @@ class MemoryBroker:
     def produce(
         self, where: tuple[str, int], batch: Sequence[Appended], transaction: Transaction | None = None
     ) -> tuple[int, int]:
-        """Appends a batch, whole; returns (offset of its first record, records)."""
+        """Appends a batch, whole; returns (offset of its first record, records). Raises WillNotTake."""
+        if self.refuses is not None:
+            said = {at: self.refuses(*where, record) for at, record in enumerate(batch)}
+            if any(said.values()):
+                raise WillNotTake(where, {at: why for at, why in said.items() if why})
         first = self.end(*where)
         for key, value, timestamp, headers in batch:
             self.append(*where, key, value, timestamp, headers, transaction)

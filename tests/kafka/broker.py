@@ -32,6 +32,9 @@ PROPERTIES = {
     "log.cleaner.backoff.ms": "1000",
     # Simulated ticks carry times of years ago, which retention would take at its word.
     "log.retention.ms": "-1",
+    # Topics of tests that have a retention are looked at soon.
+    "log.retention.check.interval.ms": "1000",
+    "log.initial.task.delay.ms": "1000",
     "num.network.threads": "2",
     "num.io.threads": "2",
 }

@@ -142,8 +142,8 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[asyncio.Event]:
     event = asyncio.Event()
     seal = MemorySink.seal
 
-    async def sealed(self: MemorySink) -> Any:
-        inner = await seal(self)
+    async def sealed(self: MemorySink, *instead: Any) -> Any:
+        inner = await seal(self, *instead)
 
         class Held:
             async def wait(self, deadline: Deadline) -> None:

@@ -81,8 +81,8 @@ async def test_a_failed_delivery_commits_nothing_and_comes_again(monkeypatch: py
 
     inner = MemorySink.seal
 
-    async def seal(self: MemorySink) -> Any:
-        return Failing() if next(failures, False) else await inner(self)
+    async def seal(self: MemorySink, *instead: Any) -> Any:
+        return Failing() if next(failures, False) else await inner(self, *instead)
 
     monkeypatch.setattr(MemorySink, "seal", seal)
     monkeypatch.setattr("streamrnn.service.worker.BACKOFF_S", (0.01, 0.02))
@@ -107,9 +107,9 @@ async def test_a_worker_gives_up_when_rebuilds_have_not_helped_for_long(
     send(broker, 400)
     count, inner = itertools.count(1), MemorySink.seal
 
-    async def seal(self: MemorySink) -> Any:
+    async def seal(self: MemorySink, *instead: Any) -> Any:
         await asyncio.sleep(0.002)
-        return Failing() if next(count) % 25 == 0 else await inner(self)
+        return Failing() if next(count) % 25 == 0 else await inner(self, *instead)
 
     monkeypatch.setattr(MemorySink, "seal", seal)
     if helped_s:
@@ -134,7 +134,7 @@ async def test_clients_that_never_served_are_no_help_however_long_those_before_t
         async with worker(chosen, broker):
             await until(lambda: all_committed(broker))
 
-            async def start(self: MemorySink) -> None:
+            async def start(self: MemorySink, *instead: Any) -> None:
                 raise TransportError("nobody there")
 
             monkeypatch.setattr(MemorySink, "start", start)
@@ -217,12 +217,12 @@ async def test_states_that_could_not_be_written_at_the_end_are_not_said_to_be_th
 
     inner = MemorySink.seal
 
-    async def seal(self: MemorySink) -> Any:
+    async def seal(self: MemorySink, *instead: Any) -> Any:
         states = [batch for (topic, _), batch in self._batches.items() if topic == chosen.topics.state]
         if stopping and any(key is not None and key.startswith(b"s/") for batch in states for key, *_ in batch):
             self._batches = {}
             return Failing()
-        return await inner(self)
+        return await inner(self, *instead)
 
     monkeypatch.setattr(MemorySink, "seal", seal)
     send(broker, 60)

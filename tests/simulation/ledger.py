@@ -9,6 +9,8 @@ I5 finite          no output and no weight that is not a number
 I7 one owner       committed offsets never go back; under exactly-once nobody speaks between another's words
 I8 weights         serve only after a gate or an operator said so, and never change under their name
 I9 intervals       quantiles do not cross
+
+What the broker refuses for what it holds (`content`) must be dead-lettered instead, and is as well known beforehand.
 """
 
 from __future__ import annotations
@@ -19,11 +21,13 @@ from itertools import pairwise
 
 import msgspec
 import torch
+from content import REFUSED, Content, letter_place
 from oracle import Oracle, Place
 from recorder import Recorder
 from stream import FORECASTS, IMPUTED, LETTERS, MODELS, OUTPUTS, PARTITIONS, STATE
 
 from streamrnn.model.weights import build
+from streamrnn.service.refused import HEADER_REFUSED
 from streamrnn.stream.engine import NO_MODEL
 from streamrnn.transports.changelog import CHECKPOINT, SERIES, Checkpoint
 from streamrnn.transports.memory import MemoryBroker, MemoryRecord
@@ -72,7 +76,13 @@ class Ledger:
     """`exact`: what is said does not depend on which series share a worker, so that all of it is known before."""
 
     def __init__(
-        self, broker: MemoryBroker, oracle: Oracle, recorder: Recorder, exactly_once: bool, exact: bool
+        self,
+        broker: MemoryBroker,
+        oracle: Oracle,
+        recorder: Recorder,
+        content: Content,
+        exactly_once: bool,
+        exact: bool,
     ) -> None:
         self._broker, self._recorder, self._exactly_once, self._exact = broker, recorder, exactly_once, exact
         self.said: dict[Place, set[bytes]] = defaultdict(set)
@@ -86,7 +96,7 @@ class Ledger:
         self._newest: dict[tuple[str, int], int] = defaultdict(int)  # source of the last output
         self._wanted: dict[int, dict[int, list[Place]]] = {p: defaultdict(list) for p in range(PARTITIONS)}
         for partition in range(PARTITIONS):
-            for place in oracle.life(partition, ((0, NO_MODEL),)).said:
+            for place in sorted(content.left(oracle.life(partition, ((0, NO_MODEL),)).said)):
                 self._wanted[partition][place[2]].append(place)
 
     def exact(self, partition: int) -> bool:
@@ -132,14 +142,15 @@ class Ledger:
             return
         if self.times[place] > 1:
             raise Violation(f"I1 exactly once: {place} is said {self.times[place]} times")
+        if topic == LETTERS and (place[4] == REFUSED or HEADER_REFUSED in dict(record.headers)):
+            return  # it was written when others had been taken
         if place[2] < self._newest[topic, partition]:
             raise Violation(f"I2 order, I7 one owner: {place} comes after the output of a later record")
         self._newest[topic, partition] = place[2]
 
     def _place(self, topic: str, record: MemoryRecord) -> Place:
         if topic == LETTERS:
-            _, partition, offset = dict(record.headers)["streamrnn-source"].decode().split("/")
-            return topic, int(partition), int(offset), 0, ""
+            return letter_place(record.headers)
         try:
             document = _decoded(topic, record.value or b"")
         except msgspec.MsgspecError as error:

@@ -48,6 +48,7 @@ class Recorder:
         self.used: dict[int, dict[int, str]] = {p: {} for p in range(PARTITIONS)}  # weights by committed offset
         self.available: Callable[[str], bool] = lambda model: True
         self.watches: dict[str, Watch] = {}
+        self.refused = 0  # outputs that workers have counted as refused for what they hold
         # Partitions that once began without their state behind the begin of the input, as they may where the changelog is
         # damaged: their series warm up anew, and are not what an uninterrupted run has.
         self.inexact: set[int] = set()
@@ -179,6 +180,10 @@ class Watch:
                     f"I2 order: {offset} of partition {partition} is said after {self._next[partition]}"
                 )
             self._next[partition] = offset + 1
+
+    def refused(self, kind: str, error: str, count: int) -> None:
+        if kind != "dead-letter":
+            self._recorder.refused += count
 
     def swapped(self, model: str, meta: object) -> None:
         self.models.append(model)

@@ -15,6 +15,7 @@ from streamrnn.service import pump
 from streamrnn.service.checkpoint import Checkpointer, Slice
 from streamrnn.service.outbox import AtLeastOnce, ExactlyOnce
 from streamrnn.service.pump import Pump
+from streamrnn.service.refused import RefusedOutputs
 from streamrnn.service.restore import Restorer
 from streamrnn.stream.snapshot import Snapshots
 from streamrnn.transports.base import Deadline, OwnershipLost, TransportError, Unreadable
@@ -47,8 +48,8 @@ def _unawaited() -> Any:
     """Sends are begun, and the offsets committed at once."""
 
     def made(seal: Any) -> Any:
-        async def sealed(self: AtLeastOnce, offsets: Mapping[int, Any]) -> Any:
-            delivery = await seal(self, offsets)
+        async def sealed(self: AtLeastOnce, offsets: Mapping[int, Any], *instead: Any) -> Any:
+            delivery = await seal(self, offsets, *instead)
 
             async def wait(deadline: Any) -> None:
                 return
@@ -217,6 +218,31 @@ def _drains_look_again() -> Any:
     return mock.patch.object(Pump, "_drained", drained)
 
 
+def _refusals_fail() -> Any:
+    """What the broker refuses for what it holds is a failure of the delivery, as if it had been away."""
+
+    def made(seal: Any) -> Any:
+        async def sealed(self: Any, offsets: Mapping[int, Any], instead: Any = None) -> Any:
+            return await seal(self, offsets)
+
+        return sealed
+
+    return _all(_patched(AtLeastOnce, "seal", made), _patched(ExactlyOnce, "seal", made))
+
+
+def _refusals_dropped() -> Any:
+    """What the broker refuses for what it holds is left out, and that is all."""
+
+    def made(letters: Any) -> Any:
+        def written(self: RefusedOutputs, *arguments: Any) -> list[Any]:
+            letters(self, *arguments)
+            return []
+
+        return written
+
+    return _patched(RefusedOutputs, "_letters", made)
+
+
 FIXES: Mapping[str, Fix] = {
     "await-deliveries": Fix(
         "offsets are committed when all they led to is delivered", "at-least-once", ("I1", "I3"), _unawaited
@@ -251,5 +277,9 @@ FIXES: Mapping[str, Fix] = {
     "drains-hold-on": Fix(
         "who drains holds on to the commit it waits for", "at-least-once", ("I10",), _drains_look_again
     ),
+    "refusals-cost-a-record": Fix(
+        "a record that is refused for what it holds costs that record", "", ("I10",), _refusals_fail
+    ),
+    "refusals-buried": Fix("what is refused for what it holds is dead-lettered", "", ("I1",), _refusals_dropped),
     "weights-looked-for": Fix("weights may have come to others first", "", ("I4",), _weights_not_looked_for),
 }

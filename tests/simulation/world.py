@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import xxhash
 from clock import VirtualLoop
+from content import REFUSED, Content
 from faults import KINDS, POLL_INTERVAL_S, SESSION_S, Faults
 from ledger import EFFECTS, Ledger, Violation
 from oracle import Oracle
 from recorder import FORMER, Packed, Recorder, Watch
-from stream import MODELS, OUTPUTS, PARTITIONS, START, STATE, Raw, settings, ticks, weights
+from stream import LETTERS, MODELS, OUTPUTS, PARTITIONS, START, STATE, Raw, settings, ticks, weights
 
 from streamrnn.model.weights import weights_id
 from streamrnn.service.trainer import Trainer
@@ -50,6 +51,7 @@ class Report:
     weights: int = 0  # that came into use
     accepted: int = 0  # by the trainers' gates
     lineages: int = 0
+    refused: int = 0  # outputs, by the broker for what they hold
     inexact: int = 0  # partitions that are not held against an uninterrupted run
     virtual_s: float = 0.0
     digest: str = ""  # of all that happened: the same seed, the same digest
@@ -76,7 +78,9 @@ class World:
         # that all else of a seed is as it would be without.
         before = random.Random(f"former-{seed}")
         self.former = ticks(before, before.choice([10, 60, 160])) if before.random() < MADE_ANEW else None
+        self.content = Content(seed)
         self.broker = MemoryBroker(SESSION_S, POLL_INTERVAL_S)
+        self.broker.refuses = self.content.refuses if self.content.rate else None
         self.broker.create("ticks", PARTITIONS)
         for need in self.settings.topic_needs(PARTITIONS):
             self.broker.create(need.name, need.partitions)
@@ -105,16 +109,20 @@ class World:
         await living
         self.report.virtual_s = loop.time() - begun
         self.report.fired = self.faults.fired
+        self.report.refused = len(self.content.refused)
         self.report.digest = self._digest.hexdigest()
         return self.report
 
     def _open_books(self, former: dict[bytes, Packed]) -> None:
         """`former`: states in the changelog that are of an input that is no more."""
+        self.content.refused.clear()
         self.recorder = Recorder(lambda what: self._violated(Violation(what)), former)
         blobs: dict[str, bytes] = {}
         self.oracle = Oracle(self.settings, self.logs, blobs)
         exactly_once = self.settings.delivery == "exactly-once"
-        self.ledger = Ledger(self.broker, self.oracle, self.recorder, exactly_once, exact=not self.crowded)
+        self.ledger = Ledger(
+            self.broker, self.oracle, self.recorder, self.content, exactly_once, exact=not self.crowded
+        )
         self.ledger.blobs = blobs
         self.recorder.available = self.ledger.manifests.__contains__
 
@@ -264,7 +272,7 @@ class World:
         return MemoryTransport(self.broker, client, flaws or self.faults.flaws)
 
     async def _worker(self, client: str) -> None:
-        worker = Worker(self.settings, self.transport(client), None)  # type: ignore[arg-type]
+        worker = Worker(self.settings, self.transport(client), None, now_ms=self.now_ms)  # type: ignore[arg-type]
         self.workers[client] = worker, Watch(self.recorder, client, worker)
         self._stops[client] = worker.stop
         await worker.run()
@@ -429,10 +437,17 @@ class World:
                 f"I1 conservation: {len(lost)} outputs lost, {len(extra)} nobody should have said; "
                 f"lost {lost[:2]}, extra {extra[:2]}"
             )
+        if self.recorder.refused < len(self.content.refused):
+            raise Violation(
+                f"I1 conservation: {len(self.content.refused)} are refused, and {self.recorder.refused} counted"
+            )
         lives = {p: [self.oracle.life(p, line) for line in self.recorder.lineages[p]] for p in exact}
         for place, values in said.items():
             for value in values:
-                if not any(life.said[place] == value for life in lives[place[1]]):
+                if place[0] == LETTERS and place[4] == REFUSED:
+                    if value != (self.logs[place[1]][place[2]][1] or b""):
+                        raise Violation(f"I1 conservation: {place} is not the record that led to it: {value!r}")
+                elif not any(life.said[place] == value for life in lives[place[1]]):
                     raise Violation(f"I4 replay: {place} is not what an uninterrupted run says: {value!r}")
 
 

@@ -11,7 +11,7 @@ from aiokafka.errors import ProducerFenced
 
 from streamrnn.transports.base import Committed, Deadline, DeliveryFailed
 from streamrnn.transports.kafka import KafkaSettings
-from streamrnn.transports.kafka_sink import KafkaTransactionalSink
+from streamrnn.transports.kafka_sink import Handed, KafkaTransactionalSink
 
 
 class Fenced:
@@ -47,11 +47,11 @@ async def test_the_offsets_of_a_transaction_that_failed_make_no_noise(monkeypatc
     sink = KafkaTransactionalSink(KafkaSettings(), "id")
     sink._producer = producer
 
-    async def given(where: tuple[str, int], builder: Any) -> tuple[asyncio.Future[Any], int]:
+    async def given(where: tuple[str, int], builder: Any) -> tuple[asyncio.Future[Any], Handed]:
         await asyncio.sleep(0)
         failed = asyncio.get_running_loop().create_future()
         failed.set_exception(ProducerFenced())
-        return failed, 1
+        return failed, Handed(*where, 1)
 
     monkeypatch.setattr(sink, "_give", given)
     sink._closed_batches = [(("t", 0), None)]
