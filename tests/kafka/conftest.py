@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from broker import Broker
+from clients import settings_for
 
-from streamrnn.transports.kafka import KafkaSettings, KafkaTransport
+from streamrnn.transports.kafka import KafkaTransport
 
 _numbers = itertools.count()
 
@@ -32,17 +33,6 @@ def own_broker(tmp_path: Path) -> Iterator[Broker]:
 @pytest.fixture
 def transport(broker: Broker) -> KafkaTransport:
     return KafkaTransport(settings_for(broker))
-
-
-def settings_for(broker: Broker, **changes: object) -> KafkaSettings:
-    values: dict[str, object] = {
-        "bootstrap_servers": broker.servers,
-        "session_timeout_ms": 1000,
-        "heartbeat_interval_ms": 300,
-        "request_timeout_ms": 10_000,
-        "delivery_timeout_ms": 10_000,
-    }
-    return KafkaSettings(**{**values, **changes})  # type: ignore[arg-type]
 
 
 @pytest.fixture

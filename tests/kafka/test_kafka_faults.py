@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "transports"))
 
 from aiokafka import AIOKafkaProducer
 from broker import Broker
-from conftest import settings_for
+from clients import settings_for
 from contract import Follow, collect
 
 from streamrnn.transports import kafka_sink

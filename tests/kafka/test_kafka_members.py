@@ -12,7 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "transports"))
 
 from broker import Broker
-from conftest import settings_for
+from clients import settings_for
 from contract import Follow
 
 from streamrnn.transports.base import Committed, Deadline, OwnershipLost

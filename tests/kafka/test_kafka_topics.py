@@ -21,7 +21,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.producer.sender import SendProduceReqHandler
 from broker import Broker
-from conftest import settings_for
+from clients import settings_for
 from inside import make_topics, prepared, produce, serving
 from running import until
 from service import Output, command, configure, lag, read_all, sources

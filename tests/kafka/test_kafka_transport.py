@@ -16,7 +16,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "transports"))
 
 from broker import Broker
-from conftest import settings_for
+from clients import settings_for
 from contract import Follow, TransportContract, collect, send
 from service import committed, read_all
 
