@@ -16,8 +16,9 @@ import hypothesis
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent / "kafka"))
-sys.path.insert(0, str(Path(__file__).parents[1]))
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE / "kafka"))
+sys.path.insert(0, str(HERE.parent))
 
 from broker import kafka_home
 
@@ -43,7 +44,33 @@ hypothesis.settings.register_profile("all", deadline=None, suppress_health_check
 hypothesis.settings.load_profile("all")
 
 
+# Those that take longest, longest first: two processes that share the tests end together then. What waits for Kafka
+# and what computes take turns here, so that they run side by side.
+LONGEST = (
+    "simulation/test_simulation.py",
+    "kafka/test_kafka_topics.py",
+    "kafka/test_kafka_network.py",
+    "simulation/test_bites.py",
+    "kafka/test_kafka_kills.py",
+    "kafka/test_kafka_transport.py",
+    "kafka/test_kafka_service.py",
+    "cli/test_cli.py",
+    "kafka/test_kafka_faults.py",
+    "kafka/test_kafka_security.py",
+    "kafka/test_kafka_damage.py",
+)
+# Each of their tests may go to another process; a file's others stay together, with the brokers that they share.
+APART = ("simulation/test_simulation.py", "simulation/test_bites.py", "kafka/test_kafka_kills.py")
+
+
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {name: number for number, name in enumerate(LONGEST)}
+    where = {item: item.path.relative_to(HERE).as_posix() for item in items}
+    items.sort(key=lambda item: place.get(where[item], len(place)))
+    for item in items:
+        if where[item] not in APART:
+            item.add_marker(pytest.mark.xdist_group(where[item]))
     without = {
         "kafka": None if kafka_home() else "needs Apache Kafka: set KAFKA_HOME to a distribution",
         "kafka_long": None if kafka_home() else "needs Apache Kafka: set KAFKA_HOME to a distribution",

@@ -104,7 +104,8 @@ async def feed_until(broker: MemoryBroker, condition: Callable[[], bool], partit
             await asyncio.sleep(0.01)
 
 
-async def until(condition: Any, timeout_s: float = 20.0) -> None:
+async def until(condition: Any, timeout_s: float = 60.0) -> None:
+    """`timeout_s` is how long a failure takes, not how long anything may."""
     async with asyncio.timeout(timeout_s):
         while not condition():
             await asyncio.sleep(0.005)
