@@ -16,12 +16,12 @@ import hypothesis
 import pytest
 import torch
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE / "kafka"))
-sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(Path(__file__).parent / "kafka"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from broker import kafka_home
 
+HERE = Path(__file__).parent
 # The monotonic clock counts from the machine's start, and what is right an hour after that may be wrong a minute after it.
 # So it begins anew here, whenever the machine was started.
 CLOCK_BEGINS_S = float(os.environ.get("STREAMRNN_TEST_CLOCK_BEGINS_S", "3"))

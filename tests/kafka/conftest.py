@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from broker import Broker
@@ -22,12 +21,20 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     running.stop()
 
 
-@pytest.fixture
-def own_broker(tmp_path: Path) -> Iterator[Broker]:
-    """For tests that stop, kill or freeze it."""
-    running = Broker(tmp_path / "kafka").start()
+@pytest.fixture(scope="session")
+def _spare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    running = Broker(tmp_path_factory.mktemp("spare")).start()
     yield running
     running.stop()
+
+
+@pytest.fixture
+def own_broker(_spare: Broker) -> Iterator[Broker]:
+    """For tests that stop, kill or freeze it: one after the other they have it for themselves, running and whole."""
+    yield _spare
+    _spare.go_on()
+    if not _spare.runs:
+        _spare.start()
 
 
 @pytest.fixture

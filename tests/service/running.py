@@ -86,7 +86,7 @@ async def worker(chosen: Settings, broker: MemoryBroker) -> AsyncIterator[Worker
         yield running
     finally:
         running.stop()
-        await asyncio.wait_for(task, 20)
+        await asyncio.wait_for(task, 60)
 
 
 def ended(running: Worker) -> bool:
@@ -97,7 +97,7 @@ def ended(running: Worker) -> bool:
 async def feed_until(broker: MemoryBroker, condition: Callable[[], bool], partitions: int = 2) -> None:
     """Ticks come as long as the condition does not hold."""
     step = len(broker.topics["ticks"][0])
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():
             send(broker, 1, first=step, partitions=partitions)
             step += 1
