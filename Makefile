@@ -4,9 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SECONDS ?=
+# Processes that share the tests: what waits in one leaves the processor to the other.
+WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest
+SIDE_BY_SIDE := -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
-.PHONY: help run test lint format test-kafka-long bench bench-recovery bench-training soak fuzz clean
+.PHONY: help run test lint kernels format test-kafka-long bench bench-recovery bench-training soak fuzz clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -22,13 +25,18 @@ $(STAMP): pyproject.toml
 run: $(STAMP)  ## Everything on one machine until Ctrl-C; SECONDS=30 ends by itself
 	$(BIN)/streamrnn demo $(if $(SECONDS),--seconds $(SECONDS))
 
-test: $(STAMP) lint  ## All tests; those on a real Kafka when KAFKA_HOME is set
-	$(PYTEST) -m "not kafka_long"
+test: $(STAMP)  ## All tests; those on a real Kafka when KAFKA_HOME is set. WORKERS=1: one after the other
+	@$(MAKE) --no-print-directory -j2 lint kernels
+	$(PYTEST) -m "not kafka_long" $(SIDE_BY_SIDE)
 
 lint: $(STAMP)  ## ruff, ruff format, mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Compiled once, beside the linters, and found in numba's cache by every process of the tests.
+kernels: $(STAMP)
+	@$(BIN)/python tests/kafka/rehearsed.py
 
 format: $(STAMP)  ## Put the sources in shape
 	$(BIN)/ruff check --fix .

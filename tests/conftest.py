@@ -1,10 +1,15 @@
-"""What all tests share: where Kafka and Chromium are looked for, one thread for torch."""
+"""What all tests share: their clock, where Kafka and Chromium are looked for, one thread for torch, who runs where.
+
+STREAMRNN_TEST_CLOCK_BEGINS_S (3): what the monotonic clock of the tests' process shows when they begin.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import hypothesis
@@ -16,13 +21,56 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from broker import kafka_home
 
+HERE = Path(__file__).parent
+# The monotonic clock counts from the machine's start, and what is right an hour after that may be wrong a minute after it.
+# So it begins anew here, whenever the machine was started.
+CLOCK_BEGINS_S = float(os.environ.get("STREAMRNN_TEST_CLOCK_BEGINS_S", "3"))
+
+
+def _begin_clocks() -> None:
+    def begun(clock: Callable[[], float], offset: float) -> Callable[[], float]:
+        return lambda: clock() - offset
+
+    for name in ("monotonic", "perf_counter"):
+        real_s, real_ns = getattr(time, name), getattr(time, f"{name}_ns")
+        setattr(time, name, begun(real_s, real_s() - CLOCK_BEGINS_S))
+        setattr(time, f"{name}_ns", begun(real_ns, real_ns() - int(CLOCK_BEGINS_S * 1e9)))
+
+
+_begin_clocks()
 torch.set_num_threads(1)
 # How fast a shared machine draws examples says nothing about the code.
 hypothesis.settings.register_profile("all", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("all")
 
 
+# Those that take longest, longest first: two processes that share the tests end together then. What waits for Kafka
+# and what computes take turns here, so that they run side by side.
+LONGEST = (
+    "simulation/test_simulation.py",
+    "kafka/test_kafka_topics.py",
+    "kafka/test_kafka_network.py",
+    "simulation/test_bites.py",
+    "kafka/test_kafka_kills.py",
+    "kafka/test_kafka_transport.py",
+    "kafka/test_kafka_service.py",
+    "cli/test_cli.py",
+    "kafka/test_kafka_faults.py",
+    "kafka/test_kafka_security.py",
+    "kafka/test_kafka_damage.py",
+)
+# Each of their tests may go to another process; a file's others stay together, with the brokers that they share.
+APART = ("simulation/test_simulation.py", "simulation/test_bites.py", "kafka/test_kafka_kills.py")
+
+
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {name: number for number, name in enumerate(LONGEST)}
+    where = {item: item.path.relative_to(HERE).as_posix() for item in items}
+    items.sort(key=lambda item: place.get(where[item], len(place)))
+    for item in items:
+        if where[item] not in APART:
+            item.add_marker(pytest.mark.xdist_group(where[item]))
     without = {
         "kafka": None if kafka_home() else "needs Apache Kafka: set KAFKA_HOME to a distribution",
         "kafka_long": None if kafka_home() else "needs Apache Kafka: set KAFKA_HOME to a distribution",

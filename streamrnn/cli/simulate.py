@@ -100,7 +100,7 @@ async def _send(
     seconds: float | None,
 ) -> int:
     from simulators import drive
-    from streamrnn.transports.base import Deadline
+    from streamrnn.transports.base import LONG_AGO_S, Deadline
     from streamrnn.transports.kafka import KafkaSettings, KafkaTransport
 
     if topic is None and settings is None:
@@ -108,7 +108,7 @@ async def _send(
     kafka = settings.kafka_settings() if settings else KafkaSettings(bootstrap_servers=bootstrap or "localhost:9092")
     sink = KafkaTransport(kafka).sink()
     await sink.start()
-    shown = [0.0]
+    shown = [LONG_AGO_S]
 
     def progress(sent: int) -> None:
         if sys.stderr.isatty() and time.monotonic() - shown[0] > 0.5:

@@ -28,7 +28,7 @@ from streamrnn.records import I64
 from streamrnn.service.restart import HISTORY_MAX
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.snapshot import Snapshots
-from streamrnn.transports.base import Sink, clock_s
+from streamrnn.transports.base import LONG_AGO_S, Sink, clock_s
 from streamrnn.transports.changelog import (
     CHECKPOINT,
     CLOCKS_MAX,
@@ -275,7 +275,7 @@ class Checkpointer:
         self._engine.table.changed[list(self._engine.table.series(partition).values())] = True
         known.cycle = known.waiting = None
         known.strange_writes += 1
-        known.began_s = -self._settings.interval_s  # at once
+        known.began_s = LONG_AGO_S  # the next checkpoint is due at once
         self._strange(partition)
 
     def not_sent(self, piece: Slice) -> None:

@@ -23,8 +23,8 @@ class _Partition:
     position: int
     emit_from: int
     moved_s: float
+    told_s: float
     lag: int | None = None
-    told_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -40,7 +40,7 @@ class Health:
     undelivered: str = ""
 
     def assigned(self, partition: int, position: int, emit_from: int, now_s: float) -> None:
-        self.partitions[partition] = _Partition(position, emit_from, now_s, told_s=now_s)
+        self.partitions[partition] = _Partition(position, emit_from, moved_s=now_s, told_s=now_s)
 
     def revoked(self, partition: int) -> None:
         self.partitions.pop(partition, None)

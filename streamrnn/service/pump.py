@@ -41,6 +41,7 @@ from streamrnn.service.restart import ReplayPoints, committed_with, history_of, 
 from streamrnn.service.restore import NO_CHECKPOINT, Restoration, Restorer
 from streamrnn.stream.engine import Engine
 from streamrnn.transports.base import (
+    LONG_AGO_S,
     Committed,
     Deadline,
     Delivery,
@@ -222,7 +223,7 @@ class Pump:
         self._to_commit: dict[int, Committed] = {}
         self._stash: list[tuple[int, Sequence[Record]]] = []
         self._committing: asyncio.Task[None] | None = None
-        self._committed_s = 0.0
+        self._committed_s = LONG_AGO_S
         self._hurry = asyncio.Event()  # somebody waits for the commit
         self._stopping = asyncio.Event()
         self._limits: dict[int, int] = {}  # where partitions are unreadable from
@@ -491,7 +492,7 @@ class Pump:
             deadline = Deadline(self.settings.delivery_timeout_s - (clock_s() - head.sent_s))
             waiting = asyncio.ensure_future(head.delivery.wait(deadline))
             held: list[int] = []
-            held_s = 0.0
+            held_s = head.sent_s
             try:
                 while not (await asyncio.wait({waiting}, timeout=TAKING_S if taking else KEEP_ALIVE_S))[0]:
                     room = taking - self._stashed()

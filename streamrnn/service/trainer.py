@@ -42,7 +42,15 @@ from streamrnn.model.weights import WeightsError, WeightsMeta, build, pack
 from streamrnn.service.beside import Beside
 from streamrnn.service.supervisor import WITHOUT_GPU
 from streamrnn.stream.learner import Learner, LearnSpec, Round
-from streamrnn.transports.base import Deadline, Listener, PartitionReader, Transport, TransportError, clock_s
+from streamrnn.transports.base import (
+    LONG_AGO_S,
+    Deadline,
+    Listener,
+    PartitionReader,
+    Transport,
+    TransportError,
+    clock_s,
+)
 from streamrnn.transports.models import BY_GATE, BY_OPERATOR, ModelsFollower, ModelsWriter, Pointer
 
 if TYPE_CHECKING:
@@ -142,9 +150,9 @@ class Trainer:
         self.last = ""
         self._incumbent_id = ""
         self._stopping = asyncio.Event()
-        self._next_round_s = 0.0
+        self._next_round_s = LONG_AGO_S
         self._ticks_at_round = 0
-        self._publish_from_s = 0.0
+        self._publish_from_s = LONG_AGO_S
         self._pointer: Pointer | None = None
         self._turn_began_s: float | None = None
 

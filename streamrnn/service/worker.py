@@ -36,6 +36,7 @@ from streamrnn.service.unreadable import UnreadablePartitions
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.snapshot import Snapshots
 from streamrnn.transports.base import (
+    LONG_AGO_S,
     Deadline,
     OperatorNeeded,
     Source,
@@ -98,12 +99,12 @@ class Worker:
         self.follower: ModelsFollower | None = None
         self.pump: Pump | None = None
         self._pending: tuple[str, bytes] | None = None
-        self._swap_from_s = 0.0
+        self._swap_from_s = LONG_AGO_S
         self._stopping = asyncio.Event()
         self._limit: asyncio.Timeout | None = None  # of `run`, from `stop` on
         self._end: Deadline | None = None
         self._failures = 0  # in a row, of clients that were no help
-        self._failing_s = 0.0  # since when
+        self._failing_s = clock_s()  # since when; set anew with the first of them
         self._serving_s: float | None = None  # since when the present clients are there
 
     def stop(self) -> None:

@@ -7,6 +7,7 @@ Transports know bytes, offsets and partitions; they know nothing of models, seri
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -49,6 +50,11 @@ class TopicMissing(OperatorNeeded):
 
 class TopicUnfit(OperatorNeeded):
     """A topic is not made as it must be, or holds what only a newer version reads; the message says what to do."""
+
+
+# Before every time of `clock_s`: where a "last time" or a "not before" begins. Zero will not do: the clock counts from the
+# machine's start, so that zero may be a minute ago.
+LONG_AGO_S = -math.inf
 
 
 def clock_s() -> float:

@@ -1,12 +1,15 @@
 """Memory: what a series takes, and that a stream of ever new series leaves the process at its size.
 
-python tests/benchmarks/memory.py [--ticks 1000000]
+    python tests/benchmarks/memory.py [--ticks 1000000] [--against PATH [--repeat K]]
+
+`--against PATH`: what a series takes here and in another checkout, each in processes of its own, by turns.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import statistics
 import sys
 from pathlib import Path
 
@@ -15,6 +18,8 @@ import psutil
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from against import HERE, a_series, by_turns, called, checkout, ratio
 
 from streamrnn.encode import Encoder
 from streamrnn.model.network import Network
@@ -50,24 +55,20 @@ def resident() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ticks", type=int, default=1_000_000)
+    parser.add_argument("--against", type=checkout, help="another checkout of streamrnn")
+    parser.add_argument("--repeat", type=int, default=3)
     options = parser.parse_args()
+    if options.against:
+        compare(options.against, options.repeat)
+        return
     torch.set_num_threads(1)
     rng = np.random.default_rng(0)
-    before = 0.0
-
-    held = engine(20_000)
-    for begin in range(0, 20_000, BATCH):
-        if begin == 10_000:  # compiled code and working buffers are there by now
-            before = resident()
-        held.process(batch([f"s{i}" for i in range(begin, begin + BATCH)], begin, rng))
-    per_series = (resident() - before) * 2**20 / 10_000
+    found = a_series()
     print(
-        f"GRU 64 x 2, 4 channels, horizon 12, 3 quantiles: {held.table.row_bytes()} bytes of state a series in the arrays,"
+        f"GRU 64 x 2, 4 channels, horizon 12, 3 quantiles: {found['state']} bytes of state a series in the arrays,\n"
+        f"  {found['process']:.0f} bytes of process a series, its name and index entry counted in "
+        "(from 10,000 to 20,000 series)"
     )
-    print(
-        f"  {per_series:.0f} bytes of process a series, its name and index entry counted in (from 10,000 to 20,000 series)"
-    )
-    del held
 
     churn = engine(1000)
     encoder = Encoder(churn.spec, "ticks")
@@ -89,6 +90,22 @@ def main() -> None:
         f"{options.ticks} ticks, {evicted} series let go: {sizes[0]:.0f} MB after {every}, {sizes[-1]:.0f} MB at the end,"
     )
     print(f"  slope over the last three quarters {slope:+.2f} MB a million ticks")
+
+
+def compare(other: Path, repeat: int) -> None:
+    trees = (HERE, other)
+    found: dict[Path, list[dict[str, float]]] = {tree: [] for tree in trees}
+    for k in range(repeat + 1):
+        for tree in by_turns(k, trees):
+            figures = called(tree, "against", "a_series", {})
+            if k:  # the first round compiles, which takes memory of its own
+                found[tree].append(figures)
+    print(f"bytes a series, medians of {repeat} rounds")
+    for tree in trees:
+        state, process = (statistics.median(f[of] for f in found[tree]) for of in ("state", "process"))
+        print(f"  {tree!s:<35}{state:9.0f} in the arrays {process:9.0f} of process")
+    by_state, by_process = (ratio(*([f[of] for f in found[tree]] for tree in trees)) for of in ("state", "process"))
+    print(f"  ratio in the arrays {by_state}, of process {by_process}")
 
 
 if __name__ == "__main__":

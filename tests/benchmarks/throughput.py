@@ -5,7 +5,10 @@ one `send` per record, with aiokafka's own settings: what a service that compute
 the worker's batch size (aiokafka's default of 16 KiB holds eight such records), which is the harder opponent. The
 worker decodes, steps a GRU, mixes, calibrates and encodes. Each side is a process on one core, the broker has the other.
 
+`--against PATH` compares the worker with that of another checkout instead: by turns, on the same broker and records.
+
     KAFKA_HOME=… python tests/benchmarks/throughput.py [--records N] [--repeat K] [--case default|one|many|small]
+        [--against PATH]
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "kafka"))
+
+from against import HERE, by_turns, called, checkout, ratio
 
 CASES: dict[str, dict[str, Any]] = {
     "default": {"series": 500, "horizon": 12, "title": "500 series, horizon 12"},
@@ -205,6 +210,7 @@ def main() -> None:
     parser.add_argument("--records", type=int, default=120_000)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--case", choices=[*CASES, "all"], default="all")
+    parser.add_argument("--against", type=checkout, help="another checkout of streamrnn")
     parser.add_argument("--side")
     parser.add_argument("--arguments")
     options = parser.parse_args()
@@ -220,7 +226,10 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             broker = Broker(Path(folder), cpu="1").start()
             try:
-                measure(broker.servers, case, options.records, options.repeat)
+                if options.against:
+                    compare(broker.servers, case, options.records, options.repeat, options.against)
+                else:
+                    measure(broker.servers, case, options.records, options.repeat)
             finally:
                 broker.stop()
 
@@ -260,6 +269,27 @@ def measure(servers: str, case: dict[str, Any], total: int, repeat: int) -> None
             )
             line += f"   worker/bare {ratio:.2f} in records/s, {spent:.2f} in processor time"
         print(line, flush=True)
+
+
+def compare(servers: str, case: dict[str, Any], total: int, repeat: int, other: Path) -> None:
+    topic, trees = "bench.ticks", (HERE, other)
+    asyncio.run(prepare(servers, topic, "bench0", case, total))
+    found: dict[Path, list[dict[str, float]]] = {tree: [] for tree in trees}
+    for k in range(repeat + 1):
+        for tree in by_turns(k, trees):
+            app = f"bench{k + 1}-{trees.index(tree)}"
+            # With its own code, too: topics and weights may have come to look otherwise.
+            given = {"servers": servers, "app": app, "case": case}
+            called(tree, "throughput", "prepare", {**given, "topic": f"{app}.none", "total": 1})
+            figures = called(tree, "throughput", "worker", {**given, "topic": topic, "total": total}, cpu="0")
+            if k:  # the first round warms caches and the broker
+                found[tree].append(figures)
+    print(f"{case['title']}; medians of {repeat} rounds of {total} records")
+    rates = {of: [[f["records"] / f[of] for f in found[tree]] for tree in trees] for of in ("wall_s", "cpu_s")}
+    for i, tree in enumerate(trees):
+        wall, cpu = (statistics.median(rates[of][i]) for of in ("wall_s", "cpu_s"))
+        print(f"  {tree!s:<35}{wall:9.0f} records/s {cpu:9.0f} records a second of processor time")
+    print(f"  ratio by wall clock {ratio(*rates['wall_s'])}, by processor time {ratio(*rates['cpu_s'])}", flush=True)
 
 
 if __name__ == "__main__":

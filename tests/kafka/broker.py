@@ -121,12 +121,16 @@ class Broker:
                 raise RuntimeError(f"the broker did not stop within {timeout_s} s")
             time.sleep(0.001)
 
+    @property
+    def runs(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
     def go_on(self) -> None:
         assert self.process is not None
         self.process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
-        if self.process is None or self.process.poll() is not None:
+        if self.process is None or not self.runs:
             return
         self.process.send_signal(signal.SIGCONT)
         self.process.terminate()
@@ -137,14 +141,20 @@ class Broker:
             self.process.wait()
 
     def create(self, topic: str, partitions: int, **config: str) -> None:
-        """By Kafka's own command, so that nothing under test is trusted with it."""
-        options = [
-            part for name, value in config.items() for part in ("--config", f"{name.replace('__', '.')}={value}")
-        ]
-        self._run(
-            "kafka-topics.sh", "--bootstrap-server", self.servers, "--create", "--topic", topic, "--partitions",
-            str(partitions), *options,
-        )  # fmt: skip
+        """By another client than the service's, so that nothing under test is trusted with it; returns when it is there."""
+        from confluent_kafka.admin import AdminClient, NewTopic
+
+        admin = AdminClient({"bootstrap.servers": self.servers})
+        named = {name.replace("__", "."): value for name, value in config.items()}
+        admin.create_topics([NewTopic(topic, partitions, 1, config=named)])[topic].result(60)
+        begin = time.monotonic()
+        while True:
+            found = admin.list_topics(topic, 60).topics[topic].partitions
+            if len(found) == partitions and all(partition.leader >= 0 for partition in found.values()):
+                return
+            if time.monotonic() - begin > 60:
+                raise RuntimeError(f"{topic} was created and does not come")
+            time.sleep(0.02)
 
     def _run(self, command: str, *arguments: object) -> None:
         environment = {**self._environment(), "KAFKA_HEAP_OPTS": "-Xmx128m -XX:TieredStopAtLevel=1"}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from broker import Broker
+from clients import settings_for
 
-from streamrnn.transports.kafka import KafkaSettings, KafkaTransport
+from streamrnn.transports.kafka import KafkaTransport
 
 _numbers = itertools.count()
 
@@ -21,28 +21,25 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     running.stop()
 
 
-@pytest.fixture
-def own_broker(tmp_path: Path) -> Iterator[Broker]:
-    """For tests that stop, kill or freeze it."""
-    running = Broker(tmp_path / "kafka").start()
+@pytest.fixture(scope="session")
+def _spare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    running = Broker(tmp_path_factory.mktemp("spare")).start()
     yield running
     running.stop()
 
 
 @pytest.fixture
+def own_broker(_spare: Broker) -> Iterator[Broker]:
+    """For tests that stop, kill or freeze it: one after the other they have it for themselves, running and whole."""
+    yield _spare
+    _spare.go_on()
+    if not _spare.runs:
+        _spare.start()
+
+
+@pytest.fixture
 def transport(broker: Broker) -> KafkaTransport:
     return KafkaTransport(settings_for(broker))
-
-
-def settings_for(broker: Broker, **changes: object) -> KafkaSettings:
-    values: dict[str, object] = {
-        "bootstrap_servers": broker.servers,
-        "session_timeout_ms": 1000,
-        "heartbeat_interval_ms": 300,
-        "request_timeout_ms": 10_000,
-        "delivery_timeout_ms": 10_000,
-    }
-    return KafkaSettings(**{**values, **changes})  # type: ignore[arg-type]
 
 
 @pytest.fixture

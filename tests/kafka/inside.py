@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from aiokafka import AIOKafkaProducer
 from broker import Broker
@@ -41,15 +42,23 @@ async def make_topics(broker: Broker, chosen: Settings, partitions: int = 2) -> 
     await admin.stop()
 
 
+_tasks: WeakKeyDictionary[Worker, asyncio.Task[None]] = WeakKeyDictionary()
+
+
+def ended(worker: Worker) -> bool:
+    """By itself, whatever for: `serving` raises what it raised."""
+    return _tasks[worker].done()
+
+
 @asynccontextmanager
 async def serving(chosen: Settings) -> AsyncIterator[Worker]:
     worker = Worker(chosen, KafkaTransport(chosen.kafka_settings()), WorkerObserver(chosen.stream_spec()))
-    task = asyncio.create_task(worker.run())
+    task = _tasks[worker] = asyncio.create_task(worker.run())
     try:
         yield worker
     finally:
         worker.stop()
-        await asyncio.wait_for(task, 30)
+        await asyncio.wait_for(task, 60)
 
 
 async def produce(broker: Broker, topic: str, partition: int, first: int, count: int, series: str = "") -> None:

@@ -10,6 +10,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator
@@ -58,15 +59,6 @@ def configure(folder: Path, broker: Broker, app: str, **changes: Any) -> Path:
     return path
 
 
-def command(*arguments: object, check: bool = True) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "streamrnn", *map(str, arguments)], capture_output=True, timeout=120, check=False
-    )
-    if check and done.returncode != 0:
-        raise AssertionError((done.stdout + done.stderr).decode())
-    return (done.stdout + done.stderr).decode()
-
-
 class Process:
     """A long-running command of the service."""
 
@@ -99,9 +91,9 @@ class Process:
 
     def kill(self) -> None:
         self.signal(signal.SIGKILL)
-        self._wait(30.0)
+        self._wait(60.0)
 
-    def stop(self, timeout_s: float = 30.0) -> int:
+    def stop(self, timeout_s: float = 60.0) -> int:
         self.signal(signal.SIGTERM)
         return self._wait(timeout_s)
 
@@ -109,7 +101,7 @@ class Process:
         """What it has written by now; not what others wrote into the same file before."""
         return self.log.read_bytes()[self._begin :].decode()
 
-    def waits_for(self, word: str, timeout_s: float = 60.0) -> None:
+    def waits_for(self, word: str, timeout_s: float = 120.0) -> None:
         begin = time.monotonic()
         while word not in self.said():
             assert self.exit_code() is None, self.said()[-3000:]
@@ -166,6 +158,19 @@ def run_command(log: str, arguments: list[str]) -> None:
     main()
 
 
+def command(*arguments: object, check: bool = True) -> str:
+    """A short one of the service's; returns what it says."""
+    with tempfile.TemporaryDirectory() as folder:
+        process = Forked(Path(folder) / "log", *arguments)
+        try:
+            code = process._wait(120.0)
+            if check and code != 0:
+                raise AssertionError(process.said())
+            return process.said()
+        finally:
+            process.kill()
+
+
 async def each(broker: Broker, topic: str) -> AsyncIterator[Any]:
     """The records of a topic up to its end, of transactions the committed ones."""
     reader = KafkaTransport(KafkaSettings(bootstrap_servers=broker.servers)).reader()
@@ -206,7 +211,7 @@ async def lag(broker: Broker, app: str) -> int:
     return sum(end - offsets.get(p, 0) for p, end in ends.items())
 
 
-async def drained(broker: Broker, app: str, timeout_s: float = 60.0) -> None:
+async def drained(broker: Broker, app: str, timeout_s: float = 120.0) -> None:
     async with asyncio.timeout(timeout_s):
         while await lag(broker, app) > 0:
             await asyncio.sleep(0.2)

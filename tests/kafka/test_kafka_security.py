@@ -161,12 +161,10 @@ async def test_what_is_wrong_ends_the_start_with_its_reason(
         login = keys.login(f"{HOST}:{way.port}", user)
         login |= {key: files.get(value, value) if isinstance(value, str) else value for key, value in changes.items()}
         config = configure(tmp_path, secure, "app", kafka={k: v for k, v in login.items() if v is not None})
-        began = time.monotonic()
         code, said = await ended(Forked(tmp_path / "log", "validate", "-c", config))
         assert code == 3, said
         assert words in complaint(said)
         assert said.strip() == complaint(said)  # nothing else: no prompt, no line of the client's
-        assert time.monotonic() - began < 15
         assert way.accepted <= 2  # the client's, and the one that asks for the reason
 
 
@@ -185,11 +183,9 @@ async def test_every_command_says_so(secure: SecureBroker, keys: Keys, tmp_path:
 async def test_no_password_is_sent_in_the_open(tmp_path: Path, secure: SecureBroker, keys: Keys) -> None:
     login = keys.login("192.0.2.1:9092", "admin", security_protocol="SASL_PLAINTEXT")
     config = configure(tmp_path, secure, "app", kafka=login)
-    began = time.monotonic()
     code, said = await ended(Forked(tmp_path / "log", "run", "-c", config))
     assert code == 3
     assert "SASL_PLAINTEXT would send credentials" in complaint(said)
-    assert time.monotonic() - began < 15
 
 
 # ── who may do what ──────────────────────────────────────────────────────────────────────────────────────────────
@@ -279,11 +275,9 @@ async def test_a_worker_that_may_not_ends_at_once(
     # Otherwise the topic could not be seen.
     kept += [("TOPIC", "LITERAL", missing, "WRITE")] if missing == chosen.topics.state else []
     secure.permit("service", kept)
-    began = time.monotonic()
     code, said = await ended(Forked(tmp_path / "log", "run", "-c", config))
     assert code == 3, said
     assert re.sub(r"\bapp\b", app, words) in complaint(said)
-    assert time.monotonic() - began < 20
     assert "rebuilt" not in said
 
 

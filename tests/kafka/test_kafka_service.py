@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from broker import Broker
-from service import Output, Process, command, configure, drained, read_all
+from service import Forked, Output, Process, command, configure, drained, read_all
 
 pytestmark = pytest.mark.kafka
 
@@ -24,7 +24,7 @@ async def test_poison_changes_no_good_ticks_output(
         command("topics", "-c", config, "--create", "--partitions", "2")
         command("simulate", "sensors", "-c", config, "--series", "4", "--rate", "0", "--count", "2000", "--seed", "3",
                 "--start-ms", "1700000000000", "--poison", poison)  # fmt: skip
-        worker = Process(tmp_path / f"{kind}.log", "run", "-c", config)
+        worker = Forked(tmp_path / f"{kind}.log", "run", "-c", config)
         await drained(broker, app)
         assert worker.stop() == 0
         outputs = [
@@ -62,7 +62,7 @@ async def test_run_train_and_simulate_as_processes_swap_weights_in(
         Process(tmp_path / "sim.log", "simulate", "sensors", "-c", config, "--rate", "1200", "--series", "10"),
     ]
     try:
-        parts[0].waits_for("weights swapped in", 90)
+        parts[0].waits_for("weights swapped in", 300)
     finally:
         codes = [part.stop() for part in parts[:2]]
         parts[2].stop()

@@ -21,15 +21,15 @@ from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.producer.sender import SendProduceReqHandler
 from broker import Broker
-from conftest import settings_for
-from inside import make_topics, prepared, produce, serving
+from clients import settings_for
+from inside import ended, make_topics, prepared, produce, serving
 from running import until
 from service import Output, command, configure, lag, read_all, sources
 from structlog.testing import capture_logs
 from test_kafka_damage import give_up
 
 from streamrnn.cli.exit_codes import ExitCode, exit_code_of
-from streamrnn.service import pump
+from streamrnn.service import health, pump
 from streamrnn.service.config import Settings, load
 from streamrnn.service.worker import Worker
 from streamrnn.transports.base import TopicMissing, TopicNeed, TopicUnfit
@@ -67,7 +67,7 @@ async def administering(broker: Broker) -> AsyncIterator[Any]:
 
 async def delete(broker: Broker, topic: str) -> None:
     """Returns when its name is free again."""
-    async with administering(broker) as client, asyncio.timeout(20):
+    async with administering(broker) as client, asyncio.timeout(60):
         await client.delete_topics([topic])
         while topic in await client.list_topics():
             await asyncio.sleep(0.05)
@@ -195,7 +195,7 @@ async def test_an_input_deleted_under_a_running_worker_ends_it(
         async with serving(chosen) as worker:
             await arrived(worker, {0: 100})
             await delete(broker, chosen.input)
-            await asyncio.sleep(15.0)
+            await until(lambda: ended(worker))
 
 
 # ── the outputs ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -211,21 +211,20 @@ async def test_an_output_deleted_under_a_running_worker_stops_it_and_costs_nothi
     chosen = await prepared(broker, tmp_path, app, partitions=1, kafka=quick(broker), delivery_timeout="8s")
     topic = getattr(chosen.topics, kind)
     await produce(broker, chosen.input, 0, 0, 50)
-    with pytest.raises(TopicMissing, match=f"no topic '{topic}'") as ended:
+    with pytest.raises(TopicMissing, match=f"no topic '{topic}'") as raised:
         async with serving(chosen) as worker:
-            health = worker.observer.health
             await arrived(worker, {0: 50})
             assert ready(worker)
             await delete(broker, topic)
             await produce(broker, chosen.input, 0, 50, 50)
             await put(broker, chosen.input, b"{")
             await until(lambda: not ready(worker), 20)
-            await until(lambda: health.trouble == "stopped")
-    assert exit_code_of(ended.value) is ExitCode.TOPIC
+            await until(lambda: ended(worker))
+    assert exit_code_of(raised.value) is ExitCode.TOPIC
     assert (51 if kind == "forecasts" else 1) <= await lag(broker, app) <= 51
     with pytest.raises(TopicMissing, match=f"{topic}: missing"):
         async with serving(chosen) as worker:
-            await until(lambda: worker.observer.health.trouble == "stopped")
+            await until(lambda: ended(worker))
     await make_topics(broker, chosen, partitions=1)
     async with serving(chosen) as worker:
         await arrived(worker, {0: 101})
@@ -241,7 +240,8 @@ async def test_an_output_without_enough_replicas_is_waited_for(
 
     A broker asks for no more replicas than a topic has; so one alone never lacks any, and its answers are changed here.
     """
-    chosen = await prepared(broker, tmp_path, unique("alone"), partitions=1, kafka=quick(broker), delivery_timeout="4s")
+    monkeypatch.setattr(health, "DELIVERY_S", 0.5)
+    chosen = await prepared(broker, tmp_path, unique("alone"), partitions=1, kafka=quick(broker), delivery_timeout="2s")
     lacking: set[str] = set()
     handle = SendProduceReqHandler.handle_response
 
@@ -256,11 +256,17 @@ async def test_an_output_without_enough_replicas_is_waited_for(
     async with serving(chosen) as worker:
         metrics, refused = worker.observer.metrics, []
         await arrived(worker, {0: 50})
+        rebuilding = worker.observer.rebuilding
+
+        def noted(error: str) -> None:
+            refused.append(not ready(worker))  # before it is for this reason
+            rebuilding(error)
+
+        monkeypatch.setattr(worker.observer, "rebuilding", noted)
         lacking.add(chosen.topics.forecasts)
         await produce(broker, chosen.input, 0, 50, 50)
         await until(lambda: not ready(worker))
-        assert metrics.rebuilds._value.get() == 0
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(60):
             while metrics.rebuilds._value.get() < 2:
                 refused.append(not ready(worker))
                 await asyncio.sleep(0.05)
@@ -309,13 +315,13 @@ async def test_a_partition_without_a_place_for_its_state_stops_the_worker_until_
 ) -> None:
     chosen = await prepared(broker, tmp_path, unique("order"), partitions=1, kafka=quick(broker))
     await produce(broker, chosen.input, 0, 0, 50)
-    with pytest.raises(TopicUnfit, match="topics --create") as ended:
+    with pytest.raises(TopicUnfit, match="topics --create") as raised:
         async with serving(chosen) as worker:
             await arrived(worker, {0: 50})
             await grow(broker, chosen.input, 2)
             await produce(broker, chosen.input, 1, 0, 50)
-            await until(lambda: worker.observer.health.trouble == "stopped")
-    assert exit_code_of(ended.value) is ExitCode.TOPIC
+            await until(lambda: ended(worker))
+    assert exit_code_of(raised.value) is ExitCode.TOPIC
     await make_topics(broker, chosen, partitions=2)
     async with serving(chosen) as worker:
         await arrived(worker, {0: 50, 1: 50})
@@ -332,7 +338,7 @@ async def test_an_output_that_takes_no_batch_is_refused_and_smaller_batches_serv
     await produce(broker, chosen.input, 0, 0, 200)
     with pytest.raises(TopicUnfit, match=r"max.message.bytes=20000 takes no batch of kafka.batch_bytes_max=900000"):
         async with serving(chosen) as worker:
-            await until(lambda: worker.observer.health.trouble == "stopped")
+            await until(lambda: ended(worker))
     smaller = load([configure(tmp_path, broker, chosen.app, kafka={**quick(broker), "batch_bytes_max": 20000})], {}, {})
     async with serving(smaller) as worker:
         await arrived(worker, {0: 200})
@@ -360,7 +366,7 @@ async def test_an_unfit_state_topic_is_refused_with_the_command_that_mends_it(
     chosen = load([configure(tmp_path, broker, app)], {}, {})
     with pytest.raises(TopicUnfit, match=f"{app}.state: ") as refused:
         async with serving(chosen) as worker:
-            await until(lambda: worker.observer.health.trouble == "stopped", 5)
+            await until(lambda: ended(worker))
     assert exit_code_of(refused.value) is ExitCode.TOPIC
     found = re.search(rf"{tool} ([^)]+)", str(refused.value))
     assert found is not None
@@ -378,7 +384,7 @@ async def test_a_state_of_a_newer_version_is_refused(
     await produce(broker, chosen.input, 0, 0, 20)
     with pytest.raises(TopicUnfit, match=r"newer version of streamrnn \(format 99.*upgrade") as refused:
         async with serving(chosen) as worker:
-            await until(lambda: worker.observer.health.trouble == "stopped")
+            await until(lambda: ended(worker))
     assert exit_code_of(refused.value) is ExitCode.TOPIC
     assert await lag(broker, chosen.app) == 20
     assert not await sources(broker, chosen.app)

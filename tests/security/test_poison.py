@@ -62,13 +62,13 @@ def test_neighbours_of_poison_are_bit_equal_to_a_batch_without_it() -> None:
 
 
 def test_poison_is_cheap() -> None:
-    """The worst (1 MiB of ignored array) takes about 2 ms; the limit leaves room for a busy machine."""
+    """The worst (1 MiB of ignored array) takes about 2 ms of processor time."""
     for name, value in [case[:2] for case in POISON] + HARMLESS:
         best_s = 1.0
         for _ in range(3):
-            started_s = time.perf_counter()
+            started_s = time.thread_time()
             DECODER.decode([Plain(value)])
-            best_s = min(best_s, time.perf_counter() - started_s)
+            best_s = min(best_s, time.thread_time() - started_s)
         assert best_s < 0.02, name
 
 

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
-from collections.abc import AsyncIterator
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "simulation"))
+
+from clock import run
 
 from streamrnn.service.config import Settings, load
 from streamrnn.service.observe import WorkerObserver
@@ -16,6 +24,21 @@ from streamrnn.service.worker import Worker
 from streamrnn.transports.memory import MemoryBroker, MemoryTransport
 
 START = 1_700_000_000_000
+
+_tasks: WeakKeyDictionary[Worker, asyncio.Task[None]] = WeakKeyDictionary()
+
+
+def on_virtual_clock(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """The test waits for nothing: time jumps to the next timer, so that it means the same on a fast and on a slow machine.
+
+    For what stays in this process; sockets and children have no virtual time.
+    """
+
+    @functools.wraps(test)
+    def made(*arguments: Any, **named: Any) -> None:
+        run(test(*arguments, **named))
+
+    return made
 
 
 def settings(**changes: Any) -> Settings:
@@ -58,15 +81,31 @@ def send(broker: MemoryBroker, count: int, first: int = 0, partitions: int = 2, 
 @asynccontextmanager
 async def worker(chosen: Settings, broker: MemoryBroker) -> AsyncIterator[Worker]:
     running = Worker(chosen, MemoryTransport(broker), WorkerObserver(chosen.stream_spec()))
-    task = asyncio.create_task(running.run())
+    task = _tasks[running] = asyncio.create_task(running.run())
     try:
         yield running
     finally:
         running.stop()
-        await asyncio.wait_for(task, 20)
+        await asyncio.wait_for(task, 60)
 
 
-async def until(condition: Any, timeout_s: float = 20.0) -> None:
+def ended(running: Worker) -> bool:
+    """By itself, whatever for: `worker` raises what it raised."""
+    return _tasks[running].done()
+
+
+async def feed_until(broker: MemoryBroker, condition: Callable[[], bool], partitions: int = 2) -> None:
+    """Ticks come as long as the condition does not hold."""
+    step = len(broker.topics["ticks"][0])
+    async with asyncio.timeout(60):
+        while not condition():
+            send(broker, 1, first=step, partitions=partitions)
+            step += 1
+            await asyncio.sleep(0.01)
+
+
+async def until(condition: Any, timeout_s: float = 60.0) -> None:
+    """`timeout_s` is how long a failure takes, not how long anything may."""
     async with asyncio.timeout(timeout_s):
         while not condition():
             await asyncio.sleep(0.005)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from running import START, all_committed, made, send, sources, tick, until, worker
+from running import START, all_committed, made, on_virtual_clock, send, sources, tick, until, worker
 
 from streamrnn.service import pump as module
 from streamrnn.service.worker import Worker
@@ -74,6 +74,7 @@ async def test_every_buffer_has_a_metric_and_keeps_its_bound(monkeypatch: pytest
     assert most["ticks_held_back"][0] > 1000
 
 
+@on_virtual_clock
 async def test_what_comes_during_a_transaction_leaves_in_the_next_one_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """A producer has one transaction at a time: a batch for each of them would wait twice. One that is full need not."""
     chosen, broker = made(partitions=1, delivery="exactly-once", batch_records_max=5)
@@ -160,6 +161,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[asyncio.Event]:
     yield event
 
 
+@on_virtual_clock
 async def test_a_broker_that_takes_nothing_makes_lag_grow_and_nothing_else(
     gate: asyncio.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
-from running import all_committed, made, send, sources, until, worker
+from running import all_committed, ended, made, on_virtual_clock, send, sources, until, worker
 
 from streamrnn.service import pump
 from streamrnn.service.config import Settings
@@ -37,6 +37,7 @@ def served(request: pytest.FixtureRequest) -> Callable[[], tuple[Settings, Memor
 
 
 @pytest.mark.parametrize("keeps", [False, True], ids=["offsets deleted", "offsets kept"])
+@on_virtual_clock
 async def test_one_that_has_grown_beyond_the_old_checkpoint_is_begun_anew(
     served: Callable[[], tuple[Settings, MemoryBroker]], keeps: bool
 ) -> None:
@@ -53,6 +54,7 @@ async def test_one_that_has_grown_beyond_the_old_checkpoint_is_begun_anew(
     assert said_since(broker, known) == list(range(4 * COUNT))
 
 
+@on_virtual_clock
 async def test_under_a_running_worker_it_is_noticed(
     served: Callable[[], tuple[Settings, MemoryBroker]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -67,6 +69,7 @@ async def test_under_a_running_worker_it_is_noticed(
         await until(lambda: said_since(broker, known)[-4 * COUNT :] == list(range(4 * COUNT)))
 
 
+@on_virtual_clock
 async def test_one_that_is_gone_for_good_ends_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pump, "IDENTIFIED_S", 0.05)
     chosen, broker = made(partitions=1)
@@ -75,11 +78,11 @@ async def test_one_that_is_gone_for_good_ends_the_worker(monkeypatch: pytest.Mon
         async with worker(chosen, broker) as running:
             await until(lambda: all_committed(broker))
             broker.topic_id = lambda topic: None  # type: ignore[method-assign]
-            await asyncio.sleep(1.0)
-            assert running.pump is not None
+            await until(lambda: ended(running))
 
 
 @pytest.mark.parametrize("answer", ["refused", "none"])
+@on_virtual_clock
 async def test_a_broker_that_does_not_say_it_costs_nothing(monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
     monkeypatch.setattr(pump, "IDENTIFIED_S", 0.05)
     monkeypatch.setattr(pump, "ANSWERED_S", 0.05)
@@ -102,6 +105,7 @@ async def test_a_broker_that_does_not_say_it_costs_nothing(monkeypatch: pytest.M
         assert running.observer.metrics.rebuilds._value.get() == 0
 
 
+@on_virtual_clock
 async def test_where_the_broker_gives_no_ids_nothing_is_begun_anew() -> None:
     chosen, broker = made(partitions=1, checkpoint={"interval": "10ms"})
     for ids in ("given", "none", "given"):

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 import torch
-from running import all_committed, documents, made, send, until, worker
+from running import all_committed, documents, feed_until, made, on_virtual_clock, send, until, worker
 
 from streamrnn.model.gate import Evaluation, Verdict
 from streamrnn.model.network import Network
@@ -20,7 +20,7 @@ from streamrnn.model.weights import WeightsMeta, pack, weights_id
 from streamrnn.service.config import Settings
 from streamrnn.service.trainer import Trainer
 from streamrnn.stream.learner import Learner, Round
-from streamrnn.transports.base import Transport
+from streamrnn.transports.base import Transport, clock_s
 from streamrnn.transports.memory import MemoryTransport
 from streamrnn.transports.memory_broker import MemoryBroker
 from streamrnn.transports.models import BY_GATE, BY_OPERATOR, ModelsFollower, ModelsWriter, Pointer, rolled_back
@@ -101,18 +101,8 @@ async def roll_back(broker: MemoryBroker, to: str, at_ms: int | None = None) -> 
     await ModelsWriter(transport.sink(), "app.models").point(pointer)
 
 
-async def feed_until(broker: MemoryBroker, condition: Callable[[], bool]) -> None:
-    """A round needs news: ticks come as long as the condition does not hold."""
-    step = len(broker.topics["ticks"][0])
-    async with asyncio.timeout(20):
-        while not condition():
-            send(broker, 1, first=step)
-            step += 1
-            await asyncio.sleep(0.01)
-
-
 async def published(broker: MemoryBroker, count: int) -> None:
-    """Until the gate has put so many in use."""
+    """Until the gate has put so many in use. A round needs news."""
     await feed_until(broker, lambda: sum(p.by == BY_GATE for p in pointers(broker)) >= count)
 
 
@@ -138,12 +128,13 @@ async def test_a_round_that_was_running_at_the_rollback_is_thrown_away() -> None
     assert bad in {pointer.id for pointer in told[:at]}
 
 
+@on_virtual_clock
 async def test_nothing_is_published_until_the_hold_is_over_and_a_restart_does_not_end_it() -> None:
     chosen, broker = made(**{**QUICK, "learn.rollback_hold": "1h"})
     send(broker, 100)
     async with training(chosen, MemoryTransport(broker)):
         await published(broker, 2)
-    good, begin = pointers(broker)[0].id, time.monotonic()
+    good, begin = pointers(broker)[0].id, clock_s()
     await roll_back(broker, good)
     told = pointers(broker)
     for _ in range(2):  # two lives of the trainer
@@ -156,7 +147,7 @@ async def test_nothing_is_published_until_the_hold_is_over_and_a_restart_does_no
 
     async with training(chosen, MemoryTransport(broker), ahead_ms=3_600_000 - 5_000):
         await published(broker, sum(p.by == BY_GATE for p in told) + 1)
-    assert time.monotonic() - begin >= 5.0
+    assert clock_s() - begin >= 5.0
     assert pointers(broker)[len(told)].base == good
 
 
@@ -249,6 +240,7 @@ async def test_weights_that_cannot_be_trained_on_are_followed_by_fresh_ones(spoi
 
 
 @pytest.mark.parametrize("swap_min", ["1h", "400ms"])
+@on_virtual_clock
 async def test_weights_come_into_use_no_faster_than_swap_min_but_a_rollback_does(swap_min: str) -> None:
     chosen, broker = made(**{**QUICK, "learn.swap_min": swap_min})
     writer = ModelsWriter(MemoryTransport(broker).sink(), "app.models")
@@ -256,7 +248,7 @@ async def test_weights_come_into_use_no_faster_than_swap_min_but_a_rollback_does
     async with worker(chosen, broker) as running:
         await writer.publish(*first[:2], {}, 0)
         await until(lambda: running.engine.model == first[0])  # the first need not wait: there is nothing to flap from
-        begin = time.monotonic()
+        begin = clock_s()
         await writer.publish(*second[:2], {}, 0)
         await writer.publish(*third[:2], {}, 0)
         if swap_min == "1h":
@@ -268,18 +260,19 @@ async def test_weights_come_into_use_no_faster_than_swap_min_but_a_rollback_does
             await until(lambda: running.engine.model == second[0], 5)
         else:
             await until(lambda: running.engine.model != first[0])
-            assert time.monotonic() - begin >= 0.39
+            assert clock_s() - begin >= 0.39
             await until(lambda: running.engine.model == third[0])  # the newest, whatever was skipped
             assert running.observer.swaps <= 3
 
 
+@on_virtual_clock
 async def test_the_trainer_publishes_no_faster_than_swap_min() -> None:
     chosen, broker = made(**{**QUICK, "learn.swap_min": "500ms"})
     send(broker, 100)
     async with training(chosen, MemoryTransport(broker)) as (trainer, rounds):
         await until(lambda: trainer.published == 1)
-        begin = time.monotonic()
+        begin = clock_s()
         trainer.learner.drifted = True  # not even a drift is in such a hurry
         await published(broker, 2)
-        assert time.monotonic() - begin >= 0.45
+        assert clock_s() - begin >= 0.45
         assert len(rounds.bases) == 2

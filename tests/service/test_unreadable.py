@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
-from running import all_committed, committed, documents, made, send, sources, until, worker
+from running import all_committed, committed, documents, made, on_virtual_clock, send, sources, until, worker
 
 from streamrnn.records import Record
 from streamrnn.service import pump
@@ -24,6 +24,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SILENCE_S", 0.2)
 
 
+@on_virtual_clock
 async def test_a_damaged_record_stops_its_partition_there_and_no_other_and_nothing_is_skipped() -> None:
     chosen, broker = made()
     send(broker, 100)
@@ -49,6 +50,7 @@ async def test_a_damaged_record_stops_its_partition_there_and_no_other_and_nothi
     assert set(sources(broker)) == {(p, o) for p in range(2) for o in range(300)}
 
 
+@on_virtual_clock
 async def test_records_given_up_by_the_operator_are_passed_with_an_alarm() -> None:
     """The log's begin is moved beyond the damage; the state goes on from its checkpoint or warms up anew."""
     chosen, broker = made(checkpoint={"interval": "10ms"})
@@ -64,6 +66,7 @@ async def test_records_given_up_by_the_operator_are_passed_with_an_alarm() -> No
     assert set(sources(broker)) == wanted
 
 
+@on_virtual_clock
 async def test_a_transfer_that_was_damaged_once_costs_a_rebuild_and_nothing_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -86,6 +89,7 @@ async def test_a_transfer_that_was_damaged_once_costs_a_rebuild_and_nothing_more
         assert not running.unreadable.found
 
 
+@on_virtual_clock
 async def test_what_is_silent_though_it_has_records_counts_as_damaged(monkeypatch: pytest.MonkeyPatch) -> None:
     _, broker = made()
     send(broker, 10)
@@ -101,6 +105,7 @@ async def test_what_is_silent_though_it_has_records_counts_as_damaged(monkeypatc
     assert "nothing came" in partitions.found[0].why
 
 
+@on_virtual_clock
 async def test_a_client_that_gives_nothing_though_there_is_something_is_built_anew(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -128,6 +133,7 @@ async def test_a_client_that_gives_nothing_though_there_is_something_is_built_an
     assert set(sources(broker)) == {(p, o) for p in range(2) for o in range(80)}
 
 
+@on_virtual_clock
 async def test_outputs_that_leave_slowly_are_no_sign_of_a_client_that_gives_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -148,6 +154,7 @@ async def test_outputs_that_leave_slowly_are_no_sign_of_a_client_that_gives_noth
     assert sorted(sources(broker)) == [(p, o) for p in range(2) for o in range(200)]
 
 
+@on_virtual_clock
 async def test_a_damaged_changelog_costs_its_partition_the_state_and_the_others_nothing() -> None:
     chosen, broker = made(checkpoint={"interval": "10ms"})
     send(broker, 100)
@@ -170,6 +177,7 @@ async def test_a_damaged_changelog_costs_its_partition_the_state_and_the_others_
     assert all(d["warm"] for d in documents(broker, "app.forecasts")[-8:])
 
 
+@on_virtual_clock
 async def test_a_damaged_models_topic_leaves_persistence_serving() -> None:
     chosen, broker = made()
     send(broker, 20)

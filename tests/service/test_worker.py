@@ -11,7 +11,22 @@ from typing import Any
 
 import pytest
 import torch
-from running import START, all_committed, committed, documents, made, send, settings, sources, tick, until, worker
+from running import (
+    START,
+    all_committed,
+    committed,
+    documents,
+    ended,
+    feed_until,
+    made,
+    on_virtual_clock,
+    send,
+    settings,
+    sources,
+    tick,
+    until,
+    worker,
+)
 
 from streamrnn.model.network import Network
 from streamrnn.model.weights import WeightsMeta, pack
@@ -96,6 +111,7 @@ async def test_a_failed_delivery_commits_nothing_and_comes_again(monkeypatch: py
 
 
 @pytest.mark.parametrize("helped_s", [0.0, 3600.0], ids=["that helped", "that did not"])
+@on_virtual_clock
 async def test_a_worker_gives_up_when_rebuilds_have_not_helped_for_long(
     monkeypatch: pytest.MonkeyPatch, helped_s: float
 ) -> None:
@@ -115,13 +131,14 @@ async def test_a_worker_gives_up_when_rebuilds_have_not_helped_for_long(
     if helped_s:
         with pytest.raises(GaveUp, match="s did not help"):
             async with worker(chosen, broker) as running:
-                await until(running._stopping.is_set, 1.5)
+                await feed_until(broker, lambda: ended(running))
         return
     async with worker(chosen, broker) as running:
         await until(lambda: all_committed(broker))
         assert running.observer.metrics.rebuilds._value.get() > 3
 
 
+@on_virtual_clock
 async def test_clients_that_never_served_are_no_help_however_long_those_before_them_did(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -131,7 +148,7 @@ async def test_clients_that_never_served_are_no_help_however_long_those_before_t
     chosen, broker = made()
     send(broker, 60)
     with pytest.raises(GaveUp):
-        async with worker(chosen, broker):
+        async with worker(chosen, broker) as running:
             await until(lambda: all_committed(broker))
 
             async def start(self: MemorySink, *instead: Any) -> None:
@@ -139,10 +156,10 @@ async def test_clients_that_never_served_are_no_help_however_long_those_before_t
 
             monkeypatch.setattr(MemorySink, "start", start)
             monkeypatch.setattr(MemorySink, "seal", start)
-            send(broker, 10, first=60)
-            await asyncio.sleep(1.0)
+            await feed_until(broker, lambda: ended(running))
 
 
+@on_virtual_clock
 async def test_commits_go_an_interval_apart_and_at_once_where_somebody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen, broker = made(commit_interval="1h", batch_records_max=10)
     commits: list[dict[int, int]] = []
@@ -293,8 +310,8 @@ async def test_a_missing_topic_is_told_with_the_command_that_makes_it() -> None:
     chosen, broker = made()
     del broker.topics["app.dlq"]
     with pytest.raises(TopicMissing, match=r"app\.dlq.*topics --create"):
-        async with worker(chosen, broker):
-            await asyncio.sleep(0.5)
+        async with worker(chosen, broker) as running:
+            await until(lambda: ended(running))
 
 
 async def test_it_becomes_ready_and_says_why_not() -> None:
@@ -340,7 +357,7 @@ async def test_the_transport_is_looked_at_before_anything_is_read() -> None:
     chosen, broker = made()
     broker.topics["app.forecasts"] = broker.topics["app.forecasts"][:1]
     with pytest.raises(Exception, match=r"app\.forecasts: 1 partitions are too few"):
-        async with worker(chosen, broker):
-            await asyncio.sleep(0.5)
+        async with worker(chosen, broker) as running:
+            await until(lambda: ended(running))
     assert committed(broker) == {}
     assert isinstance(MemoryTransport(broker).admin(), object)

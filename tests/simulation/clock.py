@@ -21,6 +21,9 @@ T = TypeVar("T")
 CLIENT: contextvars.ContextVar[str] = contextvars.ContextVar("client", default="")
 
 
+# Where the clock begins: as on a machine that has just been started, whose monotonic clock counts from there.
+BEGIN_S = 3.0
+
 # So many rounds of the loop may pass at one moment: more is work that goes round in circles.
 ROUNDS_MAX = 50_000
 
@@ -34,7 +37,7 @@ class _Jump(selectors.SelectSelector):
 
     def __init__(self) -> None:
         super().__init__()
-        self.now_s = 1000.0
+        self.now_s = BEGIN_S
         self.rounds, self.rounds_most = 0, 0
 
     def select(self, timeout: float | None = None) -> list[Any]:
@@ -90,6 +93,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self._jump.now_s
+
+    def stand_still(self, seconds: float) -> None:
+        """So long the whole process does nothing: what a step that blocks the loop is to it."""
+        self._jump.now_s += seconds
 
     def call_soon(self, callback: Any, *args: Any, context: contextvars.Context | None = None) -> asyncio.Handle:
         handle = _Step(callback, args, self, context)

@@ -38,7 +38,7 @@ class Follow:
         self.owned |= partitions
 
 
-async def collect(source: Source, count: int, timeout_s: float = 20.0) -> list[Record]:
+async def collect(source: Source, count: int, timeout_s: float = 60.0) -> list[Record]:
     found: list[Record] = []
     async with asyncio.timeout(timeout_s):
         while len(found) < count:
@@ -49,7 +49,7 @@ async def collect(source: Source, count: int, timeout_s: float = 20.0) -> list[R
 
 async def send(sink: Sink, topic: str, partition: int, values: Sequence[bytes | None]) -> None:
     await sink.append_many(topic, partition, [b"k"] * len(values), values, list(range(len(values))))
-    await (await sink.seal()).wait(Deadline(10.0))
+    await (await sink.seal()).wait(Deadline(60.0))
 
 
 class TransportContract:
@@ -72,7 +72,7 @@ class TransportContract:
         await sink.append_many(
             topic, 1, [b"a", None, b"c"], [b"one", b"two", None], [10, 20, 30], [[("h", b"1")], [], [("x", b"")]]
         )
-        await (await sink.seal()).wait(Deadline(10.0))
+        await (await sink.seal()).wait(Deadline(60.0))
         await source.start(Follow(source))
         found = await collect(source, 3)
         assert [(r.partition, r.offset, r.key, r.value, r.timestamp) for r in found] == [
@@ -125,7 +125,7 @@ class TransportContract:
         await sources[0].start(listeners[0])
         assert listeners[0].owned == {0, 1}
         joining = asyncio.create_task(sources[1].start(listeners[1]))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not (joining.done() and len(listeners[0].owned) == len(listeners[1].owned) == 1):
                 await sources[0].poll(50, 10)
                 if joining.done():
@@ -176,7 +176,7 @@ class TransportContract:
         await send(sink, topic, 0, [b"%d" % i for i in range(5)])
         await reader.start(topic, {0: 3, 1: 0})
         found: list[Record] = []
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while len(found) < 2:
                 for _, records in await reader.poll(100, 10):
                     found += records

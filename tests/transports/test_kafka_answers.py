@@ -81,7 +81,8 @@ class Request:
 class Connection:
     """What of aiokafka's connection is used."""
 
-    def __init__(self, tls: bool = False) -> None:
+    def __init__(self, tls: bool = False, timeout_s: float = 60.0) -> None:
+        self.timeout_s = timeout_s
         self._writer = self
         self.transport = Transport(tls)
         self._requests: deque[tuple[int, Any, asyncio.Future[Any]]] = deque()
@@ -93,7 +94,7 @@ class Connection:
         self.number += 1
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._requests.append((self.number, Request, future))
-        return await asyncio.wait_for(future, 0.2)
+        return await asyncio.wait_for(future, self.timeout_s)
 
     def close(self, reason: Any = None, exc: Exception | None = None) -> None:
         self.closed.append(exc)
@@ -190,7 +191,7 @@ async def test_an_answer_that_cannot_be_read_is_told() -> None:
 
 
 async def test_an_answer_that_does_not_come_ends_the_connection() -> None:
-    connection = Connection()
+    connection = Connection(timeout_s=0.05)
     with pytest.raises(RequestTimedOutError):
         await (await asked(Answers.of(connection)))
     assert len(connection.closed) == 1
