@@ -14,7 +14,7 @@ A record is the row of every column of the series table, packed in a fixed order
 
 Rows are packed and unpacked many at a time, block by block of the table; only the digest is per record. A record of
 another layout (another version of this program, another configuration) is read by the names of its columns: what is
-missing starts fresh, what is unknown is left out, and a column of another shape makes the record useless
+missing is made from others (`conversions`) or starts fresh, what is unknown is left out, and a column of another shape makes the record useless
 (`LayoutMismatch`).
 """
 
@@ -35,6 +35,7 @@ from streamrnn.kernels.grid import NEVER
 from streamrnn.kernels.rows import DAMAGED, ELSEWHERE, IMPOSSIBLE, LIFE, TAKEN, admit, lifted
 from streamrnn.packed import Packed, names_of, text_of
 from streamrnn.records import I64, U8, Bool, Record
+from streamrnn.stream.conversions import CONVERSIONS
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.table import Block, Field, SeriesTable
 
@@ -61,10 +62,10 @@ STATE_MAX = 1 << 14
 # in the first of these columns neither can be, in the next a missing value is written as no number, and counts are not
 # negative.
 NUMBERS = (
-    "last", "level", "level_spread2", "scale2", "since", "dt_mean", "spread2", "theta", "loss", "covariance", "pend_unit",
-    "pend_off", "state",
+    "last", "level", "level_spread", "move_scale", "since", "dt_mean", "spread", "theta", "loss", "covariance", "carried",
+    "pend_unit", "pend_off", "state",
 )  # fmt: skip
-NUMBERS_OR_NONE = ("anchor", "pend_base", "ring")
+NUMBERS_OR_NONE = ("anchor", "pend_base", "seen_range", "ring")
 COUNTS = ("applied", "steps", "seen")
 # How that looks in a word of each kind: (mask, value behind it that cannot be). `u2` is the upper half of an `f4`.
 _NO_NUMBER = {"f2": (0x7C00,) * 2, "u2": (0x7F80,) * 2, "f4": (0x7F800000,) * 2, "f8": (0x7FF0000000000000,) * 2}
@@ -450,6 +451,13 @@ def _renamed(block: Any, theirs: _Layout, own: _Layout, table: SeriesTable) -> A
     for name, kind, shape in own.columns:
         if name not in known:
             made[name] = table.fields[name].fill
+            conversion = CONVERSIONS.get(name)
+            if conversion is not None and all(source in known for source in conversion.sources):
+                values = conversion.make(block)
+                if values.shape[1:] != shape:
+                    have = list(values.shape[1:])
+                    raise LayoutMismatch(f"the kept state gives {name} {have}, this configuration needs {list(shape)}")
+                made[name] = values
         elif known[name] == (kind, shape):
             made[name] = block[name]
         else:
