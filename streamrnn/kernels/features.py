@@ -67,7 +67,7 @@ def unit_of(move_scale: float, value: float, seen: int, still: int, shrink: floa
 def _mean_square(root: float, share: float, squared: float) -> float:
     """The root of a mean square, after `squared` entered it with this share."""
     before = root * root
-    return np.sqrt(before + share * (squared - before))
+    return float(np.sqrt(before + share * (squared - before)))
 
 
 @compiled
@@ -183,7 +183,7 @@ def observe(
                         share = max(1.0 / np.float64(fresh[s, c]), 1.0 - scale_decay)
                         move_scale[s, c] = np.float32(_mean_square(kept, share, squared))
                         if fresh[s, c] <= FRESH:
-                            rest[i, c] = -1 if first else -max(np.int64(fresh[s, c]), 2)
+                            rest[i, c] = -1 if first else -max(int(fresh[s, c]), 2)
                     if n > FRESH:
                         spread = max(spread, np.float64(move_scale[s, c]))
                         deviation = min(max(deviation, -CLIP * spread), CLIP * spread)

@@ -39,7 +39,9 @@ moves from which the scale is first known.
 Fills. The channels' one-step errors, in units of their σ, have a running second moment. A channel that is missing enters it
 with its conditional mean and variance, given those that came (the E step of a Gaussian's EM: Dempster, Laird, Rubin, 1977;
 Little & Rubin, "Statistical analysis with missing data", ch. 11), so it is a mean of matrices that are positive
-semidefinite and stays one. What an older version left is mended where it is found not to be.
+semidefinite and stays one. What an older version left is mended where it is found not to be. What the others said at each
+step of a gap is carried along. A channel that comes back shows what the fill of that step would have missed: by that the
+width of fills in longer gaps is tracked, as the quantiles are.
 """
 
 from __future__ import annotations
@@ -72,8 +74,9 @@ RETURN = 0.05
 THETA_MAX = 1e3  # no more than a guard against what a foreign record may hold
 SIGMA_MAX = 1e34
 WIDE = 1.5  # first guess of σ in units of scale·√h: honest before anything has matured
-COVARIANCE_SHARE = 0.02
-RIDGE = 0.05
+COVARIANCE_SHARE = 0.01
+RIDGE = 0.02
+FILL_RATE, FILL_WIDTH_MAX = 0.1, 3.0  # of the width of fills, as a logarithm, at each return of a channel
 RESIDUAL_CLIP = 4.0  # in σ: what a one-step error enters the covariance with, and what a fill is moved by, at most
 WEIGHTS = 255.0  # steps in which the network's weight is kept
 MOVES = 32767.0  # steps in which its moves are
@@ -122,6 +125,30 @@ def _factored(covariance: F32, known: I64, n: int, ridge: float, factor: F64) ->
             else:
                 factor[a, b] = total / factor[b, b]
     return True
+
+
+@compiled
+def _solved(known: I64, n: int, residual: F64, factor: F64, solved: F64) -> None:
+    """The residuals of the `known` channels, made independent of each other by the factor of their covariance."""
+    for a in range(n):
+        total = residual[known[a]]
+        for k in range(a):
+            total -= factor[a, k] * solved[k]
+        solved[a] = total / factor[a, a]
+
+
+@compiled
+def _explained(covariance: F32, c: int, known: I64, n: int, factor: F64, solved: F64, part: F64) -> tuple[float, float]:
+    """(mean, variance) of channel c's residual that the known ones explain; `part` [n]: by each of `solved`."""
+    mean, variance = 0.0, 0.0
+    for a in range(n):
+        total = np.float64(covariance[c, known[a]])
+        for k in range(a):
+            total -= factor[a, k] * part[k]
+        part[a] = total / factor[a, a]
+        mean += part[a] * solved[a]
+        variance += part[a] * part[a]
+    return mean, variance
 
 
 @compiled
@@ -179,6 +206,7 @@ def advance(
     covariance: F32,
     seen_range: F32,
     carried: F32,
+    fill_width: F32,
     net_ready: U8,
     # outputs
     mean_out: F64,
@@ -200,9 +228,9 @@ def advance(
 ) -> None:
     """One pass over frames in (series, time) order.
 
-    Frame arrays: `values`, `base`, `scale`, `age`, `age_before`, `rest` [frame, channel]; `net` [frame, channel, horizon, 1 + level]
-    in units of scale·√h around `base`; `out_row`/`fill_row` [frame] the row to write outputs to, or −1. State:
-    [row, cell, channel], [row, horizon, channel], ... Outputs: `mean_out` [row, channel, horizon], `quantile_out`
+    Frame arrays: `values`, `base`, `scale`, `age`, `age_before`, `rest` [frame, channel]; `net` [frame, channel,
+    horizon, 1 + level] in units of scale·√h around `base`; `out_row`/`fill_row` [frame] the row to write outputs to, or −1.
+    State: [row, cell, channel], [row, horizon, channel], ... Outputs: `mean_out` [row, channel, horizon], `quantile_out`
     [row, channel, level, horizon].
     `skill` [horizon] is the network's squared error over persistence's on held-out data: its weight until it has a
     record of its own. `frame_error` [frame]: mean scaled one-step error of the frame's matured channels (NaN: none).
@@ -220,19 +248,27 @@ def advance(
     everyone = np.arange(channels)
     known = np.empty(channels, dtype=np.int64)
     missing = np.empty(channels, dtype=np.int64)
+    but = np.empty(channels, dtype=np.int64)
     factor = np.empty((channels, channels))
     solved = np.empty(channels)
     part = np.empty((channels, channels))
     left = np.empty((channels, channels))
     explained = np.empty(channels)
     correlated = covariance.shape[1] > 0
-    # [level]: the rarer of hit and miss; from where the newest offset stretches a step.
+    per_step = 1.0 / np.arange(1, horizon + 1).astype(np.float64)
+    size = np.empty(channels)  # the scale, and the inverse of it
+    per_size = np.empty(channels)
+    widest = np.empty(channels)
+    turn = np.empty(horizon, dtype=np.int64)  # n modulo h + 1: which of its cells a horizon is at
+    up = RATE * levels
+    # [level]: the rarer of hit and miss; how far out, in σ, a quantile can be; from where on an offset [horizon, level]
+    # stretches its steps, and by how much at most.
     rare = np.minimum(levels, 1.0 - levels)
-    usual = USUAL * np.sqrt(np.minimum(rare / 0.05, 1.0))
-    most = STRETCH * np.maximum(0.05 / rare, 1.0)
     furthest = np.maximum(1.0 / np.sqrt(rare) - np.abs(normal), 1.0)
-    wide = np.abs(normal)
-    later = np.arange(1, horizon + 1).astype(np.float64) ** LATER
+    most = STRETCH * np.maximum(0.05 / rare, 1.0)
+    limit = np.empty((horizon, quantiles))
+    for h in range(horizon):
+        limit[h] = np.abs(normal) + USUAL * np.sqrt(np.minimum(rare / 0.05, 1.0)) * (h + 1.0) ** LATER
     rate = np.log(1.0 - SPREAD_SHARE) / 2.0
 
     for i in range(slot.shape[0]):
@@ -270,85 +306,89 @@ def advance(
         observed = 0
         for c in range(channels):
             residual[c] = np.nan
-        for h in range(min(horizon, n)):
-            cell = h * (h + 1) // 2 + n % (h + 1)
-            ring = (n - h - 1) % horizon
-            for c in range(channels):
-                x = values[i, c]
-                if np.isnan(x):
-                    continue
+            size[c] = scale[i, c]
+            per_size[c] = 1.0 / size[c] if size[c] > 0.0 else 0.0
+        now = n % horizon
+        for h in range(horizon):
+            turn[h] = n % (h + 1)
+        matured = min(horizon, n)
+        for c in range(channels):
+            if np.isnan(values[i, c]):
+                continue
+            y = values[i, c] - anchor[s, c]
+            before, still = np.float64(age_before[i, c]), rest[i, c]
+            for h in range(matured):
+                cell = h * (h + 1) // 2 + turn[h]
+                last = cell - 1 if turn[h] > 0 else cell + h
+                ring = now - h - 1 if now > h else now - h - 1 + horizon
                 origin = np.float64(pend_base[s, ring, c])
                 if np.isnan(origin):
                     continue
                 move = _told(pend_unit[s, ring, c], pend_move[s, cell, c])
                 mean = _mixed(origin, move, pend_weight[s, cell, c])
-                y = x - anchor[s, c]
-                size = np.float64(scale[i, c])
-                unit = size * root[h]
-                sigma = max(np.float64(spread[s, h, c]), SPREAD_FLOOR * size)
+                unit = size[c] * root[h]
+                sigma = max(np.float64(spread[s, h, c]), SPREAD_FLOOR * size[c])
                 error = y - mean
                 if h == 0:
                     # The forecast of one step reached further where the value before it was missing.
-                    reach = sigma * np.sqrt(1.0 + np.float64(age_before[i, c])) if age_before[i, c] > 0.0 else sigma
+                    reach = sigma * np.sqrt(1.0 + before) if before > 0.0 else sigma
                     residual[c] = min(max(error / reach, -RESIDUAL_CLIP), RESIDUAL_CLIP) if reach > 0.0 else 0.0
                     observed += 1
                 # the experts
-                naive = y - origin
-                network = naive - move
+                naive = (y - origin) * per_size[c]
                 count[c, h] += 1
-                if size > 0.0:
-                    abs_error[c, h] += abs(error) / size
-                    abs_persistence[c, h] += abs(naive) / size
-                if not np.isnan(network):
+                abs_error[c, h] += abs(error) * per_size[c]
+                abs_persistence[c, h] += abs(naive)
+                if net_ready[s] == 0:
+                    if size[c] > 0.0:
+                        share = min(naive * naive * per_step[h], LOSS_CAP)
+                        loss[s, h, c, 0] = np.float32(LOSS_DECAY * loss[s, h, c, 0] + share)
+                elif not np.isnan(move):
+                    network = (y - origin - move) * per_size[c]
                     count_network[c, h] += 1
-                    if size > 0.0:
-                        abs_network[c, h] += abs(network) / size
-                        abs_persistence_network[c, h] += abs(naive) / size
-                if (net_ready[s] == 0 or not np.isnan(network)) and size > 0.0:
-                    share = min(naive * naive / (unit * unit), LOSS_CAP)
-                    loss[s, h, c, 0] = np.float32(LOSS_DECAY * loss[s, h, c, 0] + share)
-                    if not np.isnan(network):
-                        share = min(network * network / (unit * unit), LOSS_CAP)
+                    abs_network[c, h] += abs(network)
+                    abs_persistence_network[c, h] += abs(naive)
+                    if size[c] > 0.0:
+                        share = min(naive * naive * per_step[h], LOSS_CAP)
+                        loss[s, h, c, 0] = np.float32(LOSS_DECAY * loss[s, h, c, 0] + share)
+                        share = min(network * network * per_step[h], LOSS_CAP)
                         loss[s, h, c, 1] = np.float32(LOSS_DECAY * loss[s, h, c, 1] + share)
                 # the quantiles
-                stands = rest[i, c] > REST + h or not sigma > 0.0
-                last = h * (h + 1) // 2 + (n - 1) % (h + 1)
-                widened = 1.0
-                if age_before[i, c] > 0.0:
-                    widened = np.sqrt(1.0 + np.float64(age_before[i, c]) / (h + 1.0))
+                stands = still > REST + h or not sigma > 0.0
+                widened = np.sqrt(1.0 + before * per_step[h]) if before > 0.0 else 1.0
+                wide = sigma * widened
                 hits = 0
                 for q in range(quantiles):
                     hit = y <= mean + from_bits(pend_off[s, cell, c, q])
-                    hits += hit
+                    if hit:
+                        # Sorted, as they were sent, it is the upper ones that are hit.
+                        below[c, h, quantiles - 1 - hits] += 1
+                        hits += 1
                     if stands:
                         continue
-                    step = levels[q] - 1.0 if hit else levels[q]
-                    moved = np.float64(theta[s, h, c, q]) + RATE * step
+                    moved = np.float64(theta[s, h, c, q]) + (up[q] - RATE if hit else up[q])
                     newest = from_bits(pend_off[s, last, c, q])
-                    if abs(newest) > (wide[q] + usual[q] * later[h]) * sigma * widened:
+                    if abs(newest) > limit[h, q] * wide:
                         newest /= widened
-                        hit = hit if h == 0 else error <= newest
-                        step = levels[q] - 1.0 if hit else levels[q]
+                        if h > 0:
+                            hit = error <= newest
                         out = abs(newest) / sigma - abs(normal[q])
-                        inward = (newest > 0.0) == hit
-                        back = RATE * step * min(((out - usual[q] * later[h]) / STEEP) ** 2, most[q])
-                        if inward and out > furthest[q]:
-                            back -= np.sign(newest) * RETURN * (out - furthest[q])
-                        moved += back
-                    theta[s, h, c, q] = np.float32(min(max(moved, -THETA_MAX), THETA_MAX))
-                # Sorted, as they were sent, the upper ones are hit.
-                for q in range(quantiles - hits, quantiles):
-                    below[c, h, q] += 1
+                        grown = (out + abs(normal[q]) - limit[h, q]) / STEEP
+                        moved += (up[q] - RATE if hit else up[q]) * min(grown * grown, most[q])
+                        if (newest > 0.0) == hit and out > furthest[q]:
+                            moved -= np.sign(newest) * RETURN * (out - furthest[q])
+                        moved = min(max(moved, -THETA_MAX), THETA_MAX)
+                    theta[s, h, c, q] = np.float32(moved)
                 if 0 < hits < quantiles:
                     inside[c, h] += 1
                 # the spread
                 if not stands:
                     squared = error * error
-                    if h == 0 and age_before[i, c] > 0.0:
-                        squared /= 1.0 + np.float64(age_before[i, c])
+                    if h == 0:
+                        squared /= 1.0 + before
                     squared = min(squared, max(SPREAD_CAP * sigma * sigma, LOSS_CAP * unit * unit))
                     sigma = np.sqrt(sigma * sigma + SPREAD_SHARE * (squared - sigma * sigma))
-                    spread[s, h, c] = np.float32(min(sigma, SPREAD_REACH * (h + 1.0) * size))
+                    spread[s, h, c] = np.float32(min(sigma, SPREAD_REACH * (h + 1.0) * size[c]))
         if observed > 0:
             total = 0.0
             for c in range(channels):
@@ -373,22 +413,10 @@ def advance(
                 if not _factored(covariance[s], known, others, RIDGE, factor):
                     _mend(covariance[s], everyone, factor)
                     _factored(covariance[s], known, others, RIDGE, factor)
-                for a in range(others):
-                    total = residual[known[a]]
-                    for k in range(a):
-                        total -= factor[a, k] * solved[k]
-                    solved[a] = total / factor[a, a]
+                _solved(known, others, residual, factor, solved)
                 for m in range(absent):
                     c = missing[m]
-                    shift = 0.0
-                    explained[c] = 0.0
-                    for a in range(others):
-                        total = np.float64(covariance[s, c, known[a]])
-                        for k in range(a):
-                            total -= factor[a, k] * part[m, k]
-                        part[m, a] = total / factor[a, a]
-                        shift += part[m, a] * solved[a]
-                        explained[c] += part[m, a] * part[m, a]
+                    shift, explained[c] = _explained(covariance[s], c, known, others, factor, solved, part[m])
                     residual[c] = min(max(shift, -RESIDUAL_CLIP), RESIDUAL_CLIP)
                     for k in range(m + 1):
                         total = np.float64(covariance[s, c, missing[k]])
@@ -403,46 +431,66 @@ def advance(
                 fill_value[row, c] = values[i, c]
                 fill_lower[row, c] = values[i, c]
                 fill_upper[row, c] = values[i, c]
-            if not np.isnan(values[i, c]):
+            came = not np.isnan(values[i, c])
+            if (came and not age_before[i, c] > 0.0) or np.isnan(base[i, c]):
                 carried[s, c] = 0.0
                 continue
-            if np.isnan(base[i, c]):
+            # A channel that comes back says how wide the fill of this very step ought to have been.
+            shift, share = 0.0, 0.0
+            if came and others > 1:
+                rest_of = 0
+                for a in range(others):
+                    if known[a] != c:
+                        but[rest_of] = known[a]
+                        rest_of += 1
+                if rest_of < others and _factored(covariance[s], but, rest_of, RIDGE, factor):
+                    _solved(but, rest_of, residual, factor, solved)
+                    shift, share = _explained(covariance[s], c, but, rest_of, factor, solved, part[0])
+                    shift = min(max(shift, -RESIDUAL_CLIP), RESIDUAL_CLIP)
+            elif absent > 0:
+                shift, share = residual[c], explained[c]
+            if shift != 0.0:
+                carried[s, c] += np.float32(max(np.float64(spread[s, 0, c]), SPREAD_FLOOR * size[c]) * shift)
+            if row < 0 and not came:
                 continue
-            narrow = 1.0
-            if absent > 0:
-                carried[s, c] += np.float32(max(np.float64(spread[s, 0, c]), SPREAD_FLOOR * scale[i, c]) * residual[c])
-                variance = np.float64(covariance[s, c, c])
-                if variance > 0.0:
-                    narrow = np.sqrt(min(max(1.0 - explained[c] / variance, 0.05), 1.0))
-            if row < 0:
-                continue
-            filled[row, c] = True
-            gone = max(1, int(np.rint(age[i, c])))
+            # The share of its variance that the others leave.
+            variance = np.float64(covariance[s, c, c]) if correlated else 0.0
+            narrow = np.sqrt(min(max(1.0 - share / variance, 0.05), 1.0)) if variance > 0.0 else 1.0
+            gone = int(np.rint(age_before[i, c])) + 1 if came else max(1, int(np.rint(age[i, c])))
+            narrow *= np.exp(np.float64(fill_width[s, c]) * (1.0 - 1.0 / gone))
             h = min(gone, horizon) - 1
-            cell = h * (h + 1) // 2 + n % (h + 1)
+            cell = h * (h + 1) // 2 + turn[h]
             ring = (n - h - 1) % horizon
             origin = np.float64(pend_base[s, ring, c])
-            widen = np.sqrt(max(1.0, gone / horizon))
-            if n <= h or np.isnan(origin):
-                center = base[i, c]
-                lower = -2.0 * WIDE * scale[i, c] * np.sqrt(np.float64(gone))
-                upper = -lower
-            else:
+            known_before = n > h and not np.isnan(origin)
+            if known_before:
                 move = _told(pend_unit[s, ring, c], pend_move[s, cell, c])
-                center = anchor[s, c] + _mixed(origin, move, pend_weight[s, cell, c]) + np.float64(carried[s, c])
+                center = _mixed(origin, move, pend_weight[s, cell, c]) + np.float64(carried[s, c])
                 lower, upper = from_bits(pend_off[s, cell, c, 0]), from_bits(pend_off[s, cell, c, 0])
                 for q in range(1, quantiles):
                     lower = min(lower, from_bits(pend_off[s, cell, c, q]))
                     upper = max(upper, from_bits(pend_off[s, cell, c, q]))
-                lower *= widen * narrow
-                upper *= widen * narrow
+                lower = min(lower * narrow, 0.0)
+                upper = max(upper * narrow, 0.0)
+            else:
+                center = base[i, c] - anchor[s, c]
+                upper = 2.0 * WIDE * size[c] * np.sqrt(np.float64(gone))
+                lower = -upper
             # No further than the channel has ever been.
-            lowest, highest = np.float64(seen_range[s, c, 0]), np.float64(seen_range[s, c, 1])
-            if lowest <= highest:
-                center = min(max(center, anchor[s, c] + lowest), anchor[s, c] + highest)
-            fill_value[row, c] = center
-            fill_lower[row, c] = center + min(lower, 0.0)
-            fill_upper[row, c] = center + max(upper, 0.0)
+            if seen_range[s, c, 0] <= seen_range[s, c, 1]:
+                center = min(max(center, np.float64(seen_range[s, c, 0])), np.float64(seen_range[s, c, 1]))
+            if came:
+                carried[s, c] = 0.0
+                if known_before and rest[i, c] <= REST and size[c] > 0.0:
+                    error = values[i, c] - anchor[s, c] - center
+                    missed = 0.0 if lower <= error <= upper else 1.0
+                    moved = fill_width[s, c] + FILL_RATE * (missed - 1.0 + levels[quantiles - 1] - levels[0])
+                    fill_width[s, c] = np.float32(min(max(moved, -FILL_WIDTH_MAX), FILL_WIDTH_MAX))
+                continue
+            filled[row, c] = True
+            fill_value[row, c] = anchor[s, c] + center
+            fill_lower[row, c] = anchor[s, c] + center + lower
+            fill_upper[row, c] = anchor[s, c] + center + upper
 
         if correlated and observed > 0:
             for a in range(channels):
@@ -460,7 +508,7 @@ def advance(
 
         # ── 3. forecast ──────────────────────────────────────────────────────────────────────────────────────────
         row = out_row[i]
-        ring = n % horizon
+        ring = now
         for c in range(channels):
             pend_base[s, ring, c] = np.float32(base[i, c] - anchor[s, c])
             # What is infinite or no number is nothing that a network says.
@@ -475,32 +523,36 @@ def advance(
             pend_unit[s, ring, c] = to_bits(largest * np.float64(scale[i, c]) * (1.004 / MOVES)) if speaks[c] else 0
             unit = from_bits(pend_unit[s, ring, c])
             finer[c] = np.float64(scale[i, c]) / unit if unit > 0.0 else 0.0
-            one_step[c] = spread[s, 0, c]
+            one_step[c] = max(np.float64(spread[s, 0, c]), SPREAD_FLOOR * size[c])
+            widest[c] = min(SPREAD_REACH * size[c], SIGMA_MAX)
             shrunk[c] = np.exp(rate * (rest[i, c] - REST)) if rest[i, c] > REST else 1.0
-        for h in range(horizon):
-            cell = h * (h + 1) // 2 + n % (h + 1)
-            for c in range(channels):
-                if np.isnan(base[i, c]):
+        for c in range(channels):
+            if np.isnan(base[i, c]):
+                for h in range(horizon):
+                    cell = h * (h + 1) // 2 + turn[h]
                     pend_move[s, cell, c] = NO_MOVE
                     pend_weight[s, cell, c] = 0
-                    if row >= 0:
-                        mean_out[row, c, h] = np.nan
-                        for q in range(quantiles):
-                            quantile_out[row, c, q, h] = np.nan
-                    continue
-                unit = np.float64(scale[i, c]) * root[h]
-                if rest[i, c] == -1 or spread[s, h, c] == 0.0:
-                    spread[s, h, c] = np.float32(WIDE * unit)
-                elif rest[i, c] < 0:
-                    # It moves otherwise than before, but grows over the horizon as before.
-                    growth = min(np.float64(spread[s, h, c]) / one_step[c], root[h]) if one_step[c] > 0.0 else root[h]
-                    spread[s, h, c] = max(spread[s, h, c], np.float32(WIDE * scale[i, c] * growth))
+                if row >= 0:
+                    mean_out[row, c] = np.nan
+                    quantile_out[row, c] = np.nan
+                continue
+            origin = np.float64(pend_base[s, ring, c])
+            level = anchor[s, c]
+            reached, begins = np.float64(age[i, c]), rest[i, c] < 0
+            for h in range(horizon):
+                cell = h * (h + 1) // 2 + turn[h]
+                known_sigma = np.float64(spread[s, h, c])
+                if begins or known_sigma == 0.0:
+                    guess = WIDE * size[c] * root[h]
+                    if rest[i, c] < -1 and known_sigma > 0.0:
+                        # It moves otherwise than before, but grows over the horizon as before.
+                        guess = max(known_sigma, min(guess, WIDE * size[c] * known_sigma / one_step[c]))
+                    spread[s, h, c] = np.float32(guess)
+                    known_sigma = guess
                 # A forecast from a value seen `age` steps ago reaches that much further.
-                widest = min(SPREAD_REACH * (h + 1.0) * np.float64(scale[i, c]), SIGMA_MAX)
-                sigma = min(max(np.float64(spread[s, h, c]) * shrunk[c], SPREAD_FLOOR * scale[i, c]), widest)
-                if age[i, c] > 0.0:
-                    sigma *= np.sqrt(1.0 + age[i, c] / (h + 1.0))
-                origin = np.float64(pend_base[s, ring, c])
+                sigma = min(max(known_sigma * shrunk[c], SPREAD_FLOOR * size[c]), widest[c] * (h + 1.0))
+                if reached > 0.0:
+                    sigma *= np.sqrt(1.0 + reached * per_step[h])
                 kept_move = np.int16(NO_MOVE)
                 kept = np.uint8(0)
                 mean = origin
@@ -515,18 +567,20 @@ def advance(
                     network = _told(pend_unit[s, ring, c], kept_move)
                     mean = _mixed(origin, network, kept)
                     weight = np.float64(kept) * (1.0 / WEIGHTS)
+                    unit = size[c] * root[h]
                     for q in range(quantiles):
                         shape = np.float64(net[i, c, h, 1 + q]) * unit - network
                         shape = min(max(shape, -SHAPE_REACH * sigma), SHAPE_REACH * sigma)
-                        offsets[q] = (1.0 - weight) * normal[q] * sigma + weight * shape
+                        offset = ((1.0 - weight) * normal[q] + np.float64(theta[s, h, c, q])) * sigma + weight * shape
+                        bits = to_bits(offset)
+                        pend_off[s, cell, c, q] = bits
+                        offsets[q] = from_bits(bits)
                 else:
                     for q in range(quantiles):
-                        offsets[q] = normal[q] * sigma
+                        bits = to_bits((normal[q] + np.float64(theta[s, h, c, q])) * sigma)
+                        pend_off[s, cell, c, q] = bits
+                        offsets[q] = from_bits(bits)
                 pend_move[s, cell, c], pend_weight[s, cell, c] = kept_move, kept
-                for q in range(quantiles):
-                    bits = to_bits(offsets[q] + np.float64(theta[s, h, c, q]) * sigma)
-                    pend_off[s, cell, c, q] = bits
-                    offsets[q] = from_bits(bits)
                 if row < 0:
                     continue
                 # Each level is tracked by itself, so neighbours may cross: sorting never makes the pinball loss worse
@@ -538,6 +592,6 @@ def advance(
                         offsets[k + 1] = offsets[k]
                         k -= 1
                     offsets[k + 1] = moving
-                mean_out[row, c, h] = anchor[s, c] + mean
+                mean_out[row, c, h] = level + mean
                 for q in range(quantiles):
-                    quantile_out[row, c, q, h] = anchor[s, c] + mean + offsets[q]
+                    quantile_out[row, c, q, h] = level + mean + offsets[q]

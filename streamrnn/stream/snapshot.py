@@ -14,8 +14,8 @@ A record is the row of every column of the series table, packed in a fixed order
 
 Rows are packed and unpacked many at a time, block by block of the table; only the digest is per record. A record of
 another layout (another version of this program, another configuration) is read by the names of its columns: what is
-missing is made from others (`conversions`) or starts fresh, what is unknown is left out, and a column of another shape makes the record useless
-(`LayoutMismatch`).
+missing is made of others (`conversions`) or starts fresh, what is unknown is left out, and a column of another shape
+makes the record useless (`LayoutMismatch`).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ STATE_MAX = 1 << 14
 # negative.
 NUMBERS = (
     "last", "level", "level_spread", "move_scale", "since", "dt_mean", "spread", "theta", "loss", "covariance", "carried",
-    "pend_unit", "pend_off", "state",
+    "fill_width", "pend_unit", "pend_off", "state",
 )  # fmt: skip
 NUMBERS_OR_NONE = ("anchor", "pend_base", "seen_range", "ring")
 COUNTS = ("applied", "steps", "seen")
