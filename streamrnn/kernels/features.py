@@ -8,6 +8,15 @@ A recurrent cell on raw levels loses to persistence. What it is shown instead, p
 `scale` is the root of a decayed mean of squared moves, `level` and `spread` a decayed mean and standard deviation.
 All are used before they are updated with x (score before learn) and start as plain averages, so that the first values
 count fully. A spike is clipped before it enters the scale: one outlier must not make everything after it look small.
+Several in a row are no spike: then the channel moves otherwise than before, and the average begins anew.
+
+A standstill. A channel whose value has not changed for `REST` observations stands still, and what it was like when it
+moved is kept as it was: `move_scale` does not decay further, only the unit that is used shrinks, as a decayed mean would.
+With the first move the unit is that of the last movement again. The average begins with the first move that a channel
+ever makes; before it there is no scale, and the unit is what the sender's rounding allows.
+
+Every bound is relative to what the channel has shown: multiply a channel by any number and its inputs stay the same. So
+the roots are kept, not the squares, which float32 could not hold for values of 1e20 or 1e-20.
 """
 
 from __future__ import annotations
@@ -15,7 +24,7 @@ from __future__ import annotations
 import numpy as np
 
 from streamrnn.kernels import compiled
-from streamrnn.records import F32, F64, I32, I64
+from streamrnn.records import F32, F64, I8, I32, I64, U8, U16
 
 # A move or a deviation is shown up to this many units; beyond, the network learns nothing but that it was large.
 CLIP = 8.0
@@ -23,6 +32,15 @@ CLIP = 8.0
 SPIKE = 25.0
 # Below this share of the level a scale is rounding noise of the sender, not movement.
 FLOOR = 1e-7
+# Observations without a move after which a channel stands still.
+REST = 64
+# The first moves that the average is made of; until then nothing is clipped, and intervals follow them (see forecast).
+FRESH = 8
+# So many moves in a row beyond the clip are no spikes: a spike has two, there and back; two side by side have three.
+JUMP = 4
+# So many moves in a row, each this much smaller than the scale, are no chance either.
+CALM, CALM_RATIO = 32, 30.0
+STILL_MAX = 65535
 
 
 @compiled
@@ -31,11 +49,25 @@ def _clip(x: float) -> float:
 
 
 @compiled
-def unit_of(scale2: float, value: float, seen: int) -> float:
-    """The scale in the channel's own unit; never 0. Before a second value there is none: a tenth of the value."""
+def unit_of(move_scale: float, value: float, seen: int, still: int, shrink: float) -> float:
+    """The scale in the channel's own unit. Before a second value there is none: a tenth of the value.
+
+    0 as long as a channel has shown nothing but 0. `still`: observations since the last move; `shrink`: the decay of a
+    scale in one of them.
+    """
     if seen < 2:
-        return max(0.1 * abs(value), 1e-3)
-    return max(float(np.sqrt(scale2)), FLOOR * abs(value) + 1e-12)
+        return 0.1 * abs(value)
+    unit = move_scale
+    if still > REST:
+        unit *= np.exp(np.log(shrink) * (still - REST))
+    return max(unit, FLOOR * abs(value))
+
+
+@compiled
+def _mean_square(root: float, share: float, squared: float) -> float:
+    """The root of a mean square, after `squared` entered it with this share."""
+    before = root * root
+    return float(np.sqrt(before + share * (squared - before)))
 
 
 @compiled
@@ -50,8 +82,11 @@ def observe(
     calendar: I64,
     last: F64,
     level: F64,
-    spread2: F32,
-    scale2: F32,
+    level_spread: F32,
+    move_scale: F32,
+    fresh: U8,
+    run: I8,
+    still: U16,
     seen: I32,
     since: F32,
     prev_step: I64,
@@ -61,6 +96,8 @@ def observe(
     base: F64,
     scale: F32,
     age: F32,
+    age_before: F32,
+    rest: I32,
     number: I64,
     pace: F32,
 ) -> None:
@@ -68,10 +105,16 @@ def observe(
 
     Frame arrays are [frame], `values` [frame, channel]; state arrays are [row] or [row, channel]. Written:
     `inputs` [frame, F] (NaN where a channel is missing), `base` [frame, channel] the last seen value, `scale`
-    [frame, channel], `age` [frame, channel] steps since last seen, `number` [frame] the series' count of steps so far, `pace`
-    [frame] the usual distance of irregular steps. `ts` and the periods in `calendar` are in one unit.
+    [frame, channel], `age` [frame, channel] steps since last seen, `age_before` the same one frame before, `rest`
+    [frame, channel] observations since the channel last moved, or −k at the k-th of the `FRESH` moves from which its scale
+    is first known, `number` [frame] the series' count of steps so far, `pace` [frame] the usual distance of irregular
+    steps. `ts` and the periods in `calendar` are in one unit.
+
+    State: `move_scale`, the average of `fresh` squares (its root); `run`, moves in a row that do not fit it (negative:
+    too small); `still`, observations since the last move.
     """
     channels = values.shape[1]
+    shrink = np.sqrt(scale_decay)
     for i in range(slot.shape[0]):
         s = slot[i]
         delta = 1.0
@@ -90,13 +133,16 @@ def observe(
         steps[s] += 1
         for c in range(channels):
             x = values[i, c]
+            age_before[i, c] = since[s, c]
             if np.isnan(x):
                 inputs[i, c] = np.nan
                 inputs[i, channels + c] = np.nan
+                rest[i, c] = still[s, c]
                 if seen[s, c] > 0:
                     since[s, c] += np.float32(delta)
             else:
                 n = seen[s, c]
+                rest[i, c] = 0
                 if n == 0:
                     inputs[i, c] = 0.0
                     inputs[i, channels + c] = 0.0
@@ -104,27 +150,55 @@ def observe(
                 else:
                     steps_since = np.float64(since[s, c]) + delta
                     move = (x - last[s, c]) / np.sqrt(max(steps_since, 1e-3))
-                    unit = unit_of(scale2[s, c], last[s, c], n)
+                    kept = np.float64(move_scale[s, c])
+                    unit = unit_of(kept, last[s, c], n, still[s, c], shrink)
                     deviation = x - level[s, c]
-                    spread = max(np.sqrt(np.float64(spread2[s, c])), unit)
-                    inputs[i, c] = np.float32(_clip(move / unit))
-                    inputs[i, channels + c] = np.float32(_clip(deviation / spread))
-                    squared = move * move
-                    if n > 8:
-                        squared = min(squared, SPIKE * unit * unit)
+                    spread = max(np.float64(level_spread[s, c]), unit)
+                    inputs[i, c] = np.float32(_clip(move / unit)) if move != 0.0 else np.float32(0.0)
+                    inputs[i, channels + c] = (
+                        np.float32(_clip(deviation / spread)) if deviation != 0.0 else np.float32(0.0)
+                    )
+                    if move == 0.0:
+                        still[s, c] = min(still[s, c] + 1, STILL_MAX)
+                        rest[i, c] = still[s, c]
+                        if fresh[s, c] > 0 and still[s, c] <= REST:
+                            fresh[s, c] = min(fresh[s, c] + 1, 255)
+                            share = max(1.0 / np.float64(fresh[s, c]), 1.0 - scale_decay)
+                            move_scale[s, c] = np.float32(_mean_square(kept, share, 0.0))
+                    else:
+                        still[s, c] = 0
+                        first = fresh[s, c] == 0
+                        squared = move * move
+                        if fresh[s, c] > FRESH:
+                            usual = max(kept, FLOOR * abs(last[s, c]))
+                            if squared > SPIKE * usual * usual:
+                                run[s, c] = max(run[s, c], 0) + 1
+                                squared = SPIKE * usual * usual
+                            elif abs(move) * CALM_RATIO < usual:
+                                run[s, c] = min(run[s, c], 0) - 1
+                            else:
+                                run[s, c] = 0
+                            if run[s, c] >= JUMP or run[s, c] <= -CALM:
+                                run[s, c] = 0
+                                fresh[s, c] = 0
+                                squared = move * move
+                        fresh[s, c] = min(fresh[s, c] + 1, 255)
+                        share = max(1.0 / np.float64(fresh[s, c]), 1.0 - scale_decay)
+                        move_scale[s, c] = np.float32(_mean_square(kept, share, squared))
+                        if fresh[s, c] <= FRESH:
+                            rest[i, c] = -1 if first else -max(int(fresh[s, c]), 2)
+                    if n > FRESH:
+                        spread = max(spread, np.float64(move_scale[s, c]))
                         deviation = min(max(deviation, -CLIP * spread), CLIP * spread)
-                    share = max(1.0 / np.float64(n), 1.0 - scale_decay)
-                    scale2[s, c] = np.float32(scale2[s, c] + share * (squared - scale2[s, c]))
                     share = max(1.0 / np.float64(n + 1), 1.0 - level_decay)
                     level[s, c] += share * deviation
-                    spread2[s, c] = np.float32(
-                        (1.0 - share) * (np.float64(spread2[s, c]) + share * deviation * deviation)
-                    )
+                    squared = np.float64(level_spread[s, c]) ** 2 + share * deviation * deviation
+                    level_spread[s, c] = np.float32(np.sqrt((1.0 - share) * squared))
                 last[s, c] = x
                 since[s, c] = 0.0
                 seen[s, c] = min(n + 1, 1 << 30)
             base[i, c] = last[s, c] if seen[s, c] > 0 else np.nan
-            scale[i, c] = np.float32(unit_of(scale2[s, c], last[s, c], seen[s, c]))
+            scale[i, c] = np.float32(unit_of(move_scale[s, c], last[s, c], seen[s, c], still[s, c], shrink))
             age[i, c] = since[s, c]
         column = 2 * channels
         inputs[i, column] = np.float32(np.log1p(min(delta, 1e6)))

@@ -21,7 +21,27 @@ error (forgetting LOSS_DECAY per matured forecast), per channel and horizon.
 Quantiles. offset = (mixed shape) + θ · σ, with σ the decayed root mean square of matured errors at that horizon and θ
 moved by the pinball gradient at each matured target: θ += RATE · (level − [target ≤ quantile]) (quantile tracking:
 Angelopoulos, Candès, Tibshirani, "Conformal PID control for time series prediction", NeurIPS 2023; Gibbs & Candès,
-2021). Its long-run frequency is right whatever the data do, because θ is an integrator.
+2021). Its long-run frequency is right whatever the data do, because θ is an integrator. Each level is judged by its own
+offset, as it was before sorting: only what is sent is sorted. Otherwise a hit of one level would move another one's θ, and
+two that have changed places would drive each other apart for ever.
+
+Coming back. Plain tracking returns from afar by RATE · (1 − level) a step: 3,200 steps from θ = 8 to the upper .95. So the
+step is longer where the offset lies far out in σ: quadratic from USUAL on up to STRETCH times, and beyond what
+σ allows at all a share of the way. How far out is what the *newest* offset of the level says, and
+the longer part of the step asks whether that one would have been hit: what θ has just been moved by is seen at once, and a
+delay of h steps cannot make it swing. The length is settled before the target is known and is the same both ways, so it
+changes how fast θ comes to its place, not where that is (the saturating integrator of the paper above, without its limit).
+
+A standstill. While a channel stands still (`features.REST`), errors are 0 whatever the interval is, and would drive σ and θ
+to where the first move finds nothing. So they are kept as they were, and only what is sent shrinks. σ begins anew with the
+moves from which the scale is first known.
+
+Fills. The channels' one-step errors, in units of their σ, have a running second moment. A channel that is missing enters it
+with its conditional mean and variance, given those that came (the E step of a Gaussian's EM: Dempster, Laird, Rubin, 1977;
+Little & Rubin, "Statistical analysis with missing data", ch. 11), so it is a mean of matrices that are positive
+semidefinite and stays one. What an older version left is mended where it is found not to be. What the others said at each
+step of a gap is carried along. A channel that comes back shows what the fill of that step would have missed: by that the
+width of fills in longer gaps is tracked, as the quantiles are.
 """
 
 from __future__ import annotations
@@ -29,6 +49,7 @@ from __future__ import annotations
 import numpy as np
 
 from streamrnn.kernels import compiled
+from streamrnn.kernels.features import REST
 from streamrnn.records import F32, F64, I16, I32, I64, U8, U16, Bool
 
 LOSS_DECAY = 0.998
@@ -36,14 +57,27 @@ LOSS_SHARPNESS = 20.0
 LOSS_CAP = 25.0  # squared error in units of the scale·√h that one target can add: a spike is not an argument
 SPREAD_SHARE = 0.03  # weight of the newest squared error in σ²
 SPREAD_CAP = 64.0  # a single error enters σ² as at most this many times σ², or as 25 (scale·√h)² if that is more
-# A series that stands still for long has errors of 0: σ keeps this share of scale·√h, or the first move after it would
-# look infinite, and θ would run away while σ catches up.
-SPREAD_FLOOR = 0.05
-THETA_MAX = 8.0
+SPREAD_FLOOR = 0.01  # of the scale: σ is never quite 0 where something moves
+# h moves in a row go no further than h times their own size (Minkowski): σ of h steps is at most so many times h scales.
+SPREAD_REACH = 8.0
+SHAPE_REACH = 16.0  # the network's shape is believed up to so many σ
 RATE = 0.05
+# An offset may lie this far (in σ) beyond that of normal errors before its steps grow; for levels further out than .05 less.
+USUAL = 0.5
+LATER = (
+    0.15  # errors of overlapping stretches wander together, and θ with them: later horizons have this power more room
+)
+STEEP = 0.25
+STRETCH = 8.0
+# Nothing with this σ has its quantile further out than 1 / √(1 − level) (Chebyshev): from there on θ comes back by this share.
+RETURN = 0.05
+THETA_MAX = 1e3  # no more than a guard against what a foreign record may hold
+SIGMA_MAX = 1e34
 WIDE = 1.5  # first guess of σ in units of scale·√h: honest before anything has matured
-COVARIANCE_SHARE = 0.02
-RIDGE = 0.05
+COVARIANCE_SHARE = 0.01
+RIDGE = 0.02
+FILL_RATE, FILL_WIDTH_MAX = 0.1, 3.0  # of the width of fills, as a logarithm, at each return of a channel
+RESIDUAL_CLIP = 4.0  # in σ: what a one-step error enters the covariance with, and what a fill is moved by, at most
 WEIGHTS = 255.0  # steps in which the network's weight is kept
 MOVES = 32767.0  # steps in which its moves are
 NO_MOVE = -32768
@@ -75,25 +109,69 @@ def _mixed(origin: float, move: float, weight: np.uint8) -> float:
 
 
 @compiled
-def _solve(matrix: F64, right: F64, n: int) -> None:
-    """Solves matrix · x = right in place for the leading n × n block (symmetric positive definite, by elimination)."""
-    for k in range(n):
-        pivot = matrix[k, k]
-        for i in range(k + 1, n):
-            factor = matrix[i, k] / pivot
-            for j in range(k, n):
-                matrix[i, j] -= factor * matrix[k, j]
-            right[i] -= factor * right[k]
-    for k in range(n - 1, -1, -1):
-        total = right[k]
-        for j in range(k + 1, n):
-            total -= matrix[k, j] * right[j]
-        right[k] = total / matrix[k, k]
+def _factored(covariance: F32, known: I64, n: int, ridge: float, factor: F64) -> bool:
+    """Writes the Cholesky factor of the block of `known` channels plus `ridge` into `factor`; whether there is one."""
+    for a in range(n):
+        for b in range(a + 1):
+            total = np.float64(covariance[known[a], known[b]])
+            if a == b:
+                total += ridge
+            for k in range(b):
+                total -= factor[a, k] * factor[b, k]
+            if a == b:
+                if not total >= 0.5 * ridge:
+                    return False
+                factor[a, a] = np.sqrt(total)
+            else:
+                factor[a, b] = total / factor[b, b]
+    return True
 
 
 @compiled
-def _move_anchor(shift: float, c: int, pend_base: F32) -> None:
+def _solved(known: I64, n: int, residual: F64, factor: F64, solved: F64) -> None:
+    """The residuals of the `known` channels, made independent of each other by the factor of their covariance."""
+    for a in range(n):
+        total = residual[known[a]]
+        for k in range(a):
+            total -= factor[a, k] * solved[k]
+        solved[a] = total / factor[a, a]
+
+
+@compiled
+def _explained(covariance: F32, c: int, known: I64, n: int, factor: F64, solved: F64, part: F64) -> tuple[float, float]:
+    """(mean, variance) of channel c's residual that the known ones explain; `part` [n]: by each of `solved`."""
+    mean, variance = 0.0, 0.0
+    for a in range(n):
+        total = np.float64(covariance[c, known[a]])
+        for k in range(a):
+            total -= factor[a, k] * part[k]
+        part[a] = total / factor[a, a]
+        mean += part[a] * solved[a]
+        variance += part[a] * part[a]
+    return mean, variance
+
+
+@compiled
+def _mend(covariance: F32, everyone: I64, factor: F64) -> None:
+    """Makes a matrix that is no covariance one: what is between the channels is halved until it is."""
+    channels = covariance.shape[0]
+    for c in range(channels):
+        covariance[c, c] = min(max(covariance[c, c], np.float32(0.0)), np.float32(RESIDUAL_CLIP**2))
+    for turn in range(8):
+        share = 0.5 if turn < 7 else 0.0
+        for a in range(channels):
+            for b in range(channels):
+                if a != b:
+                    covariance[a, b] = np.float32(share * covariance[a, b])
+        if _factored(covariance, everyone, channels, RIDGE, factor):
+            return
+
+
+@compiled
+def _move_anchor(shift: float, c: int, pend_base: F32, seen_range: F32) -> None:
     """Re-expresses one channel's kept values after its anchor moved by `shift`."""
+    for k in range(2):
+        seen_range[c, k] = np.float32(seen_range[c, k] - shift)
     for h in range(pend_base.shape[0]):
         pend_base[h, c] = np.float32(pend_base[h, c] - shift)
 
@@ -105,6 +183,8 @@ def advance(
     base: F64,
     scale: F32,
     age: F32,
+    age_before: F32,
+    rest: I32,
     number: I64,
     out_row: I64,
     fill_row: I64,
@@ -120,10 +200,13 @@ def advance(
     pend_move: I16,
     pend_weight: U8,
     pend_off: U16,
-    spread2: F32,
+    spread: F32,
     theta: F32,
     loss: F32,
     covariance: F32,
+    seen_range: F32,
+    carried: F32,
+    fill_width: F32,
     net_ready: U8,
     # outputs
     mean_out: F64,
@@ -145,9 +228,9 @@ def advance(
 ) -> None:
     """One pass over frames in (series, time) order.
 
-    Frame arrays: `values`, `base`, `scale`, `age` [frame, channel]; `net` [frame, channel, horizon, 1 + level]
-    in units of scale·√h around `base`; `out_row`/`fill_row` [frame] the row to write outputs to, or −1. State:
-    [row, cell, channel], [row, horizon, channel], ... Outputs: `mean_out` [row, channel, horizon], `quantile_out`
+    Frame arrays: `values`, `base`, `scale`, `age`, `age_before`, `rest` [frame, channel]; `net` [frame, channel,
+    horizon, 1 + level] in units of scale·√h around `base`; `out_row`/`fill_row` [frame] the row to write outputs to, or −1.
+    State: [row, cell, channel], [row, horizon, channel], ... Outputs: `mean_out` [row, channel, horizon], `quantile_out`
     [row, channel, level, horizon].
     `skill` [horizon] is the network's squared error over persistence's on held-out data: its weight until it has a
     record of its own. `frame_error` [frame]: mean scaled one-step error of the frame's matured channels (NaN: none).
@@ -160,11 +243,33 @@ def advance(
     residual = np.empty(channels)
     finer = np.empty(channels)
     speaks = np.empty(channels, dtype=np.bool_)
+    shrunk = np.empty(channels)
+    one_step = np.empty(channels)
+    everyone = np.arange(channels)
     known = np.empty(channels, dtype=np.int64)
-    matrix = np.empty((channels, channels))
+    missing = np.empty(channels, dtype=np.int64)
+    but = np.empty(channels, dtype=np.int64)
+    factor = np.empty((channels, channels))
     solved = np.empty(channels)
-    right = np.empty(channels)
+    part = np.empty((channels, channels))
+    left = np.empty((channels, channels))
+    explained = np.empty(channels)
     correlated = covariance.shape[1] > 0
+    per_step = 1.0 / np.arange(1, horizon + 1).astype(np.float64)
+    size = np.empty(channels)  # the scale, and the inverse of it
+    per_size = np.empty(channels)
+    widest = np.empty(channels)
+    turn = np.empty(horizon, dtype=np.int64)  # n modulo h + 1: which of its cells a horizon is at
+    up = RATE * levels
+    # [level]: the rarer of hit and miss; how far out, in σ, a quantile can be; from where on an offset [horizon, level]
+    # stretches its steps, and by how much at most.
+    rare = np.minimum(levels, 1.0 - levels)
+    furthest = np.maximum(1.0 / np.sqrt(rare) - np.abs(normal), 1.0)
+    most = STRETCH * np.maximum(0.05 / rare, 1.0)
+    limit = np.empty((horizon, quantiles))
+    for h in range(horizon):
+        limit[h] = np.abs(normal) + USUAL * np.sqrt(np.minimum(rare / 0.05, 1.0)) * (h + 1.0) ** LATER
+    rate = np.log(1.0 - SPREAD_SHARE) / 2.0
 
     for i in range(slot.shape[0]):
         s = slot[i]
@@ -187,62 +292,103 @@ def advance(
                 anchor[s, c] = base[i, c]
             elif abs(base[i, c] - anchor[s, c]) > ANCHOR_REACH * scale[i, c]:
                 shift = base[i, c] - anchor[s, c]
-                _move_anchor(shift, c, pend_base[s])
+                _move_anchor(shift, c, pend_base[s], seen_range[s])
                 anchor[s, c] = base[i, c]
+            if not np.isnan(values[i, c]):
+                x = np.float32(values[i, c] - anchor[s, c])
+                # The other way round, so that the first value is taken: nothing is less than NaN.
+                if not x >= seen_range[s, c, 0]:
+                    seen_range[s, c, 0] = x
+                if not x <= seen_range[s, c, 1]:
+                    seen_range[s, c, 1] = x
 
         # ── 1. score what matured ────────────────────────────────────────────────────────────────────────────────
         observed = 0
         for c in range(channels):
             residual[c] = np.nan
-        for h in range(min(horizon, n)):
-            cell = h * (h + 1) // 2 + n % (h + 1)
-            ring = (n - h - 1) % horizon
-            for c in range(channels):
-                x = values[i, c]
-                if np.isnan(x):
-                    continue
+            size[c] = scale[i, c]
+            per_size[c] = 1.0 / size[c] if size[c] > 0.0 else 0.0
+        now = n % horizon
+        for h in range(horizon):
+            turn[h] = n % (h + 1)
+        matured = min(horizon, n)
+        for c in range(channels):
+            if np.isnan(values[i, c]):
+                continue
+            y = values[i, c] - anchor[s, c]
+            before, still = np.float64(age_before[i, c]), rest[i, c]
+            for h in range(matured):
+                cell = h * (h + 1) // 2 + turn[h]
+                last = cell - 1 if turn[h] > 0 else cell + h
+                ring = now - h - 1 if now > h else now - h - 1 + horizon
                 origin = np.float64(pend_base[s, ring, c])
                 if np.isnan(origin):
                     continue
                 move = _told(pend_unit[s, ring, c], pend_move[s, cell, c])
                 mean = _mixed(origin, move, pend_weight[s, cell, c])
-                y = x - anchor[s, c]
-                unit = np.float64(scale[i, c]) * root[h]
-                sigma2 = max(np.float64(spread2[s, h, c]), (SPREAD_FLOOR * unit) ** 2)
+                unit = size[c] * root[h]
+                sigma = max(np.float64(spread[s, h, c]), SPREAD_FLOOR * size[c])
                 error = y - mean
                 if h == 0:
-                    residual[c] = min(max(error / np.sqrt(sigma2), -4.0), 4.0)
+                    # The forecast of one step reached further where the value before it was missing.
+                    reach = sigma * np.sqrt(1.0 + before) if before > 0.0 else sigma
+                    residual[c] = min(max(error / reach, -RESIDUAL_CLIP), RESIDUAL_CLIP) if reach > 0.0 else 0.0
                     observed += 1
                 # the experts
-                naive = y - origin
-                network = naive - move
+                naive = (y - origin) * per_size[c]
                 count[c, h] += 1
-                abs_error[c, h] += abs(error) / scale[i, c]
-                abs_persistence[c, h] += abs(naive) / scale[i, c]
-                if not np.isnan(network):
+                abs_error[c, h] += abs(error) * per_size[c]
+                abs_persistence[c, h] += abs(naive)
+                if net_ready[s] == 0:
+                    if size[c] > 0.0:
+                        share = min(naive * naive * per_step[h], LOSS_CAP)
+                        loss[s, h, c, 0] = np.float32(LOSS_DECAY * loss[s, h, c, 0] + share)
+                elif not np.isnan(move):
+                    network = (y - origin - move) * per_size[c]
                     count_network[c, h] += 1
-                    abs_network[c, h] += abs(network) / scale[i, c]
-                    abs_persistence_network[c, h] += abs(naive) / scale[i, c]
-                if net_ready[s] == 0 or not np.isnan(network):
-                    share = min(naive * naive / (unit * unit), LOSS_CAP)
-                    loss[s, h, c, 0] = np.float32(LOSS_DECAY * loss[s, h, c, 0] + share)
-                    if not np.isnan(network):
-                        share = min(network * network / (unit * unit), LOSS_CAP)
+                    abs_network[c, h] += abs(network)
+                    abs_persistence_network[c, h] += abs(naive)
+                    if size[c] > 0.0:
+                        share = min(naive * naive * per_step[h], LOSS_CAP)
+                        loss[s, h, c, 0] = np.float32(LOSS_DECAY * loss[s, h, c, 0] + share)
+                        share = min(network * network * per_step[h], LOSS_CAP)
                         loss[s, h, c, 1] = np.float32(LOSS_DECAY * loss[s, h, c, 1] + share)
                 # the quantiles
+                stands = still > REST + h or not sigma > 0.0
+                widened = np.sqrt(1.0 + before * per_step[h]) if before > 0.0 else 1.0
+                wide = sigma * widened
                 hits = 0
                 for q in range(quantiles):
                     hit = y <= mean + from_bits(pend_off[s, cell, c, q])
                     if hit:
-                        below[c, h, q] += 1
+                        # Sorted, as they were sent, it is the upper ones that are hit.
+                        below[c, h, quantiles - 1 - hits] += 1
                         hits += 1
-                    moved = np.float64(theta[s, h, c, q]) + RATE * (levels[q] - (1.0 if hit else 0.0))
-                    theta[s, h, c, q] = np.float32(min(max(moved, -THETA_MAX), THETA_MAX))
+                    if stands:
+                        continue
+                    moved = np.float64(theta[s, h, c, q]) + (up[q] - RATE if hit else up[q])
+                    newest = from_bits(pend_off[s, last, c, q])
+                    if abs(newest) > limit[h, q] * wide:
+                        newest /= widened
+                        if h > 0:
+                            hit = error <= newest
+                        out = abs(newest) / sigma - abs(normal[q])
+                        grown = (out + abs(normal[q]) - limit[h, q]) / STEEP
+                        moved += (up[q] - RATE if hit else up[q]) * min(grown * grown, most[q])
+                        if (newest > 0.0) == hit and out > furthest[q]:
+                            moved -= np.sign(newest) * RETURN * (out - furthest[q])
+                        moved = min(max(moved, -THETA_MAX), THETA_MAX)
+                    theta[s, h, c, q] = np.float32(moved)
                 if 0 < hits < quantiles:
                     inside[c, h] += 1
                 # the spread
-                squared = min(error * error, max(SPREAD_CAP * sigma2, LOSS_CAP * unit * unit))
-                spread2[s, h, c] = np.float32(sigma2 + SPREAD_SHARE * (squared - sigma2))
+                if not stands:
+                    squared = error * error
+                    if h == 0:
+                        squared /= 1.0 + before
+                    squared = min(squared, max(SPREAD_CAP * sigma * sigma, LOSS_CAP * unit * unit))
+                    sigma = np.sqrt(sigma * sigma + SPREAD_SHARE * (squared - sigma * sigma))
+                    spread[s, h, c] = np.float32(min(sigma, SPREAD_REACH * (h + 1.0) * size[c]))
         if observed > 0:
             total = 0.0
             for c in range(channels):
@@ -253,58 +399,98 @@ def advance(
             frame_error[i] = np.nan
 
         # ── 2. fill what is missing ──────────────────────────────────────────────────────────────────────────────
-        row = fill_row[i]
-        if row >= 0:
+        others, absent = 0, 0
+        if correlated and observed > 0:
             for c in range(channels):
+                if not np.isnan(residual[c]):
+                    known[others] = c
+                    others += 1
+                elif not np.isnan(base[i, c]):
+                    missing[absent] = c
+                    absent += 1
+            if absent > 0:
+                # What the missing ones have been, given those that came: residual = its mean, left = its variance.
+                if not _factored(covariance[s], known, others, RIDGE, factor):
+                    _mend(covariance[s], everyone, factor)
+                    _factored(covariance[s], known, others, RIDGE, factor)
+                _solved(known, others, residual, factor, solved)
+                for m in range(absent):
+                    c = missing[m]
+                    shift, explained[c] = _explained(covariance[s], c, known, others, factor, solved, part[m])
+                    residual[c] = min(max(shift, -RESIDUAL_CLIP), RESIDUAL_CLIP)
+                    for k in range(m + 1):
+                        total = np.float64(covariance[s, c, missing[k]])
+                        for a in range(others):
+                            total -= part[m, a] * part[k, a]
+                        left[m, k] = total
+                    left[m, m] = max(left[m, m], 0.0)
+        row = fill_row[i]
+        for c in range(channels):
+            if row >= 0:
                 filled[row, c] = False
                 fill_value[row, c] = values[i, c]
                 fill_lower[row, c] = values[i, c]
                 fill_upper[row, c] = values[i, c]
-                if not np.isnan(values[i, c]) or np.isnan(base[i, c]):
-                    continue
-                filled[row, c] = True
-                gone = max(1, int(np.rint(age[i, c])))
-                h = min(gone, horizon) - 1
-                cell = h * (h + 1) // 2 + n % (h + 1)
-                ring = (n - h - 1) % horizon
-                origin = np.float64(pend_base[s, ring, c])
-                widen = np.sqrt(max(1.0, gone / horizon))
-                if n <= h or np.isnan(origin):
-                    center = base[i, c]
-                    lower = -2.0 * WIDE * scale[i, c] * np.sqrt(np.float64(gone))
-                    upper = -lower
-                else:
-                    move = _told(pend_unit[s, ring, c], pend_move[s, cell, c])
-                    center = anchor[s, c] + _mixed(origin, move, pend_weight[s, cell, c])
-                    lower = from_bits(pend_off[s, cell, c, 0]) * widen
-                    upper = from_bits(pend_off[s, cell, c, quantiles - 1]) * widen
-                    others = 0
-                    if correlated and observed > 0:
-                        for j in range(channels):
-                            if not np.isnan(residual[j]):
-                                known[others] = j
-                                others += 1
-                        for a in range(others):
-                            right[a] = covariance[s, known[a], c]
-                            solved[a] = right[a]
-                            for b in range(others):
-                                matrix[a, b] = covariance[s, known[a], known[b]]
-                            matrix[a, a] += RIDGE
-                        _solve(matrix, solved, others)
-                        shift = 0.0
-                        explained = 0.0
-                        for a in range(others):
-                            shift += solved[a] * residual[known[a]]
-                            explained += solved[a] * right[a]
-                        step_sigma = np.sqrt(np.float64(spread2[s, 0, c]))
-                        center += step_sigma * shift
-                        share = explained * np.float64(spread2[s, 0, c]) / np.float64(spread2[s, h, c])
-                        narrow = np.sqrt(min(max(1.0 - share, 0.05), 1.0))
-                        lower *= narrow
-                        upper *= narrow
-                fill_value[row, c] = center
-                fill_lower[row, c] = center + lower
-                fill_upper[row, c] = center + upper
+            came = not np.isnan(values[i, c])
+            if (came and not age_before[i, c] > 0.0) or np.isnan(base[i, c]):
+                carried[s, c] = 0.0
+                continue
+            # A channel that comes back says how wide the fill of this very step ought to have been.
+            shift, share = 0.0, 0.0
+            if came and others > 1:
+                rest_of = 0
+                for a in range(others):
+                    if known[a] != c:
+                        but[rest_of] = known[a]
+                        rest_of += 1
+                if rest_of < others and _factored(covariance[s], but, rest_of, RIDGE, factor):
+                    _solved(but, rest_of, residual, factor, solved)
+                    shift, share = _explained(covariance[s], c, but, rest_of, factor, solved, part[0])
+                    shift = min(max(shift, -RESIDUAL_CLIP), RESIDUAL_CLIP)
+            elif absent > 0 and not came:
+                shift, share = residual[c], explained[c]
+            if shift != 0.0:
+                carried[s, c] += np.float32(max(np.float64(spread[s, 0, c]), SPREAD_FLOOR * size[c]) * shift)
+            if row < 0 and not came:
+                continue
+            # The share of its variance that the others leave.
+            variance = np.float64(covariance[s, c, c]) if correlated else 0.0
+            narrow = np.sqrt(min(max(1.0 - share / variance, 0.05), 1.0)) if variance > 0.0 else 1.0
+            gone = int(np.rint(age_before[i, c])) + 1 if came else max(1, int(np.rint(age[i, c])))
+            narrow *= np.exp(np.float64(fill_width[s, c]) * (1.0 - 1.0 / gone))
+            h = min(gone, horizon) - 1
+            cell = h * (h + 1) // 2 + turn[h]
+            ring = (n - h - 1) % horizon
+            origin = np.float64(pend_base[s, ring, c])
+            known_before = n > h and not np.isnan(origin)
+            if known_before:
+                move = _told(pend_unit[s, ring, c], pend_move[s, cell, c])
+                center = _mixed(origin, move, pend_weight[s, cell, c]) + np.float64(carried[s, c])
+                lower, upper = from_bits(pend_off[s, cell, c, 0]), from_bits(pend_off[s, cell, c, 0])
+                for q in range(1, quantiles):
+                    lower = min(lower, from_bits(pend_off[s, cell, c, q]))
+                    upper = max(upper, from_bits(pend_off[s, cell, c, q]))
+                lower = min(lower * narrow, 0.0)
+                upper = max(upper * narrow, 0.0)
+            else:
+                center = base[i, c] - anchor[s, c]
+                upper = 2.0 * WIDE * size[c] * np.sqrt(np.float64(gone))
+                lower = -upper
+            # No further than the channel has ever been.
+            if seen_range[s, c, 0] <= seen_range[s, c, 1]:
+                center = min(max(center, np.float64(seen_range[s, c, 0])), np.float64(seen_range[s, c, 1]))
+            if came:
+                carried[s, c] = 0.0
+                if known_before and rest[i, c] <= REST and size[c] > 0.0:
+                    error = values[i, c] - anchor[s, c] - center
+                    missed = 0.0 if lower <= error <= upper else 1.0
+                    moved = fill_width[s, c] + FILL_RATE * (missed - 1.0 + levels[quantiles - 1] - levels[0])
+                    fill_width[s, c] = np.float32(min(max(moved, -FILL_WIDTH_MAX), FILL_WIDTH_MAX))
+                continue
+            filled[row, c] = True
+            fill_value[row, c] = anchor[s, c] + center
+            fill_lower[row, c] = anchor[s, c] + center + lower
+            fill_upper[row, c] = anchor[s, c] + center + upper
 
         if correlated and observed > 0:
             for a in range(channels):
@@ -314,10 +500,15 @@ def advance(
                     if not np.isnan(residual[b]):
                         product = residual[a] * residual[b]
                         covariance[s, a, b] += np.float32(COVARIANCE_SHARE * (product - covariance[s, a, b]))
+            for m in range(absent):
+                for k in range(m + 1):
+                    covariance[s, missing[m], missing[k]] += np.float32(COVARIANCE_SHARE * left[m, k])
+                    if k < m:
+                        covariance[s, missing[k], missing[m]] = covariance[s, missing[m], missing[k]]
 
         # ── 3. forecast ──────────────────────────────────────────────────────────────────────────────────────────
         row = out_row[i]
-        ring = n % horizon
+        ring = now
         for c in range(channels):
             pend_base[s, ring, c] = np.float32(base[i, c] - anchor[s, c])
             # What is infinite or no number is nothing that a network says.
@@ -332,25 +523,37 @@ def advance(
             pend_unit[s, ring, c] = to_bits(largest * np.float64(scale[i, c]) * (1.004 / MOVES)) if speaks[c] else 0
             unit = from_bits(pend_unit[s, ring, c])
             finer[c] = np.float64(scale[i, c]) / unit if unit > 0.0 else 0.0
-        for h in range(horizon):
-            cell = h * (h + 1) // 2 + n % (h + 1)
-            for c in range(channels):
-                if np.isnan(base[i, c]):
+            one_step[c] = max(np.float64(spread[s, 0, c]), SPREAD_FLOOR * size[c])
+            widest[c] = min(SPREAD_REACH * size[c], SIGMA_MAX)
+            shrunk[c] = np.exp(rate * (rest[i, c] - REST)) if rest[i, c] > REST else 1.0
+        for c in range(channels):
+            if np.isnan(base[i, c]):
+                for h in range(horizon):
+                    cell = h * (h + 1) // 2 + turn[h]
                     pend_move[s, cell, c] = NO_MOVE
                     pend_weight[s, cell, c] = 0
-                    if row >= 0:
-                        mean_out[row, c, h] = np.nan
-                        for q in range(quantiles):
-                            quantile_out[row, c, q, h] = np.nan
-                    continue
-                unit = np.float64(scale[i, c]) * root[h]
-                if spread2[s, h, c] == 0.0 or n < 2:
-                    spread2[s, h, c] = np.float32((WIDE * unit) ** 2 + 1e-30)
+                if row >= 0:
+                    mean_out[row, c] = np.nan
+                    quantile_out[row, c] = np.nan
+                continue
+            origin = np.float64(pend_base[s, ring, c])
+            level = anchor[s, c]
+            reached, begins = np.float64(age[i, c]), rest[i, c] < 0
+            for h in range(horizon):
+                cell = h * (h + 1) // 2 + turn[h]
+                known_sigma = np.float64(spread[s, h, c])
+                if begins or known_sigma == 0.0:
+                    guess = WIDE * size[c] * root[h]
+                    if rest[i, c] < -1 and known_sigma > 0.0:
+                        # It moves otherwise than before, but grows over the horizon as before.
+                        guess = max(known_sigma, min(guess, WIDE * size[c] * known_sigma / one_step[c]))
+                    spread[s, h, c] = np.float32(guess)
+                    known_sigma = guess
                 # A forecast from a value seen `age` steps ago reaches that much further.
-                sigma2 = max(np.float64(spread2[s, h, c]), (SPREAD_FLOOR * unit) ** 2)
-                sigma = np.sqrt(sigma2 * (1.0 + age[i, c] / (h + 1.0)))
-                origin = np.float64(pend_base[s, ring, c])
-                steps = np.int16(NO_MOVE)
+                sigma = min(max(known_sigma * shrunk[c], SPREAD_FLOOR * size[c]), widest[c] * (h + 1.0))
+                if reached > 0.0:
+                    sigma *= np.sqrt(1.0 + reached * per_step[h])
+                kept_move = np.int16(NO_MOVE)
                 kept = np.uint8(0)
                 mean = origin
                 if speaks[c]:
@@ -360,19 +563,26 @@ def advance(
                     # What is scored later is what is sent now: the kept, rounded numbers.
                     kept = np.uint8(weight * WEIGHTS + 0.5)
                     far = np.rint(np.float64(net[i, c, h, 0]) * root[h] * finer[c])
-                    steps = np.int16(min(max(far, -MOVES), MOVES))
-                    network = _told(pend_unit[s, ring, c], steps)
+                    kept_move = np.int16(min(max(far, -MOVES), MOVES))
+                    network = _told(pend_unit[s, ring, c], kept_move)
                     mean = _mixed(origin, network, kept)
                     weight = np.float64(kept) * (1.0 / WEIGHTS)
+                    unit = size[c] * root[h]
                     for q in range(quantiles):
                         shape = np.float64(net[i, c, h, 1 + q]) * unit - network
-                        offsets[q] = (1.0 - weight) * normal[q] * sigma + weight * shape
+                        shape = min(max(shape, -SHAPE_REACH * sigma), SHAPE_REACH * sigma)
+                        offset = ((1.0 - weight) * normal[q] + np.float64(theta[s, h, c, q])) * sigma + weight * shape
+                        bits = to_bits(offset)
+                        pend_off[s, cell, c, q] = bits
+                        offsets[q] = from_bits(bits)
                 else:
                     for q in range(quantiles):
-                        offsets[q] = normal[q] * sigma
-                pend_move[s, cell, c], pend_weight[s, cell, c] = steps, kept
-                for q in range(quantiles):
-                    offsets[q] += np.float64(theta[s, h, c, q]) * sigma
+                        bits = to_bits((normal[q] + np.float64(theta[s, h, c, q])) * sigma)
+                        pend_off[s, cell, c, q] = bits
+                        offsets[q] = from_bits(bits)
+                pend_move[s, cell, c], pend_weight[s, cell, c] = kept_move, kept
+                if row < 0:
+                    continue
                 # Each level is tracked by itself, so neighbours may cross: sorting never makes the pinball loss worse
                 # (Chernozhukov, Fernández-Val, Galichon 2010).
                 for q in range(1, quantiles):
@@ -382,10 +592,6 @@ def advance(
                         offsets[k + 1] = offsets[k]
                         k -= 1
                     offsets[k + 1] = moving
-                if row >= 0:
-                    mean_out[row, c, h] = anchor[s, c] + mean
+                mean_out[row, c, h] = level + mean
                 for q in range(quantiles):
-                    bits = to_bits(offsets[q])
-                    pend_off[s, cell, c, q] = bits
-                    if row >= 0:
-                        quantile_out[row, c, q, h] = anchor[s, c] + mean + from_bits(bits)
+                    quantile_out[row, c, q, h] = level + mean + offsets[q]

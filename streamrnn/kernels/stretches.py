@@ -32,8 +32,8 @@ def look_ahead(
 ) -> None:
     """Fills `targets` [T, B, C, H], in units of scale · √h around the last seen value, for steps [end − T, end) of rows.
 
-    `values`, `base`, `scale` [row, window, C] are rings by a step's number; `root` [H] is √h. NaN where the step ahead
-    lies outside [target_from, target_to), or belongs to the anchor where `anchor` is False.
+    `values`, `base`, `scale` [row, window, C] are rings by a step's number; `root` [H] is √h. NaN where there is
+    no unit yet, and where the step ahead lies outside [target_from, target_to), or belongs to the anchor where `anchor` is False.
     """
     window = values.shape[1]
     length, _, channels, horizon = targets.shape
@@ -51,4 +51,5 @@ def look_ahead(
             for c in range(channels):
                 level, unit = base[ring, at, c], scale[ring, at, c]
                 for h in range(horizon):
-                    targets[t, b, c, h] = (ahead[c, t + 1 + h] - level) / (unit * root[h])
+                    target = (ahead[c, t + 1 + h] - level) / (unit * root[h])
+                    targets[t, b, c, h] = target if unit > 0.0 else np.float32(np.nan)

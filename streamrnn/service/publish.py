@@ -94,17 +94,17 @@ class Publisher:
         self, topic: str, part: ForecastBatch | ImputationBatch, values: list[bytes], batch: TickBatch, now_ms: int
     ) -> None:
         keys = [name.encode() for name in part.series]
-        times: list[int] = self._times(part.ts_ms, now_ms)
+        times: list[int] = self._times(part.ts_us, now_ms)
         for partition, begin, end in _stretches(batch.partition[part.tick]):
             await self._sink(partition).append_many(
                 topic, self._place(topic, partition), keys[begin:end], values[begin:end], times[begin:end]
             )
 
-    def _times(self, ts_ms: I64, now_ms: int) -> list[int]:
+    def _times(self, ts_us: I64, now_ms: int) -> list[int]:
         """Record times of outputs about these event times."""
         if not self._by_event_time:
-            return [now_ms] * len(ts_ms)
-        least, most = EVENT_MS
+            return [now_ms] * len(ts_us)
+        ts_ms, (least, most) = ts_us // 1000, EVENT_MS
         times: list[int] = np.where((ts_ms >= least) & (ts_ms < most), ts_ms, now_ms).tolist()
         return times
 

@@ -68,10 +68,16 @@ def engine_fields(spec: StreamSpec) -> list[Field]:
         Field("pend_move", (cells, channels), np.int16, forecast.NO_MOVE),
         Field("pend_weight", (cells, channels), np.uint8),
         Field("pend_off", (cells, channels, levels), np.uint16),
-        Field("spread2", (horizon, channels), np.float32),
+        Field("spread", (horizon, channels), np.float32),
         Field("theta", (horizon, channels, levels), np.float32),
         Field("loss", (horizon, channels, 2), np.float32),
         Field("covariance", (correlated, correlated), np.float32),
+        # The lowest and the highest value seen, from the anchor.
+        Field("seen_range", (channels, 2), np.float32, nan),
+        # What the other channels have moved a missing one's fill by since it was last seen.
+        Field("carried", (channels,), np.float32),
+        # By how much fills in longer gaps are wider than forecasts, as a logarithm.
+        Field("fill_width", (channels,), np.float32),
         Field("net_ready", (), np.uint8),
         Field("ring", (spec.burn_in, spec.input_size), np.float16),
         Field("generation", (), np.int64),
@@ -188,11 +194,11 @@ class Engine:
         column["ring"][frames.slot, frames.number % spec.burn_in] = frames.inputs
         part = OutputPart(spec, self.front.steps, frames, silent, self.table)
         forecast.advance(
-            frames.slot, frames.values, frames.base, frames.scale, frames.age, frames.number,
-            part.out_row, part.fill_row, net, has_net, self._served.skill, self._levels, self._normal,
+            frames.slot, frames.values, frames.base, frames.scale, frames.age, frames.age_before, frames.rest,
+            frames.number, part.out_row, part.fill_row, net, has_net, self._served.skill, self._levels, self._normal,
             column["anchor"], column["pend_base"], column["pend_unit"], column["pend_move"],
-            column["pend_weight"], column["pend_off"], column["spread2"], column["theta"], column["loss"],
-            column["covariance"], column["net_ready"],
+            column["pend_weight"], column["pend_off"], column["spread"], column["theta"], column["loss"],
+            column["covariance"], column["seen_range"], column["carried"], column["fill_width"], column["net_ready"],
             part.mean, part.quantiles, part.fill_value, part.fill_lower, part.fill_upper, part.filled,
             scores.count, scores.abs_error, scores.abs_persistence, scores.abs_network, scores.count_network,
             scores.abs_persistence_network, scores.below, scores.inside, part.frame_error,

@@ -44,8 +44,11 @@ def frontend_fields(spec: StreamSpec) -> list[Field]:
         Field("dt_mean", (), np.float32),
         Field("last", channels, np.float64),
         Field("level", channels, np.float64),
-        Field("level_spread2", channels, np.float32),
-        Field("scale2", channels, np.float32),
+        Field("level_spread", channels, np.float32),
+        Field("move_scale", channels, np.float32),
+        Field("fresh", channels, np.uint8),
+        Field("run", channels, np.int8),
+        Field("still", channels, np.uint16),
         Field("seen", channels, np.int32),
         Field("since", channels, np.float32),
     ]
@@ -57,7 +60,8 @@ class Frames:
 
     `values` [frame, channel] with NaN for missing; `inputs` [frame, F] what the network is shown (rounded to half
     precision, as it is kept for rebuilding states); `base` [frame, channel] the last seen value; `scale`
-    [frame, channel] the running scale of moves; `age` [frame, channel] steps since last seen; `number` [frame] how
+    [frame, channel] the running scale of moves; `age` [frame, channel] steps since last seen, `age_before` one frame
+    before; `rest` [frame, channel] observations since the last move (see `features.observe`); `number` [frame] how
     many steps the series had taken before; `pace_us` [frame] the usual distance of irregular steps, 0 while there is none.
     `owner` [frame] is the row of the series, which differs from `slot` where frames are computed on a copy of the row;
     `shown` [frame]: its outputs left before, ahead of it. `runs` [run, 3] holds (slot, start, stop) per series.
@@ -73,6 +77,8 @@ class Frames:
     base: F64
     scale: F32
     age: F32
+    age_before: F32
+    rest: I32
     number: I64
     pace_us: F32
     owner: I32
@@ -364,15 +370,17 @@ class FrontEnd:
         base: F64 = np.empty(values.shape)
         scale: F32 = np.empty(values.shape, dtype=np.float32)
         age: F32 = np.empty(values.shape, dtype=np.float32)
+        age_before: F32 = np.empty(values.shape, dtype=np.float32)
+        rest: I32 = np.empty(values.shape, dtype=np.int32)
         number: I64 = np.empty(count, dtype=np.int64)
         pace: F32 = np.empty(count, dtype=np.float32)
         column = self.table.columns
         local = local_times(ts_us, *self._zone) if len(self._zone[0]) else ts_us
         features.observe(
             slot, step, local, values, spec.irregular, spec.scale_decay, spec.level_decay, self._calendar_us,
-            column["last"], column["level"], column["level_spread2"], column["scale2"], column["seen"],
-            column["since"], column["prev_step"], column["dt_mean"], column["steps"],
-            inputs, base, scale, age, number, pace,
+            column["last"], column["level"], column["level_spread"], column["move_scale"], column["fresh"],
+            column["run"], column["still"], column["seen"], column["since"], column["prev_step"], column["dt_mean"],
+            column["steps"], inputs, base, scale, age, age_before, rest, number, pace,
         )  # fmt: skip
         inputs = inputs.astype(np.float16).astype(np.float32)
         edges = np.flatnonzero(np.diff(slot)) + 1
@@ -380,8 +388,8 @@ class FrontEnd:
         stops = np.concatenate([edges, [count]]) if count else np.empty(0, dtype=np.int64)
         runs = np.stack([slot[starts], starts, stops], axis=1) if count else np.empty((0, 3), dtype=np.int64)
         return Frames(
-            slot, step, ts_us, kind, tick, values, inputs, base, scale, age, number, pace, owner, shown.astype(np.bool_),
-            runs.astype(np.int64), consumed, evicted, rejected, skipped, silent,
+            slot, step, ts_us, kind, tick, values, inputs, base, scale, age, age_before, rest, number, pace, owner,
+            shown.astype(np.bool_), runs.astype(np.int64), consumed, evicted, rejected, skipped, silent,
         )  # fmt: skip
 
 

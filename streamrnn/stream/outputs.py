@@ -79,7 +79,8 @@ class OutputPart:
 
         fills: Bool = heard.copy()
         if not spec.impute_all:
-            fills &= np.isnan(frames.values).any(axis=1)
+            # A channel that was never seen has nothing to be filled from.
+            fills &= (np.isnan(frames.values) & ~np.isnan(frames.base)).any(axis=1)
         self.fill_row, chosen = _rows(fills, frames.tick)
         self.fill_tick: I64 = frames.tick[chosen]
         self.fill_ts: I64 = frames.ts_us[chosen]

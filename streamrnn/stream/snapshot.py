@@ -14,8 +14,8 @@ A record is the row of every column of the series table, packed in a fixed order
 
 Rows are packed and unpacked many at a time, block by block of the table; only the digest is per record. A record of
 another layout (another version of this program, another configuration) is read by the names of its columns: what is
-missing starts fresh, what is unknown is left out, and a column of another shape makes the record useless
-(`LayoutMismatch`).
+missing is made of others (`conversions`) or starts fresh, what is unknown is left out, and a column of another shape
+makes the record useless (`LayoutMismatch`).
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from streamrnn.kernels.grid import NEVER
 from streamrnn.kernels.rows import DAMAGED, ELSEWHERE, IMPOSSIBLE, LIFE, TAKEN, admit, lifted
 from streamrnn.packed import Packed, names_of, text_of
 from streamrnn.records import I64, U8, Bool, Record
+from streamrnn.stream.conversions import CONVERSIONS
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.table import Block, Field, SeriesTable
 
@@ -62,10 +63,10 @@ STATE_MAX = 1 << 14
 # in the first of these columns neither can be, in the next a missing value is written as no number, and counts are not
 # negative.
 NUMBERS = (
-    "last", "level", "level_spread2", "scale2", "since", "dt_mean", "spread2", "theta", "loss", "covariance", "pend_unit",
-    "pend_off", "state",
+    "last", "level", "level_spread", "move_scale", "since", "dt_mean", "spread", "theta", "loss", "covariance", "carried",
+    "fill_width", "pend_unit", "pend_off", "state",
 )  # fmt: skip
-NUMBERS_OR_NONE = ("anchor", "pend_base", "ring")
+NUMBERS_OR_NONE = ("anchor", "pend_base", "seen_range", "ring")
 COUNTS = ("applied", "steps", "seen")
 # Sums of these have to fit 64 bits.
 TIMES = ("last_step", "last_us", "heard_ms", "previewed", "prev_step")
@@ -485,6 +486,13 @@ def _renamed(block: Any, theirs: _Layout, own: _Layout, table: SeriesTable, step
             made[name] = converted[name]
         elif name not in known:
             made[name] = table.fields[name].fill
+            conversion = CONVERSIONS.get(name)
+            if conversion is not None and all(source in known for source in conversion.sources):
+                values = conversion.make(block)
+                if values.shape[1:] != shape:
+                    have = list(values.shape[1:])
+                    raise LayoutMismatch(f"the kept state gives {name} {have}, this configuration needs {list(shape)}")
+                made[name] = values
         elif known[name] == (kind, shape):
             made[name] = block[name]
         else:

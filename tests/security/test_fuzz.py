@@ -169,7 +169,7 @@ def test_a_state_whose_numbers_cannot_be_is_refused() -> None:
         ("seen", b"\xff" * 4),
         ("applied", b"\xff" * 8),
         ("last", struct.pack("<d", math.inf)),
-        ("scale2", struct.pack("<f", math.nan)),
+        ("move_scale", struct.pack("<f", math.nan)),
         ("state", struct.pack("<f", math.nan)),
         ("covariance", struct.pack("<f", math.nan)),
         ("anchor", struct.pack("<d", -math.inf)),
