@@ -256,7 +256,7 @@ def serve(stream: Stream, batch: TickBatch, steps: Steps, options: Options, seed
         shape = replace(
             model, channels=shape.channels, horizon=shape.horizon, quantiles=shape.quantiles, calendars=shape.calendars
         )
-    learner = Learner(spec, shape, learn_spec(options, seed, len(steps.names)))
+    learner = Learner(spec, shape, learn_spec(options, seed, len(steps.names))) if options.train else None
     cells = steps.values.shape
     result = Result(
         Forecasts.empty(len(steps), spec, quantiles=True),
@@ -280,7 +280,7 @@ def serve(stream: Stream, batch: TickBatch, steps: Steps, options: Options, seed
             result.refused[begin + tick] = (reason, detail)
         if options.forecasts_out and seed == 0:
             result.documents += encoder.forecasts(outputs.forecasts, part)
-        if options.train:
+        if learner is not None:
             learner.feed(part)
             if learner.ready():
                 done = learner.round()

@@ -136,6 +136,8 @@ def read_table(path: Path, time_column: str, channels: Sequence[str] = (), readi
     ]
     if not chosen:
         raise InputError(f"{path}: no column but the time holds a number; choose with --channels")
+    if not channels:
+        chosen = _moving(columns, chosen, times)
     values: F64 = np.empty((len(body), len(chosen)))
     marks = {name: _decimal_of(path, name, columns[name], missing, reading) for name in chosen}
     if "," in marks.values() and reading.decimal is None:
@@ -238,6 +240,15 @@ def _holds_numbers(cells: list[str], missing: frozenset[str]) -> bool:
         else:
             words += 1
     return 0 < numbers >= words
+
+
+def _moving(columns: dict[str, list[str]], chosen: list[str], times: Times) -> list[str]:
+    """Columns nobody named that hold one and the same number throughout (a station's id) are no channels, if any moves."""
+    still = [name for name in chosen if len(columns[name]) > 1 and len({cell.strip() for cell in columns[name]}) == 1]
+    if not still or len(still) == len(chosen):
+        return chosen
+    times.notes.append(f"left out, for they never move (name them with --channels): {', '.join(still)}")
+    return [name for name in chosen if name not in still]
 
 
 def _decimal_of(path: Path, column: str, cells: list[str], missing: frozenset[str], reading: Reading) -> str | None:

@@ -384,7 +384,7 @@ def localise(times: Times, local: Bool, zone: ZoneInfo, groups: Sequence[Hashabl
     if twice:
         times.notes.append(
             f"{twice} local times happen twice in {zone.key} (clocks set back): read in the order of the rows, the "
-            "earlier pass first"
+            "earlier pass first unless only the later one keeps their distance"
         )
 
 
@@ -393,6 +393,7 @@ def _localise_one(times: Times, rows: list[int], local: Bool, zone: ZoneInfo) ->
     before: int | None = None
     twice = 0
     wall = times.ts_us.copy()
+    usual = float(np.median(np.diff(wall[rows]))) if len(rows) > 1 else 0.0
     for i, row in enumerate(rows):
         if not local[row]:
             before = int(times.ts_us[row])
@@ -410,8 +411,9 @@ def _localise_one(times: Times, rows: list[int], local: Bool, zone: ZoneInfo) ->
                     f"the local time {moment} happens twice in {zone.key} and no row before it says which is meant: "
                     "write times with their offset, such as +01:00"
                 )
-            # The later pass, once the earlier one would stand at or before the row above.
-            if before is not None and early <= before < late:
+            # The later pass, once the earlier one would stand at or before the row above, or where it alone is as far
+            # from that row as rows are.
+            if before is not None and (early <= before < late or late - before == usual != early - before):
                 us = late
         times.ts_us[row] = us
         before = us
