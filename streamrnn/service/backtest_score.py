@@ -15,6 +15,7 @@ import numpy as np
 from streamrnn.records import F64, I64, Bool
 from streamrnn.spec import StreamSpec
 from streamrnn.stream.frontend import Frames
+from streamrnn.transports.files import InputError
 
 # A spread over the train rows below this share of the spread over all rows, or of rounding, is standing still.
 STILL_SHARE = 1e-4
@@ -187,12 +188,16 @@ def score(
     scale: Scale,
     score_rows: tuple[int, int],
 ) -> list[Row]:
-    """Rows of every (model, seed), all on the same cells."""
+    """Rows of every (model, seed), all on the same cells. Raises InputError where there is none."""
     origins = origins_of(steps, score_rows, spec.horizon)
     target = targets_of(steps, origins, spec.horizon)
     common: Bool = ~np.isnan(target)
     for _, _, made in models:
         common &= np.isfinite(made.mean[origins])
+        if made.quantiles is not None:
+            common &= np.isfinite(made.quantiles[origins]).all(axis=2)
+    if not common.any():
+        raise InputError("no cell of the scored rows has both a measured target and a forecast of every model")
     rows: list[Row] = []
     for name, seed, made in models:
         rows += _scored(name, seed, made, origins, target, common, steps, spec, scale)
