@@ -90,6 +90,45 @@ def test_every_document_parses_and_every_number_is_within_its_last_digit(
                     assert abs(got - value) <= 0.5000001 * digit + math.ulp(value)
 
 
+@settings(deadline=None, max_examples=300)
+@given(
+    st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=24, max_size=24),
+    st.lists(st.floats(1.5e-45, 3e38), min_size=2, max_size=2),
+    st.lists(st.integers(-30, 305), min_size=24, max_size=24),
+)
+def test_every_finite_number_reads_back_within_its_last_digit(
+    numbers: list[float], scales: list[float], powers: list[int]
+) -> None:
+    """Wei and picofarads alike: whatever the sizes of value and scale, never another number."""
+    pool = np.array([value if i % 2 else math.frexp(value)[0] * 10.0 ** powers[i] for i, value in enumerate(numbers)])
+    scale = np.array([scales], dtype=np.float32)
+    mean, quantiles = pool[:6].reshape(1, 2, 3), pool[6:].reshape(1, 2, 3, 3)
+    parsed = json.loads(Encoder(SPEC, "t").forecasts(forecasts(["s"], mean, quantiles, scale), ticks(1))[0])
+    for c, name in enumerate(SPEC.channels):
+        digit = 10.0 ** -decimals_of(float(scale[0, c]))
+        channel = parsed["channels"][name]
+        pairs = [(channel["mean"], mean[0, c])]
+        pairs += [(values, quantiles[0, c, q]) for q, values in enumerate(channel["quantiles"].values())]
+        for shown, wanted in pairs:
+            for got, value in zip(shown, wanted.tolist(), strict=True):
+                assert abs(float(got) - value) <= 0.5000001 * digit + math.ulp(value), (got, value)
+
+
+def test_wei_are_written_as_wei() -> None:
+    values = [[[28524228757025110097920.0, -1e300, 9007199254740993.0], [1e20, 9.0e18, -9223372036854775808.0]]]
+    batch = forecasts(["s"], values, np.full((1, 2, 3, 3), 2e22), [[1e21, 0.5]])
+    channels = json.loads(Encoder(SPEC, "t").forecasts(batch, ticks(1))[0])["channels"]
+    assert [[float(x) for x in channels[name]["mean"]] for name in SPEC.channels] == values[0]
+    assert channels["temp"]["quantiles"]["0.05"] == [2e22] * 3
+
+
+def test_what_is_not_finite_is_null() -> None:
+    values = [[[1.0, np.nan, np.inf], [1.0, 2.0, -np.inf]]]
+    batch = forecasts(["s"], values, np.ones((1, 2, 3, 3)), [[1, np.inf]])
+    channels = json.loads(Encoder(SPEC, "t").forecasts(batch, ticks(1))[0])["channels"]
+    assert [channels[name]["mean"] for name in SPEC.channels] == [[1.0, None, None], [1.0, 2.0, None]]
+
+
 def test_numbers_have_three_digits_below_the_scale() -> None:
     values = [[[1234.56789, -0.00001, 0.25], [2e-20, -3.5e-19, 0.0]]]
     batch = forecasts(["s"], values, np.zeros((1, 2, 3, 3)), [[0.02, 2e-20]])

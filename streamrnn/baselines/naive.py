@@ -24,7 +24,7 @@ class Persistence:
 
 
 class Seasonal:
-    """The value one season ago; until a season has been seen, the last value."""
+    """The value at this phase of the last season in which it was measured; until a season has been seen, the last value."""
 
     def __init__(self, channels: int, horizon: int, season: int) -> None:
         self._rows: deque[F64] = deque(maxlen=season)
@@ -32,8 +32,9 @@ class Seasonal:
         self._horizon, self._season = horizon, season
 
     def observe(self, row: F64) -> None:
+        ago = self._rows[0] if len(self._rows) == self._season else self._last
         self._last = np.where(np.isnan(row), self._last, row)
-        self._rows.append(self._last)
+        self._rows.append(np.where(np.isnan(row), ago, row))
 
     def forecast(self) -> F64:
         if len(self._rows) < self._season:

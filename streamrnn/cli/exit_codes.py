@@ -13,6 +13,7 @@ class ExitCode(IntEnum):
     TOPIC = 4  # a topic is missing, or is not as it must be
     INPUT = 5  # a file cannot be read, or holds nothing to work on
     ADDRESS = 6  # the HTTP address is taken, or exposed without a token
+    ROWS_REFUSED = 7  # a back-test ran and its scores stand, but rows of the file were refused (--allow-refused)
     MEMORY = 70  # the trainer grew beyond learn.memory_max_mb
     STUCK = 71  # the trainer hung and ended itself
 

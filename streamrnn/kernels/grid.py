@@ -22,7 +22,8 @@ REPLAYED = 6  # the row's state is from after this record already (a restored on
 
 NEVER = np.iinfo(np.int64).min // 4  # far enough from the edge that sums with it do not overflow
 DUE_UNKNOWN = 2**62
-PASSED_MAX_MS = 1 << 50  # what a state that nobody has written could claim must not overflow
+# Longer than any span of time that means something, and short enough that its microseconds do not overflow.
+PASSED_MAX_MS = 1 << 50
 # A row's `resting`: its silence was noticed (its gaps were filled ahead), or is to be filled at the end of this stretch.
 AWAKE, RESTS, FALLS_SILENT = 0, 1, 2
 

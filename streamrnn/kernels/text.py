@@ -4,20 +4,29 @@ A forecast of 4 channels × 12 steps × (mean + 3 quantiles) is 192 numbers. Tur
 into its shortest exact text costs more than the whole recurrent step, and most of those digits are noise: a value is
 worth about a thousandth of the usual move between two ticks. So a number is written with a fixed count of decimals,
 chosen per series and channel from the running scale.
+
+Every finite number reads back within half of its last decimal, or as the very same double where that is coarser. What is
+too large or too fine for whole numbers of 53 bits goes by way of long integers, exactly.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
 from streamrnn.kernels import compiled, inlined
-from streamrnn.records import F32, F64, I32, I64, U8, Bool
+from streamrnn.records import F32, F64, I32, I64, U8, U64, Bool
 
 DIGITS = 3  # decimal places below the leading digit of the scale
-NUMBER_BYTES = 26  # sign, 19 digits, point, exponent "e-45"
-LARGEST = 9.0e18
+NUMBER_BYTES = 26  # sign, 17 digits, point, exponent "e-308"
+# Up to here the product of a double with a power of ten that is one (10^22) rounds once.
+EXACT = 1.0e15
+EXACT_DECIMALS = 22
+POWERS = np.array([float(10**k) for k in range(EXACT_DECIMALS + 1)])
+SIGNIFICANT = 17  # so many digits give a double back
+LIMBS = 48  # of 32 bits: the largest double, 2^1024, times 10^48 has 1,184 bits
 # "00", "01", … "99": two digits for one division.
 PAIRS = np.frombuffer("".join(f"{n:02d}" for n in range(100)).encode(), dtype=np.uint8)
 
@@ -27,7 +36,7 @@ SERIES, TS, STEP, CHANNELS, MODEL, TRUE, FALSE, SOURCE, OFFSET, END, COMMA, CHAN
 
 @compiled
 def decimals_of(scale: float) -> int:
-    if not scale > 0.0:
+    if not 0.0 < scale < np.inf:
         return DIGITS
     return max(0, DIGITS - int(np.floor(np.log10(np.float64(scale)))))
 
@@ -71,6 +80,128 @@ def _put_integer(buffer: U8, at: int, value: Any) -> int:
 
 
 @inlined
+def _put_exponent(buffer: U8, at: int, exponent: int) -> int:
+    buffer[at] = 101
+    return _put_integer(buffer, at + 1, exponent)
+
+
+@compiled
+def _times(limbs: U64, used: int, factor: int) -> int:
+    """Multiplies a long integer (32 bits a limb, the lowest first) by up to 32 bits; returns how many limbs it has."""
+    carry = np.uint64(0)
+    low, width = np.uint64(0xFFFFFFFF), np.uint64(32)
+    for k in range(used):
+        carry += limbs[k] * np.uint64(factor)
+        limbs[k] = carry & low
+        carry >>= width
+    if carry > 0:
+        limbs[used] = carry
+        used += 1
+    return used
+
+
+@compiled
+def _halved(limbs: U64, used: int, bits: int) -> int:
+    """Divides a long integer by 2^bits, rounding halves up; returns how many limbs it has."""
+    words, rest = bits // 32, np.uint64(bits % 32)
+    low, width = np.uint64(0xFFFFFFFF), np.uint64(32)
+    if words > used:
+        return 0
+    at = (bits - 1) // 32
+    carry = np.uint64(1) << np.uint64((bits - 1) % 32)
+    used = max(used, at + 1)
+    while carry > 0:
+        carry += limbs[at]
+        limbs[at] = carry & low
+        carry >>= width
+        at += 1
+    used = max(used, at)
+    for k in range(words, used):
+        above = limbs[k + 1] if k + 1 < used else np.uint64(0)
+        limbs[k - words] = ((limbs[k] | (above << width)) >> rest) & low
+    used -= words
+    while used > 0 and limbs[used - 1] == 0:
+        used -= 1
+    return used
+
+
+@compiled
+def _decimal_digits(limbs: U64, used: int, digits: U8) -> int:
+    """Writes a long integer's digits, the lowest first; returns how many. The integer is used up."""
+    billion, width = np.uint64(1_000_000_000), np.uint64(32)
+    count = 0
+    while used > 0:
+        rest = np.uint64(0)
+        for k in range(used - 1, -1, -1):
+            part = (rest << width) | limbs[k]
+            limbs[k] = part // billion
+            rest = part - limbs[k] * billion
+        while used > 0 and limbs[used - 1] == 0:
+            used -= 1
+        for _ in range(9):
+            digits[count] = rest % np.uint64(10)
+            rest //= np.uint64(10)
+            count += 1
+    while count > 0 and digits[count - 1] == 0:
+        count -= 1
+    return count
+
+
+@compiled
+def _put_exact(buffer: U8, at: int, value: float, decimals: int) -> int:
+    """Writes any double rounded to `decimals` places, and to 17 digits where that is coarser; null if it is not finite."""
+    if not np.isfinite(value):
+        for letter in (110, 117, 108, 108):
+            buffer[at] = letter
+            at += 1
+        return at
+    mantissa, power = math.frexp(abs(value))
+    whole = np.uint64(mantissa * 9007199254740992.0)  # times 2^53
+    power -= 53
+    limbs = np.zeros(LIMBS, dtype=np.uint64)
+    limbs[0], limbs[1] = whole & np.uint64(0xFFFFFFFF), whole >> np.uint64(32)
+    used = 2
+    for _ in range(decimals):
+        used = _times(limbs, used, 10)
+    while power > 0:
+        by = min(power, 31)
+        used = _times(limbs, used, 1 << by)
+        power -= by
+    if power < 0:
+        used = _halved(limbs, used, -power)
+    digits = np.zeros(LIMBS * 10, dtype=np.uint8)
+    count = _decimal_digits(limbs, used, digits)
+    if count == 0:
+        buffer[at] = 48
+        return at + 1
+    if value < 0.0:
+        buffer[at] = 45
+        at += 1
+    dropped = max(0, count - SIGNIFICANT)
+    if dropped and digits[dropped - 1] >= 5:
+        k = dropped
+        while k < count and digits[k] == 9:
+            digits[k] = 0
+            k += 1
+        digits[k] += np.uint8(1)
+        if k == count:
+            count += 1
+            dropped += 1
+    exponent = dropped - decimals
+    point = exponent if -15 <= exponent < 0 else 0
+    first = max(count - dropped, 1 - point) - 1  # a digit stands before the point
+    for k in range(first, -1, -1):
+        if k + 1 == -point:
+            buffer[at] = 46
+            at += 1
+        buffer[at] = 48 + digits[dropped + k]
+        at += 1
+    if point == 0 and exponent != 0:
+        at = _put_exponent(buffer, at, exponent)
+    return at
+
+
+@inlined
 def _put_number(buffer: U8, at: int, value: float, decimals: int, factor: float) -> int:
     """Writes `value` rounded to `decimals` places (`factor` is 10 to that power), beyond 15 with an exponent."""
     size = abs(value)
@@ -88,21 +219,17 @@ def _put_number(buffer: U8, at: int, value: float, decimals: int, factor: float)
         buffer[at] = 46
         _put_digits(buffer, at + 1, int(rest), decimals)
         return at + decimals + 1
-    scaled = np.rint(size * factor)
-    while scaled > LARGEST and decimals > 0:
-        decimals -= 1
-        factor /= 10.0
-        scaled = np.rint(size * factor)
-    whole = np.int64(min(scaled, LARGEST))
+    scaled = size * factor
+    if not scaled < EXACT or decimals > EXACT_DECIMALS:
+        return _put_exact(buffer, at, value, decimals)
+    whole = np.int64(np.rint(scaled))
     if value < 0.0 and whole > 0:
         buffer[at] = 45
         at += 1
     if decimals == 0 or decimals > 15:
         at = _put_integer(buffer, at, whole)
         if decimals > 15 and whole > 0:
-            buffer[at] = 101
-            buffer[at + 1] = 45
-            at = _put_integer(buffer, at + 2, decimals)
+            at = _put_exponent(buffer, at, -decimals)
         return at
     power = np.int64(factor)
     at = _put_integer(buffer, at, whole // power)
@@ -186,7 +313,7 @@ def write_forecasts(
                 at = _put_piece(buffer, at, pieces, edges, COMMA)
             first = False
             decimals = decimals_of(scale[i, c])
-            factor = 10.0**decimals
+            factor = POWERS[min(decimals, EXACT_DECIMALS)]
             opening = FIXED + c * (levels + 1)
             at = _put_piece(buffer, at, pieces, edges, opening)
             for h in range(horizon):

@@ -9,16 +9,10 @@ from dataclasses import dataclass
 
 import torch
 
+from streamrnn.learning import GateSpec
 from streamrnn.model.loss import TARGET_CLIP
 from streamrnn.model.network import Network
 from streamrnn.model.tbptt import Sequences
-
-
-@dataclass(frozen=True, slots=True)
-class GateSpec:
-    margin: float = 0.002  # the candidate must be better on the newest stretch by this share
-    anchor_tolerance: float = 0.05  # and may be worse on the anchor stretch by no more than this share
-    first_margin: float = 0.01  # the first network must beat persistence by this share
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,27 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from streamrnn.learning import TrainSpec
 from streamrnn.model.loss import forecast_loss
 from streamrnn.model.network import Network
-
-
-@dataclass(frozen=True, slots=True)
-class TrainSpec:
-    """How to train. `chunk_len` and `burn_in` in steps; `batch_series` sequences are trained side by side."""
-
-    chunk_len: int = 32
-    burn_in: int = 32
-    length: int = 160  # steps of one sequence, burn-in counted in
-    batch_series: int = 32
-    lr: float = 2e-3
-    weight_decay: float = 1e-2
-    # Regularisation: a few thousand steps are little for a network. Noise on the scaled inputs, and hidden units the
-    # head must do without.
-    input_noise: float = 0.2
-    head_dropout: float = 0.2
-    clip_norm: float = 1.0
-    ema_decay: float = 0.98  # of the weights that become the candidate; 0 switches averaging off
-    seed: int = 0
 
 
 @dataclass(slots=True)

@@ -1,8 +1,10 @@
 """The back-test: a file run through the very engine and learner of the service, prequentially, beside baselines.
 
-Rows go through in order. Between two rounds of training the rows may pass in one call, for the engine's result does not
-depend on how they are cut; a round sees the rows before it and no others; its weights serve from the next row on.
+Rows go through in the order of time. Between two rounds of training the rows may pass in one call, for the engine's result
+does not depend on how they are cut; a round sees the rows before it and no others; its weights serve from the next row on.
 So a forecast for the next H rows is fixed before the first of them is shown, and everything repeats by its seed.
+
+The file is laid on the service's own grid first: targets, seasons and gaps are steps of it, and what it refuses is counted.
 """
 
 from __future__ import annotations
@@ -11,58 +13,44 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
-import structlog
 import torch
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 
 from streamrnn.baselines import registry
-from streamrnn.codec import Decoder
-from streamrnn.durations import parse_ms
 from streamrnn.encode import Encoder
-from streamrnn.model.tbptt import TrainSpec
-from streamrnn.records import F64, I64, Bool, TickBatch
+from streamrnn.learning import LearnSpec, TrainSpec
+from streamrnn.records import F64, Bool, ForecastBatch, ImputationBatch, TickBatch
 from streamrnn.service import backtest_report as report
-from streamrnn.service.backtest_score import Forecasts, Row, imputation_rows, score
-from streamrnn.spec import ModelSpec, StreamSpec
+from streamrnn.service import backtest_steps
+from streamrnn.service.backtest_read import Options, Stream, read, take
+from streamrnn.service.backtest_score import (
+    Fills,
+    Forecasts,
+    Scale,
+    Steps,
+    imputation_rows,
+    origins_of,
+    plain_fills,
+    score,
+    steps_of,
+)
+from streamrnn.spec import ModelSpec
 from streamrnn.stream.engine import Engine
-from streamrnn.stream.learner import Learner, LearnSpec
-from streamrnn.transports.files import FileRecord, InputError, Table, parse_time, read_lines, read_table
+from streamrnn.stream.frontend import FrontEnd
+from streamrnn.stream.learner import Learner
+from streamrnn.transports.files import InputError
 
-log = structlog.get_logger(__name__)
-
-SERIES = "backtest"
-QUANTILES = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """As on the command line (DESIGN 9)."""
-
-    file: Path
-    time: str = "time"
-    channels: tuple[str, ...] = ()
-    horizon: int = 24
-    step: str | None = None
-    train_rows: tuple[int, int] | None = None
-    score_rows: tuple[int, int] | None = None
-    seeds: int = 1
-    baselines: tuple[str, ...] = ("persistence", "seasonal", "rls", "ewa")
-    season: str = "1d"
-    calendar: tuple[str, ...] = ()
-    train: bool = True
-    train_every: int = 240
-    json_out: Path | None = None
-    forecasts_out: Path | None = None
-    plots: Path | None = None
-    hide: Path | None = None
+Tell = Callable[[int], None]
 
 
 @dataclass(slots=True)
@@ -70,54 +58,90 @@ class Result:
     """What one pass of the service over the file gave."""
 
     forecasts: Forecasts
-    swaps: list[int]  # rows after which new weights served
-    fills: dict[tuple[int, int], float]  # (row, channel) → the value put in
-    documents: list[bytes]
+    fills: Fills
+    swaps: list[int] = field(default_factory=list)  # rows after which new weights served
+    refused: dict[int, tuple[str, str]] = field(default_factory=dict)  # tick → reason and detail
+    open_rows: int = 0  # ticks of steps that were still open when the file ended
+    documents: list[bytes] = field(default_factory=list)
 
 
-def run(options: Options) -> None:
-    """Reads, runs, scores, prints, writes. Raises InputError."""
+@dataclass(frozen=True, slots=True)
+class Accounts:
+    """Where every row of the file went. `unasked`: rows that were refused, and not by the user's own choice."""
+
+    total: int
+    used: int
+    refused: dict[str, int]
+    unasked: int
+    open: int
+    notes: list[str]
+
+
+def run(options: Options) -> Accounts:
+    """Reads, runs, scores, prints, writes; returns where the rows went. Raises InputError."""
     torch.set_num_threads(1)
     begin = time.perf_counter()
-    table = read(options)
-    hidden = read_hidden(options.hide, table) if options.hide else None
-    shown = table.values.copy()
+    stream = read(options)
+    spec, channels = stream.spec, stream.spec.channels
+    steps = layout(stream)
+    train_rows, score_rows = ranges(options, len(steps.rows), spec.horizon)
+    season_text = options.season or backtest_steps.usual_season(stream.step)
+    season = backtest_steps.rows_of(season_text, stream.step)
+    scale = Scale.of(steps, channels, train_rows, season)
+    _has_scale(scale, steps, options, train_rows)
+    if len(origins_of(steps, score_rows, spec.horizon)) == 0:
+        raise InputError(f"no row of --score-rows {score_rows[0]}:{score_rows[1]} has {spec.horizon} steps behind it")
+    hidden = read_hidden(options.hide, steps, channels) if options.hide else None
+    shown, batch = steps.values.copy(), stream.batch
     if hidden is not None:
+        if not stream.table or spec.within != "one":
+            raise InputError("--hide needs a file with one row a step, not long records or several rows in a step")
         shown[hidden] = np.nan
-    step_ms = parse_ms(options.step) if options.step else usual_step(table.ts_ms)
-    train_rows, score_rows = ranges(options, len(table.ts_ms))
-    season = max(1, parse_ms(options.season) // step_ms)
-    spec = stream_spec(table, step_ms, options)
-    console = Console(stderr=True)
-    rows: list[Row] = []
+        values = stream.batch.values.copy()
+        values[steps.tick[steps.real]] = shown[steps.real]
+        batch = replace(stream.batch, values=values)
+
+    models: list[tuple[str, int, Forecasts]] = []
     results: list[Result] = []
-    with Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
         for seed in range(options.seeds):
-            task = progress.add_task(f"streamrnn, seed {seed}", total=len(shown))
-            result = serve(spec, table.ts_ms, shown, options, seed, lambda n, t=task: progress.update(t, completed=n))
-            results.append(result)
-            rows += score("streamrnn", result.forecasts, table, spec, train_rows, score_rows, season, seed)
-            if hidden is not None:
-                rows += imputation_rows("streamrnn", result.fills, table, hidden, train_rows, seed)
+            task = progress.add_task(f"streamrnn, seed {seed}", total=len(batch))
+            results.append(serve(stream, batch, steps, options, seed, partial(_show, progress, task)))
+            models.append(("streamrnn", seed, results[-1].forecasts))
         for name in options.baselines:
-            task = progress.add_task(name, total=len(shown))
-            made = baseline(name, shown, spec, season, lambda n, t=task: progress.update(t, completed=n))
-            rows += score(name, made, table, spec, train_rows, score_rows, season, 0)
+            task = progress.add_task(name, total=len(steps))
+            made = baseline(name, shown, steps, stream, season, partial(_show, progress, task))
+            models.append((name, 0, made))
+    rows = score(models, steps, spec, scale, score_rows)
+    if hidden is not None:
+        filled = [("streamrnn", seed, result.fills) for seed, result in enumerate(results)]
+        filled += [(name, 0, fills) for name, fills in plain_fills(steps, shown).items()]
+        rows += imputation_rows(filled, steps, channels, hidden, scale, score_rows)
+    accounts = account(stream, results[0], scale)
     document = {
         "protocol": {
             "file": options.file.name,
-            "rows": len(shown),
-            "step_ms": step_ms,
-            "channels": list(table.channels),
-            "horizon": options.horizon,
+            "rows": accounts.total,
+            "steps": len(steps.rows),
+            "series": len(steps.names),
+            "step": stream.step.text,
+            "step_ms": spec.step_ms,
+            "channels": list(channels),
+            "horizon": spec.horizon,
             "train_rows": list(train_rows),
             "score_rows": list(score_rows),
             "seeds": options.seeds,
             "train_every": options.train_every if options.train else None,
+            "season": season_text,
             "season_rows": season,
             "scale": "z-scored by the train rows",
         },
         "rows": [asdict(row) for row in rows],
+        "rows_used": accounts.used,
+        "rows_refused": accounts.refused,
+        "rows_open": accounts.open,
+        "notes": accounts.notes,
+        "unscaled": scale.still,
         "swaps": [result.swaps for result in results],
         "wall_s": round(time.perf_counter() - begin, 2),
         "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
@@ -127,156 +151,228 @@ def run(options: Options) -> None:
     if options.forecasts_out:
         options.forecasts_out.write_bytes(b"".join(line + b"\n" for line in results[0].documents))
     if options.plots:
-        report.plots(options.plots, rows, results[0], table, spec, score_rows)
+        report.plots(options.plots, rows, results[0].forecasts, results[0].swaps, steps, spec, score_rows)
     report.table(Console(), rows, document)
+    return accounts
 
 
-def read(options: Options) -> Table:
-    name = options.file.name.lower().removesuffix(".gz")
-    if name.endswith((".jsonl", ".ndjson", ".json")):
-        return _from_lines(options)
-    return read_table(options.file, options.time, options.channels)
+def _show(progress: Progress, task: TaskID, done: int) -> None:
+    progress.update(task, completed=done)
 
 
-def _from_lines(options: Options) -> Table:
-    """JSON lines in the wire format; they must be one series."""
-    channels = options.channels
-    if not channels:
-        first = next(read_lines(options.file), None)
-        try:
-            channels = tuple(orjson.loads(first.value or b"")["values"]) if first else ()
-        except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-            raise InputError(f"{options.file}: the first line is not a tick ({error})") from error
-    if not channels:
-        raise InputError(f"{options.file}: holds no ticks")
-    decoder = Decoder(StreamSpec(channels=channels, step_ms=1, horizon=1))
-    batch, unread = decoder.decode(list(read_lines(options.file)))
-    if unread:
-        worst: FileRecord = unread[0].record  # type: ignore[assignment]
-        raise InputError(f"{options.file}, line {worst.offset + 1}: {unread[0].reason}: {unread[0].detail}")
-    if len(set(batch.series)) != 1:
-        raise InputError(f"{options.file}: holds {len(set(batch.series))} series; back-test one at a time")
-    return Table(channels, batch.ts_us // 1000, batch.values)
+# ── the file on the grid ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def read_hidden(path: Path, table: Table) -> Bool:
-    """Cells to hide, one `row,channel` a line; the channel by name or number. [row, channel]"""
-    hidden: Bool = np.zeros(table.values.shape, dtype=np.bool_)
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        row, _, channel = line.partition(",")
-        channel = channel.strip()
+def layout(stream: Stream) -> Steps:
+    """The file's ticks as the service's grid takes them, with nothing hidden."""
+    front = FrontEnd(stream.spec)
+    parts, begin = [], 0
+    while begin < len(stream.batch):
+        frames = front.process(stream.batch, begin)
+        begin += frames.consumed
+        if len(frames):
+            parts.append(frames)
+    if not parts:
+        raise InputError("no step of the file is complete: every row is refused, or the last steps stay open")
+    slots = {int(slot) for part in parts for slot in np.unique(part.slot)}
+    return steps_of(parts, {slot: front.series_name(slot) for slot in slots}, stream.spec.irregular)
+
+
+def ranges(options: Options, rows: int, horizon: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    train = options.train_rows or (0, max(2, int(0.2 * rows)))
+    scored = options.score_rows or (train[1], rows)
+    if train[0] >= rows:
+        raise InputError(f"--train-rows {train[0]}:{train[1]} lie beyond the file's {rows} rows")
+    if scored[1] > rows or scored[1] - scored[0] < horizon:
+        raise InputError(f"--score-rows {scored[0]}:{scored[1]} do not fit {rows} rows and horizon {horizon}")
+    return train, scored
+
+
+def _has_scale(scale: Scale, steps: Steps, options: Options, train_rows: tuple[int, int]) -> None:
+    if not np.isfinite(scale.spread).any():
+        names = ", ".join(scale.still[:3])
+        raise InputError(
+            f"{options.file}: {names} stand still (or are missing) over the train rows {train_rows[0]}:{train_rows[1]}, so "
+            "there is no scale to score on; choose rows that move with --train-rows"
+        )
+
+
+def read_hidden(path: Path, steps: Steps, channels: tuple[str, ...]) -> Bool:
+    """Cells to hide, one `row,channel` a line, in panels `row,channel,series`; the channel by name or number.
+
+    [frame, channel]; rows are counted as in --train-rows. Raises InputError.
+    """
+    hidden: Bool = np.zeros(steps.values.shape, dtype=np.bool_)
+    frame = {
+        (name, row): at
+        for at, (name, row) in enumerate(
+            zip(steps.series.tolist(), np.searchsorted(steps.rows, steps.step).tolist(), strict=True)
+        )
+        if steps.real[at]
+    }
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error})") from error
+    for number, line in enumerate(lines, 1):
+        row, _, rest = line.partition(",")
         if not line.strip() or (number == 1 and not row.strip().isdigit()):
             continue
+        channel, _, name = rest.partition(",")
+        if channel.strip() not in channels and rest.strip() in channels:  # a comma within the channel's own name
+            channel, name = rest, ""
+        channel, name = channel.strip(), name.strip()
         try:
-            at = table.channels.index(channel) if channel in table.channels else int(channel)
-            hidden[int(row), at] = True
-        except (ValueError, IndexError) as error:
+            at = channels.index(channel) if channel in channels else int(channel)
+            if not 0 <= at < len(channels):
+                raise ValueError(f"no channel {at}")
+            if not name and len(steps.names) > 1:
+                raise ValueError("with several series, row,channel,series")
+            who = steps.names.index(name) if name else 0
+            if (who, int(row)) not in frame:
+                raise ValueError(f"no row {row.strip()}")
+            hidden[frame[who, int(row)], at] = True
+        except ValueError as error:
             raise InputError(f"{path}, line {number}: write row,channel ({error})") from error
     return hidden
 
 
-def usual_step(ts_ms: I64) -> int:
-    if len(ts_ms) < 2:
-        raise InputError("the file holds fewer than two rows")
-    step = int(np.median(np.diff(ts_ms)))
-    if step <= 0:
-        raise InputError("the times do not rise; give --step")
-    return step
+# ── the passes ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def ranges(options: Options, rows: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    train = options.train_rows or (0, max(2, int(0.2 * rows)))
-    scored = options.score_rows or (train[1], rows)
-    if scored[1] > rows or scored[1] - scored[0] < options.horizon:
-        raise InputError(f"--score-rows {scored[0]}:{scored[1]} does not fit {rows} rows and horizon {options.horizon}")
-    return train, scored
+def learn_spec(options: Options, seed: int, series: int) -> LearnSpec:
+    """The service's own, of the configuration where there is one."""
+    spec = options.settings.learn.spec() if options.settings is not None else LearnSpec(train=TrainSpec())
+    return replace(spec, train=replace(spec.train, seed=seed), series_max=max(spec.series_max, series))
 
 
-def stream_spec(table: Table, step_ms: int, options: Options) -> StreamSpec:
-    return StreamSpec(
-        channels=table.channels,
-        step_ms=step_ms,
-        horizon=options.horizon,
-        quantiles=QUANTILES,
-        gap_max=max(64, options.horizon),
-        calendar_ms=tuple(parse_ms(text) for text in options.calendar if parse_ms(text) > step_ms),
-        future_max_ms=2**60,
-        idle_after_ms=2**60,
-        series_max=2,
-    )
-
-
-def learn_spec(seed: int) -> LearnSpec:
-    """One series is little to learn from: longer memory, every stretch used again and again."""
-    train = TrainSpec(batch_series=16, length=256, chunk_len=64, burn_in=64, seed=seed)
-    return LearnSpec(train=train, window=20_000, holdout=192, updates=160, min_steps=700, drift=False)
-
-
-def serve(spec: StreamSpec, ts_ms: I64, values: F64, options: Options, seed: int, tell: Any) -> Result:
-    """One pass of engine and learner over the rows."""
+def serve(stream: Stream, batch: TickBatch, steps: Steps, options: Options, seed: int, tell: Tell) -> Result:
+    """One pass of engine and learner over the ticks of `batch` (those of the stream, some values hidden)."""
+    spec = stream.spec
     engine = Engine(spec)
     shape = ModelSpec(len(spec.channels), spec.horizon, spec.quantiles, len(spec.calendar_ms))
-    learner = Learner(replace(spec), shape, learn_spec(seed))
-    count = len(ts_ms)
-    # Rows of one grid step keep the first; a file is one series, so row and step go together unless it has gaps.
-    result = Result(Forecasts.empty(count, spec), [], {}, [])
+    if options.settings is not None:
+        model = options.settings.model_spec()
+        shape = replace(
+            model, channels=shape.channels, horizon=shape.horizon, quantiles=shape.quantiles, calendars=shape.calendars
+        )
+    learner = Learner(spec, shape, learn_spec(options, seed, len(steps.names))) if options.train else None
+    cells = steps.values.shape
+    result = Result(
+        Forecasts.empty(len(steps), spec, quantiles=True),
+        Fills(np.full(cells, np.nan), np.full(cells, np.nan), np.full(cells, np.nan)),
+    )
+    frame = {
+        (steps.names[s], stamp): at
+        for at, (s, stamp) in enumerate(zip(steps.series.tolist(), steps.stamp.tolist(), strict=True))
+        if steps.real[at]
+    }
     encoder = Encoder(spec, options.file.name)
-    for begin, end in _stretches(count, options.train_every):
-        batch = ticks(ts_ms, values, begin, end)
-        outputs = engine.process(batch)
-        result.forecasts.take(outputs.forecasts, begin)
-        fills = outputs.imputations
-        for i in range(len(fills)):
-            row = begin + int(fills.tick[i])
-            if fills.ts_us[i] // 1000 // spec.step_ms == ts_ms[row] // spec.step_ms:
-                for c in np.flatnonzero(fills.filled[i]):
-                    result.fills[row, int(c)] = float(fills.values[i, c])
-        if options.forecasts_out:
-            result.documents += encoder.forecasts(outputs.forecasts, batch)
-        if options.train:
-            learner.feed(batch)
+    rows = np.searchsorted(steps.rows, steps.step)
+    row_of_tick = np.zeros(len(batch), dtype=np.int64)
+    row_of_tick[steps.tick[steps.real]] = rows[steps.real]
+    for begin, end in _stretches(np.maximum.accumulate(row_of_tick), options.train_every):
+        part = take(batch, slice(begin, end))
+        outputs = engine.process(part)
+        _take_forecasts(result.forecasts, outputs.forecasts, frame)
+        _take_fills(result.fills, outputs.imputations, frame)
+        for tick, reason, detail in outputs.rejected:
+            result.refused[begin + tick] = (reason, detail)
+        if options.forecasts_out and seed == 0:
+            result.documents += encoder.forecasts(outputs.forecasts, part)
+        if learner is not None:
+            learner.feed(part)
             if learner.ready():
                 done = learner.round()
                 if done.network is not None and done.candidate is not None:
                     skill = np.array(done.candidate.skill(), dtype=np.float32)
                     engine.load(done.network, f"round-{done.number}", skill)
-                    result.swaps.append(end)
+                    result.swaps.append(int(row_of_tick[begin:end].max()) + 1)
         tell(end)
+    result.open_rows = engine.front.ticks_held
     return result
 
 
-def _stretches(count: int, every: int) -> Iterator[tuple[int, int]]:
-    for begin in range(0, count, every):
-        yield begin, min(begin + every, count)
+def _take_forecasts(into: Forecasts, made: ForecastBatch, frame: dict[tuple[str, int], int]) -> None:
+    # Gap steps have forecasts too, made when they were revealed: they are no origins.
+    at = [frame.get(key, -1) for key in zip(made.series, made.ts_us.tolist(), strict=True)]
+    good = [i for i, place in enumerate(at) if place >= 0]
+    places = [at[i] for i in good]
+    into.mean[places] = made.mean[good]
+    if into.quantiles is not None:
+        into.quantiles[places] = made.quantiles[good]
 
 
-def ticks(ts_ms: I64, values: F64, begin: int, end: int) -> TickBatch:
-    count = end - begin
-    return TickBatch(
-        records=[],
-        partition=np.zeros(count, dtype=np.int32),
-        offset=np.arange(begin, end, dtype=np.int64),
-        record_ts_ms=ts_ms[begin:end],
-        series=[SERIES] * count,
-        ts_us=ts_ms[begin:end] * 1000,
-        values=values[begin:end],
-        channel=np.full(count, -1, dtype=np.int16),
-    )
+def _take_fills(into: Fills, made: ImputationBatch, frame: dict[tuple[str, int], int]) -> None:
+    for i, key in enumerate(zip(made.series, made.ts_us.tolist(), strict=True)):
+        at = frame.get(key)
+        if at is None:
+            continue
+        c = made.filled[i]
+        into.value[at, c] = made.values[i, c]
+        if into.lower is not None and into.upper is not None:
+            into.lower[at, c], into.upper[at, c] = made.lower[i, c], made.upper[i, c]
 
 
-def baseline(name: str, values: F64, spec: StreamSpec, season: int, tell: Any) -> Forecasts:
-    """A baseline over the same rows, one at a time."""
-    try:
-        model = registry.make(name, len(spec.channels), spec.horizon, season)
-    except ValueError as error:
-        raise InputError(str(error)) from error
-    made = Forecasts.empty(len(values), spec)
-    for row in range(len(values)):
-        model.observe(values[row])
-        made.mean[row] = model.forecast()
-        if row % 200 == 0:
-            tell(row)
+def _stretches(row: np.ndarray[Any, np.dtype[np.int64]], every: int) -> Iterator[tuple[int, int]]:
+    """Ticks of `every` rows each: a row's ticks of all series stay together."""
+    if len(row) == 0:
+        return
+    cuts = np.flatnonzero(np.diff(row // every)) + 1
+    edges = [0, *cuts.tolist(), len(row)]
+    yield from pairwise(edges)
+
+
+def baseline(name: str, shown: F64, steps: Steps, stream: Stream, season: int, tell: Tell) -> Forecasts:
+    """A baseline over the same steps, one at a time, a model per series; gaps are steps with nothing in them."""
+    spec = stream.spec
+    made = Forecasts.empty(len(steps), spec, quantiles=False)
+    empty = np.full(len(spec.channels), np.nan)
+    done = 0
+    for s in range(len(steps.names)):
+        try:
+            model = registry.make(name, len(spec.channels), spec.horizon, season)
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        before: int | None = None
+        for at in np.flatnonzero(steps.series == s).tolist():
+            step = int(steps.step[at])
+            if before is not None and not spec.irregular:
+                # The grid fills gaps up to a bound; what it skips must not shift the season's phase.
+                for _ in range((step - before - 1) % season):
+                    model.observe(empty)
+            before = step
+            model.observe(shown[at])
+            made.mean[at] = model.forecast()
+            done += 1
+            if done % 200 == 0:
+                tell(done)
     return made
 
 
-__all__ = ["Options", "Result", "parse_time", "run", "serve"]
+# ── accounts ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def account(stream: Stream, result: Result, scale: Scale) -> Accounts:
+    """Every row of the file: used, or refused with its reason."""
+    refused = Counter(stream.refused)
+    notes = list(stream.notes)
+    for reason, count in Counter(reason for reason, _ in result.refused.values()).items():
+        refused[reason] += count
+        tick = min(tick for tick, (why, _) in result.refused.items() if why == reason)
+        notes.append(
+            f"{count} rows are refused by the grid as {reason}, the first: line {stream.place[tick]}, "
+            f"{result.refused[tick][1]}"
+        )
+    if result.open_rows:
+        notes.append(
+            f"{result.open_rows} rows stand in steps that are not complete when the file ends: no forecast from them"
+        )
+    if scale.still:
+        few = ", ".join(scale.still[:5]) + (" …" if len(scale.still) > 5 else "")
+        notes.append(f"not scored, for they stand still over the train rows (--train-rows): {few}")
+    away = sum(refused.values())
+    return Accounts(stream.total, stream.total - away, dict(refused), away - stream.chosen, result.open_rows, notes)
+
+
+__all__ = ["Accounts", "Options", "Result", "run", "serve"]

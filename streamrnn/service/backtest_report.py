@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import statistics
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from streamrnn.service.backtest_score import Row
+from streamrnn.service.backtest_score import Forecasts, Row, Steps
 from streamrnn.spec import StreamSpec
-from streamrnn.transports.files import InputError, Table
-
-if TYPE_CHECKING:
-    from streamrnn.service.backtest import Result
+from streamrnn.transports.files import InputError
 
 
 def table(console: Console, rows: list[Row], document: dict[str, Any]) -> None:
+    """Scores with the number of cells behind each, and what became of every row of the file."""
     protocol = document["protocol"]
     made = RichTable(
         title=f"{protocol['file']}, rows {protocol['score_rows'][0]}..{protocol['score_rows'][1]}, "
         f"horizon {protocol['horizon']}: z-scored by the train rows, means over horizons and channels",
         title_justify="left",
     )
-    for column in ("model", "MSE", "MAE", "MASE", "pinball", "inside 90 %"):
+    for column in ("model", "n", "MSE", "MAE", "MASE", "pinball", "inside 90 %"):
         made.add_column(column, justify="left" if column == "model" else "right")
     for model in dict.fromkeys(row.model for row in rows if row.task == "forecast"):
         mine = [
@@ -36,6 +34,7 @@ def table(console: Console, rows: list[Row], document: dict[str, Any]) -> None:
         ]
         made.add_row(
             model,
+            f"{mine[0].n:,}",
             _mean([r.mse for r in mine]),
             _mean([r.mae for r in mine]),
             _mean([r.mase for r in mine]),
@@ -45,7 +44,27 @@ def table(console: Console, rows: list[Row], document: dict[str, Any]) -> None:
     console.print(made)
     hidden = [r for r in rows if r.task == "imputation" and r.channel is None]
     if hidden:
-        console.print(f"imputation of {hidden[0].n} hidden cells: MAE {_mean([r.mae for r in hidden])}")
+        filled = RichTable(title="hidden cells of the scored rows, filled", title_justify="left")
+        for column in ("model", "n", "unfilled", "MSE", "MAE", "inside its interval"):
+            filled.add_column(column, justify="left" if column == "model" else "right")
+        for model in dict.fromkeys(r.model for r in hidden):
+            mine = [r for r in hidden if r.model == model]
+            filled.add_row(
+                model,
+                f"{mine[0].n:,}",
+                f"{mine[0].unfilled or 0:,}",
+                _mean([r.mse for r in mine]),
+                _mean([r.mae for r in mine]),
+                _mean([r.coverage.get("inside") for r in mine]),
+            )
+        console.print(filled)
+    refused = document["rows_refused"]
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in refused.items())
+    series = f" in {protocol['series']} series" if protocol["series"] > 1 else ""
+    accounts = f"{protocol['rows']:,} rows{series}: {document['rows_used']:,} used, {sum(refused.values()):,} refused"
+    console.print(accounts + (f" ({reasons})" if reasons else ""), highlight=False)
+    for note in document["notes"]:
+        console.print(f"- {note}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"{document['wall_s']} s, {document['peak_rss_mb']} MB at most", highlight=False)
 
 
@@ -58,9 +77,18 @@ def _mean(values: list[float | None]) -> str:
 
 
 def plots(
-    folder: Path, rows: list[Row], result: Result, data: Table, spec: StreamSpec, score_rows: tuple[int, int]
+    folder: Path,
+    rows: list[Row],
+    forecasts: Forecasts,
+    swaps: list[int],
+    steps: Steps,
+    spec: StreamSpec,
+    score_rows: tuple[int, int],
 ) -> None:
-    """Error and coverage by horizon, error over time with the swaps, one fan. Raises InputError without matplotlib."""
+    """Error and coverage by horizon, error over time with the swaps, one fan; of a panel the last two show its first series.
+
+    Raises InputError without matplotlib.
+    """
     try:
         import matplotlib as mpl
 
@@ -78,7 +106,7 @@ def plots(
     for model, mine in by_horizon.items():
         axes.plot(
             [r.horizon or 0 for r in mine],
-            [r.mse for r in mine],
+            [np.nan if r.mse is None else r.mse for r in mine],
             marker=".",
             label=model,
             lw=2.5 if model == "streamrnn" else 1.2,
@@ -99,30 +127,35 @@ def plots(
     _save(figure, folder / "calibration_by_horizon.png")
 
     figure, axes = plt.subplots(figsize=(10, 4.5))
-    spread = np.nanstd(data.values, axis=0)
-    miss = np.abs(result.forecasts.mean[:-1, :, 0] - data.values[1:]) / spread
-    naive = np.abs(data.values[:-1] - data.values[1:]) / spread
+    one = np.flatnonzero((steps.series == 0) & steps.real)
+    values, mean = steps.values[one], forecasts.mean[one]
+    spread = np.nanstd(values, axis=0)
+    spread[~(spread > 0.0)] = np.nan
+    miss = np.abs(mean[:-1, :, 0] - values[1:]) / spread
+    naive = np.abs(values[:-1] - values[1:]) / spread
     width = max(24, len(miss) // 100)
-    for values, label in ((miss, "streamrnn"), (naive, "persistence")):
-        rolling = np.convolve(np.nan_to_num(np.nanmean(values, axis=1)), np.ones(width) / width, "valid")
+    for errors, label in ((miss, "streamrnn"), (naive, "persistence")):
+        known = np.isfinite(errors)
+        means = np.where(known, errors, 0.0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
+        rolling = np.convolve(means, np.ones(width) / width, "valid")
         axes.plot(np.arange(len(rolling)) + width, rolling, label=label)
-    for swap in result.swaps:
+    for swap in swaps:
         axes.axvline(swap, color="grey", lw=0.4)
     axes.set(xlabel="row", ylabel=f"one-step error, mean of {width} rows", title="Error over time (grey: new weights)")
     axes.legend()
     _save(figure, folder / "error_over_time.png")
 
     figure, axes = plt.subplots(figsize=(10, 4.5))
-    origin = (score_rows[0] + score_rows[1]) // 2
+    middle = steps.rows[(score_rows[0] + score_rows[1]) // 2]
+    origin = int(np.clip(np.searchsorted(steps.step[one], middle), 0, len(one) - 1))
     past = slice(max(0, origin - 3 * spec.horizon), origin + spec.horizon + 1)
-    axes.plot(
-        range(past.start, past.start + len(data.values[past])), data.values[past, 0], color="black", label="actual"
-    )
+    shown = range(past.start, past.start + len(values[past]))
+    axes.plot(shown, values[past, 0], color="black", label="actual")
     ahead = np.arange(origin + 1, origin + 1 + spec.horizon)
-    axes.plot(ahead, result.forecasts.mean[origin, 0], label="forecast")
-    axes.fill_between(
-        ahead, result.forecasts.quantiles[origin, 0, 0], result.forecasts.quantiles[origin, 0, -1], alpha=0.3
-    )
+    axes.plot(ahead, mean[origin, 0], label="forecast")
+    if forecasts.quantiles is not None:
+        fan = forecasts.quantiles[one[origin], 0]
+        axes.fill_between(ahead, fan[0], fan[-1], alpha=0.3)
     axes.set(title=f"{spec.channels[0]}: one forecast with its outer interval", xlabel="row")
     axes.legend()
     _save(figure, folder / "fan.png")

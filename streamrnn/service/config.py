@@ -9,6 +9,7 @@ import difflib
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -27,6 +28,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from streamrnn.calendar import Align, CalendarStep, parse_step, zone_of
 from streamrnn.durations import format_ms, parse_ms
+from streamrnn.learning import LearnSpec
 from streamrnn.mapping import DecodeSpec, shape_of
 from streamrnn.spec import PAST_MAX_MS, Cell, Complete, Duplicates, ModelSpec, StreamSpec, Within
 from streamrnn.transports.base import TopicNeed
@@ -148,23 +150,30 @@ class Model(_Section):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
+# The defaults of learning are those of `LearnSpec`, here and in the back-test; these of its fields can be set.
+LEARN = LearnSpec()
+TRAINED = ("chunk_len", "burn_in", "length", "batch_series", "lr", "weight_decay", "clip_norm", "seed")
+LEARNED = ("window", "holdout", "series_max", "updates", "min_steps", "drift")
+
+
 class Learn(_Section):
     interval: Duration = 30_000
     ticks: Annotated[int, Field(ge=1)] = 200_000
-    min_steps: Annotated[int, Field(ge=1)] = 4_000  # steps over all series before the first network is trained
+    # Steps over all series before the first network is trained.
+    min_steps: Annotated[int, Field(ge=1)] = LEARN.min_steps
     budget: Duration = 20_000  # wall clock of one round's training
-    updates: Annotated[int, Field(ge=1)] = 300  # gradient steps of one round at most
-    window: Annotated[int, Field(ge=64)] = 1024  # steps kept per series
-    series_max: Annotated[int, Field(ge=1)] = 2_000
-    holdout: Annotated[int, Field(ge=8)] = 64  # newest steps of a series never trained on, for the gate
-    chunk_len: Annotated[int, Field(ge=1)] = 32
-    burn_in: Annotated[int, Field(ge=0)] = 32
-    length: Annotated[int, Field(ge=2)] = 160
-    batch_series: Annotated[int, Field(ge=1)] = 32
-    lr: Annotated[float, Field(gt=0)] = 4e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
-    clip_norm: Annotated[float, Field(gt=0)] = 1.0
-    drift: bool = True
+    updates: Annotated[int, Field(ge=1)] = LEARN.updates  # gradient steps of one round at most
+    window: Annotated[int, Field(ge=64)] = LEARN.window  # steps kept per series
+    series_max: Annotated[int, Field(ge=1)] = LEARN.series_max
+    holdout: Annotated[int, Field(ge=8)] = LEARN.holdout  # newest steps never trained on, for the gate
+    chunk_len: Annotated[int, Field(ge=1)] = LEARN.train.chunk_len
+    burn_in: Annotated[int, Field(ge=0)] = LEARN.train.burn_in
+    length: Annotated[int, Field(ge=2)] = LEARN.train.length
+    batch_series: Annotated[int, Field(ge=1)] = LEARN.train.batch_series
+    lr: Annotated[float, Field(gt=0)] = LEARN.train.lr
+    weight_decay: Annotated[float, Field(ge=0)] = LEARN.train.weight_decay
+    clip_norm: Annotated[float, Field(gt=0)] = LEARN.train.clip_norm
+    drift: bool = LEARN.drift
     history: Annotated[int, Field(ge=0)] = 500_000  # records before the end of the topic read at the start
     keep: Annotated[int, Field(ge=2)] = 5  # versions kept in the models topic
     threads: Annotated[int, Field(ge=0)] = 0  # 0: as many as there are cores, less one
@@ -175,7 +184,13 @@ class Learn(_Section):
     swap_min: Duration = 10_000  # least time between two weights coming into use; an operator's rollback does not wait
     rollback_hold: Duration = 600_000  # nothing is published for so long after an operator's rollback
     device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
-    seed: int = 0
+    seed: int = LEARN.train.seed
+
+    def spec(self) -> LearnSpec:
+        """For the learner; what has no setting is as `LearnSpec` has it."""
+        train = {name: getattr(self, name) for name in TRAINED}
+        learn = {name: getattr(self, name) for name in LEARNED}
+        return replace(LEARN, train=replace(LEARN.train, **train), **learn)
 
 
 class Checkpoint(_Section):

@@ -36,12 +36,12 @@ import structlog
 import torch
 
 from streamrnn.codec import Decoder
+from streamrnn.learning import LearnSpec
 from streamrnn.model import device as devices
-from streamrnn.model.tbptt import TrainSpec
 from streamrnn.model.weights import WeightsError, WeightsMeta, build, pack
 from streamrnn.service.beside import Beside
 from streamrnn.service.supervisor import WITHOUT_GPU
-from streamrnn.stream.learner import Learner, LearnSpec, Round
+from streamrnn.stream.learner import Learner, Round
 from streamrnn.transports.base import (
     LONG_AGO_S,
     Deadline,
@@ -73,26 +73,7 @@ class DeviceFailed(Exception):
 
 
 def learn_spec(settings: Settings) -> LearnSpec:
-    learn = settings.learn
-    train = TrainSpec(
-        chunk_len=learn.chunk_len,
-        burn_in=learn.burn_in,
-        length=learn.length,
-        batch_series=learn.batch_series,
-        lr=learn.lr,
-        weight_decay=learn.weight_decay,
-        clip_norm=learn.clip_norm,
-        seed=learn.seed,
-    )
-    return LearnSpec(
-        train=train,
-        window=learn.window,
-        holdout=learn.holdout,
-        series_max=learn.series_max,
-        updates=learn.updates,
-        min_steps=learn.min_steps,
-        drift=learn.drift,
-    )
+    return settings.learn.spec()
 
 
 class _Leadership(Listener):

@@ -8,14 +8,15 @@ own weights are thrown away for the incumbent's.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from streamrnn.model.gate import Evaluation, GateSpec, Verdict, evaluate, judge
+from streamrnn.learning import LearnSpec
+from streamrnn.model.gate import Evaluation, Verdict, evaluate, judge
 from streamrnn.model.network import Network
-from streamrnn.model.tbptt import Average, Sequences, TrainSpec, make_optimizer, train_sequences
+from streamrnn.model.tbptt import Average, Sequences, make_optimizer, train_sequences
 from streamrnn.records import TickBatch
 from streamrnn.spec import ModelSpec, StreamSpec
 from streamrnn.stream.drift import DriftWatch
@@ -29,20 +30,6 @@ WATCHED_SERIES = 32
 SELECT_EVERY = 40
 PATIENCE = 4
 WATCH_EVERY = 16  # steps per series between two looks at the errors in use
-
-
-@dataclass(frozen=True, slots=True)
-class LearnSpec:
-    """How much is kept and how much one round may take."""
-
-    train: TrainSpec = field(default_factory=TrainSpec)
-    gate: GateSpec = field(default_factory=GateSpec)
-    window: int = 1024
-    holdout: int = 64
-    series_max: int = 2000
-    updates: int = 300
-    min_steps: int = 4000
-    drift: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,11 +22,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from streamrnn.learning import LearnSpec, TrainSpec
 from streamrnn.model.device import choose, describe, full_precision
-from streamrnn.model.tbptt import TrainSpec
 from streamrnn.records import TickBatch
 from streamrnn.spec import ModelSpec, StreamSpec
-from streamrnn.stream.learner import Learner, LearnSpec
+from streamrnn.stream.learner import Learner
 
 STREAM = StreamSpec(channels=("a", "b", "c", "d"), step_ms=1000, horizon=12)
 START_MS = 1_700_000_000_000

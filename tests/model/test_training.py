@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from streamrnn.model.gate import Evaluation, GateSpec, evaluate, judge
+from streamrnn.learning import GateSpec, TrainSpec
+from streamrnn.model.gate import Evaluation, evaluate, judge
 from streamrnn.model.loss import forecast_loss
 from streamrnn.model.network import Network
-from streamrnn.model.tbptt import Sequences, TrainSpec, make_optimizer, train_sequences
+from streamrnn.model.tbptt import Sequences, make_optimizer, train_sequences
 from streamrnn.model.weights import WeightsError, WeightsMeta, build, pack, unpack
 from streamrnn.spec import ModelSpec
 

@@ -10,13 +10,14 @@ import pytest
 import torch
 from making import batch, spec
 
+from streamrnn.learning import LearnSpec, TrainSpec
 from streamrnn.model.gate import evaluate
 from streamrnn.model.loss import TARGET_CLIP, forecast_loss
 from streamrnn.model.network import Network
-from streamrnn.model.tbptt import Sequences, TrainSpec
+from streamrnn.model.tbptt import Sequences
 from streamrnn.records import F64, I64, TickBatch
 from streamrnn.spec import ModelSpec
-from streamrnn.stream.learner import Learner, LearnSpec
+from streamrnn.stream.learner import Learner
 
 SERIES = 8
 # Of a hundred ticks one comes from the honest series, all together.

@@ -10,12 +10,12 @@ import torch
 from making import batch, cut, spec, walk
 
 from streamrnn.kernels.stretches import ANCHOR_EVERY, ANCHOR_LEN, is_anchor, look_ahead
-from streamrnn.model.tbptt import TrainSpec
+from streamrnn.learning import LearnSpec, TrainSpec
 from streamrnn.records import TickBatch
 from streamrnn.spec import ModelSpec, StreamSpec
 from streamrnn.stream.drift import DriftWatch
 from streamrnn.stream.frontend import FrontEnd
-from streamrnn.stream.learner import Learner, LearnSpec
+from streamrnn.stream.learner import Learner
 from streamrnn.stream.replay import ReplayBuffer
 
 HOLDOUT = 40

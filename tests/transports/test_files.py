@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
-from streamrnn.transports.files import LINE_BYTES_MAX, InputError, parse_time, read_lines, read_table
+from streamrnn.transports.files import LINE_BYTES_MAX, InputError, Reading, read_lines, read_table
 
 DAY_MS = 86_400_000
 NEW_YEAR_MS = 1_704_067_200_000  # 2024-01-01T00:00Z
@@ -30,7 +30,7 @@ def test_a_table_has_its_numbers_its_gaps_and_utc_milliseconds(tmp_path: Path, n
     path = write(tmp_path / name, "when,temp,name,flow\n2024-01-01,1.5,a,NA\n2024-01-02 00:00:00,,b,-2e3\n\n")
     table = read_table(path, "when")
     assert table.channels == ("temp", "flow")
-    assert table.ts_ms.tolist() == [NEW_YEAR_MS, NEW_YEAR_MS + DAY_MS]
+    assert table.ts_us.tolist() == [1000 * NEW_YEAR_MS, 1000 * (NEW_YEAR_MS + DAY_MS)]
     np.testing.assert_array_equal(table.values, [[1.5, np.nan], [np.nan, -2000.0]])
 
 
@@ -99,51 +99,147 @@ def test_a_spreadsheets_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> 
     assert read_table(path, "when").channels == ("a",)
 
 
-# ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── numbers ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def values(tmp_path: Path, content: str, reading: Reading | None = None) -> list[list[float]]:
+    return read_table(write(tmp_path / "t.csv", content), "when", (), reading).values.tolist()
+
+
+def test_decimal_commas_are_read_where_the_column_proves_them(tmp_path: Path) -> None:
+    rows = "when;a;b\n2024-01-01;6,3;1.234,5\n2024-01-02;1,250;12\n"
+    assert values(tmp_path, rows) == [[6.3, 1234.5], [1.25, 12.0]]
+    tabs = "when\ta\n2024-01-01\t-0,125\n2024-01-02\t1e3\n"
+    assert values(tmp_path, tabs) == [[-0.125], [1000.0]]
+
+
+def test_thousands_marks_are_read_where_the_column_proves_them(tmp_path: Path) -> None:
+    rows = 'when,a,b\n2024-01-01,"1,234.5","1,234,567"\n2024-01-02,"2,000",1\n'
+    assert values(tmp_path, rows) == [[1234.5, 1234567.0], [2000.0, 1.0]]
 
 
 @pytest.mark.parametrize(
-    ("text", "ms"),
+    ("content", "words"),
     [
-        ("1704067200", NEW_YEAR_MS),
-        ("1704067200.25", NEW_YEAR_MS + 250),
-        ("1704067200000", NEW_YEAR_MS),
-        ("2024-01-01T00:00:00Z", NEW_YEAR_MS),
-        ("2024-01-01T01:00:00+01:00", NEW_YEAR_MS),
-        (" 2024-01-01 00:00 ", NEW_YEAR_MS),
-        ("01/01/2024", NEW_YEAR_MS),
-        ("01/01/2024 00.00.00", NEW_YEAR_MS),
+        ("when;a\n2024-01-01;1,234\n", r"1\.234 \(--decimal ,\).*1234 \(--decimal \.\)"),
+        ("when;a\n2024-01-01;1,25\n2024-01-02;1.25\n", "decimal comma.*decimal point"),
+        ("when;a;b\n2024-01-01;1,25;1.234\n", "1234 if points mark thousands.*--decimal"),
+        ("when,a\n2024-01-01,1,25\n", "3 cells under 2 columns"),
+        ("when,a\n2024-01-01,1_000\n2024-01-02,1\n", "'1_000'"),
+        ("when,a\n2024-01-01,1\n2024-01-02,?\n2024-01-03,2\n2024-01-04,?\n", r"stands in 2 cells.*--missing '\?'"),
+        ("when,a,a\n2024-01-01,1,2\n", "no column|named 'a'"),
     ],
 )
-def test_times_are_read_as_people_write_them(text: str, ms: int) -> None:
-    assert parse_time(text) == ms
+def test_a_number_with_two_readings_is_refused_by_name(tmp_path: Path, content: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        read_table(write(tmp_path / "t.csv", content), "when")
 
 
-@given(st.integers(10**11 + 1, 4 * 10**12))
-def test_milliseconds_are_taken_as_they_are(ms: int) -> None:
-    assert parse_time(str(ms)) == ms
+def test_what_settles_a_number_is_an_option(tmp_path: Path) -> None:
+    rows = "when;a\n2024-01-01;1,234\n2024-01-02;?\n"
+    nan = float("nan")
+    comma = values(tmp_path, rows, Reading(decimal=",", missing=("?",)))
+    point = values(tmp_path, rows, Reading(decimal=".", missing=("?",)))
+    np.testing.assert_array_equal(comma, [[1.234], [nan]])
+    np.testing.assert_array_equal(point, [[1234.0], [nan]])
 
 
-@given(st.integers(10**11 + 1, 4 * 10**12))
-@example(137_438_953_471)
-def test_seconds_with_a_fraction_are_rounded_to_the_millisecond(ms: int) -> None:
-    assert parse_time(f"{ms // 1000}.{ms % 1000:03d}") == ms
-
-
-@pytest.mark.parametrize(
-    ("text", "ms"),
-    [
-        pytest.param("1704067200000000", NEW_YEAR_MS),
-        pytest.param("1704067200000000000", NEW_YEAR_MS),
-        pytest.param("20240101", NEW_YEAR_MS),
-    ],
+@given(
+    st.lists(st.integers(-(10**9), 10**9), min_size=1, max_size=8),
+    st.integers(0, 5),
+    st.sampled_from([".", ","]),
+    st.booleans(),
 )
-def test_a_time_is_understood_or_refused_but_not_guessed(text: str, ms: int) -> None:
+def test_a_written_number_is_read_right_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, numbers: list[int], places: int, mark: str, grouped: bool
+) -> None:
+    """Whatever the decimal mark, the thousands mark and the digits: the number itself, or a message."""
+    wanted = [number / 10**places for number in numbers]
+    texts = [f"{number:{',' if grouped else ''}.{places}f}" for number in wanted]
+    if mark == ",":
+        texts = [text.translate(str.maketrans(",.", ".,")) for text in texts]
+    rows = "".join(f"2024-01-{day:02d};{text}\n" for day, text in enumerate(texts, 1))
+    path = write(tmp_path_factory.mktemp("numbers") / "t.csv", f"when;a\n{rows}")
+    told = read_table(path, "when", (), Reading(decimal=mark))
+    np.testing.assert_allclose(told.values[:, 0], wanted, rtol=1e-12)
     try:
-        understood = parse_time(text)
-    except ValueError:
+        found = read_table(path, "when").values[:, 0].tolist()
+    except InputError as error:
+        assert "--decimal" in str(error)
         return
-    assert understood == ms
+    if not (mark == "," and grouped and places == 0):  # `1.234` without any other mark is a fraction to everybody
+        np.testing.assert_allclose(found, wanted, rtol=1e-12)
+
+
+def test_a_text_column_that_is_blank_at_first_is_no_channel(tmp_path: Path) -> None:
+    rows = "when,a,note,empty\n2024-01-01,1,,\n2024-01-02,2,broken,\n"
+    assert read_table(write(tmp_path / "t.csv", rows), "when").channels == ("a",)
+
+
+def test_a_column_that_never_moves_is_left_out_with_a_note_unless_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.csv", "when,station,a\n2024-01-01,3612,1\n2024-01-02,3612,2\n")
+    table = read_table(path, "when")
+    assert table.channels == ("a",)
+    assert "station" in table.notes[0]
+    assert read_table(path, "when", ("station", "a")).channels == ("station", "a")
+
+
+def test_a_number_beyond_the_bound_is_refused_by_name(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.csv", "when,a\n2024-01-01,1\n2024-01-02,28524228757025110097920\n")
+    with pytest.raises(InputError, match=r"line 3, column 'a'.*1e\+15.*value_abs_max"):
+        read_table(path, "when", (), Reading(value_abs_max=1e15))
+    table = read_table(path, "when", (), Reading(value_abs_max=1e15, allow_refused=True))
+    assert (len(table), table.total, table.refused) == (1, 2, {"range": 1})
+
+
+def test_rows_that_cannot_be_read_are_counted_when_that_is_allowed(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.csv", "when,a\n2024-01-01,1\nsoon,2\n2024-01-03,warm\n2024-01-04,4\n")
+    table = read_table(path, "when", ("a",), Reading(allow_refused=True))
+    assert table.values[:, 0].tolist() == [1.0, 4.0]
+    assert table.line.tolist() == [2, 5]
+    assert (table.total, table.refused) == (4, {"timestamp": 1, "unreadable": 1})
+    assert "line 3" in table.notes[-1]
+
+
+# ── series ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+PANEL = "unique_id,when,y\nnorth,2024-01-01,1\nnorth,2024-01-02,2\nsouth,2024-01-01,3\nsouth,2024-01-02,4\n"
+
+
+def test_a_stacked_panel_is_refused_by_the_column_that_names_its_series(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.csv", PANEL)
+    with pytest.raises(InputError, match=r"times repeat 2 x; column unique_id looks like series: --series unique_id"):
+        read_table(path, "when")
+    table = read_table(path, "when", (), Reading(series=("unique_id",)))
+    assert (table.series, table.channels) == (["north", "north", "south", "south"], ("y",))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        # names that are numbers; series that do not overlap in time
+        "id,when,y\n7,2024-01-01,1\n7,2024-01-02,2\n8,2024-01-01,3\n8,2024-01-02,4\n",
+        "pump,when,y\na,2024-01-03,1\na,2024-01-04,2\nb,2024-01-01,3\nb,2024-01-02,4\n",
+    ],
+)
+def test_series_are_found_under_other_names_too(tmp_path: Path, content: str) -> None:
+    column = content.split(",", 1)[0]
+    with pytest.raises(InputError, match=f"column {column} looks like series"):
+        read_table(write(tmp_path / "t.csv", content), "when")
+
+
+def test_two_columns_name_a_series_together(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.csv", "host,cpu,when,y\nn1,0,2024-01-01,1\nn1,1,2024-01-01,2\n")
+    table = read_table(path, "when", ("y",), Reading(series=("host", "cpu")))
+    assert table.series == ["n1/0", "n1/1"]
+
+
+def test_repeated_bars_are_not_taken_for_series(tmp_path: Path) -> None:
+    rows = "".join(
+        f"2024-01-01 00:{minute:02d},{minute + part},{minute % 7 + part}\n" for minute in range(30) for part in (1, 2)
+    )
+    path = write(tmp_path / "t.csv", f"when,close,volume\n{rows[: rows.rindex('2024')]}")
+    assert len(read_table(path, "when")) == 59
 
 
 # ── Parquet ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -159,7 +255,7 @@ def test_parquet_says_the_same_as_csv(tmp_path: Path) -> None:
     days = np.array(["2024-01-01", "2024-01-02"], dtype="datetime64[us]")
     table = read_table(parquet(tmp_path / "t.parquet", when=days, a=[1, 2], b=[0.5, None]), "when")
     assert table.channels == ("a", "b")
-    assert table.ts_ms.tolist() == [NEW_YEAR_MS, NEW_YEAR_MS + DAY_MS]
+    assert table.ts_us.tolist() == [1000 * NEW_YEAR_MS, 1000 * (NEW_YEAR_MS + DAY_MS)]
     np.testing.assert_array_equal(table.values, [[1.0, 0.5], [2.0, np.nan]])
 
 
@@ -192,7 +288,7 @@ def test_parquet_is_read_or_told_never_a_traceback_or_a_guess(tmp_path: Path, co
         return
     assert table.channels == ("a",)
     assert not np.isinf(table.values).any()
-    assert (table.ts_ms > 0).all()
+    assert (table.ts_us > 0).all()
 
 
 # ── lines ────────────────────────────────────────────────────────────────────────────────────────────────────────

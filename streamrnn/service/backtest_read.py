@@ -1,0 +1,349 @@
+"""A file as the stream that a back-test serves: ticks in the order of time, their grid, and what was refused and why.
+
+Tables go as they are; JSON lines go through the service's own decoder and `decode:`. What needs a decision that the file
+does not make (two rows of one time, times in steps that are taken) is an InputError naming the option that makes it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import orjson
+
+from streamrnn.codec import Decoder
+from streamrnn.mapping import DecodeSpec
+from streamrnn.records import F64, I64, Bool, TickBatch
+from streamrnn.service import backtest_steps as steps
+from streamrnn.service.backtest_steps import Step
+from streamrnn.spec import StreamSpec
+from streamrnn.transports.files import InputError, Reading, Table, read_lines, read_table
+from streamrnn.transports.times import EPOCH, US
+
+if TYPE_CHECKING:
+    from streamrnn.service.config import Settings
+
+SERIES = "backtest"
+NEVER_MS = 2**60
+QUANTILES = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """As on the command line. None: the configuration's where there is one, else the default."""
+
+    file: Path
+    time: str = "time"
+    channels: tuple[str, ...] = ()
+    horizon: int | None = None
+    step: str | None = None
+    train_rows: tuple[int, int] | None = None
+    score_rows: tuple[int, int] | None = None
+    seeds: int = 1
+    baselines: tuple[str, ...] = ("persistence", "seasonal", "rls", "ewa")
+    season: str | None = None
+    calendar: tuple[str, ...] | None = None
+    train: bool = True
+    train_every: int = 240
+    json_out: Path | None = None
+    forecasts_out: Path | None = None
+    plots: Path | None = None
+    hide: Path | None = None
+    settings: Settings | None = None
+    series: tuple[str, ...] = ()
+    time_format: str | None = None
+    timezone: str | None = None
+    decimal: str | None = None
+    missing: tuple[str, ...] = ()
+    duplicates: Literal["first", "last"] | None = None
+    align: Literal["floor", "nearest"] | None = None
+    allow_refused: bool = False
+
+
+@dataclass(slots=True)
+class Stream:
+    """What the engine is given, in the order of time. `table`: whether a tick is a whole row of a table (or a wide line).
+
+    `place` [tick] is the line of the file. `total` rows were found; `refused` are those left out so far, `chosen` those of
+    them that the user's own options left out.
+    """
+
+    batch: TickBatch
+    spec: StreamSpec
+    step: Step
+    table: bool
+    place: I64
+    total: int
+    refused: Counter[str] = field(default_factory=Counter)
+    chosen: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+def read(options: Options) -> Stream:
+    """Reads, orders and checks the file. Raises InputError."""
+    name = options.file.name.lower().removesuffix(".gz")
+    stream = _lines(options) if name.endswith((".jsonl", ".ndjson", ".json")) else _table(options)
+    _order(stream)
+    within = options.settings.within if options.settings is not None else "one"
+    if within == "one" or options.duplicates is not None:
+        _duplicates(stream, options)
+    if len(stream.batch) < 2:
+        raise InputError(f"{options.file}: holds fewer than two rows")
+    stream.step = _step(stream, options)
+    stream.spec = _spec(stream, options)
+    if within == "one" and stream.table:
+        _one_a_step(stream, options)
+    return stream
+
+
+# ── tables and lines ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _decode_spec(options: Options) -> DecodeSpec:
+    return options.settings.decode_spec() if options.settings is not None else DecodeSpec()
+
+
+def _table(options: Options) -> Stream:
+    channels = options.channels or (options.settings.channels if options.settings is not None else ())
+    reading = Reading(
+        options.time_format,
+        options.timezone,
+        options.series,
+        options.decimal,
+        options.missing,
+        _decode_spec(options).value_abs_max,
+        options.allow_refused,
+    )
+    table = read_table(options.file, options.time, channels, reading)
+    spec = StreamSpec(channels=table.channels, step_ms=1, horizon=1)
+    return Stream(
+        ticks(table.ts_us, table.values, table.series or [SERIES] * len(table)),
+        spec,
+        Step("irregular", 0),
+        True,
+        table.line,
+        table.total,
+        Counter(table.refused),
+        0,
+        _checked_series(table, options),
+    )
+
+
+def _checked_series(table: Table, options: Options) -> list[str]:
+    if "" in table.series:
+        at = table.series.index("")
+        raise InputError(f"{options.file}, line {table.line[at]}: no name in {', '.join(options.series)}")
+    return table.notes
+
+
+def ticks(ts_us: I64, values: F64, series: list[str]) -> TickBatch:
+    """Rows of a table as wide ticks, whose records came when they happened. The one place that knows a batch's unit."""
+    count = len(ts_us)
+    return TickBatch(
+        records=[],
+        partition=np.zeros(count, dtype=np.int32),
+        offset=np.arange(count, dtype=np.int64),
+        record_ts_ms=ts_us // 1000,
+        series=series,
+        ts_us=ts_us,
+        values=values,
+        channel=np.full(count, -1, dtype=np.int16),
+    )
+
+
+def take(batch: TickBatch, rows: I64 | slice) -> TickBatch:
+    """Some ticks of a batch; every field is one value a tick."""
+    parts = {}
+    for each in fields(TickBatch):
+        value = getattr(batch, each.name)
+        if isinstance(value, np.ndarray) or isinstance(rows, slice):
+            parts[each.name] = value[rows]
+        else:
+            parts[each.name] = [value[row] for row in rows.tolist()] if len(value) else value
+    return TickBatch(**parts)
+
+
+def _lines(options: Options) -> Stream:
+    """JSON lines through the service's decoder. Refused lines are counted; with none readable, raises InputError."""
+    for given, option in (
+        (options.series, "--series"), (options.time_format, "--time-format"), (options.decimal, "--decimal"),
+        (options.missing, "--missing"),
+    ):  # fmt: skip
+        if given:
+            raise InputError(f"{option} is for tables; JSON lines are read by `decode:` of a configuration (-c)")
+    records = list(read_lines(options.file))
+    decode = _decode_spec(options)
+    channels = options.channels or (options.settings.channels if options.settings is not None else ())
+    if not channels:
+        channels = _channels_in([record.value or b"" for record in records])
+    if not channels:
+        raise InputError(f"{options.file}: holds no ticks in the wire format (read your own with `decode:` and -c)")
+    spec = StreamSpec(channels=channels, step_ms=1, horizon=1)
+    try:
+        decoder = Decoder(spec, decode)
+    except (ValueError, TypeError) as error:
+        raise InputError(str(error)) from error
+    batch, unread = decoder.decode(records)
+    refused = Counter[str](str(item.reason) for item in unread)
+    notes = []
+    if unread:
+        first = f"line {unread[0].record.offset + 1}: {unread[0].reason}: {unread[0].detail}"
+        notes.append(f"{len(unread)} lines are refused, the first: {first}")
+        if not len(batch):
+            raise InputError(f"{options.file}: no line can be read; {first}")
+    place = batch.offset + 1
+    batch = replace(batch, records=[], record_ts_ms=batch.ts_us // 1000)
+    return Stream(
+        batch, spec, Step("irregular", 0), bool((batch.channel < 0).all()), place, len(records), refused, 0, notes
+    )
+
+
+def _channels_in(values: Sequence[bytes]) -> tuple[str, ...]:
+    """Channels of the wire format by their first appearance anywhere in the file: keys of `values`, names in `channel`."""
+    found: dict[str, None] = {}
+    for value in values:
+        try:
+            document = orjson.loads(value)
+        except orjson.JSONDecodeError:
+            continue
+        if not isinstance(document, dict):
+            continue
+        wide = document.get("values")
+        if isinstance(wide, dict):
+            for key, held in wide.items():
+                if held is None or (isinstance(held, int | float) and not isinstance(held, bool)):
+                    found.setdefault(key)
+        elif isinstance(document.get("channel"), str) and "value" in document:
+            found.setdefault(document["channel"])
+    return tuple(found)
+
+
+# ── order, duplicates, steps ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _order(stream: Stream) -> None:
+    """Sorts by time; a notice says how many rows of a series stood before an older one."""
+    ts_us = stream.batch.ts_us
+    last: dict[str, int] = {}
+    fell = 0
+    for name, us in zip(stream.batch.series, ts_us.tolist(), strict=True):
+        fell += us < last.get(name, us)
+        last[name] = us
+    if fell:
+        stream.notes.append(f"{fell} of {len(ts_us)} rows are older than the row before them: sorted by time")
+    if bool((np.diff(ts_us) < 0).any()):
+        order = np.argsort(ts_us, kind="stable")
+        stream.batch, stream.place = take(stream.batch, order), stream.place[order]
+
+
+def _duplicates(stream: Stream, options: Options) -> None:
+    batch = stream.batch
+    kept: dict[tuple[str, int, int], int] = {}
+    dropped: list[int] = []
+    pair: tuple[int, int] | None = None
+    for row, key in enumerate(zip(batch.series, batch.ts_us.tolist(), batch.channel.tolist(), strict=True)):
+        if key not in kept:
+            kept[key] = row
+            continue
+        pair = pair or (kept[key], row)
+        if options.duplicates == "last":
+            dropped.append(kept[key])
+            kept[key] = row
+        else:
+            dropped.append(row)
+    if pair is None:
+        return
+    lines = f"{_when(batch, pair[0])} in lines {stream.place[pair[0]]} and {stream.place[pair[1]]}"
+    if options.duplicates is None:
+        if options.allow_refused:
+            return  # the engine refuses them, as the service would: the first counts
+        raise InputError(
+            f"{options.file}: {len(dropped)} rows repeat a time that stands in another row (first: {lines}); say which "
+            "counts with --duplicates first or --duplicates last"
+        )
+    good: Bool = np.ones(len(batch), dtype=np.bool_)
+    good[dropped] = False
+    stream.batch, stream.place = take(batch, np.flatnonzero(good)), stream.place[good]
+    stream.refused["duplicate"] += len(dropped)
+    stream.chosen += len(dropped)
+    stream.notes.append(f"{len(dropped)} rows repeat a time (first: {lines}): the {options.duplicates} one counts")
+
+
+def _when(batch: TickBatch, row: int) -> str:
+    return f"{EPOCH + int(batch.ts_us[row]) * US:%Y-%m-%d %H:%M:%S}"
+
+
+def _by_series(batch: TickBatch) -> list[I64]:
+    rows: dict[str, list[int]] = {}
+    for name, us in zip(batch.series, batch.ts_us.tolist(), strict=True):
+        rows.setdefault(name, []).append(us)
+    return [np.array(each, dtype=np.int64) for each in rows.values()]
+
+
+def _step(stream: Stream, options: Options) -> Step:
+    if options.step is not None:
+        return steps.step_of(options.step, options.timezone)
+    if options.settings is not None:
+        return steps.step_of(options.settings.step, options.timezone or options.settings.timezone)
+    step = steps.usual_step(_by_series(stream.batch), options.timezone)
+    place = f" in {step.zone}" if step.zone not in (None, "UTC") else ""
+    stream.notes.append(f"step {step.text}{place}, found from the distances of the rows")
+    return step
+
+
+def _one_a_step(stream: Stream, options: Options) -> None:
+    """Rows of one series that fall into one step: refused by the grid one by one. Better said at once, with what helps."""
+    step = stream.step
+    if step.calendar or not step.ms:
+        return
+    nearest = options.align == "nearest"
+    taken = _taken(stream.batch, lambda ts: steps.numbers(ts, step, nearest))
+    if not taken or options.allow_refused:
+        return
+    if not nearest and not _taken(stream.batch, lambda ts: steps.numbers(ts, step, True)):
+        help_ = "their times waver around the step's edge: --align nearest puts each to the step it is nearest to"
+    else:
+        help_ = "give the --step they are apart, or -c with `within: last|mean|sum` for several rows in a step"
+    raise InputError(f"{options.file}: {taken} rows fall into a step of {step.text} that another row has; {help_}")
+
+
+def _taken(batch: TickBatch, number: Callable[[I64], I64]) -> int:
+    found = list(zip(batch.series, number(batch.ts_us).tolist(), strict=True))
+    return len(found) - len(set(found))
+
+
+def _spec(stream: Stream, options: Options) -> StreamSpec:
+    """The service's own settings where there is a configuration, without the clocks that a file does not have."""
+    settings = options.settings
+    channels = stream.spec.channels
+    step_ms, calendar_step = stream.step.ms, stream.step.of_the_calendar()
+    horizon = options.horizon or (settings.horizon if settings is not None else 24)
+    base = (
+        settings.stream_spec()
+        if settings is not None
+        else StreamSpec(channels=channels, step_ms=step_ms, horizon=horizon, quantiles=QUANTILES)
+    )
+    if options.calendar is not None or settings is None:
+        texts = options.calendar if options.calendar is not None else ("1d", "7d")
+        lengths = [length for text in texts if (length := steps.step_of(text).ms) > max(step_ms, 0)]
+        base = replace(base, calendar_ms=tuple(lengths))
+    if options.align is not None:
+        base = replace(base, align=options.align)
+    return replace(
+        base,
+        channels=channels,
+        step_ms=step_ms,
+        calendar_step=calendar_step,
+        timezone=stream.step.zone or options.timezone or base.timezone,
+        horizon=horizon,
+        gap_max=max(64, horizon, base.gap_max),
+        future_max_ms=NEVER_MS,
+        idle_after_ms=NEVER_MS,
+        forecast_every=1,
+        impute_all=False,
+        series_max=max(2, len(set(stream.batch.series))),
+    )
