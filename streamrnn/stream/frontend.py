@@ -111,7 +111,8 @@ class FrontEnd:
         self._zone = zone_offsets(spec.timezone) if spec.calendar_ms else zone_offsets("UTC")
         self._rules = grid.Rules(
             steps.step_us, steps.shift_us, steps.first, steps.edges, steps.starts, spec.idle_after_ms, spec.gap_max,
-            min(spec.future_max_ms, grid.PASSED_MAX_MS), min(spec.past_max_ms, grid.PASSED_MAX_MS), fills_ahead and not spec.irregular,
+            min(spec.future_max_ms, grid.PASSED_MAX_MS), min(spec.past_max_ms, grid.PASSED_MAX_MS),
+            fills_ahead and not spec.irregular,
         )  # fmt: skip
         self._reference = GridReference(spec, self._rules)
         # Wide ticks, each a whole step, nothing held back: the compiled grid serves them.
