@@ -14,6 +14,7 @@ from broker import Broker
 from conftest import settings_for
 from service import read_all
 
+from streamrnn.transports import kafka_mending
 from streamrnn.transports.base import (
     Committed,
     Deadline,
@@ -143,6 +144,36 @@ async def test_whatever_it_is_about_a_record_that_is_refused(
     await sink.stop(Deadline(5.0))
     assert [(r.record.value, r.error) for r in sends.refused] == [(value, error)] * 3
     assert [r.value for r in await read_all(broker, topic)] == [b"1", b"2", b"3", b"4"] * 3
+
+
+@pytest.mark.parametrize("codec", [None, "gzip"], ids=["plain", "gzip"])
+async def test_many_that_are_too_large_are_asked_for_few_times(
+    broker: Broker, unique: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, codec: str | None
+) -> None:
+    """Compressed each has to be asked for; all others are taken either way, in their order."""
+    topic, rng, asked = unique("many"), random.Random(2), 0
+    await make(broker, topic, max__message__bytes="3000")
+    sink = made(broker, "at-least-once", unique, compression_type=codec)
+    await sink.start()
+    send = kafka_mending._Mending._send
+
+    async def counted(self: Any, *arguments: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        return await send(self, *arguments)
+
+    monkeypatch.setattr(kafka_mending._Mending, "_send", counted)
+    sizes = [rng.randint(4_000, 6_000) if rng.random() < 0.8 else rng.randint(1, 500) for _ in range(200)]
+    values = [rng.randbytes(size) for size in sizes]
+    sends = Sends(sink, topic)
+    await sink.append_many(topic, 0, [b"k"] * 200, values, [now_ms()] * 200)
+    await (await sends.seal()).wait(Deadline(10.0))
+    await sink.append_many(topic, 0, [b"k"], [b"last"], [now_ms()])
+    await (await sends.seal()).wait(Deadline(10.0))
+    await sink.stop(Deadline(5.0))
+    assert [r.record.value for r in sends.refused] == [value for value in values if len(value) > 3000]
+    assert [r.value for r in await read_all(broker, topic)] == [*(v for v in values if len(v) <= 3000), b"last"]
+    assert asked < 60 or codec
 
 
 @both
