@@ -37,7 +37,7 @@ from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBat
 from aiokafka.structs import TopicPartition
 
 from streamrnn.transports.base import Outgoing, Refused
-from streamrnn.transports.kafka_errors import CONTENT
+from streamrnn.transports.kafka_errors import CONTENT, kind_of
 
 TOO_LARGE = 10
 DUPLICATE = 46  # a batch that was taken before
@@ -116,7 +116,7 @@ class _Mending(SendProduceReqHandler):  # type: ignore[misc]
 
     def handle_response(self, response: Any) -> None:
         topics = response.topics
-        if any(entry[1] in CONTENT for _, partitions in topics for entry in partitions):
+        if any(kind_of(entry[1]) == "content" for _, partitions in topics for entry in partitions):
             topics = [(topic, [e for e in entries if not self._taken(topic, e)]) for topic, entries in topics]
             response = SimpleNamespace(API_VERSION=response.API_VERSION, topics=topics)
         super().handle_response(response)
@@ -125,7 +125,7 @@ class _Mending(SendProduceReqHandler):  # type: ignore[misc]
         """Whether a partition's answer is a refusal, which is then seen to here."""
         tp = TopicPartition(topic, entry[0])
         batch = self._batches.get(tp)
-        if batch is None or entry[1] not in CONTENT:
+        if batch is None or kind_of(entry[1]) != "content":
             return False
         self._refused.append((tp, batch, _Answer.of(entry)))
         return True
@@ -195,7 +195,7 @@ class _Mending(SendProduceReqHandler):  # type: ignore[misc]
             except KafkaError as error:
                 failed = error
             else:
-                if not answer.code or answer.code in CONTENT:
+                if not answer.code or kind_of(answer.code) == "content":
                     return answer
                 if answer.code == DUPLICATE:
                     return _Answer(0)

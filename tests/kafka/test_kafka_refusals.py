@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, RequestTimedOutError
 from broker import Broker
 from conftest import settings_for
 from service import read_all
@@ -174,6 +174,38 @@ async def test_many_that_are_too_large_are_asked_for_few_times(
     assert [r.record.value for r in sends.refused] == [value for value in values if len(value) > 3000]
     assert [r.value for r in await read_all(broker, topic)] == [*(v for v in values if len(v) <= 3000), b"last"]
     assert asked < 60 or codec
+
+
+@both
+async def test_answers_lost_while_a_batch_is_mended_take_nothing_twice(
+    broker: Broker, unique: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """What was taken is known to the broker by its sequence number when it is sent again."""
+    topic, lost = unique("lost"), 0
+    await make(broker, topic)
+    sink = made(broker, kind, unique)
+    await sink.start()
+    client = sink._producer.client
+    send = client.send
+
+    async def losing(node: int, request: Any, **options: Any) -> Any:
+        nonlocal lost
+        answer = await send(node, request, **options)
+        if isinstance(request, kafka_mending._NamingRequest) and lost < 3:
+            lost += 1
+            raise RequestTimedOutError
+        return answer
+
+    monkeypatch.setattr(client, "send", losing)
+    sends = Sends(sink, topic)
+    for first in (b"a", b"b"):
+        times = [now_ms(), now_ms() + 2 * HOUR_MS, now_ms()]
+        await sink.append_many(topic, 0, [b"k"] * 3, [first + b"1", first + b"2", first + b"3"], times)
+        await (await sends.seal()).wait(Deadline(10.0))
+    await sink.stop(Deadline(5.0))
+    assert lost == 3
+    assert [r.record.value for r in sends.refused] == [b"a2", b"b2"]
+    assert [r.value for r in await read_all(broker, topic)] == [b"a1", b"a3", b"b1", b"b3"]
 
 
 @both
