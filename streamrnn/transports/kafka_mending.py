@@ -135,7 +135,7 @@ class _Mending(SendProduceReqHandler):  # type: ignore[misc]
         sent = DefaultRecordBatch(bytes(batch.get_data_buffer()))
         sequence, first, refused = sent.base_sequence, -1, dict[int, Refused]()  # by offset in the batch
         least: float = inf  # bytes of the smallest record that was too large
-        # What the client was told names no records: it is asked for once more.
+        # The client's answer names no records: the batch is sent once more, and the next one may.
         parts: deque[tuple[list[Any], _Answer | None]] = deque([(list(sent), answer if answer.local else None)])
         while parts:
             records, said = parts.popleft()
