@@ -53,7 +53,9 @@ class Metrics:
         self.refused = counter(
             "outputs_refused_total", "Records the broker refuses for what they hold.", "kind", "error"
         )
-        self.letters_lost = counter("dead_letters_lost_total", "Dead letters that their topic refuses however cut.")
+        self.dead_letters_lost = counter(
+            "dead_letters_lost_total", "Dead letters that their topic refuses however cut."
+        )
         self.frames = counter("frames_total", "Steps taken, gaps included.")
         self.skipped = counter("gap_steps_skipped_total", "Steps of gaps beyond gap_max, not filled.")
         self.evicted = counter("series_evicted_total", "Series let go because series_max was reached.")
@@ -148,14 +150,14 @@ class WorkerObserver:
         """Outputs that the broker refuses for what they hold."""
         self.metrics.refused.labels(kind, error).inc(count)
 
-    def buried(self, count: int) -> None:
+    def dead_lettered(self, count: int) -> None:
         """Records dead-lettered because their outputs were refused."""
         self.metrics.rejected.labels("refused").inc(count)
         self.metrics.outputs.labels("dead-letter").inc(count)
         self.rejected["refused"] += count
 
-    def letters_lost(self, count: int) -> None:
-        self.metrics.letters_lost.inc(count)
+    def dead_letters_lost(self, count: int) -> None:
+        self.metrics.dead_letters_lost.inc(count)
 
     def progress(self, partition: int, position: int, lag: int | None) -> None:
         self.health.progress(partition, position, lag, time.monotonic())

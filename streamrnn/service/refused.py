@@ -29,15 +29,15 @@ OURS = frozenset({HEADER_REASON, HEADER_DETAIL, HEADER_SOURCE, HEADER_TRUNCATED,
 # What is left of a dead letter's value that is refused for its size, once and twice.
 LETTER_BYTES_LEFT = (16_384, 256)
 TOO_LARGE = ("MESSAGE_TOO_LARGE", "RECORD_LIST_TOO_LARGE")
-TOLD_EVERY_S = 60.0
+REPORT_EVERY_S = 60.0
 
 Headers = list[tuple[str, bytes]]
 
 
 class Observer(Protocol):
     def refused(self, kind: str, error: str, count: int) -> None: ...
-    def buried(self, count: int) -> None: ...
-    def letters_lost(self, count: int) -> None: ...
+    def dead_lettered(self, count: int) -> None: ...
+    def dead_letters_lost(self, count: int) -> None: ...
 
 
 class _Source(msgspec.Struct):
@@ -74,7 +74,7 @@ class RefusedOutputs:
 
     def __init__(self, observer: Observer) -> None:
         self._observer = observer
-        self._untold, self._example, self._told_s = 0, "", float("-inf")
+        self._unreported, self._example, self._reported_s = 0, "", float("-inf")
 
     def instead(self, topics: OutputTopics, sources: Sequence[Sequence[Record]], now_ms: Callable[[], int]) -> Instead:
         """What is to be sent instead of refused outputs of these records."""
@@ -105,8 +105,8 @@ class RefusedOutputs:
         for (kind, error), count in counts.items():
             self._observer.refused(kind, error, count)
         if letters:
-            self._observer.buried(len(letters))
-        self._tell(len(refused), f"{refused[0].record.topic}/{refused[0].record.partition}: {_reason(refused[0])}")
+            self._observer.dead_lettered(len(letters))
+        self._note(len(refused), f"{refused[0].record.topic}/{refused[0].record.partition}: {_reason(refused[0])}")
         return [*letters, *again]
 
     @staticmethod
@@ -133,7 +133,7 @@ class RefusedOutputs:
                 f"the topic's message.timestamp.before.max.ms and message.timestamp.after.max.ms"
             )
         if times >= len(LETTER_BYTES_LEFT):
-            self._observer.letters_lost(1)
+            self._observer.dead_letters_lost(1)
             log.error("a dead letter is given up: its topic refuses it", source=source.decode(), why=_reason(refused))
             return None
         headers = list(sent)
@@ -146,18 +146,18 @@ class RefusedOutputs:
         headers.append((HEADER_REFUSED, _reason(refused)[:200].encode("utf-8", "backslashreplace")))
         return Outgoing(topic, partition, key, value, now_ms, headers)
 
-    def _tell(self, count: int, example: str) -> None:
-        self._untold, self._example = self._untold + count, example
-        self.tell()
+    def _note(self, count: int, example: str) -> None:
+        self._unreported, self._example = self._unreported + count, example
+        self.report()
 
-    def tell(self) -> None:
+    def report(self) -> None:
         """Reports what was refused since the last report, at most once a minute."""
-        if self._untold and clock_s() - self._told_s >= TOLD_EVERY_S:
+        if self._unreported and clock_s() - self._reported_s >= REPORT_EVERY_S:
             log.warning(
                 "the broker refuses outputs for what they hold; their sources are dead-lettered, all else goes on",
-                refused=self._untold, example=self._example,
+                refused=self._unreported, example=self._example,
             )  # fmt: skip
-            self._untold, self._told_s = 0, clock_s()
+            self._unreported, self._reported_s = 0, clock_s()
 
 
 def cut(

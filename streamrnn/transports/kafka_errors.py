@@ -9,14 +9,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 from aiokafka.errors import (
-    ClusterAuthorizationFailedError,
     CorruptRecordException,
-    GroupAuthorizationFailedError,
     KafkaConnectionError,
     KafkaError,
+    ProducerFenced,
     SaslAuthenticationFailed,
-    TopicAuthorizationFailedError,
-    TransactionalIdAuthorizationFailed,
     UnknownTopicOrPartitionError,
     UnsupportedCodecError,
     UnsupportedSaslMechanismError,
@@ -52,14 +49,6 @@ def kind_of(code: int) -> ErrorKind:
     return "fenced" if code in _FENCED else "connection"
 
 
-FORBIDDEN = (
-    ClusterAuthorizationFailedError,
-    GroupAuthorizationFailedError,
-    TopicAuthorizationFailedError,
-    TransactionalIdAuthorizationFailed,
-)
-
-
 def explained(error: BaseException, settings: KafkaSettings, doing: str) -> TransportError:
     """The TransportError for what went wrong while `doing` something; never holds a secret."""
     where = f"{doing} at {settings.bootstrap_servers} ({settings.security_protocol})"
@@ -70,7 +59,8 @@ def explained(error: BaseException, settings: KafkaSettings, doing: str) -> Tran
             f"{where}: the broker refused user {settings.sasl_plain_username!r} by {settings.sasl_mechanism}: "
             "check kafka.sasl_plain_username, the password and kafka.sasl_mechanism"
         )
-    if isinstance(error, FORBIDDEN):
+    kind = kind_of(getattr(error, "errno", None) or 0)
+    if isinstance(error, KafkaError) and kind == "permission":
         return NotPermitted(f"{where}: not permitted ({error}); deploy/README.md lists the ACLs that are needed")
     if isinstance(error, UnknownTopicOrPartitionError):
         # The client says so, too, when it could not ask: whether it is missing is for KafkaAdmin.describe to say.
@@ -85,6 +75,10 @@ def explained(error: BaseException, settings: KafkaSettings, doing: str) -> Tran
         return TransportError(f"{where}: no connection ({_named(error)}); {_hint(error, settings)}")
     if isinstance(error, TimeoutError):
         return TransportError(f"{where}: no answer in time")
+    if isinstance(error, ProducerFenced) or (isinstance(error, KafkaError) and kind == "fenced"):
+        return TransportError(
+            f"{where}: {_named(error)}: another has taken this client's place, or the broker has lost it"
+        )
     return TransportError(f"{where}: {_named(error)}")
 
 

@@ -18,6 +18,7 @@ import asyncio
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from types import SimpleNamespace
 from typing import Any
 
@@ -32,12 +33,13 @@ from aiokafka.protocol.produce import (
     ProduceRequest_v7,
     ProduceRequest_v8,
 )
-from aiokafka.record.default_records import DefaultRecordBatch
+from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
 from aiokafka.structs import TopicPartition
 
 from streamrnn.transports.base import Outgoing, Refused
-from streamrnn.transports.kafka_errors import CONTENT
+from streamrnn.transports.kafka_errors import CONTENT, kind_of
 
+TOO_LARGE = 10
 DUPLICATE = 46  # a batch that was taken before
 ATTEMPTS_MAX = 50
 # A broker closes the connection of a request beyond socket.request.max.bytes (100 MiB unless set) without a word.
@@ -64,7 +66,7 @@ class _Answer:
         return cls(code, offset, {at: why or "" for at, why in errors or ()}, text or "")
 
 
-LARGER = _Answer(10, text="larger than a request may be", local=True)
+LARGER = _Answer(TOO_LARGE, text="larger than a request may be", local=True)
 
 
 def mend(producer: Any) -> None:
@@ -114,7 +116,7 @@ class _Mending(SendProduceReqHandler):  # type: ignore[misc]
 
     def handle_response(self, response: Any) -> None:
         topics = response.topics
-        if any(entry[1] in CONTENT for _, partitions in topics for entry in partitions):
+        if any(kind_of(entry[1]) == "content" for _, partitions in topics for entry in partitions):
             topics = [(topic, [e for e in entries if not self._taken(topic, e)]) for topic, entries in topics]
             response = SimpleNamespace(API_VERSION=response.API_VERSION, topics=topics)
         super().handle_response(response)
@@ -123,7 +125,7 @@ class _Mending(SendProduceReqHandler):  # type: ignore[misc]
         """Whether a partition's answer is a refusal, which is then seen to here."""
         tp = TopicPartition(topic, entry[0])
         batch = self._batches.get(tp)
-        if batch is None or entry[1] not in CONTENT:
+        if batch is None or kind_of(entry[1]) != "content":
             return False
         self._refused.append((tp, batch, _Answer.of(entry)))
         return True
@@ -131,11 +133,19 @@ class _Mending(SendProduceReqHandler):  # type: ignore[misc]
     async def _mend(self, node_id: int, tp: TopicPartition, batch: Any, answer: _Answer) -> None:
         """Sends what the broker takes. Raises KafkaError when that fails for another reason."""
         sent = DefaultRecordBatch(bytes(batch.get_data_buffer()))
-        sequence, first, refused = sent.base_sequence, -1, list[Refused]()
-        # What the client was told names no records: it is asked for once more.
+        sequence, first, refused = sent.base_sequence, -1, dict[int, Refused]()  # by offset in the batch
+        least: float = inf  # bytes of the smallest record that was too large
+        # The client's answer names no records: the batch is sent once more, and the next one may.
         parts: deque[tuple[list[Any], _Answer | None]] = deque([(list(sent), answer if answer.local else None)])
         while parts:
             records, said = parts.popleft()
+            if least < inf:  # of others as large nobody need be asked
+                refused |= {
+                    r.offset: Refused(_outgoing(tp, r), CONTENT[TOO_LARGE]) for r in records if _size(r) >= least
+                }
+                records = [record for record in records if record.offset not in refused]
+                if not records:
+                    continue
             if said is None:
                 said = await self._send(node_id, tp, batch, records, sequence)
                 if not said.code:
@@ -144,8 +154,10 @@ class _Mending(SendProduceReqHandler):  # type: ignore[misc]
             bad = {at: why for at, why in said.at.items() if 0 <= at < len(records)}
             if len(records) == 1:
                 bad = {0: bad.get(0, "")}
+                if said.code == TOO_LARGE and not sent.compression_type:  # compressed, a larger one may be smaller
+                    least = _size(records[0])
             for at, why in sorted(bad.items()):
-                refused.append(Refused(_outgoing(tp, records[at]), CONTENT[said.code], why or said.text))
+                refused[records[at].offset] = Refused(_outgoing(tp, records[at]), CONTENT[said.code], why or said.text)
             if not bad:
                 half = len(records) // 2
                 parts.extendleft([(records[half:], None), (records[:half], None)])
@@ -155,7 +167,7 @@ class _Mending(SendProduceReqHandler):  # type: ignore[misc]
         if manager is not None:
             # The client counted the whole batch when it took it up, and has taken up none of this partition since.
             manager.increment_sequence_number(tp, -len(refused))
-        batch.refused = refused
+        batch.refused = [refused[offset] for offset in sorted(refused)]
         batch.done(first)
 
     async def _send(
@@ -183,7 +195,7 @@ class _Mending(SendProduceReqHandler):  # type: ignore[misc]
             except KafkaError as error:
                 failed = error
             else:
-                if not answer.code or answer.code in CONTENT:
+                if not answer.code or kind_of(answer.code) == "content":
                     return answer
                 if answer.code == DUPLICATE:
                     return _Answer(0)
@@ -223,6 +235,12 @@ class _NamingRequest(
 
     def build(self, request_struct_class: Any) -> Any:
         return request_struct_class(*self._values)
+
+
+def _size(record: Any) -> int:
+    """Bytes of a record in a batch of its own."""
+    size: int = DefaultRecordBatchBuilder.size_of(record.key, record.value, list(record.headers))
+    return size
 
 
 def _outgoing(tp: TopicPartition, record: Any) -> Outgoing:

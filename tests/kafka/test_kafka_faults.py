@@ -189,7 +189,7 @@ async def test_a_record_the_broker_will_not_have_fails_its_delivery(
     broker.create(topic, 1, max__message__bytes="20000")
     sink = transport.sink()
     await sink.start()
-    with pytest.raises(DeliveryFailed, match="MessageSizeTooLarge"):
+    with pytest.raises(DeliveryFailed, match="MESSAGE_TOO_LARGE"):
         await send(sink, topic, 0, [b"x" * 50_000])
     await sink.stop(Deadline(5.0))
     again = transport.sink()

@@ -106,7 +106,7 @@ def metric(worker: Worker, name: str, **labels: str) -> float:
 
 
 def two_hours_ahead() -> tuple[list[Sent], Sent]:
-    """Ticks of three series with the times that they tell; one of them is two hours ahead."""
+    """Ticks of three series whose record times are their own; one of them is two hours ahead."""
     now = int(time.time() * 1000) // 1000 * 1000 - 60_000
     sent = [(p, b"", tick("abc"[p], now + 1000 * i, 20 + i / 10), now + 1000 * i) for i in range(20) for p in range(2)]
     fast = (1, b"the key", tick("fast", now + 2 * HOUR_MS, 1.0), now + 2 * HOUR_MS)
@@ -147,13 +147,13 @@ async def test_with_event_times_a_record_two_hours_ahead_is_dead_lettered_and_co
     assert abs(letter.timestamp - time.time() * 1000) < 60_000
     assert metric(worker, "outputs_refused_total", kind="forecast", error="INVALID_TIMESTAMP") == 1
     assert metric(worker, "rejected_total", reason="refused") == 1
-    (told,) = [entry for entry in logs if "refuses outputs" in entry["event"]]
-    assert told["refused"] == 1
-    assert chosen.topics.forecasts in told["example"]
+    (entry,) = [line for line in logs if "refuses outputs" in line["event"]]
+    assert entry["refused"] == 1
+    assert chosen.topics.forecasts in entry["example"]
 
 
 @both
-async def test_when_most_of_what_comes_is_refused_it_is_told_once_and_buried_each(
+async def test_when_most_of_what_comes_is_refused_it_is_reported_once_and_each_is_dead_lettered(
     broker: Broker, tmp_path: Path, unique: Callable[[str], str], delivery: str
 ) -> None:
     """A clock that is set wrong: several thousand records in several batches, one line in the log, no rebuild."""
@@ -173,11 +173,11 @@ async def test_when_most_of_what_comes_is_refused_it_is_told_once_and_buried_eac
     refused = [r for r in letters if reasons([r])[0][0] == "refused"]
     assert len(refused) > 1000
     assert metric(worker, "rejected_total", reason="refused") == len(refused)
-    assert len([entry for entry in logs if "refuses outputs" in entry["event"]]) == 1
+    assert len([line for line in logs if "refuses outputs" in line["event"]]) == 1
 
 
 @both
-async def test_a_record_without_a_key_is_buried_in_a_compacted_topic(
+async def test_a_record_without_a_key_is_dead_lettered_in_a_compacted_topic(
     broker: Broker, tmp_path: Path, unique: Callable[[str], str], delivery: str
 ) -> None:
     now = int(time.time() * 1000) - 60_000

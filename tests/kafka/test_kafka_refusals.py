@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, RequestTimedOutError
 from broker import Broker
 from conftest import settings_for
 from service import read_all
 
+from streamrnn.transports import kafka_mending
 from streamrnn.transports.base import (
     Committed,
     Deadline,
@@ -143,6 +144,68 @@ async def test_whatever_it_is_about_a_record_that_is_refused(
     await sink.stop(Deadline(5.0))
     assert [(r.record.value, r.error) for r in sends.refused] == [(value, error)] * 3
     assert [r.value for r in await read_all(broker, topic)] == [b"1", b"2", b"3", b"4"] * 3
+
+
+@pytest.mark.parametrize("codec", [None, "gzip"], ids=["plain", "gzip"])
+async def test_many_that_are_too_large_are_asked_for_few_times(
+    broker: Broker, unique: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, codec: str | None
+) -> None:
+    """Compressed each has to be asked for; all others are taken either way, in their order."""
+    topic, rng, asked = unique("many"), random.Random(2), 0
+    await make(broker, topic, max__message__bytes="3000")
+    sink = made(broker, "at-least-once", unique, compression_type=codec)
+    await sink.start()
+    send = kafka_mending._Mending._send
+
+    async def counted(self: Any, *arguments: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        return await send(self, *arguments)
+
+    monkeypatch.setattr(kafka_mending._Mending, "_send", counted)
+    sizes = [rng.randint(4_000, 6_000) if rng.random() < 0.8 else rng.randint(1, 500) for _ in range(200)]
+    values = [rng.randbytes(size) for size in sizes]
+    sends = Sends(sink, topic)
+    await sink.append_many(topic, 0, [b"k"] * 200, values, [now_ms()] * 200)
+    await (await sends.seal()).wait(Deadline(10.0))
+    await sink.append_many(topic, 0, [b"k"], [b"last"], [now_ms()])
+    await (await sends.seal()).wait(Deadline(10.0))
+    await sink.stop(Deadline(5.0))
+    assert [r.record.value for r in sends.refused] == [value for value in values if len(value) > 3000]
+    assert [r.value for r in await read_all(broker, topic)] == [*(v for v in values if len(v) <= 3000), b"last"]
+    assert asked < 60 or codec
+
+
+@both
+async def test_answers_lost_while_a_batch_is_mended_take_nothing_twice(
+    broker: Broker, unique: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """What was taken is known to the broker by its sequence number when it is sent again."""
+    topic, lost = unique("lost"), 0
+    await make(broker, topic)
+    sink = made(broker, kind, unique)
+    await sink.start()
+    client = sink._producer.client
+    send = client.send
+
+    async def losing(node: int, request: Any, **options: Any) -> Any:
+        nonlocal lost
+        answer = await send(node, request, **options)
+        if isinstance(request, kafka_mending._NamingRequest) and lost < 3:
+            lost += 1
+            raise RequestTimedOutError
+        return answer
+
+    monkeypatch.setattr(client, "send", losing)
+    sends = Sends(sink, topic)
+    for first in (b"a", b"b"):
+        times = [now_ms(), now_ms() + 2 * HOUR_MS, now_ms()]
+        await sink.append_many(topic, 0, [b"k"] * 3, [first + b"1", first + b"2", first + b"3"], times)
+        await (await sends.seal()).wait(Deadline(10.0))
+    await sink.stop(Deadline(5.0))
+    assert lost == 3
+    assert [r.record.value for r in sends.refused] == [b"a2", b"b2"]
+    assert [r.value for r in await read_all(broker, topic)] == [b"a1", b"a3", b"b1", b"b3"]
 
 
 @both

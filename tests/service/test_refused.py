@@ -72,8 +72,8 @@ async def test_refused_forecasts_are_dead_lettered_and_all_others_sent_once(deli
     labels = {"kind": "forecast", "error": "INVALID_TIMESTAMP"}
     assert metrics.get_sample_value("streamrnn_outputs_refused_total", labels) == len(letters)
     assert metrics.get_sample_value("streamrnn_rejected_total", {"reason": "refused"}) == len(letters)
-    told = [entry for entry in logs if "refuses outputs" in entry["event"]]
-    assert len(told) == 1  # the rest when the minute is over
+    reported = [entry for entry in logs if "refuses outputs" in entry["event"]]
+    assert len(reported) == 1  # the rest when the minute is over
 
 
 @both
@@ -153,10 +153,10 @@ class Seen:
     def refused(self, kind: str, error: str, count: int) -> None:
         self.counts[kind, error] += count
 
-    def buried(self, count: int) -> None:
-        self.counts["buried"] += count
+    def dead_lettered(self, count: int) -> None:
+        self.counts["dead-lettered"] += count
 
-    def letters_lost(self, count: int) -> None:
+    def dead_letters_lost(self, count: int) -> None:
         self.counts["lost"] += count
 
 
@@ -240,7 +240,7 @@ def test_refusals_are_reported_once_a_minute_with_their_number_and_an_example(cl
             instead([one, one])
         assert [entry["refused"] for entry in logs] == [1]
         clock[0] += 10.0
-        outputs.tell()
-        outputs.tell()
+        outputs.report()
+        outputs.report()
     assert [entry["refused"] for entry in logs] == [1, 20]
     assert logs[1]["example"] == "f/0: INVALID_TIMESTAMP: too far ahead"

@@ -280,6 +280,6 @@ FIXES: Mapping[str, Fix] = {
     "refusals-cost-a-record": Fix(
         "a record that is refused for what it holds costs that record", "", ("I10",), _refusals_fail
     ),
-    "refusals-buried": Fix("what is refused for what it holds is dead-lettered", "", ("I1",), _refusals_dropped),
+    "refusals-dead-lettered": Fix("what is refused for what it holds is dead-lettered", "", ("I1",), _refusals_dropped),
     "weights-looked-for": Fix("weights may have come to others first", "", ("I4",), _weights_not_looked_for),
 }
