@@ -34,7 +34,9 @@ def backtest(
     ],
     config: Config = None,
     sets: Sets = None,
-    time: Annotated[str, typer.Option("--time", help="The column that holds the time.")] = "time",
+    time: Annotated[
+        str, typer.Option("--time", help="The column that holds the time; of two columns, Date,Time.")
+    ] = "time",
     time_format: Annotated[
         str | None,
         typer.Option(help="How times are written: strptime (such as %d/%m/%Y), or s, ms, us, ns since 1970, or excel."),
@@ -67,7 +69,9 @@ def backtest(
     ] = None,
     duplicates: Annotated[
         Duplicates | None,
-        typer.Option(help="Which of several rows with one time counts; without it they are an error."),
+        typer.Option(
+            help="Which of several rows with one time counts. Without it the first, and the others are refused."
+        ),
     ] = None,
     train_rows: Annotated[
         str | None,
@@ -145,9 +149,10 @@ def backtest(
         )
     )
     if accounts.unasked and not allow_refused:
+        why = "; ".join(accounts.hints) or ", ".join(f"{count} {reason}" for reason, count in accounts.refused.items())
         typer.echo(
-            f"streamrnn: {accounts.unasked} of {accounts.total} rows were refused (see above); the scores are those of the "
-            "others. --allow-refused accepts this",
+            f"streamrnn: {accounts.unasked} of {accounts.total} rows were refused, and the scores are those of the others "
+            f"(--allow-refused accepts this): {why}",
             err=True,
         )
         raise typer.Exit(ExitCode.ROWS_REFUSED)

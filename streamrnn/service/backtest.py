@@ -75,6 +75,7 @@ class Accounts:
     unasked: int
     open: int
     notes: list[str]
+    hints: list[str]
 
 
 def run(options: Options) -> Accounts:
@@ -103,7 +104,10 @@ def run(options: Options) -> Accounts:
 
     models: list[tuple[str, int, Forecasts]] = []
     results: list[Result] = []
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+    console = Console(stderr=True)
+    for hint in stream.hints if not options.allow_refused else ():
+        console.print(f"streamrnn: {hint}", highlight=False, markup=False, soft_wrap=True)
+    with Progress(console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
         for seed in range(options.seeds):
             task = progress.add_task(f"streamrnn, seed {seed}", total=len(batch))
             results.append(serve(stream, batch, steps, options, seed, partial(_show, progress, task)))
@@ -356,7 +360,7 @@ def baseline(name: str, shown: F64, steps: Steps, stream: Stream, season: int, t
 def account(stream: Stream, result: Result, scale: Scale) -> Accounts:
     """Every row of the file: used, or refused with its reason."""
     refused = Counter(stream.refused)
-    notes = list(stream.notes)
+    notes = [*stream.notes, *stream.hints]
     for reason, count in Counter(reason for reason, _ in result.refused.values()).items():
         refused[reason] += count
         tick = min(tick for tick, (why, _) in result.refused.items() if why == reason)
@@ -372,7 +376,9 @@ def account(stream: Stream, result: Result, scale: Scale) -> Accounts:
         few = ", ".join(scale.still[:5]) + (" …" if len(scale.still) > 5 else "")
         notes.append(f"not scored, for they stand still over the train rows (--train-rows): {few}")
     away = sum(refused.values())
-    return Accounts(stream.total, stream.total - away, dict(refused), away - stream.chosen, result.open_rows, notes)
+    return Accounts(
+        stream.total, stream.total - away, dict(refused), away - stream.chosen, result.open_rows, notes, stream.hints
+    )
 
 
 __all__ = ["Accounts", "Options", "Result", "run", "serve"]

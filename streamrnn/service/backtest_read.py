@@ -1,7 +1,7 @@
 """A file as the stream that a back-test serves: ticks in the order of time, their grid, and what was refused and why.
 
-Tables go as they are; JSON lines go through the service's own decoder and `decode:`. What needs a decision that the file
-does not make (two rows of one time, times in steps that are taken) is an InputError naming the option that makes it.
+Tables go as they are; JSON lines go through the service's own decoder and `decode:`. What the file leaves open (two rows of
+one time, times in steps that are taken) is decided as in the service, said, and named with the option that decides it.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Stream:
     """What the engine is given, in the order of time. `table`: whether a tick is a whole row of a table (or a wide line).
 
     `place` [tick] is the line of the file. `total` rows were found; `refused` are those left out so far, `chosen` those of
-    them that the user's own options left out.
+    them that the user's own options left out. `hints` name the options that settle why rows will be refused.
     """
 
     batch: TickBatch
@@ -81,6 +81,7 @@ class Stream:
     refused: Counter[str] = field(default_factory=Counter)
     chosen: int = 0
     notes: list[str] = field(default_factory=list)
+    hints: list[str] = field(default_factory=list)
 
 
 def read(options: Options) -> Stream:
@@ -95,7 +96,7 @@ def read(options: Options) -> Stream:
         raise InputError(f"{options.file}: holds fewer than two rows")
     stream.step = _step(stream, options)
     stream.spec = _spec(stream, options)
-    if within == "one" and stream.table:
+    if within == "one" and stream.table and _complete(options) == "record":
         _one_a_step(stream, options)
     return stream
 
@@ -245,10 +246,16 @@ def _duplicates(stream: Stream, options: Options) -> None:
     kept: dict[tuple[str, int, int], int] = {}
     dropped: list[int] = []
     pair: tuple[int, int] | None = None
+    parts = 0  # rows that hold other channels than the one whose time they repeat
+    whole = _complete(options) == "record"
     for row, key in enumerate(zip(batch.series, batch.ts_us.tolist(), batch.channel.tolist(), strict=True)):
         if key not in kept:
             kept[key] = row
             continue
+        apart = key[2] < 0 and not (~np.isnan(batch.values[kept[key]]) & ~np.isnan(batch.values[row])).any()
+        if apart and not whole:
+            continue
+        parts += apart
         pair = pair or (kept[key], row)
         if options.duplicates == "last":
             dropped.append(kept[key])
@@ -258,19 +265,29 @@ def _duplicates(stream: Stream, options: Options) -> None:
     if pair is None:
         return
     lines = f"{_when(batch, pair[0])} in lines {stream.place[pair[0]]} and {stream.place[pair[1]]}"
-    if options.duplicates is None:
-        if options.allow_refused:
-            return  # the engine refuses them, as the service would: the first counts
-        raise InputError(
-            f"{options.file}: {len(dropped)} rows repeat a time that stands in another row (first: {lines}); say which "
-            "counts with --duplicates first or --duplicates last"
+    if options.duplicates is None and parts == len(dropped):
+        stream.hints.append(
+            f"{parts} rows hold other channels of a time that stands in another row (first: {lines}); with -c and "
+            "`complete: channels` they are one step"
         )
+        return
+    if options.duplicates is None:
+        stream.hints.append(
+            f"{len(dropped)} rows repeat a time that stands in another row (first: {lines}), and the first one counts; say "
+            "which with --duplicates first or --duplicates last"
+        )
+        return  # the grid refuses them, as it does in the service
     good: Bool = np.ones(len(batch), dtype=np.bool_)
     good[dropped] = False
     stream.batch, stream.place = take(batch, np.flatnonzero(good)), stream.place[good]
     stream.refused["duplicate"] += len(dropped)
     stream.chosen += len(dropped)
     stream.notes.append(f"{len(dropped)} rows repeat a time (first: {lines}): the {options.duplicates} one counts")
+
+
+def _complete(options: Options) -> str:
+    """Whether a wide record is its whole step (`record`), or one of several (`channels`)."""
+    return options.settings.complete if options.settings is not None else "record"
 
 
 def _when(batch: TickBatch, row: int) -> str:
@@ -296,19 +313,20 @@ def _step(stream: Stream, options: Options) -> Step:
 
 
 def _one_a_step(stream: Stream, options: Options) -> None:
-    """Rows of one series that fall into one step: refused by the grid one by one. Better said at once, with what helps."""
+    """Rows of one series that fall into one step are refused by the grid one by one: says what helps."""
     step = stream.step
     if step.calendar or not step.ms:
         return
     nearest = options.align == "nearest"
-    taken = _taken(stream.batch, lambda ts: steps.numbers(ts, step, nearest))
-    if not taken or options.allow_refused:
+    again = _taken(stream.batch, lambda ts: ts)  # the same time twice, that is
+    taken = _taken(stream.batch, lambda ts: steps.numbers(ts, step, nearest)) - again
+    if not taken:
         return
-    if not nearest and not _taken(stream.batch, lambda ts: steps.numbers(ts, step, True)):
+    if not nearest and _taken(stream.batch, lambda ts: steps.numbers(ts, step, True)) - again < (taken + 9) // 10:
         help_ = "their times waver around the step's edge: --align nearest puts each to the step it is nearest to"
     else:
         help_ = "give the --step they are apart, or -c with `within: last|mean|sum` for several rows in a step"
-    raise InputError(f"{options.file}: {taken} rows fall into a step of {step.text} that another row has; {help_}")
+    stream.hints.append(f"{taken} rows fall into a step of {step.text} that another row has; {help_}")
 
 
 def _taken(batch: TickBatch, number: Callable[[I64], I64]) -> int:

@@ -31,6 +31,7 @@ _GROUPED = {
     ",": re.compile(r"[+-]?(?:\d{1,3}(?:[.' \u00a0\u202f]\d{3})+|\d*)(?:,\d*)?(?:[eE][+-]?\d+)?", re.ASCII),
     ".": re.compile(r"[+-]?(?:\d{1,3}(?:[,' \u00a0\u202f]\d{3})+|\d*)(?:\.\d*)?(?:[eE][+-]?\d+)?", re.ASCII),
 }
+_CLOCK = re.compile(r"\d{1,2}[:.]\d{2}(?:[:.]\d{2}(?:\.\d+)?)?(?: ?[AaPp]\.?[Mm]\.?)?", re.ASCII)
 _SERIES_NAMES = re.compile(
     r"(unique_)?(id|ids|series|name|key|station|sensor|device|host|item|store|symbol|ticker)s?|.*_id"
 )
@@ -112,27 +113,29 @@ class _Faults:
 def read_table(path: Path, time_column: str, channels: Sequence[str] = (), reading: Reading | None = None) -> Table:
     """A CSV or Parquet file with one row a step (and series). No channels named: every column that holds numbers.
 
-    Raises InputError.
+    `time_column` may be two columns of a CSV, such as `Date,Time`. Raises InputError.
     """
     reading = reading or Reading()
     if path.name.lower().endswith((".parquet", ".pq")):
         return _parquet(path, time_column, channels, reading)
     header, body, line = _cells(path)
-    if time_column not in header:
+    parts = [time_column] if time_column in header else [part.strip() for part in time_column.split(",")]
+    if not set(parts) <= set(header):
         raise InputError(f"{path}: no column {time_column!r}; there are {', '.join(header)} (choose with --time)")
-    for named in (*channels, *reading.series, time_column):
+    for named in (*channels, *reading.series, *parts):
         if named not in header:
             raise InputError(f"{path}: no column {named!r}; there are {', '.join(header)}")
         if header.count(named) > 1:
             raise InputError(f"{path}: {header.count(named)} columns are named {named!r}")
-    columns = {name: [row[at] for row in body] for at, name in enumerate(header) if name and header.count(name) == 1}
+    columns = {name: [row[at] for row in body] for at, name in enumerate(header) if header.count(name) == 1}
     series = _series([columns[name] for name in reading.series])
     faults = _Faults(path, line)
-    times = _times(path, time_column, columns[time_column], reading, series, faults)
+    texts = [" ".join(cells) for cells in zip(*(columns[part] for part in parts), strict=True)]
+    times = _times(path, time_column, texts, reading, series, faults)
     missing = frozenset({*MISSING, *(word.strip().lower() for word in reading.missing)})
-    taken = {time_column, *reading.series}
+    taken = {*parts, *reading.series}
     chosen = list(channels) or [
-        name for name, cells in columns.items() if name not in taken and _holds_numbers(cells, missing)
+        name for name, cells in columns.items() if name and name not in taken and _holds_numbers(cells, missing)
     ]
     if not chosen:
         raise InputError(f"{path}: no column but the time holds a number; choose with --channels")
@@ -144,9 +147,9 @@ def read_table(path: Path, time_column: str, channels: Sequence[str] = (), readi
         _one_mark(path, columns, marks)
     for k, name in enumerate(chosen):
         values[:, k] = _numbers(name, columns[name], marks[name] or ".", missing, reading, faults)
-    texts = {name: cells for name, cells in columns.items() if name != time_column}
+    others = {name: cells for name, cells in columns.items() if name not in parts}
     _settle(faults, reading)
-    _look_for_series(path, times.ts_us, texts, frozenset(chosen), reading, faults)
+    _look_for_series(path, times.ts_us, others, frozenset(chosen), reading, faults, time_column)
     return _kept(tuple(chosen), times, values, line, series, faults)
 
 
@@ -235,7 +238,9 @@ def _holds_numbers(cells: list[str], missing: frozenset[str]) -> bool:
         text = cell.strip()
         if text.lower() in missing:
             continue
-        if _MARKED.fullmatch(text) or _NUMBER.fullmatch(text):
+        if _NUMBER.fullmatch(text) or (
+            _MARKED.fullmatch(text) and any(each.fullmatch(text) for each in _GROUPED.values())
+        ):
             numbers += 1
         else:
             words += 1
@@ -348,7 +353,13 @@ def _numbers(
 
 
 def _look_for_series(
-    path: Path, ts_us: I64, columns: dict[str, list[str]], channels: frozenset[str], reading: Reading, faults: _Faults
+    path: Path,
+    ts_us: I64,
+    columns: dict[str, list[str]],
+    channels: frozenset[str],
+    reading: Reading,
+    faults: _Faults,
+    time_column: str,
 ) -> None:
     """A file of several series that was not said to be one: raises InputError naming the column that looks like them."""
     if reading.series:
@@ -361,6 +372,10 @@ def _look_for_series(
     for column, cells in columns.items():
         names = [cells[row].strip() for row in rows]
         kinds = Counter(names)
+        if most > 1 and all(_CLOCK.fullmatch(name) for name in kinds):
+            raise InputError(
+                f"{path}: times repeat {most} x; column {column} looks like the time of day: --time {time_column},{column}"
+            )
         wordy = column not in channels and not all(_NUMBER.fullmatch(name) for name in kinds)
         named = _SERIES_NAMES.fullmatch(column.lower()) is not None
         if not 1 < len(kinds) <= len(rows) // 2 or (most == 1 and not (wordy or named)):
@@ -430,7 +445,7 @@ def _parquet(path: Path, time_column: str, channels: Sequence[str], reading: Rea
         for name in names
         if name != time_column and not reading.series and (_SERIES_NAMES.fullmatch(name) or name not in chosen)
     }
-    _look_for_series(path, times.ts_us, texts, frozenset(chosen), reading, faults)
+    _look_for_series(path, times.ts_us, texts, frozenset(chosen), reading, faults, time_column)
     return _kept(chosen, times, values, line, series, faults)
 
 

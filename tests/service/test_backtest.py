@@ -93,19 +93,34 @@ def test_two_rows_of_one_time_need_a_word_and_are_counted(tmp_path: Path) -> Non
     partial = [(moment, value / 2) for moment, value in rows[10:30]]
     path = table(tmp_path / "t.csv", sorted([*rows, *partial], key=lambda row: row[0]))
     code, said = command(path)
-    assert code == 1  # InputError: `main` makes it 5
-    assert "20 rows repeat a time" in said
-    assert "lines 12 and 13" in said
-    assert "--duplicates first" in said
+    assert code == 7
+    assert "20 of 140 rows were refused" in said
+    assert "20 rows repeat a time that stands in another row (first: 2024-01-01 10:00:00 in lines 12 and 13)" in said
+    assert "--duplicates first or --duplicates last" in said
     first = run(path, tmp_path, duplicates="first")
     last = run(path, tmp_path, duplicates="last")
     assert first["rows_refused"] == last["rows_refused"] == {"duplicate": 20}
     assert first["rows"] == run(table(tmp_path / "u.csv", rows), tmp_path)["rows"]
     assert last["rows"] != first["rows"]
     assert command(path, "--duplicates", "first")[0] == 0
-    # The engine itself refuses them where that is allowed: as the service, the first counts.
-    assert run(path, tmp_path, allow_refused=True)["rows"] == first["rows"]
+    # Without a word the grid refuses them: as in the service, the first counts.
+    unsaid = run(path, tmp_path)
+    assert (unsaid["rows"], unsaid["rows_refused"]) == (first["rows"], {"duplicate": 20})
     assert command(path, "--allow-refused")[0] == 0
+
+
+def test_two_records_of_a_step_with_other_channels_are_said_to_be_that(tmp_path: Path) -> None:
+    lines = [
+        {"series": "host", "ts": 1_764_000_000_000 + 1000 * i, "values": {name: i % 5 + 0.5}}
+        for i in range(80)
+        for name in ("cpu", "mem")
+    ]
+    path = tmp_path / "t.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    code, said = command(path, "--train-rows", "0:40")
+    assert code != 0
+    assert "80 rows hold other channels" in said
+    assert "complete: channels" in said
 
 
 def test_what_the_grid_refuses_is_counted_and_is_the_exit_code(tmp_path: Path) -> None:
@@ -129,13 +144,20 @@ def test_what_the_grid_refuses_is_counted_and_is_the_exit_code(tmp_path: Path) -
 def test_times_that_waver_around_the_steps_edge_are_refused_with_what_helps(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     rows = [(BEGIN + timedelta(minutes=i, milliseconds=int(rng.integers(-40, 40))), i % 9) for i in range(100)]
-    with pytest.raises(InputError, match=r"rows fall into a step of 1m that another row has.*--align nearest"):
-        run(table(tmp_path / "t.csv", rows), tmp_path)
+    path = table(tmp_path / "t.csv", rows)
+    document = run(path, tmp_path)
+    refused = document["rows_refused"]["duplicate"]
+    assert refused > 10
+    code, said = command(path)
+    assert code == 7
+    assert f"{refused} rows fall into a step of 1m that another row has; their times waver" in said
+    assert "--align nearest" in said
 
 
 def test_rows_closer_than_the_step_are_refused_with_what_helps(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"100 rows fall into a step of 2h .*--step"):
-        run(table(tmp_path / "t.csv", hours(200)), tmp_path, step="2h")
+    document = run(table(tmp_path / "t.csv", hours(200)), tmp_path, step="2h")
+    assert document["rows_refused"] == {"duplicate": 100}
+    assert any("100 rows fall into a step of 2h" in note and "--step" in note for note in document["notes"])
 
 
 def test_months_and_local_days_are_said_to_be_what_they_are(tmp_path: Path) -> None:

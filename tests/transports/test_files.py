@@ -234,6 +234,17 @@ def test_two_columns_name_a_series_together(tmp_path: Path) -> None:
     assert table.series == ["n1/0", "n1/1"]
 
 
+def test_date_and_time_of_day_in_two_columns(tmp_path: Path) -> None:
+    rows = "".join(f"{day}/03/2004;{hour}.00.00;{hour},5;;\n" for day in (12, 13) for hour in range(24))
+    path = write(tmp_path / "t.csv", f"Date;Time;CO(GT);;\n{rows}")
+    with pytest.raises(InputError, match=r"column Time looks like the time of day: --time Date,Time"):
+        read_table(path, "Date")
+    table = read_table(path, "Date,Time")
+    assert table.channels == ("CO(GT)",)
+    assert np.diff(table.ts_us).tolist() == [3_600_000_000] * 47
+    assert table.values[1, 0] == 1.5
+
+
 def test_repeated_bars_are_not_taken_for_series(tmp_path: Path) -> None:
     rows = "".join(
         f"2024-01-01 00:{minute:02d},{minute + part},{minute % 7 + part}\n" for minute in range(30) for part in (1, 2)
