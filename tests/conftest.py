@@ -47,9 +47,10 @@ hypothesis.settings.load_profile("all")
 # Those that take longest, longest first: two processes that share the tests end together then. What waits for Kafka
 # and what computes take turns here, so that they run side by side.
 LONGEST = (
-    "simulation/test_simulation.py",
+    "simulation/test_simulation.py::test_no_seed_violates_an_invariant[at-least-once]",
     "kafka/test_kafka_topics.py",
     "kafka/test_kafka_network.py",
+    "simulation/test_simulation.py",
     "simulation/test_bites.py",
     "kafka/test_kafka_kills.py",
     "kafka/test_kafka_transport.py",
@@ -65,12 +66,15 @@ APART = ("simulation/test_simulation.py", "simulation/test_bites.py", "kafka/tes
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    place = {name: number for number, name in enumerate(LONGEST)}
-    where = {item: item.path.relative_to(HERE).as_posix() for item in items}
-    items.sort(key=lambda item: place.get(where[item], len(place)))
+    def place(item: pytest.Item) -> int:
+        name = item.nodeid.removeprefix(f"{HERE.name}/")
+        return next((number for number, begin in enumerate(LONGEST) if name.startswith(begin)), len(LONGEST))
+
+    items.sort(key=place)
     for item in items:
-        if where[item] not in APART:
-            item.add_marker(pytest.mark.xdist_group(where[item]))
+        where = item.path.relative_to(HERE).as_posix()
+        if where not in APART and item.config.pluginmanager.hasplugin("xdist"):
+            item.add_marker(pytest.mark.xdist_group(where))
     without = {
         "kafka": None if kafka_home() else "needs Apache Kafka: set KAFKA_HOME to a distribution",
         "kafka_long": None if kafka_home() else "needs Apache Kafka: set KAFKA_HOME to a distribution",
