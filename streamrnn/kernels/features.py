@@ -10,9 +10,9 @@ All are used before they are updated with x (score before learn) and start as pl
 count fully. A spike is clipped before it enters the scale: one outlier must not make everything after it look small.
 Several in a row are no spike: then the channel moves otherwise than before, and the average begins anew.
 
-A standstill. A channel whose value has not changed for `REST` observations stands still, and what it was like when it
-moved is kept as it was: `move_scale` does not decay further, only the unit that is used shrinks, as a decayed mean would.
-With the first move the unit is that of the last movement again. The average begins with the first move that a channel
+A standstill. A channel whose value has not changed for `REST` observations stands still, and `move_scale` is put back to
+what it was when the channel last moved: only the unit that is used shrinks on, as a decayed mean would. With the first
+move the unit is that of the last movement again. The average begins with the first move that a channel
 ever makes; before it there is no scale, and the unit is what the sender's rounding allows.
 
 Every bound is relative to what the channel has shown: multiply a channel by any number and its inputs stay the same. So
@@ -33,7 +33,7 @@ SPIKE = 25.0
 # Below this share of the level a scale is rounding noise of the sender, not movement.
 FLOOR = 1e-7
 # Observations without a move after which a channel stands still.
-REST = 64
+REST = 24
 # The first moves that the average is made of; until then nothing is clipped, and intervals follow them (see forecast).
 FRESH = 8
 # So many moves in a row beyond the clip are no spikes: a spike has two, there and back; two side by side have three.
@@ -59,7 +59,7 @@ def unit_of(move_scale: float, value: float, seen: int, still: int, shrink: floa
         return 0.1 * abs(value)
     unit = move_scale
     if still > REST:
-        unit *= np.exp(np.log(shrink) * (still - REST))
+        unit *= np.exp(np.log(shrink) * still)
     return max(unit, FLOOR * abs(value))
 
 
@@ -68,6 +68,15 @@ def _mean_square(root: float, share: float, squared: float) -> float:
     """The root of a mean square, after `squared` entered it with this share."""
     before = root * root
     return float(np.sqrt(before + share * (squared - before)))
+
+
+@compiled
+def _decayed(fresh: int, decay: float) -> float:
+    """What is left of a mean square after `REST` squares of 0, the last of which was the `fresh`-th of all."""
+    left = 1.0
+    for k in range(max(fresh - REST, 1) + 1, fresh + 1):
+        left *= 1.0 - max(1.0 / k, 1.0 - decay)
+    return left
 
 
 @compiled
@@ -165,6 +174,9 @@ def observe(
                             fresh[s, c] = min(fresh[s, c] + 1, 255)
                             share = max(1.0 / np.float64(fresh[s, c]), 1.0 - scale_decay)
                             move_scale[s, c] = np.float32(_mean_square(kept, share, 0.0))
+                        elif fresh[s, c] > 0 and still[s, c] == REST + 1:
+                            move_scale[s, c] = np.float32(kept / np.sqrt(_decayed(fresh[s, c], scale_decay)))
+                            fresh[s, c] = 255 if fresh[s, c] == 255 else max(int(fresh[s, c]) - REST, 1)
                     else:
                         still[s, c] = 0
                         first = fresh[s, c] == 0

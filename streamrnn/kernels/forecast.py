@@ -33,8 +33,8 @@ delay of h steps cannot make it swing. The length is settled before the target i
 changes how fast θ comes to its place, not where that is (the saturating integrator of the paper above, without its limit).
 
 A standstill. While a channel stands still (`features.REST`), errors are 0 whatever the interval is, and would drive σ and θ
-to where the first move finds nothing. So they are kept as they were, and only what is sent shrinks. σ begins anew with the
-moves from which the scale is first known.
+to where the first move finds nothing. So they are kept as they were when it moved, and only what is sent shrinks. σ begins
+anew with the moves from which the scale is first known.
 
 Fills. The channels' one-step errors, in units of their σ, have a running second moment. A channel that is missing enters it
 with its conditional mean and variance, given those that came (the E step of a Gaussian's EM: Dempster, Laird, Rubin, 1977;
@@ -75,8 +75,9 @@ THETA_MAX = 1e3  # no more than a guard against what a foreign record may hold
 SIGMA_MAX = 1e34
 WIDE = 1.5  # first guess of σ in units of scale·√h: honest before anything has matured
 COVARIANCE_SHARE = 0.01
-RIDGE = 0.02
-FILL_RATE, FILL_WIDTH_MAX = 0.1, 3.0  # of the width of fills, as a logarithm, at each return of a channel
+RIDGE = 0.01
+# Fills reach wider by a power of the gap's length, which moves by so much at each return of a channel.
+FILL_RATE, FILL_WIDTH_MAX = 0.05, 1.0
 RESIDUAL_CLIP = 4.0  # in σ: what a one-step error enters the covariance with, and what a fill is moved by, at most
 WEIGHTS = 255.0  # steps in which the network's weight is kept
 MOVES = 32767.0  # steps in which its moves are
@@ -317,6 +318,7 @@ def advance(
                 continue
             y = values[i, c] - anchor[s, c]
             before, still = np.float64(age_before[i, c]), rest[i, c]
+            moving = size[c] if still <= REST else size[c] * np.exp(-rate * still)
             for h in range(matured):
                 cell = h * (h + 1) // 2 + turn[h]
                 last = cell - 1 if turn[h] > 0 else cell + h
@@ -355,6 +357,9 @@ def advance(
                         loss[s, h, c, 1] = np.float32(LOSS_DECAY * loss[s, h, c, 1] + share)
                 # the quantiles
                 stands = still > REST + h or not sigma > 0.0
+                if still == REST + h + 1:
+                    # It stands still: what the last REST errors of 0 took from σ is given back.
+                    spread[s, h, c] = np.float32(min(sigma * np.exp(-rate * REST), SPREAD_REACH * (h + 1.0) * moving))
                 widened = np.sqrt(1.0 + before * per_step[h]) if before > 0.0 else 1.0
                 wide = sigma * widened
                 hits = 0
@@ -457,7 +462,7 @@ def advance(
             variance = np.float64(covariance[s, c, c]) if correlated else 0.0
             narrow = np.sqrt(min(max(1.0 - share / variance, 0.05), 1.0)) if variance > 0.0 else 1.0
             gone = int(np.rint(age_before[i, c])) + 1 if came else max(1, int(np.rint(age[i, c])))
-            narrow *= np.exp(np.float64(fill_width[s, c]) * (1.0 - 1.0 / gone))
+            narrow *= np.float64(gone) ** np.float64(fill_width[s, c])
             h = min(gone, horizon) - 1
             cell = h * (h + 1) // 2 + turn[h]
             ring = (n - h - 1) % horizon
@@ -525,7 +530,7 @@ def advance(
             finer[c] = np.float64(scale[i, c]) / unit if unit > 0.0 else 0.0
             one_step[c] = max(np.float64(spread[s, 0, c]), SPREAD_FLOOR * size[c])
             widest[c] = min(SPREAD_REACH * size[c], SIGMA_MAX)
-            shrunk[c] = np.exp(rate * (rest[i, c] - REST)) if rest[i, c] > REST else 1.0
+            shrunk[c] = np.exp(rate * rest[i, c]) if rest[i, c] > REST else 1.0
         for c in range(channels):
             if np.isnan(base[i, c]):
                 for h in range(horizon):
@@ -549,8 +554,9 @@ def advance(
                         guess = max(known_sigma, min(guess, WIDE * size[c] * known_sigma / one_step[c]))
                     spread[s, h, c] = np.float32(guess)
                     known_sigma = guess
+                shrinks = shrunk[c] * np.exp(-rate * (h + 1.0)) if rest[i, c] > REST + h else 1.0
                 # A forecast from a value seen `age` steps ago reaches that much further.
-                sigma = min(max(known_sigma * shrunk[c], SPREAD_FLOOR * size[c]), widest[c] * (h + 1.0))
+                sigma = min(max(known_sigma * shrinks, SPREAD_FLOOR * size[c]), widest[c] * (h + 1.0))
                 if reached > 0.0:
                     sigma *= np.sqrt(1.0 + reached * per_step[h])
                 kept_move = np.int16(NO_MOVE)
@@ -586,12 +592,12 @@ def advance(
                 # Each level is tracked by itself, so neighbours may cross: sorting never makes the pinball loss worse
                 # (Chernozhukov, Fernández-Val, Galichon 2010).
                 for q in range(1, quantiles):
-                    moving = offsets[q]
+                    one = offsets[q]
                     k = q - 1
-                    while k >= 0 and offsets[k] > moving:
+                    while k >= 0 and offsets[k] > one:
                         offsets[k + 1] = offsets[k]
                         k -= 1
-                    offsets[k + 1] = moving
+                    offsets[k + 1] = one
                 mean_out[row, c, h] = level + mean
                 for q in range(quantiles):
                     quantile_out[row, c, q, h] = level + mean + offsets[q]

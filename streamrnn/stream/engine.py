@@ -76,7 +76,7 @@ def engine_fields(spec: StreamSpec) -> list[Field]:
         Field("seen_range", (channels, 2), np.float32, nan),
         # What the other channels have moved a missing one's fill by since it was last seen.
         Field("carried", (channels,), np.float32),
-        # By how much fills in longer gaps are wider than forecasts, as a logarithm.
+        # The power of a gap's length by which its fills are wider than forecasts.
         Field("fill_width", (channels,), np.float32),
         Field("net_ready", (), np.uint8),
         Field("ring", (spec.burn_in, spec.input_size), np.float16),
