@@ -208,7 +208,7 @@ class Decoder:
                 elif ts is None and kafka_time and not fallback_ts and record.timestamp >= 0:
                     ts = record.timestamp
                 else:
-                    ts_us = self._instant_us(ts, fallback_ts, record)
+                    ts_us = self._instant_us(ts, fallback_ts, record)  # type: ignore[arg-type]
                     ts = ts_us // 1000
                 if not ms_min <= ts <= ms_max:
                     raise _Refused(
@@ -226,7 +226,7 @@ class Decoder:
                 reason, detail = self._classify(record, error)
                 rejected.append(Rejected(record, reason, detail[:DETAIL_CHARS_MAX]))
             else:
-                if ts_us % 1000:
+                if ts_us and ts_us % 1000:
                     finer.append((len(rows), ts_us))
                 accepted.append(record)
                 series.append(name)
@@ -324,8 +324,14 @@ class Decoder:
                     "timestamp", f"{_short(text.decode())} is neither a number nor a text (decode.ts)"
                 ) from None
             return _text_us(msgspec.json.decode(text))
-        if 1e9 <= seconds < _SECONDS_MAX and len(ts) <= _SECONDS_CHARS:
-            return round(seconds * 1e6)
+        if 1e9 <= seconds < _SECONDS_MAX:
+            us = round(seconds * 1e6)
+            if len(ts) <= _SECONDS_CHARS:
+                return us
+            # Doubles lie closer than microseconds, so what is written is on the same side of one as its double.
+            nearest = us / 1e6
+            if seconds != nearest:
+                return us if seconds > nearest else us - 1
         return _number_us(bytes(ts), _NS["s"])
 
     def _instant_outside(self, fallback: _Text, record: Record) -> int:
