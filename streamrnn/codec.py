@@ -6,9 +6,12 @@ neighbours are not touched by it.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
 from itertools import chain
 from typing import Annotated, Any
 
@@ -16,7 +19,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from streamrnn.mapping import ABSENT, DecodeSpec, Shape, TsUnit, shape_of
+from streamrnn.mapping import ABSENT, DecodeSpec, TsUnit, shape_of
 from streamrnn.records import Reason, Record, Rejected, TickBatch
 from streamrnn.spec import StreamSpec
 
@@ -25,15 +28,24 @@ __all__ = ["DETAIL_CHARS_MAX", "DecodeSpec", "Decoder", "dead_letter"]
 # A refusal's detail goes into a header and into logs: it names the fault, it does not repeat the payload.
 DETAIL_CHARS_MAX = 200
 
-# Beyond this an event time in microseconds could overflow 64 bits once a horizon is added. Anything below is a number that
-# the engine can compare with the record's own time.
-TS_MS_MAX = (1 << 62) // 1000
+# Beyond this an event time in microseconds could overflow 64 bits once a horizon is added. Which times are plausible is the
+# grid's to say.
+TS_MS_MAX = (1 << 62) // 1000 - 1
 
 HEADER_REASON, HEADER_DETAIL, HEADER_SOURCE = "streamrnn-reason", "streamrnn-detail", "streamrnn-source"
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_US = timedelta(microseconds=1)
-_MULTIPLY: dict[TsUnit, int] = {"s": 1_000_000, "ms": 1000, "us": 1, "ns": 1}
+_NS: dict[TsUnit, int] = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1000, "ns": 1}
+_PLACES = {1_000_000_000: 6, 1_000_000: 3}  # decimal places of a microsecond
+_INSTANT = msgspec.json.Decoder(Annotated[datetime, Meta(tz=True)])
+# "2026-11-27T12:00:05.123456Z": only a longer text can have more than microseconds, or an offset instead of the Z.
+_INSTANT_CHARS = 27
+_BELOW_MICROSECONDS = re.compile(r"(?<=\.[0-9]{6})[0-9]+")
+# "1764000000.123456": seconds of this century with microseconds at most (with an exponent there is room for fewer digits).
+# A double has them to a quarter of a microsecond.
+_SECONDS_CHARS, _SECONDS_MAX = 17, 4e9
+# What is written longer, or with a larger exponent, is no time that anybody measured.
+_NUMBER_CHARS_MAX, _EXPONENT_MAX = 64, 64
 
 # What a JSON decoder can raise on hostile bytes: syntax and type errors, bad UTF-8, an ignored field nested too deep.
 _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
@@ -41,6 +53,8 @@ _UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 # Characters a series name may not have: controls, line separators, and the marks that reorder text in a log.
 _UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
 _NOT_A_NUMBER = re.compile(rb"(?<![\w\"])(?:nan|inf)", re.IGNORECASE)
+# How a text ends that may be JSON, but for plain numbers and words.
+_JSON_ENDS = b'"}]'
 _BYTE_AT = re.compile(r"\(byte (\d+)\)")
 # msgspec calls a lone surrogate that ends the text a truncation or a short escape, so both are looked at again.
 _SURROGATE_TROUBLE = re.compile("surrogate|hex escape|truncated")
@@ -62,13 +76,13 @@ _Row = tuple[Any, _Text, _Text]
 _Strategy = Callable[[bytes, Sequence[tuple[str, bytes]]], _Row]
 
 
-def _strategy(shape: Shape) -> _Strategy:
-    """How the bytes of one record become a row of `shape`. The one place that knows the format of the topic.
+def _strategy(root: type[msgspec.Struct]) -> _Strategy:
+    """How the bytes of one record become a row of this type. The one place that knows the format of the topic.
 
     JSON, bare or in a CloudEvent. Another format (Avro behind a schema registry) is another function of the same type.
     """
-    plain = msgspec.json.Decoder(shape.root)
-    envelope = msgspec.json.Decoder(_envelope(shape))
+    plain = msgspec.json.Decoder(root)
+    envelope = msgspec.json.Decoder(_envelope(root))
 
     def row(value: bytes, headers: Sequence[tuple[str, bytes]]) -> _Row:
         if not headers:
@@ -85,7 +99,7 @@ def _strategy(shape: Shape) -> _Strategy:
     return row
 
 
-def _envelope(shape: Shape) -> type[msgspec.Struct]:
+def _envelope(root: type[msgspec.Struct]) -> type[msgspec.Struct]:
     """A structured CloudEvent (JSON event format 1.0.2) around a row."""
     text = str | None
     return msgspec.defstruct(
@@ -94,7 +108,7 @@ def _envelope(shape: Shape) -> type[msgspec.Struct]:
             ("subject", text, None),
             ("partitionkey", text, None),
             ("time", text, None),
-            ("data", shape.root | None, None),
+            ("data", root | None, None),
             ("data_base64", bytes | None, None),
         ],
         frozen=True,
@@ -119,16 +133,29 @@ def _cloud_event(headers: Sequence[tuple[str, bytes]]) -> tuple[bool, bytes | No
     return False, found.get("ce_subject") or found.get("ce_partitionkey"), found.get("ce_time")
 
 
+@dataclass(slots=True)
+class KeysSeen:
+    """Record keys that named a series and are JSON text themselves: how many so far, and the newest of them."""
+
+    count: int = 0
+    example: str = ""
+
+
 class Decoder:
-    """Decodes records of one stream. Holds no state between calls, so a replay decodes the same."""
+    """Decodes records of one stream. Holds no state between calls but what it counts, so a replay decodes the same."""
 
     def __init__(self, spec: StreamSpec, decode: DecodeSpec | None = None) -> None:
         self.spec = spec
         self.decode_spec = decode or DecodeSpec()
         self._shape = shape_of(spec, self.decode_spec)
-        self._row = _strategy(self._shape)
+        self._row = _strategy(self._shape.root)
+        self._ts_row = _strategy(self._shape.ts_root)
+        self.json_keys = KeysSeen()
         self._channel_index = {name: index for index, name in enumerate(spec.channels)}
         self._blank = (ABSENT,) * len(spec.channels)
+        paths = self.decode_spec.values or {name: f"values.{name}" for name in spec.channels}
+        shown = ", ".join(_short(paths[name]) for name in spec.channels[:3]) + (", …" if len(spec.channels) > 3 else "")
+        self._no_values = f"none of the fields {shown} is there (channels, decode.values)"
 
     def decode(self, records: Sequence[Record]) -> tuple[TickBatch, list[Rejected]]:
         """The readable records as a batch, the others with their reasons; both in the order of `records`."""
@@ -142,8 +169,9 @@ class Decoder:
 
         bytes_max = self.decode_spec.record_bytes_max
         name_max = self.decode_spec.series_bytes_max
-        ts_min = self.decode_spec.ts_min_ms
-        whole_ms = self.decode_spec.ts_unit == "ms"
+        ms_max, ms_min = TS_MS_MAX, -TS_MS_MAX
+        whole_ms, seconds = self.decode_spec.ts_unit == "ms", self.decode_spec.ts_unit == "s"
+        kafka_time = self.decode_spec.ts is None
         row_of, head, body, blank = self._row, self._shape.head, self._shape.body, self._blank
 
         for record in records:
@@ -152,7 +180,9 @@ class Decoder:
                 if payload is None:
                     raise _Refused("tombstone", "the record has no value")
                 if len(payload) > bytes_max:
-                    raise _Refused("too-large", f"{len(payload)} bytes, at most {bytes_max} are read")
+                    raise _Refused(
+                        "too-large", f"{len(payload)} bytes, at most {bytes_max} are read (decode.record_bytes_max)"
+                    )
                 row, fallback_name, fallback_ts = row_of(payload, record.headers)
                 try:
                     name, ts, channel, value = head(row)
@@ -162,21 +192,33 @@ class Decoder:
                     values = self._shape.body_sparse(row)
 
                 if name is None:
-                    name = _name_outside(fallback_name or record.key)
+                    name = self._name_outside(fallback_name, record)
                 if not (name.isascii() and name.isprintable() and 0 < len(name) <= name_max):
-                    _check_name(name, name_max)
+                    self._check_name(name)
 
                 ts_us = 0
-                if not (whole_ms and ts.__class__ is int):
-                    ts_us = self._instant_us(ts, fallback_ts, record)
+                if whole_ms and ts.__class__ is int:
+                    pass
+                elif seconds:
+                    ts_us = self._seconds_us(ts, fallback_ts, record)
                     ts = ts_us // 1000
-                if not ts_min <= ts <= TS_MS_MAX:
-                    raise _Refused("timestamp", f"{_short(ts)} ms is before {ts_min} or beyond 64 bits")
+                elif ts.__class__ is str:
+                    ts_us = _text_us(ts)
+                    ts = ts_us // 1000
+                elif ts is None and kafka_time and not fallback_ts and record.timestamp >= 0:
+                    ts = record.timestamp
+                else:
+                    ts_us = self._instant_us(ts, fallback_ts, record)  # type: ignore[arg-type]
+                    ts = ts_us // 1000
+                if not ms_min <= ts <= ms_max:
+                    raise _Refused(
+                        "timestamp", f"{_short(ts)} ms does not fit 64 bits of microseconds (decode.ts_unit)"
+                    )
 
                 # blank's items are the schema's own defaults: equal only by identity, so only if no field was there.
                 if values == blank:
                     if channel is None:
-                        raise _Refused("no-values", "no configured channel in the record")
+                        raise _Refused("no-values", self._no_values)
                     long.append((len(rows), self._long_channel(channel, value), value))
             except _Refused as refusal:
                 rejected.append(Rejected(record, refusal.reason, refusal.detail[:DETAIL_CHARS_MAX]))
@@ -184,7 +226,7 @@ class Decoder:
                 reason, detail = self._classify(record, error)
                 rejected.append(Rejected(record, reason, detail[:DETAIL_CHARS_MAX]))
             else:
-                if ts_us % 1000:
+                if ts_us and ts_us % 1000:
                     finer.append((len(rows), ts_us))
                 accepted.append(record)
                 series.append(name)
@@ -215,31 +257,98 @@ class Decoder:
     def _long_channel(self, name: str, value: float | None) -> int:
         index = self._channel_index.get(name)
         if index is None:
-            raise _Refused("unknown-channel", f"{_short(name)} is not one of the configured channels")
+            raise _Refused("unknown-channel", f"{_short(name)} is not one of the configured `channels`")
         if value is ABSENT:
-            raise _Refused("no-values", f"a long record without the field {self.decode_spec.value!r}")
+            raise _Refused("no-values", f"a long record without the field {self.decode_spec.value!r} (decode.value)")
         return index
 
-    def _instant_us(self, ts: object, fallback: _Text, record: Record) -> int:
-        """Event time in microseconds where `ts` is not plainly an int of milliseconds. Finer units are rounded down."""
-        if ts is None and fallback:
-            try:
-                text = fallback if isinstance(fallback, str) else fallback.decode()
-                ts = msgspec.convert(text, Annotated[datetime, Meta(tz=True)])
-            except (msgspec.ValidationError, UnicodeDecodeError):
-                raise _Refused("timestamp", "the CloudEvent's time is not RFC 3339") from None
+    def _name_outside(self, fallback: _Text, record: Record) -> str:
+        """A series name from the envelope or the record's key, where no field is mapped to it."""
+        field = self.decode_spec.series
+        key: Any = fallback or record.key
+        if field is not None:
+            raise _Refused(
+                "no-series", f"the field {_short(field)} is null or absent (decode.series; unset it to go by the key)"
+            )
+        try:
+            if key.__class__ is bytes:
+                if not fallback and key[-1:] in _JSON_ENDS and _is_json(key):
+                    self.json_keys.count += 1
+                    self.json_keys.example = key[:DETAIL_CHARS_MAX].decode("utf-8", "replace")
+                return str(key, "utf-8")
+            if isinstance(key, str):
+                return key
+            if isinstance(key, bytearray | memoryview):
+                return bytes(key).decode()
+        except UnicodeDecodeError:
+            raise _Refused("range", "no field `series`, and the record key is not UTF-8 (decode.series)") from None
+        if key is None:
+            raise _Refused("no-series", "neither the field `series` nor the record key is there (decode.series)")
+        raise _Refused("no-series", "no field `series`, and the record key is not bytes (decode.series)")
+
+    def _check_name(self, name: str) -> None:
+        if not name:
+            if self.decode_spec.series is not None:
+                raise _Refused(
+                    "no-series", f"the field {_short(self.decode_spec.series)} is an empty text (decode.series)"
+                )
+            raise _Refused("range", "the series name is empty")
+        if _UNFIT.search(name):
+            raise _Refused("range", f"control characters in the series name {_short(name)}")
+        size, most = len(name.encode()), self.decode_spec.series_bytes_max
+        if size > most:
+            raise _Refused("range", f"a series name of {size} bytes, at most {most} are read (decode.series_bytes_max)")
+
+    def _instant_us(self, ts: int | float | None, fallback: _Text, record: Record) -> int:
+        """Event time in microseconds where `ts` is no text, and not an int of milliseconds. What is finer is cut off."""
+        ns = _NS[self.decode_spec.ts_unit]
+        if isinstance(ts, int):
+            return ts * ns // 1000
         if ts is None:
-            if record.timestamp < 0:
-                raise _Refused("timestamp", "neither the record nor its value has a timestamp")
-            return record.timestamp * 1000
-        if isinstance(ts, datetime):
-            return (ts - _EPOCH) // _US
-        if isinstance(ts, float):
-            # Seconds as a double are exact to a quarter of a microsecond in this century.
-            return round(ts * 1e6)
-        unit = self.decode_spec.ts_unit
-        us = int(ts) * _MULTIPLY[unit]  # type: ignore[call-overload]
-        return us // 1000 if unit == "ns" else us  # type: ignore[no-any-return]
+            return self._instant_outside(fallback, record)
+        row, _, _ = self._ts_row(record.value or b"", record.headers)
+        return _number_us(bytes(self._shape.ts_text(row)), ns)
+
+    def _seconds_us(self, ts: Any, fallback: _Text, record: Record) -> int:
+        """The same where numbers are seconds, and `ts` is the JSON that is written."""
+        if ts is None:
+            return self._instant_outside(fallback, record)
+        try:
+            seconds = float(ts)
+        except ValueError:
+            text = bytes(ts)
+            if text == b"null":
+                return self._instant_outside(fallback, record)
+            if text[:1] != b'"':
+                raise _Refused(
+                    "timestamp", f"{_short(text.decode())} is neither a number nor a text (decode.ts)"
+                ) from None
+            return _text_us(msgspec.json.decode(text))
+        if 1e9 <= seconds < _SECONDS_MAX:
+            us = round(seconds * 1e6)
+            if len(ts) <= _SECONDS_CHARS:
+                return us
+            # Doubles lie closer than microseconds, so what is written is on the same side of one as its double.
+            nearest = us / 1e6
+            if seconds != nearest:
+                return us if seconds > nearest else us - 1
+        return _number_us(bytes(ts), _NS["s"])
+
+    def _instant_outside(self, fallback: _Text, record: Record) -> int:
+        """Event time from the envelope or the record's own timestamp, where no field is mapped to it."""
+        if self.decode_spec.ts is not None:
+            field = _short(self.decode_spec.ts)
+            raise _Refused(
+                "timestamp", f"the field {field} is null or absent (decode.ts; unset it to go by the record's time)"
+            )
+        if fallback:
+            try:
+                return _text_us(fallback if isinstance(fallback, str) else fallback.decode())
+            except (_Refused, UnicodeDecodeError):
+                raise _Refused("timestamp", "the CloudEvent's time is not RFC 3339") from None
+        if record.timestamp < 0:
+            raise _Refused("timestamp", "neither the record nor its value has a timestamp (decode.ts)")
+        return record.timestamp * 1000
 
     def _classify(self, record: Record, error: Exception) -> tuple[Reason, str]:
         """Reason and detail for what the JSON decoder raised. Only refused records pay for the care taken here."""
@@ -251,8 +360,10 @@ class Decoder:
         what, _, path = message.partition(" - at `$")
         if isinstance(error, msgspec.ValidationError):
             if path.rstrip("`") in (f".{self._shape.ts_path}", f".data.{self._shape.ts_path}"):
-                return "timestamp", message
-            if "out of range" in what or "` <= " in what or "` >= " in what:
+                return "timestamp", f"{message} (decode.ts)"
+            if "` <= " in what or "` >= " in what:
+                return "range", f"{message} (decode.value_abs_max)"
+            if "out of range" in what:
                 return "range", message
             return ("type" if what.startswith("Expected ") else "malformed"), message
         # Python's json module writes NaN, and JavaScript can cut a character in two: these are worth a word of help.
@@ -266,28 +377,46 @@ class Decoder:
         return "malformed", message
 
 
-def _name_outside(name: object) -> str:
-    """A series name from the record's key or from its envelope."""
-    if name is None:
-        raise _Refused("no-series", "neither the series field nor the record key is there")
-    if isinstance(name, str):
-        return name
-    if not isinstance(name, bytes | bytearray | memoryview):
-        raise _Refused("no-series", "no series field, and the record key is not bytes")
+def _is_json(key: bytes) -> bool:
     try:
-        return bytes(name).decode()
-    except UnicodeDecodeError:
-        raise _Refused("range", "no series field, and the record key is not UTF-8") from None
+        msgspec.json.decode(key)
+    except _UNREADABLE:
+        return False
+    return True
 
 
-def _check_name(name: str, bytes_max: int) -> None:
-    if not name:
-        raise _Refused("range", "the series name is empty")
-    if _UNFIT.search(name):
-        raise _Refused("range", f"control characters in the series name {_short(name)}")
-    size = len(name.encode())
-    if size > bytes_max:
-        raise _Refused("range", f"a series name of {size} bytes, at most {bytes_max} are allowed")
+def _text_us(text: str) -> int:
+    """Microseconds since 1970 of an RFC 3339 text with an offset; digits beyond the sixth are cut off."""
+    cut = _BELOW_MICROSECONDS.sub("", text) if len(text) > _INSTANT_CHARS else text
+    try:
+        since = _INSTANT.decode(f'"{cut}"') - _EPOCH
+    except (*_UNREADABLE, ValueError, OverflowError):
+        raise _Refused(
+            "timestamp", f"{_short(text)} is not RFC 3339 with an offset, and not a number (decode.ts)"
+        ) from None
+    us: int = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+    return us
+
+
+def _number_us(text: bytes, ns: int) -> int:
+    """Microseconds of a JSON number of units of `ns` nanoseconds: exactly what is written, cut off.
+
+    A double would not do: of 1764000005.999999999 it is 1764000006.
+    """
+    whole, _, fraction = text.partition(b".")
+    places = _PLACES.get(ns, 0)
+    if places and whole.isdigit() and fraction.isdigit() and len(text) <= _NUMBER_CHARS_MAX:
+        return int(whole + fraction[:places].ljust(places, b"0"))
+    if len(text) <= _NUMBER_CHARS_MAX:
+        sign, digits, exponent = Decimal(text.decode()).as_tuple()
+        if isinstance(exponent, int) and abs(exponent) <= _EXPONENT_MAX:
+            count = int("".join(map(str, digits))) * ns * (-1 if sign else 1)
+            return count * int(10**exponent) // 1000 if exponent >= 0 else count // int(1000 * 10**-exponent)
+    number = float(text)
+    if not math.isfinite(number):
+        raise _Refused("timestamp", f"{_short(text.decode())} is not a time (decode.ts)")
+    up, down = number.as_integer_ratio()
+    return up * ns // (down * 1000)
 
 
 def _short(thing: object) -> str:

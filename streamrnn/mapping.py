@@ -11,7 +11,6 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from operator import attrgetter
 from typing import Annotated, Any, Literal
 
@@ -28,29 +27,42 @@ ABSENT = math.nan
 
 Path = tuple[str, ...]
 
+# The contract's own fields.
+SERIES, TS = "series", "ts"
+
 
 @dataclass(frozen=True, slots=True)
 class DecodeSpec:
     r"""Field paths and bounds. A path is JSON keys joined by dots (`device.id`); `\.` is a dot inside a key.
 
+    `series` and `ts` None: the contract's fields of these names, and where one is absent or null the record's key, or its
+    timestamp (in a CloudEvent what the envelope says). A path that is set has no fallback: a record without it is refused.
     `values` maps every channel to its path; None means `values.<channel>`. `channel` and `value` are the long form;
-    both None: long records are not read. `ts_unit` says what an integer `ts` counts (RFC 3339 text is read always).
+    both None: long records are not read. `ts_unit` says what a number `ts` counts (RFC 3339 text is read always).
+    `value_abs_max` bounds the values. A number is read as the nearest double: whole numbers beyond 2^53 lose digits.
     """
 
-    series: str = "series"
-    ts: str = "ts"
+    series: str | None = None
+    ts: str | None = None
     ts_unit: TsUnit = "ms"
     values: Mapping[str, str] | None = None
     channel: str | None = "channel"
     value: str | None = "value"
     record_bytes_max: int = 1 << 20
     series_bytes_max: int = 256
-    value_abs_max: float = 1e15
-    # 1970. Seconds taken for milliseconds land in January 1970: a deployment that knows better raises this.
-    ts_min_ms: int = 0
+    # Octet counters (2^64) and wei (1e20) fit; what is beyond is a fault far more often than a value.
+    value_abs_max: float = 1e30
+
+    @property
+    def series_path(self) -> str:
+        return SERIES if self.series is None else self.series
+
+    @property
+    def ts_path(self) -> str:
+        return TS if self.ts is None else self.ts
 
 
-Head = tuple[str | None, "int | float | datetime | None", str | None, "float | None"]
+Head = tuple[str | None, int | float | str | msgspec.Raw | None, str | None, float | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +71,8 @@ class Shape:
 
     `head(row)` is (series, ts, channel, value), `body(row)` the channel values in the stream's order, ABSENT where
     there is no field. Both raise AttributeError where an object on the way is `null`; `head_sparse` and `body_sparse`
-    do not, and are slower. `ts_path` is the path as msgspec writes it in its messages.
+    do not, and are slower. `ts_path` is the path as msgspec writes it in its messages. `ts_root` is a schema with the event
+    time alone, of which `ts_text(row)` gives the very text; for rows whose event time is there.
     """
 
     root: type[msgspec.Struct]
@@ -68,6 +81,8 @@ class Shape:
     head_sparse: Callable[[Any], Head]
     body_sparse: Callable[[Any], tuple[float | None, ...]]
     ts_path: str
+    ts_root: type[msgspec.Struct]
+    ts_text: Callable[[Any], msgspec.Raw]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +106,13 @@ def shape_of(spec: StreamSpec, decode: DecodeSpec) -> Shape:
     """The structs for these paths. Raises ValueError where paths collide or cannot be mapped; it says which."""
     _check_bounds(decode)
     number = Annotated[float, Meta(ge=-decode.value_abs_max, le=decode.value_abs_max)]
-    instant = Annotated[datetime, Meta(tz=True)]
-    # Seconds come with a fraction (`time.time()`); in the finer units a fraction is a sign of the wrong unit.
-    # The bound keeps seconds x 10^6 finite; the codec's own bounds are narrower.
-    seconds = Annotated[float, Meta(ge=-1e15, le=1e15)]
-    ts_kind = int | seconds | instant | None if decode.ts_unit == "s" else int | instant | None
 
     tree: _Tree = {}
-    head_paths = [split_path(decode.series), split_path(decode.ts)]
+    ts_path = split_path(decode.ts_path)
+    head_paths = [split_path(decode.series_path), ts_path]
+    # A text stays one: msgspec would round the digits of an instant beyond the sixth, and they are cut off. Seconds mostly
+    # have a fraction, and of that the digits are wanted too.
+    ts_kind: Any = msgspec.Raw if decode.ts_unit == "s" else int | float | str | None
     head_leaves = [_Leaf(str | None, None), _Leaf(ts_kind, None)]
     if decode.channel is not None and decode.value is not None:
         head_paths += [split_path(decode.channel), split_path(decode.value)]
@@ -114,13 +128,20 @@ def shape_of(spec: StreamSpec, decode: DecodeSpec) -> Shape:
     names_head = [attributes[path] for path in head_paths]
     names_head += ["unmapped"] * (4 - len(names_head))
     names_body = [attributes[path] for path in value_paths]
+
+    ts_tree: _Tree = {}
+    _plant(ts_tree, ts_path, _Leaf(msgspec.Raw, msgspec.Raw()))
+    ts_attributes: dict[Path, str] = {}
+    ts_root = _struct("Time", ts_tree, (), "", ts_attributes)
     return Shape(
         root=root,
         head=_getter(names_head),
         body=_getter(names_body),
         head_sparse=_sparse_getter(names_head, (None, None, None, ABSENT)),
         body_sparse=_sparse_getter(names_body, (ABSENT,) * len(names_body)),
-        ts_path=".".join(split_path(decode.ts)),
+        ts_path=".".join(ts_path),
+        ts_root=ts_root,
+        ts_text=attrgetter(ts_attributes[ts_path]),
     )
 
 

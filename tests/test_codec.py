@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -11,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamrnn.codec import DETAIL_CHARS_MAX, Decoder, DecodeSpec, dead_letter
-from streamrnn.mapping import split_path
+from streamrnn.codec import DETAIL_CHARS_MAX, TS_MS_MAX, Decoder, DecodeSpec, dead_letter
+from streamrnn.mapping import TsUnit, split_path
 from streamrnn.records import Rejected, TickBatch
 from streamrnn.spec import StreamSpec
 
@@ -47,10 +49,18 @@ def refusal(message: object, decode: DecodeSpec | None = None, spec: StreamSpec 
     return rejected
 
 
+BINARY = (
+    ("ce_specversion", b"1.0"),
+    ("ce_type", b"tick"),
+    ("ce_subject", b"pump-7"),
+    ("ce_time", b"2025-11-24T16:00:00.5Z"),
+    ("content-type", b"application/json"),
+)
+
 names = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=40)
 numbers = st.floats(-1e15, 1e15) | st.integers(-(10**15), 10**15)
 wides = st.fixed_dictionaries(
-    {"series": names, "ts": st.integers(0, (1 << 62) // 1000)},
+    {"series": names, "ts": st.integers(0, TS_MS_MAX)},
     optional={
         "values": st.dictionaries(st.sampled_from([*CHANNELS, "other"]), st.none() | numbers),
         "extra": st.text(),
@@ -74,7 +84,7 @@ def test_wide_records_round_trip(messages: list[dict[str, Any]]) -> None:
 
 
 @settings(deadline=None)
-@given(names, st.integers(0, (1 << 62) // 1000), st.sampled_from(CHANNELS), st.none() | numbers)
+@given(names, st.integers(0, TS_MS_MAX), st.sampled_from(CHANNELS), st.none() | numbers)
 def test_long_records_round_trip(series: str, ts: int, channel: str, value: float | None) -> None:
     batch = one({"series": series, "ts": ts, "channel": channel, "value": value})
     index = CHANNELS.index(channel)
@@ -125,13 +135,17 @@ def test_256_bytes_of_series_are_allowed_in_any_script() -> None:
 
 
 def test_bounds_are_configurable() -> None:
-    tight = DecodeSpec(record_bytes_max=66, series_bytes_max=3, value_abs_max=10.0, ts_min_ms=T0)
+    tight = DecodeSpec(record_bytes_max=66, series_bytes_max=3, value_abs_max=10.0)
     good = {"series": "abc", "ts": T0, "values": {"temp": -10}}
     assert one(good, tight).values[0, 0] == -10.0
-    assert refusal(good | {"series": "abcd"}, tight).reason == "range"
-    assert refusal(good | {"values": {"temp": 10.5}}, tight).reason == "range"
-    assert refusal(good | {"ts": T0 - 1}, tight).reason == "timestamp"
-    assert refusal(good | {"padding": "0123456789"}, tight).reason == "too-large"
+    for bad, reason, setting in (
+        ({"series": "abcd"}, "range", "decode.series_bytes_max"),
+        ({"values": {"temp": 10.5}}, "range", "decode.value_abs_max"),
+        ({"padding": "0123456789"}, "too-large", "decode.record_bytes_max"),
+    ):
+        refused = refusal(good | bad, tight)
+        assert refused.reason == reason
+        assert setting in refused.detail
 
 
 # --- event time -------------------------------------------------------------------------------------------------
@@ -170,7 +184,7 @@ def test_any_instant_in_any_offset(instant: datetime, offset_min: int) -> None:
 
 
 @settings(deadline=None)
-@given(st.integers(0, 1 << 52))
+@given(st.integers(-(1 << 42), 1 << 42))
 def test_units_scale_exactly(ms: int) -> None:
     assert ts_of(ms * 1000 + 999, DecodeSpec(ts_unit="us")) == ms
     assert ts_of(ms * 1_000_000 + 999_999, DecodeSpec(ts_unit="ns")) == ms
@@ -183,19 +197,200 @@ def test_seconds_with_a_fraction_keep_their_millisecond(ms: int) -> None:
     assert ts_of(ms / 1000, DecodeSpec(ts_unit="s")) == ms
 
 
-def test_a_fraction_is_refused_in_finer_units_and_a_huge_one_everywhere() -> None:
-    for unit in ("ms", "us", "ns"):
-        record = {"series": "p", "ts": 1.5, "values": {"temp": 1}}
-        assert refusal(record, DecodeSpec(ts_unit=unit)).reason == "timestamp"
-    for ts in (1e305, -1e305, -0.001, 10**40):
-        assert refusal({"ts": ts, "values": {"temp": 1}}, DecodeSpec(ts_unit="s")).reason == "timestamp"
+UNITS: dict[TsUnit, int | Fraction] = {"s": 1_000_000, "ms": 1000, "us": 1, "ns": Fraction(1, 1000)}
+
+
+def us_of(ts: str, unit: TsUnit = "ms", **record: Any) -> int:
+    """Event time in microseconds of a record that holds this JSON."""
+    message = b'{"series":"p","ts":%s,"values":{"temp":1}}' % ts.encode()
+    return int(one(message, DecodeSpec(ts_unit=unit), **record).ts_us[0])
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from(sorted(UNITS, key=str)),
+    st.integers(-(10**9), 4 * 10**9),
+    st.integers(0, 10**15 - 1),
+    st.integers(0, 15),
+    st.booleans(),
+)
+def test_a_number_with_a_fraction_is_read_as_written_and_cut_off(
+    unit: TsUnit, seconds: int, fraction: int, places: int, exponent: bool
+) -> None:
+    """Whatever the writer: Python's `time.time()`, Java's `1.795781400000E12`, a decimal column with more digits than a
+    double has. The right instant is the one of exact arithmetic on the text."""
+    exact = Fraction(seconds) + Fraction(fraction // 10 ** (15 - places), 10**places)
+    count = exact * 10**6 / UNITS[unit]
+    shift = 9 if exponent else 0
+    scaled = count / 10**shift
+    whole, rest = divmod(abs(scaled), 1)
+    digits = f"{rest.numerator * 10**24 // rest.denominator:024d}".rstrip("0") or "0"
+    text = f"{'-' if scaled < 0 else ''}{whole}.{digits}" + (f"E{shift}" if exponent else "")
+    assert us_of(text, unit) == math.floor(exact * 10**6)
+    assert us_of(text, unit, headers=BINARY) == math.floor(exact * 10**6)
+
+
+def test_a_java_producer_writes_its_milliseconds_as_a_double() -> None:
+    assert us_of("1.795781400000E12") == 1_795_781_400_000_000
+    assert us_of("1.7957814001234567E9", "s") == 1_795_781_400_123_456
+    assert us_of("1795781400000.0") == 1_795_781_400_000_000
+    assert us_of("-0.5") == -500
+    assert us_of("-0.0001") == -1
+    assert us_of("1e-400") == 0
+
+
+@settings(deadline=None)
+@given(st.integers(1_000_000_000_000_000, 3_999_999_999_999_999))
+def test_pythons_seconds_keep_their_microsecond(us: int) -> None:
+    stamp = datetime.fromtimestamp(us // 10**6, UTC).replace(microsecond=us % 10**6).timestamp()
+    assert us_of(json.dumps(stamp), "s") == us
+
+
+@settings(deadline=None)
+@given(st.integers(0, 4 * 10**9), st.integers(0, 10**9 - 1))
+def test_the_same_instant_is_the_same_tick_however_it_is_written(seconds: int, ns: int) -> None:
+    expected = (seconds * 10**9 + ns) // 1000
+    text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    written: set[tuple[str, TsUnit]] = {
+        (f"{seconds * 10**9 + ns}", "ns"),
+        (f'"{text}.{ns:09d}Z"', "ms"),
+        (f'"{text}.{ns:09d}+00:00"', "s"),
+        (f"{seconds}.{ns:09d}", "s"),
+        (f"{seconds * 1000 + ns // 10**6}.{ns % 10**6:06d}", "ms"),
+    }
+    assert {us_of(*how) for how in written} == {expected}
+    event = (("ce_specversion", b"1.0"), ("ce_time", f"{text}.{ns:09d}Z".encode()))
+    assert one({"series": "p", "values": {"temp": 1}}, headers=event).ts_us[0] == expected
+
+
+def test_nanoseconds_just_before_a_second_stay_before_it() -> None:
+    assert us_of('"2026-11-27T12:00:05.999999999Z"') % 10**6 == 999_999
+    assert us_of('"2026-12-31T23:59:59.9999999+00:00"') % 10**6 == 999_999
+    assert us_of("1795780805.999999999", "s") % 10**6 == 999_999
+
+
+def test_a_time_is_refused_only_where_it_does_not_fit() -> None:
+    units: list[tuple[str, TsUnit]] = [("1e305", "s"), ("-1e305", "s"), ("9" * 40, "ms"), ("1e19", "us")]
+    for ts, unit in [*units, ("9" * 5000, "s"), ("[1]", "s"), ("true", "s"), ("{}", "ms"), ("4611686018428", "s")]:
+        refused = Decoder(SPEC, DecodeSpec(ts_unit=unit)).decode(
+            [Plain(b'{"ts":%s,"values":{"temp":1}}' % ts.encode())]
+        )[1]
+        assert [r.reason for r in refused] == ["timestamp"]
+        assert "decode.ts" in refused[0].detail
+
+
+def test_a_history_from_before_1970_is_read() -> None:
+    assert ts_of(-1) == -1
+    assert ts_of("1871-01-01T00:00:00Z") == -3_124_137_600_000
+    assert us_of("-0.25", "s") == -250_000
+
+
+def test_a_text_that_is_no_instant_says_what_it_should_be() -> None:
+    for text in (
+        "",
+        "noon",
+        "2026-11-23",
+        "2026-11-23T15:00:00",
+        "1764000000000",
+        "2025-11-24T16:00:00Z ",
+        "x" * 999,
+    ):
+        refused = refusal({"ts": text, "values": {"temp": 1}})
+        assert refused.reason == "timestamp"
+        assert "RFC 3339" in refused.detail
 
 
 def test_without_ts_the_record_time_counts() -> None:
     assert ts_of(None) == T0 + 7
-    # −1 is Kafka's "none", also where event times before 1970 are allowed.
-    none = refusal({"values": {"temp": 1}}, DecodeSpec(ts_min_ms=-1000), timestamp=-1)
-    assert (none.reason, none.detail) == ("timestamp", "neither the record nor its value has a timestamp")
+    # −1 is Kafka's "none".
+    none = refusal({"values": {"temp": 1}}, timestamp=-1)
+    assert none.reason == "timestamp"
+    assert "neither the record nor its value has a timestamp" in none.detail
+
+
+# --- numbers ----------------------------------------------------------------------------------------------------
+
+
+def value_of(text: str, decode: DecodeSpec | None = None) -> float:
+    return float(one(b'{"series":"p","ts":1,"values":{"temp":%s}}' % text.encode(), decode).values[0, 0])
+
+
+@settings(deadline=None)
+@given(
+    st.integers(-(10**30), 10**30).map(str)
+    | st.decimals(-(10**30), 10**30, allow_nan=False, allow_infinity=False).map(lambda d: f"{d:.25f}")
+    | st.floats(-1e30, 1e30).map(repr)
+)
+def test_any_number_is_read_as_the_nearest_double(text: str) -> None:
+    assert value_of(text) == float(text)
+
+
+def test_counters_and_wei_are_values() -> None:
+    assert value_of("9007199254740993") == 9007199254740992.0
+    assert value_of("18446744073709551615") == 2.0**64
+    assert value_of("100000000000000000000") == value_of("1e20") == 1e20
+
+
+def test_the_bound_of_values_is_a_setting() -> None:
+    assert value_of("1e30") == 1e30
+    refused = refusal({"ts": 1, "values": {"temp": 2e30}})
+    assert refused.reason == "range"
+    assert "decode.value_abs_max" in refused.detail
+    assert value_of("1e300", DecodeSpec(value_abs_max=1e300)) == 1e300
+    assert value_of("1" + "0" * 300, DecodeSpec(value_abs_max=1e300)) == 1e300
+
+
+# --- fallbacks --------------------------------------------------------------------------------------------------
+
+HOLES: list[dict[str, Any]] = [{}, {"device": None}, {"device": {}}, {"device": {"id": None, "at": None}}]
+MAPPED = DecodeSpec(series="device.id", ts="device.at")
+
+
+@pytest.mark.parametrize("hole", HOLES)
+@pytest.mark.parametrize("headers", [(), BINARY], ids=["plain", "CloudEvent"])
+def test_a_mapped_field_that_is_null_or_absent_is_not_replaced(
+    hole: dict[str, Any], headers: tuple[tuple[str, bytes], ...]
+) -> None:
+    """Neither the key, nor Kafka's time, nor what a CloudEvent's envelope says."""
+    values = {"values": {"temp": 1}}
+    no_name = refusal(hole | values | {"ts": T0}, DecodeSpec(series="device.id"), headers=headers)
+    assert no_name.reason == "no-series"
+    assert "'device.id'" in no_name.detail and "decode.series" in no_name.detail
+    no_time = refusal(hole | values | {"series": "p"}, DecodeSpec(ts="device.at"), headers=headers)
+    assert no_time.reason == "timestamp"
+    assert "'device.at'" in no_time.detail and "decode.ts" in no_time.detail
+
+
+def test_a_mapped_field_that_is_an_empty_text_is_not_replaced() -> None:
+    message = {"device": {"id": "", "at": T0}, "values": {"temp": 1}}
+    assert refusal(message, MAPPED).reason == "no-series"
+    assert refusal(message | {"device": {"id": "p", "at": ""}}, MAPPED).reason == "timestamp"
+
+
+def test_the_contracts_own_names_count_as_mapped_where_they_are_written_down() -> None:
+    assert refusal({"ts": T0, "values": {"temp": 1}}, DecodeSpec(series="series")).reason == "no-series"
+    assert refusal({"series": "p", "values": {"temp": 1}}, DecodeSpec(ts="ts")).reason == "timestamp"
+    assert one({"series": "p", "ts": T0, "values": {"temp": 1}}, DecodeSpec(series="series", ts="ts")).series == ["p"]
+
+
+@pytest.mark.parametrize(
+    "key", [b'"pump-7"', b'{"id":1}', b'{"schema":{"type":"string"},"payload":"pump-7"}', b'["a",1]']
+)
+def test_a_key_that_is_json_text_is_served_and_counted(key: bytes) -> None:
+    decoder = Decoder(SPEC)
+    record = Plain(b'{"ts":1,"values":{"temp":1}}', key=key)
+    batch, refused = decoder.decode([record, record])
+    assert (batch.series, refused) == ([key.decode()] * 2, [])
+    assert (decoder.json_keys.count, decoder.json_keys.example) == (2, key.decode())
+
+
+def test_a_key_that_only_looks_like_json_or_names_nothing_is_not_counted() -> None:
+    decoder = Decoder(SPEC)
+    plain = b'{"ts":1,"values":{"temp":1}}'
+    named = b'{"series":"p","ts":1,"values":{"temp":1}}'
+    records = [Plain(plain, key=key) for key in (b"pump-7", b"17", b"{pump}", b"[a", b'"', b"true", b"")]
+    decoder.decode([*records, Plain(named, key=b'{"id":1}'), Plain(plain, key=b'{"id":1}', headers=BINARY)])
+    assert decoder.json_keys.count == 0
 
 
 # --- mapping ----------------------------------------------------------------------------------------------------
@@ -213,10 +408,11 @@ def test_paths_map_any_shape() -> None:
 def test_an_object_on_the_way_that_is_null_or_absent_is_only_missing() -> None:
     decode = DecodeSpec(series="device.id", values={"temp": "a.b.temp", "flow": "flow"})
     for hole in ({"a": None}, {"a": {"b": None}}, {"a": {}}, {}):
-        batch = one({"device": None, "ts": T0, "flow": 2, **hole}, decode)
-        assert batch.series == ["key-1"]
+        batch = one({"device": {"id": "p"}, "ts": T0, "flow": 2, **hole}, decode)
         np.testing.assert_array_equal(batch.values, [[np.nan, 2.0]])
-    assert refusal({"a": {"b": None}}, decode).reason == "no-values"
+    no_values = refusal({"device": {"id": "p"}, "a": {"b": None}}, decode)
+    assert no_values.reason == "no-values"
+    assert "'a.b.temp', 'flow'" in no_values.detail
     assert refusal({"a": {"b": 5}, "flow": 2}, decode).reason == "type"
 
 
@@ -269,13 +465,6 @@ def test_split_path() -> None:
 
 # --- CloudEvents ------------------------------------------------------------------------------------------------
 
-BINARY = (
-    ("ce_specversion", b"1.0"),
-    ("ce_type", b"tick"),
-    ("ce_subject", b"pump-7"),
-    ("ce_time", b"2025-11-24T16:00:00.5Z"),
-    ("content-type", b"application/json"),
-)
 STRUCTURED = (("content-type", b"application/cloudevents+json; charset=UTF-8"),)
 
 

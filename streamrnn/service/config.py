@@ -212,15 +212,20 @@ class Log(_Section):
 
 
 class Decode(_Section):
-    """Where people's own records hold what the contract names; paths with dots."""
+    """Where people's own records hold what the contract names; paths with dots.
 
-    series: str = "series"
-    ts: str = "ts"
+    Without `series` and `ts` the contract's fields count, and where they are missing the record's key and timestamp.
+    """
+
+    series: str | None = None
+    ts: str | None = None
     ts_unit: Literal["s", "ms", "us", "ns"] = "ms"
     values: dict[str, str] | None = None
     channel: str | None = "channel"
     value: str | None = "value"
     record_bytes_max: Annotated[int, Field(ge=64)] = 1024 * 1024
+    series_bytes_max: Annotated[int, Field(ge=1, le=4096)] = 256
+    value_abs_max: Annotated[float, Field(gt=0, le=1e300)] = 1e30  # larger values are refused
 
 
 class Output(_Section):
@@ -545,19 +550,31 @@ def _check_plain(document: Any, where: str) -> None:
 
     Raises ConfigError.
     """
-    waiting, count = [document], 0
+    waiting: list[tuple[str, Any]] = [("", document)]
+    count = 0
     while waiting:
-        value, count = waiting.pop(), count + 1
+        (at, value), count = waiting.pop(), count + 1
         if count > VALUES_MAX:  # by anchors and aliases, a few lines say a billion
             raise ConfigError(f"{where}: more than {VALUES_MAX} values, or a section that holds itself")
         if isinstance(value, dict):
-            if not all(isinstance(key, str) for key in value):
-                raise ConfigError(f"{where}: a key is not a word: write it in quotes")
-            waiting += [*value.keys(), *value.values()]
+            if odd := [key for key in value if not isinstance(key, str)]:
+                shown = f" in {SURROGATE.sub('?', at)}" if at else ""
+                raise ConfigError(f"{where}: a key{shown}: {_misread(odd[0])}")
+            waiting += [(at, key) for key in value]
+            waiting += [(f"{at}.{key}" if at else key, below) for key, below in value.items()]
         elif isinstance(value, (list, tuple, set)):
-            waiting += value
+            waiting += [(at, below) for below in value]
         elif isinstance(value, str) and SURROGATE.search(value):
             raise ConfigError(f"{where}: half a character (a lone surrogate)")
+
+
+def _misread(value: Any) -> str:
+    """What YAML made of a word that stands for a text, without the word itself."""
+    if isinstance(value, bool):
+        words = "yes, on or true" if value else "no, off or false"
+        return f"YAML reads the words {words} as {str(value).lower()}: write it in quotes"
+    made = "a number" if isinstance(value, (int, float)) else "nothing" if value is None else "a date"
+    return f"must be a text, and YAML reads it as {made}: write it in quotes"
 
 
 def _merge(into: dict[str, Any], other: Mapping[str, Any]) -> None:
@@ -587,13 +604,17 @@ def _scalar(text: str) -> Any:
 
 def _told(error: ValidationError) -> str:
     lines = ["the configuration cannot be used:"]
-    for item in error.errors(include_url=False, include_input=False, include_context=False):
+    for item in error.errors(include_url=False, include_context=False):  # what was put in is never shown
         where = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
             near = difflib.get_close_matches(str(item["loc"][-1]), _keys_at(item["loc"][:-1]), n=1)
             lines.append(f"  {where}: unknown key" + (f"; did you mean {near[0]}?" if near else ""))
         elif item["type"] == "missing":
             lines.append(f"  {where}: is needed")
+        elif item["type"] == "string_type" and _is_plain(item):
+            lines.append(f"  {where}: {_misread(item['input'])}")
+        elif item["type"] == "tuple_type":
+            lines.append(f"  {where}: write a list, such as [temp, flow]")
         else:
             message = item["msg"].removeprefix("Value error, ")
             lines += (
@@ -602,6 +623,11 @@ def _told(error: ValidationError) -> str:
                 else [f"  {where}: {message}"]
             )
     return "\n".join(lines)
+
+
+def _is_plain(item: Any) -> bool:
+    """Whether an error is about a single value that is no secret."""
+    return item["loc"][-1] not in LITERAL and not isinstance(item["input"], (Mapping, list, tuple, set))
 
 
 def _keys_at(path: Sequence[int | str]) -> list[str]:

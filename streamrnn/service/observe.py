@@ -15,14 +15,18 @@ import numpy as np
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from streamrnn.codec import Decoder, KeysSeen
 from streamrnn.model.weights import WeightsMeta
 from streamrnn.records import Outputs, Rejected, TickBatch
 from streamrnn.service.health import Health
 from streamrnn.service.history import History
+from streamrnn.service.notices import Notices
 from streamrnn.service.pump import Timing
 from streamrnn.service.summary import Summary
 from streamrnn.service.unreadable import Damage
 from streamrnn.spec import StreamSpec
+from streamrnn.stream.frontend import FrontEnd
+from streamrnn.transports.base import clock_s
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +53,9 @@ class Metrics:
 
         self.ticks = counter("ticks_total", "Ticks that updated a series.")
         self.rejected = counter("rejected_total", "Records refused and dead-lettered.", "reason")
+        self.refused_share = gauge("refused_share", "Share of the records that were refused, last minute.")
+        self.shared = counter("series_shared_total", "Times a series was met in another partition than before.")
+        self.json_keys = counter("json_keys_total", "Records whose key names a series and is JSON text.")
         self.outputs = counter("outputs_total", "Records sent.", "kind")
         self.refused = counter(
             "outputs_refused_total", "Records the broker refuses for what they hold.", "kind", "error"
@@ -112,6 +119,10 @@ class WorkerObserver:
         # Asked when metrics are scraped: name → (used, bound).
         self.buffers: Callable[[], Mapping[str, tuple[int, int]]] = dict
         self.rejected: Tally[str] = Tally()
+        self.notices = Notices()
+        self._keys = KeysSeen()
+        self._front: FrontEnd | None = None
+        self._keys_counted = self._shared_counted = 0
         self._series = 0
         self._state_rows = 0
 
@@ -145,6 +156,7 @@ class WorkerObserver:
         metrics.matured.inc(int(outputs.scores.count.sum()))
         self.summary.add(now, outputs.scores, accepted, sent, sum(reasons.values()))
         self.history.record(batch, outputs)
+        self.notices.batch(clock_s(), outputs, batch, unread)
 
     def refused(self, kind: str, error: str, count: int) -> None:
         """Outputs that the broker refuses for what they hold."""
@@ -243,7 +255,7 @@ class WorkerObserver:
         missing = restarts - self.trainer.get("restarts", 0)
         if missing > 0:
             self.metrics.trainer_restarts.inc(missing)
-        for what in ("round", "accepted", "refused", "steps_s", "loss", "rss_bytes", "ticks", "drifts"):
+        for what in ("round", "accepted", "refused", "steps_s", "loss", "rss_bytes", "ticks", "drifts", "shared"):
             value = said.get(what)
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 self.metrics.trainer.labels(what).set(value)
@@ -254,6 +266,20 @@ class WorkerObserver:
     def held(self, series: int) -> None:
         self._series = series
         self.metrics.series.set(series)
+
+    def watch(self, decoder: Decoder, front: FrontEnd) -> None:
+        """Whose counts `look` reads."""
+        self._keys, self._front = decoder.json_keys, front
+
+    def look(self) -> None:
+        """Says what is wrong with the input where it is time to; to be called a few times a second."""
+        places, names = (self._front.places, self._front.table.names) if self._front is not None else (None, ())
+        self.notices.look(clock_s(), self._keys, places, names)
+        self.metrics.json_keys.inc(self._keys.count - self._keys_counted)
+        self._keys_counted = self._keys.count
+        if places is not None:
+            self.metrics.shared.inc(places.count - self._shared_counted)
+            self._shared_counted = places.count
 
     # ── for HTTP ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -283,6 +309,7 @@ class WorkerObserver:
             self.metrics.buffer.labels(name).set(used)
             self.metrics.buffer_max.labels(name).set(bound)
         view = self.summary.view(time.monotonic(), 60.0)
+        self.metrics.refused_share.set(np.nan if view["refused_share"] is None else view["refused_share"])
         self.metrics.skill.set(np.nan if view["network_ratio"] is None else view["network_ratio"])
         self.metrics.coverage.set(np.nan if view["coverage"] is None else view["coverage"])
         return self.metrics.text()

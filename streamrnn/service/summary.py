@@ -60,6 +60,7 @@ class Summary:
             for name in Scores.__slots__:
                 getattr(total, name).__iadd__(getattr(entry.scores, name))
         span = max(min(last_s, now_s - bins[0].at_s), BIN_S) if bins else last_s
+        refused, ticks = sum(entry.refused for entry in bins), sum(entry.ticks for entry in bins)
         count, with_network = int(total.count.sum()), int(total.count_network.sum())
 
         def mean(sums: Any, of: int) -> float | None:
@@ -72,7 +73,8 @@ class Summary:
             inside = total.inside.sum(axis=0) / by_horizon
         return {
             "window_s": last_s,
-            "ticks_per_s": round(sum(entry.ticks for entry in bins) / span, 1),
+            "ticks_per_s": round(ticks / span, 1),
+            "refused_share": refused / (refused + ticks) if refused + ticks else None,
             "ticks": self.ticks,
             "forecasts": self.forecasts,
             "imputations": self.imputations,

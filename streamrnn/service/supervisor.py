@@ -52,6 +52,7 @@ class Heartbeat(msgspec.Struct, omit_defaults=True):
     accepted: Count = 0
     refused: Count = 0
     drifts: Count = 0
+    shared: Count = 0
     ticks: Count = 0
     rss_bytes: Count = 0
     loss: float | None = None

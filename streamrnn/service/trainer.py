@@ -40,6 +40,7 @@ from streamrnn.learning import LearnSpec
 from streamrnn.model import device as devices
 from streamrnn.model.weights import WeightsError, WeightsMeta, build, pack
 from streamrnn.service.beside import Beside
+from streamrnn.service.notices import SharedSeries
 from streamrnn.service.supervisor import WITHOUT_GPU
 from streamrnn.stream.learner import Learner, Round
 from streamrnn.transports.base import (
@@ -136,6 +137,7 @@ class Trainer:
         self._publish_from_s = LONG_AGO_S
         self._pointer: Pointer | None = None
         self._turn_began_s: float | None = None
+        self._shared = SharedSeries()
 
     def stop(self) -> None:
         self._stopping.set()
@@ -150,6 +152,7 @@ class Trainer:
             "accepted": learner.accepted,
             "refused": learner.refused,
             "drifts": learner.drifts,
+            "shared": learner.front.places.count,
             "loss": round(self.loss, 5),
             "steps_s": round(self.steps_s, 1),
             "ticks": learner.ticks,
@@ -220,6 +223,9 @@ class Trainer:
             await asyncio.sleep(0)
         self._follow(follower, await follower.poll())
         self._check_memory()
+        if leadership.leads:  # it reads all partitions, where each worker knows its own; one of all trainers says it
+            front = self.learner.front
+            self._shared.look(clock_s(), front.places, front.table.names)
         if not leadership.leads:
             self.state = "standing-by"
         elif follower.overruled and self._pointer is not None:

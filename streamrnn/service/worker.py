@@ -95,6 +95,7 @@ class Worker:
         self.engine = Engine(self.spec)
         self.snapshots = Snapshots(self.engine)
         self.decoder = Decoder(self.spec, settings.decode_spec())
+        observer.watch(self.decoder, self.engine.front)
         self.unreadable = UnreadablePartitions(transport, settings.input, settings.batch_records_max)
         self.follower: ModelsFollower | None = None
         self.pump: Pump | None = None
@@ -362,6 +363,7 @@ class Worker:
                     session_timeout_ms=self.settings.kafka.session_timeout_ms,
                 )
             self.observer.held(len(self.engine.table))
+            self.observer.look()
 
 
 def prepare_process() -> None:

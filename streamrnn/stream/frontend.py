@@ -19,6 +19,7 @@ from streamrnn.kernels.logclock import CLOCK, fresh_clocks
 from streamrnn.kernels.steps import local_times
 from streamrnn.records import F32, F64, I16, I32, I64, U8, Bool, Reason, TickBatch
 from streamrnn.spec import StreamSpec
+from streamrnn.stream.places import Places
 from streamrnn.stream.table import Field, SeriesTable
 
 
@@ -105,6 +106,7 @@ class FrontEnd:
         for field in grid_fields():
             self.table.add([field])
         self.table.add(frontend_fields(spec))
+        self.places = Places(spec.series_max)
         steps = spec.grid()
         self.steps = steps
         self._calendar_us: I64 = np.array(spec.calendar_ms, dtype=np.int64) * 1000
@@ -212,6 +214,7 @@ class FrontEnd:
         if partition < len(self._clock):
             self._clock[partition] = 0
             self._due_ms[partition] = grid.DUE_UNKNOWN
+        self.places.forget(partition)
         return self.table.drop(partition)
 
     def process(self, batch: TickBatch, begin: int = 0) -> Frames:
@@ -276,8 +279,13 @@ class FrontEnd:
     def _identify(self, slot: I32) -> None:
         """Gives series that speak for the first time since they have their rows the number that clocks know them by."""
         identity, names = self.table.identity, self.table.names
-        for row in set(slot[identity[slot] == 0].tolist()):
+        rows = sorted(set(slot[identity[slot] == 0].tolist()))
+        if not rows:
+            return
+        for row in rows:
             identity[row] = (xxhash.xxh3_64_intdigest((names[row] or "").encode()) >> 1) or 1
+        spoken: I64 = np.array(rows, dtype=np.int64)
+        self.places.note(spoken, identity[spoken], self.table.partition[spoken])
 
     def _state(self) -> grid.GridState:
         columns, table = self.table.columns, self.table

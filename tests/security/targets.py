@@ -68,12 +68,14 @@ DECODERS = (
             series="device.id", ts="time", ts_unit="s", values={"temp": "r.t", "flow": "r.f"}, channel=None, value=None
         ),
     ),
+    Decoder(_WIDE, DecodeSpec(ts="time.at", ts_unit="ns", value_abs_max=1e300)),
 )
 RECORDS = [
     b'{"series":"pump-7","ts":1764000000000,"values":{"temp":21.4,"flow":null}}',
     b'{"series":"p","ts":"2026-11-23T15:00:00.250Z","channel":"temp","value":21.4,"meta":{"a":[1,2]}}',
     b'{"device":{"id":"d"},"time":1764000000.25,"r":{"t":1e3,"f":-0.5}}',
     b'{"subject":"s","time":"2026-11-23T15:00:00Z","data":{"values":{"temp":1}}}',
+    b'{"time":{"at":1.764000000000000001E18},"values":{"temp":1e299,"flow":9007199254740993}}',
     rb'{"series":"\ud83d\ude00","ts":null,"values":{"temp":1,"temp":2,"flow":1e999}}',
 ]
 _CE = (
@@ -120,7 +122,7 @@ def codec(data: bytes) -> None:
             assert dead_letter(refusal)[1] == refusal.record.value
         for name, values in zip(ticks.series, ticks.values, strict=True):
             assert name and len(name.encode()) <= 256 and "\n" not in name and "\x00" not in name
-            assert (np.abs(values[~np.isnan(values)]) <= 1e15).all()
+            assert (np.abs(values[~np.isnan(values)]) <= decoder.decode_spec.value_abs_max).all()
         assert _seconds(decoder, record) < RECORD_S_MAX
 
 
