@@ -18,6 +18,16 @@ PARTITIONS = 2
 FORECASTS, IMPUTED, LETTERS, STATE, MODELS = "app.forecasts", "app.imputed", "app.dlq", "app.state", "app.models"
 OUTPUTS = (FORECASTS, IMPUTED, LETTERS)
 
+# A series' clock: seconds ahead, speed, whether its records' own times are right nevertheless.
+CLOCKS = [
+    (0, 1.0, True),
+    (0, 1.0, True),
+    (3600, 1.0, False),
+    (-3600, 1.0, True),
+    (-3600, 20.0, False),
+    (0, 1.01, False),
+]
+
 # key, value, time
 Raw = tuple[bytes | None, bytes | None, int]
 
@@ -56,6 +66,10 @@ def settings(rng: random.Random, delivery: str, crowded: bool = False) -> Settin
             "warm_up": 4,
             "within": within,
             "lateness": rng.choice(["0s", "2s"]) if within == "one" else "2s",
+            "complete": rng.choice(["record", "record", "channels"]),
+            "duplicates": rng.choice(["keep", "refuse"]),
+            "align": rng.choice(["floor", "floor", "nearest"]),
+            "future_max": rng.choice(["60s", "2h"]),
             "idle_after": rng.choice(["4s", "20s", "300s"]),
             "gap_max": rng.choice([0, 3, 20]),
             "imputed": rng.choice(["gaps", "all"]),
@@ -88,11 +102,13 @@ def weights(number: int) -> tuple[str, bytes]:
 
 
 def ticks(rng: random.Random, count: int, series_max: int = 4) -> list[list[Raw]]:
-    """Per partition, series that speak in turn, with gaps, repeats, disorder, silence and poison."""
+    """Per partition, series that speak in turn, with gaps, repeats, disorder, silence and poison; some by clocks of their own:
+    an hour ahead or behind, fast, or with one jump."""
     logs: list[list[Raw]] = []
     for partition in range(PARTITIONS):
         names = [f"s{partition}{i}" for i in range(rng.randint(1, series_max))]
         log: list[Raw] = []
+        clocks = {name: rng.choice(CLOCKS) for name in names} if rng.random() < 0.3 else {}
         step = 0
         for i in range(count):
             step += rng.random() < 0.5
@@ -100,11 +116,16 @@ def ticks(rng: random.Random, count: int, series_max: int = 4) -> list[list[Raw]
                 step += rng.randint(3, 12)
             name = rng.choice(names) if rng.random() < 0.9 else names[0]
             ts = START + 1000 * (step - (rng.randint(1, 4) if rng.random() < 0.08 else 0))
+            record_ts = ts
+            if name in clocks:
+                shift_s, speed, honest = clocks[name]
+                ts = START + int(1000 * (shift_s + speed * step)) + (3_000_000 if rng.random() < 0.01 else 0)
+                record_ts = record_ts if honest else ts
             chance = rng.random()
             if chance < 0.03:
-                log.append((name.encode(), rng.choice([b"{", None, b"[]", b'{"series":"x","ts":1e999}']), ts))
+                log.append((name.encode(), rng.choice([b"{", None, b"[]", b'{"series":"x","ts":1e999}']), record_ts))
                 continue
             values = {c: round(10 + rng.gauss(0, 1) + i / 50, 3) for c in "ab" if rng.random() < 0.9}
-            log.append((name.encode(), json.dumps({"series": name, "ts": ts, "values": values}).encode(), ts))
+            log.append((name.encode(), json.dumps({"series": name, "ts": ts, "values": values}).encode(), record_ts))
         logs.append(log)
     return logs
