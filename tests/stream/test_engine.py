@@ -308,6 +308,17 @@ def test_irregular_ticks_are_steps_of_their_own() -> None:
     assert (outputs.forecasts.ts_us // 1000 == ts).all()
 
 
+@settings(deadline=None, max_examples=25)
+@given(st.integers(0, 1000), st.lists(st.integers(1, 199), max_size=8), st.sampled_from(["one", "sum"]))
+def test_irregular_bursts_give_the_same_bytes_however_they_are_cut(seed: int, edges: list[int], within: Any) -> None:
+    """`step_ms` of a forecast, too: it is the usual distance of steps up to that very tick."""
+    rng = np.random.default_rng(seed)
+    stream = spec(step_ms=0, within=within)
+    ts = START + np.cumsum(rng.choice([0, 1, 2, 5, 100, 60_000], 200, p=[0.05, 0.3, 0.3, 0.2, 0.1, 0.05]))
+    ticks = batch([f"s{k}" for k in rng.integers(0, 3, 200)], ts, rng.normal(0, 1, (200, 3)))
+    assert feed(Engine(stream), ticks, list(range(200))) == feed(Engine(stream), ticks, edges)
+
+
 def test_the_state_of_a_series_has_the_size_that_was_promised() -> None:
     stream = spec(channels=("a", "b", "c", "d"), horizon=12, burn_in=64)
     served = engine(stream, hidden=64, layers=2)
