@@ -286,7 +286,7 @@ def serve(stream: Stream, batch: TickBatch, steps: Steps, options: Options, seed
             result.documents += encoder.forecasts(outputs.forecasts, part)
         if learner is not None:
             learner.feed(part)
-            if learner.ready():
+            if end < len(batch) and learner.ready():  # what is learnt from the last rows would serve none
                 done = learner.round()
                 if done.network is not None and done.candidate is not None:
                     skill = np.array(done.candidate.skill(), dtype=np.float32)

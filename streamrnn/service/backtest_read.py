@@ -235,7 +235,7 @@ def _order(stream: Stream) -> None:
         fell += us < last.get(name, us)
         last[name] = us
     if fell:
-        stream.notes.append(f"{fell} of {len(ts_us)} rows are older than the row before them: sorted by time")
+        stream.notes.append(f"{fell} of {len(ts_us)} rows stand below a newer row of their series: sorted by time")
     if bool((np.diff(ts_us) < 0).any()):
         order = np.argsort(ts_us, kind="stable")
         stream.batch, stream.place = take(stream.batch, order), stream.place[order]
@@ -282,7 +282,7 @@ def _duplicates(stream: Stream, options: Options) -> None:
     stream.batch, stream.place = take(batch, np.flatnonzero(good)), stream.place[good]
     stream.refused["duplicate"] += len(dropped)
     stream.chosen += len(dropped)
-    stream.notes.append(f"{len(dropped)} rows repeat a time (first: {lines}): the {options.duplicates} one counts")
+    stream.notes.append(f"repeated times: {len(dropped)} (first: {lines}); the {options.duplicates} row of each counts")
 
 
 def _complete(options: Options) -> str:

@@ -13,6 +13,8 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from streamrnn.cli import app
@@ -85,7 +87,7 @@ def test_a_file_with_its_newest_row_first_is_sorted_and_says_so(tmp_path: Path) 
     straight = run(table(tmp_path / "t.csv", rows), tmp_path)
     turned = run(table(tmp_path / "t.csv", rows[::-1]), tmp_path)
     assert turned["rows"] == straight["rows"]
-    assert "199 of 200 rows are older than the row before them" in turned["notes"][0]
+    assert "199 of 200 rows stand below a newer row" in turned["notes"][0]
 
 
 def test_two_rows_of_one_time_need_a_word_and_are_counted(tmp_path: Path) -> None:
@@ -184,6 +186,38 @@ def test_targets_lie_on_the_grid_and_not_on_the_next_rows(tmp_path: Path) -> Non
     assert scores["seasonal"]["mse"] < 1e-20
     # 220 scored rows and the one before, less three at the end, and those three targets that lie in the hole
     assert scores["seasonal"]["n"] == 3 * 218 - (1 + 2 + 3)
+
+
+@settings(deadline=None, max_examples=15)
+@given(st.data())
+def test_every_row_of_any_file_is_used_or_refused_with_a_reason(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """Rows that repeat, stand out of order, fall into a step that is taken, or cannot be read: none is lost."""
+    folder = tmp_path_factory.mktemp("rows")
+    minutes = data.draw(st.permutations([*range(0, 160, 2), *data.draw(st.lists(st.integers(0, 150), max_size=40))]))
+    jitter = data.draw(st.sampled_from([0, 0, 20, 40]))
+    spoiled = data.draw(st.sets(st.integers(0, 69), max_size=5))
+    lines, keys = [], []
+    for i, minute in enumerate([*minutes, *range(160, 180)]):
+        moment = BEGIN + timedelta(minutes=minute, seconds=i * 7 % (jitter + 1))
+        name = f"p{i % 2}"
+        if i in spoiled:
+            lines.append(f"soon,{name},1" if i % 2 else f"{moment:%Y-%m-%d %H:%M:%S},{name},warm")
+            continue
+        lines.append(f"{moment:%Y-%m-%d %H:%M:%S},{name},{i % 11}")
+        keys.append((name, minute))
+    path = folder / "t.csv"
+    path.write_text("time,pump,x\n" + "\n".join(lines) + "\n")
+    document = run(
+        path, folder, series=("pump",), step="1m", channels=("x",), allow_refused=True, train_rows=(0, 40),
+        duplicates=data.draw(st.sampled_from([None, "first", "last"])), baselines=("persistence",),
+    )  # fmt: skip
+    assert document["protocol"]["rows"] == len(lines)
+    assert document["rows_used"] == len(set(keys))  # one row a step and series
+    bad = document["rows_refused"].get("unreadable", 0) + document["rows_refused"].get("timestamp", 0)
+    assert bad == len(spoiled)
+    assert document["rows_refused"].get("duplicate", 0) == len(keys) - len(set(keys))
 
 
 # ── times ────────────────────────────────────────────────────────────────────────────────────────────────────────
