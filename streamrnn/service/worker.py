@@ -361,6 +361,8 @@ class Worker:
                     session_timeout_ms=self.settings.kafka.session_timeout_ms,
                 )
             self.observer.held(len(self.engine.table))
+            if self._refused is not None:
+                self._refused.report()
 
 
 def prepare_process() -> None:
