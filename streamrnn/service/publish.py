@@ -66,7 +66,6 @@ class Publisher:
     async def publish(self, outputs: Outputs, batch: TickBatch, unread: Sequence[Rejected]) -> tuple[int, int, int]:
         """Appends all of a batch's outputs; returns how many forecasts, imputations and dead letters."""
         forecasts, imputations, now_ms = outputs.forecasts, outputs.imputations, self.now_ms()
-        self._refused.report()
         if len(forecasts):
             await self._append(self._forecasts, forecasts, self._encoder.forecasts(forecasts, batch), batch, now_ms)
         if len(imputations):

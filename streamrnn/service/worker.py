@@ -364,6 +364,8 @@ class Worker:
                 )
             self.observer.held(len(self.engine.table))
             self.observer.look()
+            if self._refused is not None:
+                self._refused.report()
 
 
 def prepare_process() -> None:

@@ -54,7 +54,6 @@ class _Answer:
     offset: int = -1
     at: Mapping[int, str] = field(default_factory=dict)  # index of a record → what is wrong with it
     text: str = ""
-    local: bool = False  # it was not sent at all
 
     @classmethod
     def of(cls, entry: Sequence[Any]) -> _Answer:
@@ -66,7 +65,7 @@ class _Answer:
         return cls(code, offset, {at: why or "" for at, why in errors or ()}, text or "")
 
 
-LARGER = _Answer(TOO_LARGE, text="larger than a request may be", local=True)
+LARGER = _Answer(TOO_LARGE, text="larger than a request may be")
 
 
 def mend(producer: Any) -> None:
@@ -93,22 +92,27 @@ def refused_of(batch: Any) -> list[Refused]:
     return found
 
 
+def runs_of(batch: Any) -> list[tuple[int, int]] | None:
+    """Where the broker has put the parts of a batch that was mended, as (first offset, records); None for others."""
+    return getattr(batch, "runs", None)
+
+
 class _Mending(SendProduceReqHandler):  # type: ignore[misc]
     """The client's request with batches for partitions of one node."""
 
     def __init__(self, sender: Any, batches: dict[TopicPartition, Any]) -> None:
         super().__init__(sender, dict(batches))
-        self._refused: list[tuple[TopicPartition, Any, _Answer]] = []
+        self._refused: list[tuple[TopicPartition, Any]] = []
 
     async def do(self, node_id: int) -> None:
         for tp, batch in list(self._batches.items()):
             if len(batch.get_data_buffer()) > REQUEST_BYTES_MAX:
-                self._refused.append((tp, self._batches.pop(tp), LARGER))
+                self._refused.append((tp, self._batches.pop(tp)))
         if self._batches:
             await super().do(node_id)
-        for tp, batch, answer in self._refused:
+        for tp, batch in self._refused:
             try:
-                await self._mend(node_id, tp, batch, answer)
+                await self._mend(node_id, tp, batch)
             except KafkaError as error:
                 batch.failure(exception=error)
             except Exception as error:  # noqa: BLE001 - the client has no other place for it: it would wait for ever
@@ -127,18 +131,18 @@ class _Mending(SendProduceReqHandler):  # type: ignore[misc]
         batch = self._batches.get(tp)
         if batch is None or kind_of(entry[1]) != "content":
             return False
-        self._refused.append((tp, batch, _Answer.of(entry)))
+        self._refused.append((tp, batch))
         return True
 
-    async def _mend(self, node_id: int, tp: TopicPartition, batch: Any, answer: _Answer) -> None:
+    async def _mend(self, node_id: int, tp: TopicPartition, batch: Any) -> None:
         """Sends what the broker takes. Raises KafkaError when that fails for another reason."""
         sent = DefaultRecordBatch(bytes(batch.get_data_buffer()))
-        sequence, first, refused = sent.base_sequence, -1, dict[int, Refused]()  # by offset in the batch
+        sequence, runs, refused = sent.base_sequence, list[tuple[int, int]](), dict[int, Refused]()  # by offset in it
         least: float = inf  # bytes of the smallest record that was too large
-        # The client's answer names no records: the batch is sent once more, and the next one may.
-        parts: deque[tuple[list[Any], _Answer | None]] = deque([(list(sent), answer if answer.local else None)])
+        # First the whole once more: the client's own request got an answer that names no records.
+        parts = deque([list(sent)])
         while parts:
-            records, said = parts.popleft()
+            records = parts.popleft()
             if least < inf:  # of others as large nobody need be asked
                 refused |= {
                     r.offset: Refused(_outgoing(tp, r), CONTENT[TOO_LARGE]) for r in records if _size(r) >= least
@@ -146,11 +150,11 @@ class _Mending(SendProduceReqHandler):  # type: ignore[misc]
                 records = [record for record in records if record.offset not in refused]
                 if not records:
                     continue
-            if said is None:
-                said = await self._send(node_id, tp, batch, records, sequence)
-                if not said.code:
-                    first, sequence = (said.offset if first < 0 else first), sequence + len(records)
-                    continue
+            said = await self._send(node_id, tp, batch, records, sequence)
+            if not said.code:
+                runs.append((said.offset, len(records)))
+                sequence += len(records)
+                continue
             bad = {at: why for at, why in said.at.items() if 0 <= at < len(records)}
             if len(records) == 1:
                 bad = {0: bad.get(0, "")}
@@ -160,15 +164,15 @@ class _Mending(SendProduceReqHandler):  # type: ignore[misc]
                 refused[records[at].offset] = Refused(_outgoing(tp, records[at]), CONTENT[said.code], why or said.text)
             if not bad:
                 half = len(records) // 2
-                parts.extendleft([(records[half:], None), (records[:half], None)])
+                parts.extendleft([records[half:], records[:half]])
             elif rest := [record for at, record in enumerate(records) if at not in bad]:
-                parts.appendleft((rest, None))
+                parts.appendleft(rest)
         manager = self._sender._txn_manager  # noqa: SLF001
         if manager is not None:
             # The client counted the whole batch when it took it up, and has taken up none of this partition since.
             manager.increment_sequence_number(tp, -len(refused))
-        batch.refused = [refused[offset] for offset in sorted(refused)]
-        batch.done(first)
+        batch.refused, batch.runs = [refused[offset] for offset in sorted(refused)], runs
+        batch.done(runs[0][0] if runs else -1)
 
     async def _send(
         self, node_id: int, tp: TopicPartition, batch: Any, records: Sequence[Any], sequence: int
@@ -180,11 +184,14 @@ class _Mending(SendProduceReqHandler):  # type: ignore[misc]
             builder.append(timestamp=record.timestamp, key=record.key, value=record.value, headers=list(record.headers))
         if manager is not None:
             builder._set_producer_state(manager.producer_id, manager.producer_epoch, sequence)  # noqa: SLF001
+        data = builder._build()  # noqa: SLF001
+        if len(data) > REQUEST_BYTES_MAX:
+            return LARGER
         request = _NamingRequest(
             manager.transactional_id if manager is not None else None,
             sender._acks,  # noqa: SLF001
             sender._request_timeout_ms,  # noqa: SLF001
-            [(tp.topic, [(tp.partition, builder._build())])],  # noqa: SLF001
+            [(tp.topic, [(tp.partition, data)])],
         )
         # The broker knows a batch by its sequence number: to send it again after an unclear answer takes it once.
         for _ in range(ATTEMPTS_MAX):

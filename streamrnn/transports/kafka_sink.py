@@ -31,7 +31,7 @@ from streamrnn.transports.base import (
 from streamrnn.transports.kafka_admin import KafkaAdmin
 from streamrnn.transports.kafka_closing import close_producer, drop_producer
 from streamrnn.transports.kafka_errors import explained
-from streamrnn.transports.kafka_mending import mend, refused_of
+from streamrnn.transports.kafka_mending import mend, refused_of, runs_of
 from streamrnn.transports.kafka_starting import start_client
 from streamrnn.transports.refusals import replace
 
@@ -78,9 +78,10 @@ class KafkaDelivery:
 
     def written(self, topic: str) -> Mapping[int, Sequence[tuple[int, int]]]:
         runs: dict[int, list[tuple[int, int]]] = {}
-        for future, (name, partition, count, _) in self._handed.items():
+        for future, (name, partition, count, batch) in self._handed.items():
             if name == topic:
-                runs.setdefault(partition, []).append((future.result().offset, count))
+                parts = runs_of(batch)
+                runs.setdefault(partition, []).extend([(future.result().offset, count)] if parts is None else parts)
         return runs
 
 

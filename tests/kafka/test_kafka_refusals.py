@@ -167,13 +167,35 @@ async def test_many_that_are_too_large_are_asked_for_few_times(
     values = [rng.randbytes(size) for size in sizes]
     sends = Sends(sink, topic)
     await sink.append_many(topic, 0, [b"k"] * 200, values, [now_ms()] * 200)
-    await (await sends.seal()).wait(Deadline(10.0))
+    delivery = await sends.seal()
+    await delivery.wait(Deadline(10.0))
+    taken = [offset for first, count in delivery.written(topic)[0] for offset in range(first, first + count)]
+    assert taken == list(range(sum(size <= 3000 for size in sizes)))
     await sink.append_many(topic, 0, [b"k"], [b"last"], [now_ms()])
     await (await sends.seal()).wait(Deadline(10.0))
     await sink.stop(Deadline(5.0))
     assert [r.record.value for r in sends.refused] == [value for value in values if len(value) > 3000]
     assert [r.value for r in await read_all(broker, topic)] == [*(v for v in values if len(v) <= 3000), b"last"]
     assert asked < 60 or codec
+
+
+@both
+async def test_a_record_that_no_request_can_hold_is_refused_without_asking(
+    broker: Broker, unique: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """The broker would end the connection without a word, again and again."""
+    topic = unique("huge")
+    await make(broker, topic)
+    sink = made(broker, kind, unique)
+    await sink.start()
+    monkeypatch.setattr(kafka_mending, "REQUEST_BYTES_MAX", 50_000)
+    sends, values = Sends(sink, topic), [b"a" * 30_000, b"b" * 30_000, b"x" * 60_000, b"c" * 30_000]
+    for _ in range(2):
+        await sink.append_many(topic, 0, [b"k"] * 4, values, [now_ms()] * 4)
+        await (await sends.seal()).wait(Deadline(10.0))
+    await sink.stop(Deadline(5.0))
+    assert [(r.record.value, r.error) for r in sends.refused] == [(values[2], "MESSAGE_TOO_LARGE")] * 2
+    assert [r.value for r in await read_all(broker, topic)] == [values[0], values[1], values[3]] * 2
 
 
 @both

@@ -76,6 +76,21 @@ async def test_refused_forecasts_are_dead_lettered_and_all_others_sent_once(deli
     assert len(reported) == 1  # the rest when the minute is over
 
 
+async def test_what_was_refused_within_a_minute_is_reported_at_its_end_though_nothing_more_comes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "REPORT_EVERY_S", 0.5)
+    chosen, broker = made()
+    broker.refuses = refusing(random.Random(3), 0.5)
+    with capture_logs() as logs:
+        async with worker(chosen, broker):
+            send(broker, 60)
+            await until(lambda: all_committed(broker))
+            letters = len(visible(broker, "app.dlq"))
+            await until(lambda: sum(entry.get("refused", 0) for entry in logs) == letters)
+    assert letters > 50
+
+
 @both
 async def test_forecasts_of_a_series_keep_their_order_beside_refused_ones(delivery: str) -> None:
     chosen, broker = made(delivery=delivery, batch_records_max=7)
