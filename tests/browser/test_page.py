@@ -29,7 +29,7 @@ async def shown_by(server: HttpServer, profile: Path) -> str:
     await server.start()
     try:
         command = [*CHROMIUM, f"--user-data-dir={profile}", "--dump-dom", f"http://127.0.0.1:{server.port}/"]
-        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, timeout=60, check=True)
+        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, timeout=300, check=True)
     finally:
         await server.stop()
     return done.stdout.decode()
@@ -52,7 +52,7 @@ async def test_the_page_works_behind_a_token(tmp_path: Path) -> None:
     try:
         url = f"http://127.0.0.1:{server.port}/?token=s3cret"
         command = [*CHROMIUM, f"--user-data-dir={tmp_path}", "--dump-dom", url]
-        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, timeout=60, check=True)
+        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, timeout=300, check=True)
     finally:
         await server.stop()
     page = done.stdout.decode()

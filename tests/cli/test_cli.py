@@ -13,7 +13,7 @@ import pytest
 COMMANDS = ["demo", "run", "train", "simulate", "backtest", "validate", "topics", "inspect", "models", "version"]
 
 
-def streamrnn(*arguments: object, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+def streamrnn(*arguments: object, timeout_s: float = 600) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "streamrnn", *map(str, arguments)],
         capture_output=True,

@@ -40,7 +40,7 @@ async def test_a_failure_asks_the_block_to_end_and_is_raised_behind_it() -> None
     stopped = asyncio.Event()
     with pytest.raises(KeyError, match="no such thing"), capture_logs() as logs:
         async with Beside(stopped.set, forever(), broken()):
-            await asyncio.wait_for(stopped.wait(), 5.0)
+            await asyncio.wait_for(stopped.wait(), 60.0)
     assert [entry["work"] for entry in logs] == ["broken"]
 
 
@@ -48,7 +48,7 @@ async def test_an_error_of_the_block_goes_first() -> None:
     stopped = asyncio.Event()
     with pytest.raises(ValueError, match="of the block"):
         async with Beside(stopped.set, broken()):
-            await asyncio.wait_for(stopped.wait(), 5.0)
+            await asyncio.wait_for(stopped.wait(), 60.0)
             raise ValueError("of the block")
 
 
@@ -75,5 +75,5 @@ async def test_nor_without_a_keeper_of_its_trainer(monkeypatch: pytest.MonkeyPat
     supervisor = Supervisor(["never", "started"], lambda *_: None, 10.0)
     supervisor.start()
     with pytest.raises(KeyError):
-        await asyncio.wait_for(supervisor.ended(), 5.0)
+        await asyncio.wait_for(supervisor.ended(), 60.0)
     await supervisor.stop(Deadline(1.0))

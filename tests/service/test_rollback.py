@@ -116,9 +116,9 @@ async def test_a_round_that_was_running_at_the_rollback_is_thrown_away() -> None
         rounds.began.clear()
         await feed_until(broker, rounds.began.is_set)
         await roll_back(broker, good)
-        before = len(rounds.bases)
+        before, so_far = len(rounds.bases), sum(pointer.by == BY_GATE for pointer in pointers(broker))
         rounds.go_on.set()
-        await published(broker, 3)
+        await published(broker, so_far + 1)
     told = pointers(broker)
     assert rounds.found[before - 1] not in {pointer.id for pointer in told}
     at = next(i for i, pointer in enumerate(told) if pointer.by == BY_OPERATOR)
@@ -151,6 +151,7 @@ async def test_nothing_is_published_until_the_hold_is_over_and_a_restart_does_no
     assert pointers(broker)[len(told)].base == good
 
 
+@on_virtual_clock
 async def test_weights_that_were_rolled_back_from_are_never_published_again() -> None:
     chosen, broker = made(**QUICK)
     send(broker, 100)
@@ -177,6 +178,7 @@ async def test_weights_that_were_rolled_back_from_are_never_published_again() ->
     assert bad not in rolled_back(pointers(broker)[-1], bad, 0).refused
 
 
+@on_virtual_clock
 async def test_a_rollback_right_behind_the_trainers_own_pointer_is_seen() -> None:
     """Both are read at once, and end where the reader was: still the trainer must go back."""
     chosen, broker = made(**QUICK)
@@ -197,6 +199,7 @@ async def test_a_rollback_right_behind_the_trainers_own_pointer_is_seen() -> Non
         assert trainer.learner.incumbent is not None and weights_id(trainer.learner.incumbent) == good
 
 
+@on_virtual_clock
 async def test_a_pointer_that_crossed_the_operators_is_ignored_and_taken_back() -> None:
     chosen, broker = made(**{**QUICK, "learn.min_steps": 10**6})
     transport = MemoryTransport(broker)
@@ -223,6 +226,7 @@ async def test_a_pointer_that_crossed_the_operators_is_ignored_and_taken_back() 
 
 
 @pytest.mark.parametrize("spoilt", ["another shape", "not readable"])
+@on_virtual_clock
 async def test_weights_that_cannot_be_trained_on_are_followed_by_fresh_ones(spoilt: str) -> None:
     chosen, broker = made(**QUICK)
     transport = MemoryTransport(broker)

@@ -40,7 +40,7 @@ async def test_it_learns_from_the_topic_and_publishes_what_beats_persistence() -
     trainer = Trainer(chosen, MemoryTransport(broker))
     task = asyncio.create_task(trainer.run())
     try:
-        await until(lambda: trainer.published > 0, 60)
+        await until(lambda: trainer.published > 0, 300)
         follower = ModelsFollower(MemoryTransport(broker), "app.models")
         await follower.start()
         [(model, blob)] = await follower.catch_up()
@@ -49,7 +49,7 @@ async def test_it_learns_from_the_topic_and_publishes_what_beats_persistence() -
         assert trainer.said()["accepted"] >= 1
     finally:
         trainer.stop()
-        await asyncio.wait_for(task, 30)
+        await asyncio.wait_for(task, 120)
 
 
 async def test_one_trainer_leads_and_the_other_stands_by() -> None:
@@ -155,7 +155,7 @@ async def test_it_learns_on_the_gpu_and_what_it_publishes_serves_on_the_processo
     assert trainer.device.type == "cuda"
     task = asyncio.create_task(trainer.run())
     try:
-        await until(lambda: trainer.published > 0, 60)
+        await until(lambda: trainer.published > 0, 300)
         follower = ModelsFollower(MemoryTransport(broker), "app.models")
         await follower.start()
         [(_, blob)] = await follower.catch_up()
@@ -164,7 +164,7 @@ async def test_it_learns_on_the_gpu_and_what_it_publishes_serves_on_the_processo
         assert meta.device == trainer.said()["device"] != "cpu"
     finally:
         trainer.stop()
-        await asyncio.wait_for(task, 30)
+        await asyncio.wait_for(task, 120)
 
 
 # ── a GPU that fails ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -182,7 +182,7 @@ async def test_what_torch_raises_is_the_device_s_fault_unless_that_is_the_proces
 
     trainer.learner.round = fails  # type: ignore[method-assign]
     with pytest.raises(DeviceFailed if device == "cuda" else RuntimeError, match="illegal memory access"):
-        await asyncio.wait_for(trainer.run(), 30)
+        await asyncio.wait_for(trainer.run(), 120)
 
 
 def test_the_same_command_begins_again_on_the_processor() -> None:
