@@ -1,0 +1,127 @@
+"""Fills stay on the ground: whatever is missing, and however the channels hang together."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from making import START, batch, spec
+
+from streamrnn.records import F64, ImputationBatch
+from streamrnn.stream.engine import Engine
+
+KINDS = ("walk", "scaled", "sum", "same", "noise", "constant", "dead", "never")
+
+
+def channels_of(kinds: list[str], rows: int, rng: np.random.Generator) -> F64:
+    """Correlated, collinear, constant, dead and never seen channels."""
+    common = np.cumsum(rng.standard_normal(rows))
+    made: dict[str, F64] = {
+        "walk": common + 0.3 * np.cumsum(rng.standard_normal(rows)),
+        "scaled": 1e6 + 1e3 * common,
+        "same": common,
+        "noise": 1e-6 * rng.standard_normal(rows),
+        "constant": np.full(rows, 40.1),
+        "dead": np.where(np.arange(rows) < rows // 3, common, 5.0),
+        "never": np.full(rows, np.nan),
+    }
+    made["sum"] = made["walk"] + made["same"]
+    return np.stack([made[kind] for kind in kinds], axis=1)
+
+
+def fed(engine: Engine, values: F64) -> ImputationBatch:
+    rows = len(values)
+    return engine.process(batch(["x"] * rows, START + 1000 * np.arange(rows), values)).imputations
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.sampled_from(KINDS), min_size=2, max_size=6),
+    st.sampled_from([0.1, 0.5, 0.9]),
+    st.integers(1, 40),
+    st.integers(0, 10_000),
+    st.sampled_from([1, 5]),
+)
+def test_a_fill_is_no_further_than_the_channel_has_been(
+    kinds: list[str], share: float, run: int, seed: int, horizon: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    rows = 400
+    values = channels_of(kinds, rows, rng)
+    hidden = np.repeat(rng.random((rows // run + 1, len(kinds))) < share, run, axis=0)[:rows]
+    values[hidden] = np.nan
+    engine = Engine(spec(channels=tuple(f"c{i}" for i in range(len(kinds))), horizon=horizon))
+    fills = fed(engine, values)
+    seen_low = np.fmin.accumulate(values, axis=0)
+    seen_high = np.fmax.accumulate(values, axis=0)
+    assert len(fills) == (np.isnan(values) & ~np.isnan(seen_low)).any(axis=1).sum()
+    for i in range(len(fills)):
+        at = fills.tick[i]
+        missing = np.isnan(values[at]) & ~np.isnan(seen_low[at])
+        assert (fills.filled[i] == missing).all()
+        value, lower, upper = (part[i][missing] for part in (fills.values, fills.lower, fills.upper))
+        rounding = 1e-6 * (np.abs(seen_low[at]) + np.abs(seen_high[at]))[missing]
+        assert (value >= seen_low[at][missing] - rounding).all()
+        assert (value <= seen_high[at][missing] + rounding).all()
+        assert (lower <= value).all() and (value <= upper).all() and np.isfinite(upper - lower).all()
+    covariance = engine.table.columns["covariance"][engine.table.find(0, "x")].astype(np.float64)
+    assert np.array_equal(covariance, covariance.T)
+    assert np.linalg.eigvalsh(covariance).min() > -1e-5
+
+
+def test_a_covariance_that_is_none_is_mended() -> None:
+    """As the version left it that updated it pair by pair."""
+    rng = np.random.default_rng(1)
+    values = channels_of(["walk", "same", "sum", "noise"], 600, rng)
+    hidden = rng.random(values.shape) < 0.3
+    values[hidden] = np.nan
+    engine = Engine(spec(channels=("a", "b", "c", "d")))
+    fed(engine, values[:300])
+    row = engine.table.find(0, "x")
+    bad = np.array([[1, 2, -2, 0], [2, 1, 2, 0], [-2, 2, 1, 0], [0, 0, 0, -3.0]])
+    assert np.linalg.eigvalsh(bad).min() < -2
+    engine.table.columns["covariance"][row] = bad
+    rest = values[300:]
+    fills = engine.process(batch(["x"] * 300, START + 1000 * np.arange(300, 600), rest)).imputations
+    reach = np.nanmax(np.abs(np.diff(values, axis=0)), axis=0) * 8
+    last = values[:300].copy()
+    for t in range(1, 300):
+        last[t] = np.where(np.isnan(last[t]), last[t - 1], last[t])
+    for i in range(len(fills)):
+        assert (np.abs(fills.values[i] - np.where(np.isnan(fills.values[i]), 0, fills.values[i])) <= reach).all()
+    now = engine.table.columns["covariance"][row].astype(np.float64)
+    assert np.linalg.eigvalsh(now).min() > -1e-5
+
+
+@pytest.mark.parametrize(("share", "run"), [(0.1, 1), (0.5, 1), (0.6, 12)])
+def test_the_intervals_of_fills_cover_what_they_say(share: float, run: int) -> None:
+    rng = np.random.default_rng(2)
+    rows = 6000
+    common = np.cumsum(rng.standard_normal(rows))
+    true = np.stack([common + np.cumsum(s * rng.standard_normal(rows)) for s in (0.2, 0.5, 1.0, 2.0)], axis=1)
+    hidden = np.repeat(rng.random((rows // run + 1, 4)) < share, run, axis=0)[:rows]
+    fills = fed(Engine(spec(channels=("a", "b", "c", "d"), horizon=6)), np.where(hidden, np.nan, true))
+    inside, error, carried = [], [], []
+    last = np.where(hidden, np.nan, true)
+    for t in range(1, rows):
+        last[t] = np.where(np.isnan(last[t]), last[t - 1], last[t])
+    for i in np.flatnonzero(fills.tick > 500):
+        at, c = fills.tick[i], fills.filled[i]
+        inside += list((true[at, c] >= fills.lower[i, c]) & (true[at, c] <= fills.upper[i, c]))
+        error += list(np.abs(true[at, c] - fills.values[i, c]))
+        carried += list(np.abs(true[at, c] - last[at, c]))
+    assert 0.88 < np.mean(inside) < 0.93
+    assert np.mean(error) < 0.9 * np.mean(carried)  # the other channels have their say, all through a gap
+
+
+@pytest.mark.parametrize("every", [False, True])
+def test_a_record_leaves_only_where_something_was_filled(every: bool) -> None:
+    """A channel that never comes has nothing to be filled from; the complete series is sent where it is asked for."""
+    rng = np.random.default_rng(3)
+    values = np.cumsum(rng.standard_normal((50, 3)), axis=0)
+    values[:, 1] = np.nan
+    values[20, 2] = np.nan
+    fills = fed(Engine(spec(channels=("a", "b", "c"), impute_all=every)), values)
+    assert fills.tick.tolist() == (list(range(50)) if every else [20])
+    assert fills.filled.sum() == 1
