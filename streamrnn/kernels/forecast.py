@@ -452,7 +452,7 @@ def advance(
                     _solved(but, rest_of, residual, factor, solved)
                     shift, share = _explained(covariance[s], c, but, rest_of, factor, solved, part[0])
                     shift = min(max(shift, -RESIDUAL_CLIP), RESIDUAL_CLIP)
-            elif absent > 0:
+            elif absent > 0 and not came:
                 shift, share = residual[c], explained[c]
             if shift != 0.0:
                 carried[s, c] += np.float32(max(np.float64(spread[s, 0, c]), SPREAD_FLOOR * size[c]) * shift)
