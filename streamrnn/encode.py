@@ -49,7 +49,8 @@ class Encoder:
         return values
 
     def imputations(self, batch: ImputationBatch, ticks: TickBatch) -> list[bytes]:
-        """One JSON document per filled step, in the batch's order; values that came are repeated as they came."""
+        """One JSON document per filled step, in the batch's order; values that came are repeated as they were read: as
+        the nearest double, so that whole numbers beyond 2^53 lose their last digits."""
         values: list[bytes] = []
         channels = self.spec.channels
         for i in range(len(batch)):

@@ -30,11 +30,11 @@ Reason = Literal[
     "too-large",  # more bytes than record_bytes_max; not decoded at all
     "malformed",  # not JSON (or not the configured format): syntax, bad UTF-8, truncated, nested too deep
     "type",  # JSON, but a field has the wrong type (a string for a number, an array for an object, ...)
-    "range",  # a number that is not finite or beyond ±1e15; a series name too long, empty or with control characters
-    "no-series",  # neither the field nor the record key names a series
+    "range",  # a number that is not finite or beyond value_abs_max; a series name too long, empty or with control characters
+    "no-series",  # neither the field nor the record key names a series; where the field is mapped, it alone counts
     "no-values",  # no known channel in the record
     "unknown-channel",  # a long record names a channel that is not configured
-    "timestamp",  # `ts` is neither epoch milliseconds nor RFC 3339, or before ts_min
+    "timestamp",  # `ts` is no number and not RFC 3339, is mapped and null, beyond 64 bits, or nowhere near the record's own time
     "late",  # its step is closed
     "duplicate",  # same series, channel and ts (or, within: one, a second record in a step)
     "future",  # ahead of its own Kafka timestamp by more than future_max

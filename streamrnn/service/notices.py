@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 
 from streamrnn.codec import KeysSeen
-from streamrnn.records import Outputs, Record, Rejected, TickBatch
+from streamrnn.records import Outputs, Rejected, TickBatch
 from streamrnn.stream.places import Places
 
 log = structlog.get_logger(__name__)
@@ -59,14 +59,15 @@ class Refusals:
             self.began_s = now_s
         self.some_used = self.some_used or len(batch) > len(outputs.rejected)
         for item in undecodable:
-            self._refused(item.reason, item.detail, item.record)
+            self.reasons[item.reason] += 1
+            if item.reason not in self.examples:
+                record = item.record
+                self.examples[item.reason] = (item.detail, f"{record.topic}/{record.partition}/{record.offset}")
         for row, reason, detail in outputs.rejected:
-            self._refused(reason, detail, batch.records[row])
-
-    def _refused(self, reason: str, detail: str, record: Record) -> None:
-        self.reasons[reason] += 1
-        if reason not in self.examples:
-            self.examples[reason] = (detail, f"{record.topic}/{record.partition}/{record.offset}")
+            self.reasons[reason] += 1
+            if reason not in self.examples:
+                topic = batch.records[row].topic if row < len(batch.records) else ""
+                self.examples[reason] = (detail, f"{topic}/{batch.partition[row]}/{batch.offset[row]}")
 
     def look(self, now_s: float) -> dict[str, Any] | None:
         """What to say of the minute that has ended, if most of it was refused; a new one begins."""

@@ -169,3 +169,55 @@ def test_what_is_shown_can_be_read_again(file: Path) -> None:
     shown = settings.effective()
     assert (shown["lateness"], shown["calendar"], shown["learn"]["interval"]) == ("250ms", ["1d", "7d"], "30s")
     assert load([], shown, {}).stream_spec() == settings.stream_spec()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("channels: [no, no2]", "channels.0: YAML reads the words no, off or false as false: write it in quotes"),
+        ("channels: [temp, on]", "channels.1: YAML reads the words yes, on or true as true: write it in quotes"),
+        ("channels: [temp, 10]", "channels.1: must be a text, and YAML reads it as a number: write it in quotes"),
+        ("channels: [temp, 1.5]", "channels.1: .*a number.*quotes"),
+        ("channels: [temp, ~]", "channels.1: .*nothing.*quotes"),
+        ("channels: [temp, 2024-01-01]", "channels.1: .*a date.*quotes"),
+        (
+            "decode: {values: {no: a, temp: b}}",
+            "a key in decode.values: YAML reads the words no, off or false as false",
+        ),
+        ("decode: {values: {1: a, temp: b}}", "a key in decode.values: must be a text, and YAML reads it as a number"),
+        ("decode: {values: {temp: yes, flow: b}}", "decode.values.temp: YAML reads the words yes, on or true as true"),
+        ("decode: {series: off}", "decode.series: YAML reads the words no, off or false"),
+        ("input: on", "input: YAML reads the words yes, on or true"),
+        ("channels: no", r"channels: write a list, such as \[temp, flow\]"),
+    ],
+)
+def test_what_yaml_reads_as_something_else_is_to_be_quoted(file: Path, tmp_path: Path, text: str, words: str) -> None:
+    other = tmp_path / "other.yaml"
+    other.write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        load([file, other], {}, {})
+
+
+def test_the_words_in_quotes_are_names(file: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.yaml"
+    other.write_text("channels: ['no', 'no2', \"1\"]\ndecode: {values: {'no': a, no2: 'yes', \"1\": b}}")
+    settings = load([file, other], {}, {})
+    assert settings.channels == ("no", "no2", "1")
+    assert settings.decode.values == {"no": "a", "no2": "yes", "1": "b"}
+
+
+def test_a_word_for_true_is_no_hint_at_a_password(file: Path) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load([file], {"kafka.sasl_plain_password": True}, {})
+    assert "yes" not in str(refused.value) and "true" not in str(refused.value).lower()
+
+
+def test_decoding_has_its_bounds_as_settings(file: Path) -> None:
+    decode = load([file], {}, {}).decode_spec()
+    assert (decode.value_abs_max, decode.series_bytes_max, decode.record_bytes_max) == (1e30, 256, 1 << 20)
+    assert (decode.series, decode.ts) == (None, None)
+    changed = load([file], {"decode.value_abs_max": "1e300", "decode.series_bytes_max": 1000}, {}).decode_spec()
+    assert (changed.value_abs_max, changed.series_bytes_max) == (1e300, 1000)
+    for bad in ({"decode.value_abs_max": 0}, {"decode.value_abs_max": "inf"}, {"decode.series_bytes_max": 0}):
+        with pytest.raises(ConfigError, match="decode"):
+            load([file], bad, {})

@@ -35,7 +35,14 @@ def fed(names: list[str], steps: int = 80) -> WorkerObserver:
     values[rng.random(values.shape) < 0.1] = np.nan
     ts = START + 1000 * (np.arange(count) // len(names))
     batch = TickBatch(
-        [], np.zeros(count, np.int32), np.arange(count), ts, series, ts, values, np.full(count, -1, dtype=np.int16)
+        [],
+        np.zeros(count, np.int32),
+        np.arange(count),
+        ts,
+        series,
+        1000 * ts,
+        values,
+        np.full(count, -1, dtype=np.int16),
     )
     observer.assigned(0, 0, 0)
     outputs = engine.process(batch)
