@@ -3,8 +3,10 @@ from __future__ import annotations
 import base64
 import json
 import math
+import random
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
@@ -244,6 +246,20 @@ def test_a_java_producer_writes_its_milliseconds_as_a_double() -> None:
 def test_pythons_seconds_keep_their_microsecond(us: int) -> None:
     stamp = datetime.fromtimestamp(us // 10**6, UTC).replace(microsecond=us % 10**6).timestamp()
     assert us_of(json.dumps(stamp), "s") == us
+
+
+def test_seconds_near_a_microsecond_are_on_the_side_that_is_written() -> None:
+    """Where a double is the same for what is just below and just above."""
+    rng = random.Random(5)
+    texts = []
+    for _ in range(5000):
+        us = rng.randrange(10**15, 4 * 10**15)
+        finer = rng.choice(["9" * rng.randrange(1, 8), "0" * rng.randrange(1, 8) + "1", "5", "12", "88", "4999"])
+        texts += [repr(us / 1e6 + rng.random() * 1e-6), f"{us // 10**6}.{us % 10**6:06d}{finer}", f"{us / 1e15!r}E9"]
+    records = [Plain(b'{"series":"p","ts":%s,"values":{"temp":1}}' % text.encode()) for text in texts]
+    batch, refused = Decoder(SPEC, DecodeSpec(ts_unit="s")).decode(records)
+    assert refused == []
+    assert batch.ts_us.tolist() == [math.floor(Fraction(Decimal(text)) * 10**6) for text in texts]
 
 
 @settings(deadline=None)
