@@ -89,7 +89,6 @@ class Worker:
         self.engine = Engine(self.spec)
         self.snapshots = Snapshots(self.engine)
         self.decoder = Decoder(self.spec, settings.decode_spec())
-        observer.watch(self.decoder, self.engine.front)
         self.unreadable = UnreadablePartitions(transport, settings.input, settings.batch_records_max)
         self.follower: ModelsFollower | None = None
         self.pump: Pump | None = None
@@ -134,6 +133,7 @@ class Worker:
             self._limit.reschedule(asyncio.get_running_loop().time() + self._end.remaining_s() - closing_s)
 
     async def _run(self) -> None:
+        self.observer.watch(self.decoder, self.engine.front)
         await self._check_topics()
         self.follower = ModelsFollower(self.transport, self.settings.topics.models)
         await self.follower.start()
