@@ -81,7 +81,7 @@ class Accounts:
 def run(options: Options) -> Accounts:
     """Reads, runs, scores, prints, writes; returns where the rows went. Raises InputError."""
     torch.set_num_threads(1)
-    begin = time.perf_counter()
+    began_s = time.perf_counter()
     stream = read(options)
     spec, channels = stream.spec, stream.spec.channels
     steps = layout(stream)
@@ -147,7 +147,7 @@ def run(options: Options) -> Accounts:
         "notes": accounts.notes,
         "unscaled": scale.still,
         "swaps": [result.swaps for result in results],
-        "wall_s": round(time.perf_counter() - begin, 2),
+        "wall_s": round(time.perf_counter() - began_s, 2),
         "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
     }
     if options.json_out:

@@ -31,7 +31,6 @@ from streamrnn.stream.snapshot import Snapshots
 from streamrnn.transports.base import LONG_AGO_S, Sink, clock_s
 from streamrnn.transports.changelog import (
     CHECKPOINT,
-    CLOCKS_MAX,
     SERIES,
     Checkpoint,
     History,
@@ -39,6 +38,7 @@ from streamrnn.transports.changelog import (
     layout_key,
     series_key,
     weights_at,
+    with_clock,
 )
 
 # Rows that a batch permits at least; one of more records permits as many as it has records.
@@ -205,7 +205,7 @@ class Checkpointer:
             offset=position,
             log_time_ms=front.log_time_ms(partition),
             swaps=(),
-            clocks=((position, front.clock(partition)), *known.written.clocks)[:CLOCKS_MAX],
+            clocks=with_clock(known.written.clocks, position, front.clock(partition)),
         )
         known.cycle = _Cycle(begin, self._engine.table.changed_rows(partition))
         return True

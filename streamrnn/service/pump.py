@@ -764,7 +764,10 @@ class Pump:
             owned = _Owned(position, emit_from, known.offset if known is not None else -1, serving)
             if owned.committed > emit_from:
                 owned.committed = -1  # of a topic that is no more
-            begun = Checkpoint(self._source.topic, position, serving, None, life, input_id=self._input_id)
+            # The log's clock begins with the life of the partition's state.
+            begun = Checkpoint(
+                self._source.topic, position, serving, None, life, input_id=self._input_id, clocks=((position, b""),)
+            )
             self._checkpointer.begin(partition, begun, begun.history(), end, strays)
             self._ready.append(self._checkpointer.start(partition))
             if lost:

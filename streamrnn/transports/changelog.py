@@ -42,8 +42,11 @@ Life = Annotated[int, Meta(ge=0, lt=1 << 32)]
 TopicId = Annotated[str, Meta(max_length=64)]
 Instant = Annotated[int, Meta(ge=-(1 << 62), le=1 << 62)]
 
-# So many checkpoints' clocks are kept.
-CLOCKS_MAX = 8
+# So many checkpoints' clocks are kept: the newest, the oldest, and those between that lie evenly on a logarithmic scale.
+CLOCKS_MAX = 10
+
+# A log's clock (`kernels.logclock`) at an input offset; newest first.
+Clocks = tuple[tuple[int, bytes], ...]
 
 # Which weights were in use from which input offset on, oldest first; never empty.
 History = tuple[tuple[int, str], ...]
@@ -85,6 +88,17 @@ class Checkpoint(msgspec.Struct, forbid_unknown_fields=False):
 
     def history(self) -> History:
         return (self.offset, self.weights), *self.swaps
+
+
+def with_clock(clocks: Clocks, offset: int, clock: bytes) -> Clocks:
+    """The clocks with a newer one, CLOCKS_MAX of them at most: a replay from any of them takes at most about twice as long
+    as one from exactly where it has to begin."""
+    kept = [(offset, clock), *clocks]
+    while len(kept) > CLOCKS_MAX:
+        ages = [1 + offset - at for at, _ in kept]
+        crowded = min(range(1, len(kept) - 1), key=lambda i: ages[i + 1] / ages[i - 1])
+        del kept[crowded]
+    return tuple(kept)
 
 
 class _Version(msgspec.Struct):

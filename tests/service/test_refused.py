@@ -153,7 +153,7 @@ def test_an_event_time_that_no_record_can_carry_gives_way_to_the_present() -> No
         chosen.stream_spec(), "ticks", "f", "i", "d", lambda partition: pytest.fail(), RefusedOutputs(Seen()), "event"
     )
     times = np.array([-1, 0, START, 253_402_300_799_999, 253_402_300_800_000, 2**62], dtype=np.int64)
-    assert publisher._times(times, 7) == [7, 0, START, 253_402_300_799_999, 7, 7]
+    assert publisher._times(np.minimum(times, 2**62 // 1000) * 1000, 7) == [7, 0, START, 253_402_300_799_999, 7, 7]
 
 
 # ── dead letters that are refused themselves ─────────────────────────────────────────────────────────────────────────
