@@ -89,8 +89,9 @@ def test_a_channel_in_another_unit_gives_the_same_numbers_in_that_unit(
     values = shown(np.random.default_rng(seed))
     factor = 2.0 ** np.array(powers)
     plain, other = outputs(values, served), outputs(values * factor, served)
-    assert np.array_equal(plain.forecasts.mean * factor[:, None], other.forecasts.mean)
-    assert np.array_equal(plain.forecasts.quantiles * factor[:, None, None], other.forecasts.quantiles)
+    assert np.array_equal(plain.forecasts.mean * factor[:, None], other.forecasts.mean, equal_nan=True)
+    quantiles = plain.forecasts.quantiles * factor[:, None, None]
+    assert np.array_equal(quantiles, other.forecasts.quantiles, equal_nan=True)
     for name in ("values", "lower", "upper"):
         once, again = getattr(plain.imputations, name), getattr(other.imputations, name)
         assert np.array_equal(once * factor, again, equal_nan=True)
@@ -101,10 +102,11 @@ def test_picofarad_wei_and_degrees_alike(factor: float) -> None:
     """To the 8 bits that an interval's half width is kept in; a hit at the very edge may fall either way."""
     values = shown(np.random.default_rng(9))
     plain, other = outputs(values, True).forecasts, outputs(values * factor, True).forecasts
+    some = ~np.isnan(plain.mean)
     wide, wide_other = np.ptp(plain.quantiles, axis=2), np.ptp(other.quantiles, axis=2) / factor
-    assert (np.abs(other.mean / factor - plain.mean) <= 0.05 * wide + 1e-6 * np.abs(plain.mean)).all()
-    assert np.median(np.abs(wide_other - wide) / np.maximum(wide, 1e-9)) < 0.01
-    assert np.isfinite(other.quantiles).all()
+    assert (np.abs(other.mean / factor - plain.mean)[some] <= (0.05 * wide + 1e-6 * np.abs(plain.mean))[some]).all()
+    assert np.median((np.abs(wide_other - wide) / np.maximum(wide, 1e-9))[some]) < 0.01
+    assert np.isfinite(np.moveaxis(other.quantiles, 2, -1)[some]).all()
 
 
 def test_a_capacity_of_thirty_femtofarad_has_an_interval_of_its_noise() -> None:
