@@ -275,6 +275,8 @@ def serve(stream: Stream, batch: TickBatch, steps: Steps, options: Options, seed
     rows = np.searchsorted(steps.rows, steps.step)
     row_of_tick = np.zeros(len(batch), dtype=np.int64)
     row_of_tick[steps.tick[steps.real]] = rows[steps.real]
+    every_row = options.score_rows is None or options.forecasts_out is not None
+    scored_until = len(steps.rows) if every_row or options.score_rows is None else options.score_rows[1]
     for begin, end in _stretches(np.maximum.accumulate(row_of_tick), options.train_every):
         part = take(batch, slice(begin, end))
         outputs = engine.process(part)
@@ -286,12 +288,14 @@ def serve(stream: Stream, batch: TickBatch, steps: Steps, options: Options, seed
             result.documents += encoder.forecasts(outputs.forecasts, part)
         if learner is not None:
             learner.feed(part)
-            if end < len(batch) and learner.ready():  # what is learnt from the last rows would serve none
+            # What is learnt from the last rows would serve none; what is learnt behind the scored rows changes no score.
+            newest = int(row_of_tick[begin:end].max())
+            if end < len(batch) and newest < scored_until and learner.ready():
                 done = learner.round()
                 if done.network is not None and done.candidate is not None:
                     skill = np.array(done.candidate.skill(), dtype=np.float32)
                     engine.load(done.network, f"round-{done.number}", skill)
-                    result.swaps.append(int(row_of_tick[begin:end].max()) + 1)
+                    result.swaps.append(newest + 1)
         tell(end)
     result.open_rows = engine.front.ticks_held
     return result
