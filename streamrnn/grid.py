@@ -10,14 +10,14 @@ Event time is a series' own: the newest `ts` it has shown. No clock decides anyt
    ticks of equal time are different events, unless `duplicates: refuse`: then the same channel at the same `ts` is one.
 4. `within: one` without lateness: a wide tick closes its step at once; long ticks (and wide ones with `complete: channels`)
    close it when every channel has come or a later step begins. Otherwise a step closes when the series' event time has
-   passed its end by the lateness. An irregular step ends right behind its own time.
+   passed its end by the lateness. An irregular step ends right after its own time.
 5. Steps close in order. Steps between that nothing filled are gaps: they are filled when the later step closes, at most
    `gap_max` of them for one silence; the rest are skipped and counted.
 6. A series is silent when the log shows no record of it while the log's own time (`kernels.logclock`) goes on by
    `idle_after`. Its gaps are then filled *ahead*, on its own clock: what is sent is computed on a copy of its state, which
    itself does not move. So no record of one series ever costs another one a tick: whatever comes later is accepted as if
    nothing had been filled. Then the series rests until it speaks again. Steps that were filled ahead are not sent a second
-   time when they close, unless a tick has come for one of them: that one, and those behind it, are sent as they are now.
+   time when they close, unless a tick has come for one of them: that one, and those after it, are sent as they are now.
 7. Irregular: every time is a step of its own, its number is its `ts`; neither gaps nor silence.
 
 Values of a step are combined in the order of `ts` (of arrival where times are equal), and sums are exactly rounded
@@ -79,7 +79,7 @@ class StepList:
 
 @dataclass(frozen=True, slots=True)
 class Silence:
-    """A series fell silent: the tick that shows it, and the steps behind `shown` up to `until` to be filled ahead."""
+    """A series fell silent: the tick that shows it, and the steps after `shown` up to `until` to be filled ahead."""
 
     row: int
     tick: int

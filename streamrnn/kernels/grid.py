@@ -88,7 +88,7 @@ class FrameList(NamedTuple):
 
 
 class Silences(NamedTuple):
-    """Series that fell silent: row, the tick that shows it, the steps behind `shown` up to `until` that are filled ahead."""
+    """Series that fell silent: row, the tick that shows it, the steps after `shown` up to `until` that are filled ahead."""
 
     row: I32
     tick: I64
