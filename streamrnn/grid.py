@@ -13,12 +13,14 @@ Event time is a series' own: the newest `ts` it has shown. No clock decides anyt
    passed its end by the lateness. An irregular step ends right after its own time.
 5. Steps close in order. Steps between that nothing filled are gaps: they are filled when the later step closes, at most
    `gap_max` of them for one silence; the rest are skipped and counted.
-6. A series is silent when the log shows no record of it while the log's own time (`kernels.logclock`) goes on by
-   `idle_after`. Its gaps are then filled *ahead*, on its own clock: what is sent is computed on a copy of its state, which
-   itself does not move. So no record of one series ever costs another one a tick: whatever comes later is accepted as if
-   nothing had been filled. Then the series rests until it speaks again. Steps that were filled ahead are not sent a second
-   time when they close, unless a tick has come for one of them: that one, and those after it, are sent as they are now.
-7. Irregular: every time is a step of its own, its number is its `ts`; neither gaps nor silence.
+6. A series is silent when two others, by clocks that agree with its own, show that `idle_after` has passed since its last
+   record (`kernels.logclock`). Its gaps are then filled *ahead*, on its own clock: what is sent is computed on a copy of
+   its state, which itself does not move. So no record of one series ever costs another one a tick: whatever comes later is
+   accepted as if nothing had been filled. Then the series rests until it speaks again. Steps that were filled ahead are
+   not sent a second time when they close, unless a tick has come for one of them: that one, and those after it, are sent
+   as they are now.
+7. Irregular: every time is a step of its own, its number is its `ts` (records of one time make one step by the same rules);
+   neither gaps nor silence.
 
 Values of a step are combined in the order of `ts` (of arrival where times are equal), and sums are exactly rounded
 (`math.fsum`), so that the order of arrival inside the lateness changes nothing, not even the last bit.
@@ -34,7 +36,6 @@ import numpy as np
 from streamrnn.kernels.grid import (
     ACCEPTED,
     AWAKE,
-    DUE_UNKNOWN,
     DUPLICATE,
     FALLS_SILENT,
     LATE,
@@ -48,7 +49,7 @@ from streamrnn.kernels.grid import (
     Ticks,
     implausible,
 )
-from streamrnn.kernels.logclock import hear
+from streamrnn.kernels.logclock import hear, silent_for_ms, time_ms
 from streamrnn.records import F64, I16, KIND_GAP, KIND_IDLE, KIND_TICK, Reason
 from streamrnn.spec import StreamSpec
 
@@ -134,20 +135,18 @@ class GridReference:
             if status == ACCEPTED:
                 # The restored state of a row that is ahead has the tick already; the log's clock has not heard it.
                 status = REPLAYED if replayed else self._admit(state, row, ts, values[i], int(channel[i]))
-            now = int(state.clock[p, 0])
+            moved = False
             if record_ms >= 0:
-                now = hear(state.clock[p], state.identity[row], record_ms, self._rules.idle_after_ms)
+                moved = hear(state.clock[p], state.identity[row], record_ms, self._rules.idle_after_ms)
             ticks.status[i] = status
             if not replayed:
-                state.heard_ms[row] = now
+                state.heard_at[row], state.heard_ms[row] = state.clock[p, 0], record_ms
             if status == ACCEPTED:
                 state.last_us[row] = max(int(state.last_us[row]), ts)
                 state.resting[row] = AWAKE
                 done.skipped += self._close(state, row, done.frames, i)
-            if self._rules.fills_ahead:
-                if now >= state.due_ms[p]:
-                    state.due_ms[p] = self._find_silent(state, rows, p, now, i, int(ticks.offset[i]), done.silent)
-                state.due_ms[p] = min(int(state.due_ms[p]), now + self._rules.idle_after_ms)
+            if moved and self._rules.fills_ahead:
+                self._find_silent(state, rows, p, i, int(ticks.offset[i]), done.silent)
             done.consumed += 1
         return done
 
@@ -159,9 +158,9 @@ class GridReference:
         steps = self.open_steps.get(row, {})
         held = steps.get(step, [])
         for other_ts, other_channel, other_values in held:
-            if self._overlap(channel, values, other_channel, other_values) and (
-                spec.within == "one" or (ts == other_ts and spec.duplicates == "refuse")
-            ):
+            if spec.within != "one" and (spec.duplicates == "keep" or ts != other_ts):
+                continue
+            if self._overlap(channel, values, other_channel, other_values):
                 return DUPLICATE
         if sum(len(ticks) for ticks in steps.values()) >= spec.pending_max:
             return PENDING_FULL
@@ -203,8 +202,6 @@ class GridReference:
     def _closes(self, step: int, held: list[Held], event_us: int) -> bool:
         spec = self.spec
         if spec.within == "one" and spec.lateness_ms == 0:
-            if spec.irregular:
-                return True
             if spec.complete == "record" and any(channel < 0 for _, channel, _ in held):
                 return True
             named = np.zeros(len(self._missing), dtype=np.bool_)
@@ -250,20 +247,19 @@ class GridReference:
 
     # ── silence ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _find_silent(
-        self, state: GridState, rows: int, p: int, now_ms: int, tick: int, offset: int, found: list[Silence]
-    ) -> int:
+    def _find_silent(self, state: GridState, rows: int, p: int, tick: int, offset: int, found: list[Silence]) -> None:
         """See kernels.grid.find_silent; open steps are filled ahead, too."""
-        due = DUE_UNKNOWN
+        clock, idle_after_ms = state.clock[p], self._rules.idle_after_ms
+        reached_ms = time_ms(clock)
         for row in np.flatnonzero(state.partition[:rows] == p).tolist():
             last = max(int(state.last_step[row]), max(self.open_steps.get(row, {}), default=NEVER))
             if state.resting[row] != AWAKE or last <= NEVER:
                 continue
-            if state.heard_ms[row] <= NEVER:
-                state.heard_ms[row] = now_ms
-            passed_ms = now_ms - int(state.heard_ms[row])
-            if passed_ms < self._rules.idle_after_ms or state.applied[row] > offset:
-                due = min(due, int(state.heard_ms[row]) + self._rules.idle_after_ms)
+            heard_ms = int(state.heard_ms[row])
+            if reached_ms - heard_ms < idle_after_ms or heard_ms < 0 or state.applied[row] > offset:
+                continue
+            passed_ms = silent_for_ms(clock, state.identity[row], state.heard_at[row], heard_ms, idle_after_ms)
+            if passed_ms < 0:
                 continue
             until = min(
                 self._grid.index(int(state.last_us[row]) + min(passed_ms, PASSED_MAX_MS) * 1000) - 1,
@@ -276,7 +272,6 @@ class GridReference:
                 state.resting[row] = FALLS_SILENT
             else:
                 state.resting[row] = RESTS
-        return due
 
     def ahead(self, state: GridState, silence: Silence, slot: int, out: StepList) -> None:
         """The frames of a silent series up to `until`, for a copy of its row at `slot`; nothing of the series moves."""

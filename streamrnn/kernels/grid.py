@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from streamrnn.kernels import compiled
-from streamrnn.kernels.logclock import hear
+from streamrnn.kernels.logclock import hear, silent_for_ms, time_ms
 from streamrnn.kernels.steps import index_of, start_of
 from streamrnn.records import F64, I32, I64, KIND_GAP, KIND_TICK, U8
 
@@ -21,7 +21,6 @@ ACCEPTED, LATE, DUPLICATE, FUTURE, PENDING_FULL, IMPLAUSIBLE = range(6)
 REPLAYED = 6  # the row's state is from after this record already (a restored one, during the silent replay)
 
 NEVER = np.iinfo(np.int64).min // 4  # far enough from the edge that sums with it do not overflow
-DUE_UNKNOWN = 2**62
 # Longer than any span of time that means something, and short enough that its microseconds do not overflow.
 PASSED_MAX_MS = 1 << 50
 # A row's `resting`: its silence was noticed (its gaps were filled ahead), or is to be filled at the end of this stretch.
@@ -47,20 +46,19 @@ class GridState(NamedTuple):
     """Views of the table's columns that belong to the grid ([row]), and each partition's clock ([partition]).
 
     `last_step` is the newest step that is closed, `previewed` the newest whose outputs were sent ahead of it, `last_us` the
-    series' event time, `heard_ms` the log's time at its last record. `due_ms` is a lower bound of the log's time at which
-    some series of the partition falls silent.
+    series' event time, `heard_at` and `heard_ms` say which record of the partition was its last, and that one's own time.
     """
 
     partition: I32
     identity: I64
     last_step: I64
     last_us: I64
+    heard_at: I64
     heard_ms: I64
     previewed: I64
     resting: U8
     applied: I64
     clock: I64
-    due_ms: I64
 
 
 class Ticks(NamedTuple):
@@ -193,13 +191,14 @@ def align(
             # Nothing of this tick has been done: the caller comes back with an empty (or larger) output.
             return i - begin, written, skipped, silent, False
 
-        now = state.clock[p, 0]
+        moved = False
         if ticks.record_ms[i] >= 0:
-            now = hear(state.clock[p], state.identity[s], ticks.record_ms[i], rules.idle_after_ms)
+            moved = hear(state.clock[p], state.identity[s], ticks.record_ms[i], rules.idle_after_ms)
         ticks.status[i] = status
         ticks.closed[i] = last
         if not replayed:
-            state.heard_ms[s] = now
+            state.heard_at[s] = state.clock[p, 0]
+            state.heard_ms[s] = ticks.record_ms[i]
         if status == ACCEPTED:
             for k in range(fill):
                 out.slot[written] = s
@@ -221,10 +220,8 @@ def align(
             state.last_us[s] = max(state.last_us[s], t)
             state.previewed[s] = min(state.previewed[s], step - 1)
             state.resting[s] = AWAKE
-        if rules.fills_ahead:
-            if now >= state.due_ms[p]:
-                silent, state.due_ms[p] = find_silent(p, now, i, ticks.offset[i], rows, rules, state, found, silent)
-            state.due_ms[p] = min(state.due_ms[p], now + rules.idle_after_ms)
+        if moved and rules.fills_ahead:
+            silent = find_silent(p, i, ticks.offset[i], rows, rules, state, found, silent)
         i += 1
     return i - begin, written, skipped, silent, False
 
@@ -232,7 +229,6 @@ def align(
 @compiled
 def find_silent(
     p: int,
-    now_ms: int,
     tick: int,
     offset: int,
     rows: int,
@@ -240,18 +236,19 @@ def find_silent(
     state: GridState,
     found: Silences,
     silent: int,
-) -> tuple[int, int]:
-    """Notes the series of partition p that are silent at this time of the log, and how far their gaps are filled ahead: on
-    their own clock. Returns (how many are noted by now, when the next one is due)."""
-    due = DUE_UNKNOWN
+) -> int:
+    """Notes the series of partition p that are silent by now, and how far their gaps are filled ahead: on their own clock.
+    Returns how many are noted by now."""
+    clock = state.clock[p]
+    reached_ms = time_ms(clock)
     for r in range(rows):
         if state.partition[r] != p or state.resting[r] != AWAKE or state.last_step[r] <= NEVER:
             continue
-        if state.heard_ms[r] <= NEVER:
-            state.heard_ms[r] = now_ms  # a state from before the log's time was kept
-        passed_ms = now_ms - state.heard_ms[r]
-        if passed_ms < rules.idle_after_ms or state.applied[r] > offset:
-            due = min(due, state.heard_ms[r] + rules.idle_after_ms)
+        # Not yet, or nothing is known of it: no record had a time, or the state is from before such were kept.
+        if reached_ms - state.heard_ms[r] < rules.idle_after_ms or state.heard_ms[r] < 0 or state.applied[r] > offset:
+            continue
+        passed_ms = silent_for_ms(clock, state.identity[r], state.heard_at[r], state.heard_ms[r], rules.idle_after_ms)
+        if passed_ms < 0:
             continue
         last = state.last_step[r]
         at = state.last_us[r] + min(passed_ms, PASSED_MAX_MS) * 1000
@@ -268,7 +265,7 @@ def find_silent(
             state.resting[r] = FALLS_SILENT
         else:
             state.resting[r] = RESTS
-    return silent, due
+    return silent
 
 
 @compiled

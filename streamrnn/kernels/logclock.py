@@ -1,20 +1,26 @@
-"""How much time has passed in a partition's log, by the records' own timestamps, whoever's clock is wrong.
+"""Whether a series is silent: what a partition's log shows of time, by the records' own timestamps, whoever's clock is wrong.
 
-A series is silent when the log shows no record of it while the log's time goes on. That time must not be any single
-producer's: a clock may be hours ahead, jump once, run at ten times the speed (a backlog that is uploaded), or stand still.
-So some series are *witnesses*. Each has a time of its own that moves by how far its record timestamps move, so that a
-constant error of its clock does not matter. The log's time is what two witnesses have both reached: the second largest of
-their times. When a witness speaks, what it was ahead of the log's time is forgotten, and one record moves it by less than
-`idle_after`: no single series and no single record can make another one look silent.
+A series is silent when records of others show that time went on by `idle_after` since its last one. No single producer may decide
+that: a clock may be hours ahead, jump once, run at a hundred times the speed (a backlog that is uploaded), or stand still. So
+some series are *witnesses*, and two of them have to agree. A witness counts for a series only if
 
-The log's time depends on the records alone, and on nothing that is kept per series: a replay from any offset at which the
-clock was written down repeats it exactly. So witnesses are few. Any series becomes one where a place is free. A witness that
+- when the series last spoke, the witness' record time was near the series' own (their clocks agree; hours apart is another
+  clock, or a backlog), and
+- since then it has moved by `idle_after`, and is by `idle_after` ahead of the series' last record time. A backlog that catches
+  up never is: its times end at the present, where the series still speaks.
+
+A witness' time is what its two newest records have both reached: one record that is hours ahead moves nothing.
+
+All of it depends on the records alone, and on nothing that is kept per series: a replay from any offset at which the clock
+was written down repeats it exactly. So witnesses are few. Any series becomes one where a place is free. A witness that
 does not speak within its patience (counted in records of the partition) leaves its place to the next newcomer. Patience
 differs by powers of two from place to place, so that series that speak every few records and series that speak every hundred
 thousand both find one that waits long enough; who has come back once is waited for eight times as long as it took.
 
-A clock is one row of `CLOCK` words: time, records, newcomers, then for each witness its series (`identity`), record timestamp,
-time, the record it last spoke at, patience. Times are milliseconds. A fresh row is all zeros.
+A clock is one row of `CLOCK` words: records so far, newcomers so far, then for each witness its series (`identity`, 0: a
+free place), newest record time, the time that two records have reached, the record it last spoke at, its patience, and
+SAMPLES pairs of (record, time), newest first: where in the log it had come to which time. Times are milliseconds. A fresh
+row is all zeros.
 """
 
 from __future__ import annotations
@@ -24,59 +30,119 @@ import numpy as np
 from streamrnn.kernels import compiled
 from streamrnn.records import I64
 
-WITNESSES = 12
-WORDS = 5
-CLOCK = 3 + WORDS * WITNESSES
-PATIENCE, PATIENCES = 1024, 10  # the least, and how many powers of two there are
+WITNESSES = 8
+# Samples lie a quarter of `idle_after` apart, so they reach back as far as is asked for.
+SAMPLES, SPACING = 8, 4
+FIRST = 2
+NEWEST, REACHED, SPOKE, PATIENCE, SAMPLE = range(1, 6)
+WORDS = SAMPLE + 2 * SAMPLES
+CLOCK = FIRST + WORDS * WITNESSES
+PATIENCE_LEAST, PATIENCES = 1024, 10  # in records, and how many powers of two there are
 COMES_BACK = 8
+# How far the clocks of a series and its witness may be apart, in `idle_after`: a witness that speaks seldom is late.
+LATE, EARLY = 3, 1
 
 
 @compiled
-def hear(clock: I64, identity: int, record_ms: int, idle_after_ms: int) -> int:
-    """Takes one record of a series with a timestamp (not below 0); returns the log's time. `identity` is never 0."""
-    clock[1] += 1
-    count = clock[1]
-    if count == 1:
-        clock[0] = record_ms
-    now = clock[0]
+def hear(clock: I64, identity: int, record_ms: int, idle_after_ms: int) -> bool:
+    """Takes one record of a series with a timestamp (not below 0); `identity` is never 0. Returns whether a witness has
+    moved so far that silent series are to be looked for."""
+    clock[0] += 1
+    count = clock[0]
     place, free, waited = -1, -1, 0
     for w in range(WITNESSES):
-        at = 3 + WORDS * w
+        at = FIRST + WORDS * w
         if clock[at] == identity:
             place = at
             break
         if clock[at] == 0:
             if waited < 1 << 60:
                 free, waited = at, 1 << 60
-        elif count - clock[at + 3] - clock[at + 4] > waited:
-            free, waited = at, count - clock[at + 3] - clock[at + 4]
-    if place >= 0:
-        moved = record_ms - clock[place + 1]
-        if moved > 0:
-            clock[place + 1] = record_ms
-            clock[place + 2] = min(clock[place + 2], now) + min(moved, idle_after_ms - 1)
-        elif moved < -idle_after_ms:
-            clock[place + 1] = record_ms  # its clock was put back
-        clock[place + 4] = max(clock[place + 4], COMES_BACK * (count - clock[place + 3]))
-        clock[place + 3] = count
-    elif free >= 0:
-        clock[free], clock[free + 1], clock[free + 2], clock[free + 3] = identity, record_ms, now, count
-        clock[free + 4] = PATIENCE << (clock[2] % PATIENCES)
-        clock[2] += 1
-        return int(now)
+        elif count - clock[at + SPOKE] - clock[at + PATIENCE] > waited:
+            free, waited = at, count - clock[at + SPOKE] - clock[at + PATIENCE]
+    if place < 0:
+        if free >= 0:
+            clock[free : free + WORDS] = 0
+            clock[free], clock[free + NEWEST], clock[free + REACHED], clock[free + SPOKE] = (
+                identity,
+                record_ms,
+                record_ms,
+                count,
+            )
+            clock[free + PATIENCE] = PATIENCE_LEAST << (clock[1] % PATIENCES)
+            clock[free + SAMPLE], clock[free + SAMPLE + 1] = count, record_ms
+            clock[1] += 1
+        return False
+    both = min(clock[place + NEWEST], record_ms)
+    highest = max(clock[place + NEWEST], record_ms)
+    clock[place + NEWEST] = record_ms
+    clock[place + PATIENCE] = max(clock[place + PATIENCE], COMES_BACK * (count - clock[place + SPOKE]))
+    clock[place + SPOKE] = count
+    if highest < clock[place + REACHED] - idle_after_ms:  # its clock was put back: what it has shown counts no more
+        clock[place + SAMPLE : place + WORDS] = 0
+        clock[place + REACHED] = both
+    elif both > clock[place + REACHED]:
+        clock[place + REACHED] = both
     else:
-        return int(now)
-    first, second = now, now
+        return False
+    if both - clock[place + SAMPLE + 1] < idle_after_ms // SPACING and clock[place + SAMPLE] > 0:
+        return False
+    for k in range(WORDS - 1, SAMPLE + 1, -1):
+        clock[place + k] = clock[place + k - 2]
+    clock[place + SAMPLE], clock[place + SAMPLE + 1] = count, both
+    return True
+
+
+@compiled
+def silent_for_ms(clock: I64, identity: int, spoke: int, record_ms: int, idle_after_ms: int) -> int:
+    """How long a series has been silent by the word of two witnesses, or -1. Its last record was number `spoke` of the
+    partition (`clock[0]` then) and had the time `record_ms`."""
+    first, second = -1, -1
     for w in range(WITNESSES):
-        at = 3 + WORDS * w
+        at = FIRST + WORDS * w
+        if clock[at] == 0 or clock[at] == identity:
+            continue
+        now = clock[at + REACHED]
+        if now - record_ms < idle_after_ms:
+            continue
+        # Where the witness was when the series last spoke: its newest sample before that.
+        before, after = 0, 0
+        for k in range(at + SAMPLE, at + WORDS, 2):
+            if clock[k] == 0:
+                break
+            if clock[k] <= spoke:
+                before = k
+                break
+            after = k
+        if before == 0 and clock[at + WORDS - 2] == 0:
+            before = after  # it came later than the series' last record: its first sample
+        if before == 0:
+            continue  # it has come so far since that nothing is known of then
+        if not record_ms - LATE * idle_after_ms <= clock[before + 1] <= record_ms + EARLY * idle_after_ms:
+            continue
+        moved = now - clock[before + 1]
+        if moved < idle_after_ms:
+            continue
+        passed = min(moved, now - record_ms)
+        if passed > first:
+            first, second = passed, first
+        elif passed > second:
+            second = passed
+    return int(second)
+
+
+@compiled
+def time_ms(clock: I64) -> int:
+    """The time that two witnesses have reached, for people and for rough measures; -1 while there are not two."""
+    first, second = -1, -1
+    for w in range(WITNESSES):
+        at = FIRST + WORDS * w
         if clock[at] != 0:
-            reached = clock[at + 2]
+            reached = clock[at + REACHED]
             if reached > first:
-                second = first
-                first = reached
+                first, second = reached, first
             elif reached > second:
                 second = reached
-    clock[0] = second
     return int(second)
 
 

@@ -15,7 +15,7 @@ import xxhash
 from streamrnn.calendar import milliseconds, zone_offsets
 from streamrnn.grid import STATUS_REASONS, GridReference, Held, Silence, StepList
 from streamrnn.kernels import features, grid
-from streamrnn.kernels.logclock import CLOCK, fresh_clocks
+from streamrnn.kernels.logclock import CLOCK, fresh_clocks, time_ms
 from streamrnn.kernels.steps import local_times
 from streamrnn.records import F32, F64, I16, I32, I64, U8, Bool, Reason, TickBatch
 from streamrnn.spec import StreamSpec
@@ -28,6 +28,7 @@ def grid_fields() -> list[Field]:
     return [
         Field("last_step", (), np.int64, fill=grid.NEVER),
         Field("last_us", (), np.int64, fill=grid.NEVER),
+        Field("heard_at", (), np.int64, fill=grid.NEVER),
         Field("heard_ms", (), np.int64, fill=grid.NEVER),
         Field("previewed", (), np.int64, fill=grid.NEVER),
         Field("resting", (), np.uint8),
@@ -120,7 +121,6 @@ class FrontEnd:
         # Wide ticks, each a whole step, nothing held back: the compiled grid serves them.
         self._plain = spec.lateness_ms == 0 and spec.within == "one" and spec.complete == "record"
         self._clock: I64 = fresh_clocks(16)
-        self._due_ms: I64 = np.full(16, grid.DUE_UNKNOWN, dtype=np.int64)
         self._capacity = 4096
 
     def series_name(self, slot: int) -> str:
@@ -130,10 +130,9 @@ class FrontEnd:
         return name
 
     def log_time_ms(self, partition: int) -> int | None:
-        """The time of a partition's log (see `kernels.logclock`), None before its first record."""
-        if partition >= len(self._clock) or not self._clock[partition, 1]:
-            return None
-        return int(self._clock[partition, 0])
+        """The time that two series of a partition have reached (see `kernels.logclock`), None before there are two."""
+        reached_ms = time_ms(self._clock[partition]) if partition < len(self._clock) else -1
+        return reached_ms if reached_ms >= 0 else None
 
     # ── for snapshots ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -144,11 +143,10 @@ class FrontEnd:
         return clock.tobytes()
 
     def restore_clock(self, partition: int, clock: bytes) -> None:
-        """Sets the clock of a partition's log as it was at its checkpoint; who falls silent when is looked up anew. A clock
+        """Sets the clock of a partition's log as it was at its checkpoint. A clock
         of another size (none was written, or by another version) begins anew."""
         self._room_for_partitions(np.array([partition], dtype=np.int32))
         self._clock[partition] = np.frombuffer(clock, dtype="<i8") if len(clock) == 8 * CLOCK else 0
-        self._due_ms[partition] = grid.NEVER
 
     @property
     def holds(self) -> bool:
@@ -213,7 +211,6 @@ class FrontEnd:
             self._reference.forget(row)
         if partition < len(self._clock):
             self._clock[partition] = 0
-            self._due_ms[partition] = grid.DUE_UNKNOWN
         self.places.forget(partition)
         return self.table.drop(partition)
 
@@ -274,7 +271,6 @@ class FrontEnd:
         if highest >= len(self._clock):
             extra = max(highest + 1 - len(self._clock), len(self._clock))
             self._clock = np.concatenate([self._clock, fresh_clocks(extra)])
-            self._due_ms = np.concatenate([self._due_ms, np.full(extra, grid.DUE_UNKNOWN, dtype=np.int64)])
 
     def _identify(self, slot: I32) -> None:
         """Gives series that speak for the first time since they have their rows the number that clocks know them by."""
@@ -290,8 +286,8 @@ class FrontEnd:
     def _state(self) -> grid.GridState:
         columns, table = self.table.columns, self.table
         return grid.GridState(
-            table.partition, table.identity, columns["last_step"], columns["last_us"], columns["heard_ms"],
-            columns["previewed"], columns["resting"], columns["applied"], self._clock, self._due_ms,
+            table.partition, table.identity, columns["last_step"], columns["last_us"], columns["heard_at"],
+            columns["heard_ms"], columns["previewed"], columns["resting"], columns["applied"], self._clock,
         )  # fmt: skip
 
     def _align_compiled(
@@ -343,7 +339,7 @@ class FrontEnd:
         if reason == "pending-full":
             return f"the series holds back {spec.pending_max} ticks (pending_max) in steps not closed yet"
         if reason == "timestamp":
-            return _implausible(ts_us, record_ms)
+            return _implausible(ts_us, record_ms, spec.past_max_ms)
         if closed <= grid.NEVER:
             return f"ts {ts}: the step has this channel already"
         step = milliseconds(self.steps.start_us(closed))
@@ -351,11 +347,14 @@ class FrontEnd:
             return f"ts {ts} is late: the series has closed its steps up to {step} (`lateness` waits for such ticks)"
         if spec.within != "one" or spec.irregular:
             return f"ts {ts} came before, with the same channel; the series has closed its steps up to {step}"
-        # Two usual causes, each with the setting that mends it.
-        return (
-            f"ts {ts}: its step has this channel already, closed up to {step}. One step in several records: `complete: "
-            "channels`; times that jitter around a step's edge: `align: nearest`"
-        )
+        # Two usual causes, each with the setting that mends it, where it is not set.
+        hints = []
+        if spec.complete == "record":
+            hints.append("one step in several records: `complete: channels`")
+        if spec.align == "floor":
+            hints.append("times that jitter around a step's edge: `align: nearest`")
+        hint = f" ({'; '.join(hints)})" if hints else ""
+        return f"ts {ts}: its step has this channel already, or is closed; closed up to {step}{hint}"
 
     # ── scaling ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -402,10 +401,10 @@ class FrontEnd:
         )  # fmt: skip
 
 
-def _implausible(ts_us: int, record_ms: int) -> str:
+def _implausible(ts_us: int, record_ms: int, past_max_ms: int) -> str:
     """What is wrong with an event time that is nowhere near its record's, and in which unit it would be near."""
     ts = milliseconds(ts_us)
     for factor, unit in ((1000.0, "s"), (0.001, "us"), (0.000_001, "ns")):
-        if record_ms > 0 and abs(ts * factor - record_ms) < 366 * 86_400_000:
+        if record_ms > 0 and abs(ts * factor - record_ms) < past_max_ms:
             return f"ts {ts} ms is not within past_max of the record's time {record_ms}: it looks like {unit} (decode.ts_unit)"
     return f"ts {ts} ms is not within past_max of the record's time {record_ms}, or outside the calendar's years"

@@ -69,7 +69,7 @@ NUMBERS = (
 NUMBERS_OR_NONE = ("anchor", "pend_base", "seen_range", "ring")
 COUNTS = ("applied", "steps", "seen")
 # Sums of these have to fit 64 bits.
-TIMES = ("last_step", "last_us", "heard_ms", "previewed", "prev_step")
+TIMES = ("last_step", "last_us", "heard_at", "heard_ms", "previewed", "prev_step")
 # How that looks in a word of each kind: (mask, value behind it that cannot be). `u2` is the upper half of an `f4`.
 _NO_NUMBER = {"f2": (0x7C00,) * 2, "u2": (0x7F80,) * 2, "f4": (0x7F800000,) * 2, "f8": (0x7FF0000000000000,) * 2}
 _INFINITE = {

@@ -157,7 +157,9 @@ def feed(engine: Engine, ticks: TickBatch, edges: list[int] | None = None) -> li
 
 def own(state: dict[str, bytes]) -> dict[str, bytes]:
     """A series' state without what it knows of the log around it: when it was last heard, what was filled ahead."""
-    return {field: held for field, held in state.items() if field not in ("heard_ms", "previewed", "resting")}
+    return {
+        field: held for field, held in state.items() if field not in ("heard_at", "heard_ms", "previewed", "resting")
+    }
 
 
 def states(engine: Engine) -> dict[tuple[int, str], dict[str, bytes]]:

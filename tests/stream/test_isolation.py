@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from making import START, batch, cut, feed, laid, own, spec, states, world
 
-from streamrnn.kernels.logclock import fresh_clocks, hear
+from streamrnn.kernels.logclock import fresh_clocks, hear, silent_for_ms
 from streamrnn.records import KIND_IDLE, Outputs, TickBatch
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.snapshot import Restored, Snapshots
@@ -159,50 +159,110 @@ def test_a_silent_series_among_many_is_filled_and_again_after_a_fast_clock() -> 
     assert next(a for a in ahead if a >= 200) == 200 and 207 <= ahead[-1] <= 210
 
 
-@pytest.mark.parametrize("series", [3, 7, 40, 1000, 60_000])
-def test_the_logs_time_goes_on_however_many_series_there_are(series: int) -> None:
-    """Each speaks once a second, in turn."""
-    clock = fresh_clocks(1)[0]
-    rounds = max(60, min(2_000_000, 60 * series) // series)
-    reached = 0
-    for t in range(rounds):
+@pytest.mark.parametrize("others", [1, 3, 5])
+@pytest.mark.parametrize(("step_ms", "fast"), [(1000, 100), (60_000, 60)])
+def test_a_gateway_uploads_the_backlog_of_several_sensors_beside_live_ones(
+    others: int, step_ms: int, fast: int
+) -> None:
+    """With the event time as Kafka time, too: their times run a hundred times as fast, up to the present."""
+    live, back = [f"live{k}" for k in range(others)], ["a", "b", "c"]
+    total, rows = 40, []
+    for t in range(total):
+        rows += [(name, START + step_ms * t) for name in live]
+        begin = START + step_ms * total - step_ms * fast * (total - t)
+        rows += [
+            (name, begin + step_ms * k)
+            for k in range(fast)
+            for name in back
+            if begin + step_ms * k <= START + step_ms * t
+        ]
+    ticks = batch([name for name, _ in rows], [ts for _, ts in rows], np.ones((len(rows), 3)))
+    outputs = Engine(spec(step_ms=step_ms, idle_after_ms=max(60_000, 3 * step_ms), gap_max=64)).process(ticks)
+    assert outputs.rejected == []
+    assert len(outputs.imputations) == 0
+    assert len(outputs.forecasts) == len(rows)
+
+
+def spoken(series: int, rounds: int, begin: int = 0, clock: Any = None) -> Any:
+    """A clock that has heard each of the series once a second."""
+    clock = fresh_clocks(1)[0] if clock is None else clock
+    for t in range(begin, begin + rounds):
         for k in range(series):
-            reached = hear(clock, k + 1, 1000 * t, 60_000)
-    assert 1000 * rounds * 0.5 <= reached <= 1000 * rounds
+            hear(clock, k + 1, 1000 * t, IDLE_MS)
+    return clock
 
 
-def test_the_logs_time_goes_on_when_the_witnesses_have_ended() -> None:
-    clock = fresh_clocks(1)[0]
-    for t in range(100):
-        for k in range(12):
-            hear(clock, k + 1, 1000 * t, 60_000)
-    before = clock[0]
+IDLE_MS = 60_000
+
+
+@pytest.mark.parametrize("series", [2, 7, 40, 1000, 30_000])
+def test_silence_is_seen_however_many_series_there_are(series: int) -> None:
+    """Each of them speaks once a second, and one that did falls silent."""
+    rounds = max(200, min(2_000_000, 100 * series) // series)
+    clock = spoken(series, rounds)
+    last, at_ms = int(clock[0]), 1000 * (rounds - 1)
+    hear(clock, 10**9, at_ms, IDLE_MS)
+    found = []
+    for t in range(rounds, rounds + 80):
+        spoken(series, 1, t, clock)
+        found.append(silent_for_ms(clock, 10**9, last + 1, at_ms, IDLE_MS))
+    first = next(i for i, ms in enumerate(found) if ms >= 0)
+    assert 59 <= first <= 63
+    assert 60_000 <= found[first] <= 63_000 and found[-1] >= 75_000
+
+
+def test_silence_is_seen_when_the_witnesses_have_ended() -> None:
+    clock = spoken(8, 100)
     for t in range(100, 30_000):
-        for k in range(12, 32):
-            hear(clock, k + 1, 1000 * t, 60_000)
-    assert clock[0] > before + 10_000_000
+        for k in range(20, 40):
+            hear(clock, k, 1000 * t, IDLE_MS)
+    last = int(clock[0])
+    for t in range(30_000, 30_100):
+        for k in range(20, 39):
+            hear(clock, k, 1000 * t, IDLE_MS)
+    assert silent_for_ms(clock, 39, last, 29_999_000, IDLE_MS) >= 60_000
 
 
 def test_churn_leaves_places_for_those_that_stay() -> None:
     clock = fresh_clocks(1)[0]
     for k in range(200_000):
-        hear(clock, k + 1, k, 60_000)
-    before = clock[0]
+        hear(clock, k + 1, k, IDLE_MS)
     for t in range(60_000):
         for k in range(20):
-            hear(clock, 10**9 + k, 200_000 + 1000 * t, 60_000)
-    assert clock[0] > before + 1_000_000
+            hear(clock, 10**9 + k, 200_000 + 1000 * t, IDLE_MS)
+    last, at_ms = int(clock[0]), 200_000 + 59_999_000
+    for t in range(60_000, 60_100):
+        for k in range(19):
+            hear(clock, 10**9 + k, 200_000 + 1000 * t, IDLE_MS)
+    assert silent_for_ms(clock, 10**9 + 19, last, at_ms, IDLE_MS) >= 60_000
 
 
-def test_two_jumps_of_two_clocks_move_nothing() -> None:
+def test_jumps_of_clocks_and_one_witness_alone_show_no_silence() -> None:
+    clock = spoken(6, 100)
+    last = int(clock[0])
+    for k in range(5):
+        hear(clock, k + 1, 50 * 60_000, IDLE_MS)  # a record each that is hours ahead
+    assert silent_for_ms(clock, 6, last, 99_000, IDLE_MS) == -1
+    clock = spoken(6, 100)
+    last = int(clock[0])
+    for t in range(100, 300):
+        hear(clock, 1, 1000 * t, IDLE_MS)
+    assert silent_for_ms(clock, 6, last, 99_000, IDLE_MS) == -1
+
+
+def test_a_clock_that_is_put_back_is_a_witness_again() -> None:
     clock = fresh_clocks(1)[0]
-    for t in range(20):
-        for k in range(6):
-            hear(clock, k + 1, 1000 * t, 60_000)
-    before = int(clock[0])
-    hear(clock, 1, 50 * 60_000, 60_000)
-    hear(clock, 2, 50 * 60_000, 60_000)
-    assert clock[0] - before < 60_000
+    for t in range(100):
+        for k in range(3):
+            hear(clock, k + 1, 1000 * t + 7_200_000, IDLE_MS)
+    for t in range(100, 400):
+        for k in range(3):
+            hear(clock, k + 1, 1000 * t, IDLE_MS)
+    last = int(clock[0])
+    for t in range(400, 480):
+        for k in range(2):
+            hear(clock, k + 1, 1000 * t, IDLE_MS)
+    assert silent_for_ms(clock, 3, last, 399_000, IDLE_MS) >= 60_000
 
 
 def test_edges_of_the_world_are_worth_looking_at() -> None:

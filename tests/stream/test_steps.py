@@ -103,6 +103,26 @@ def test_ticks_a_third_of_a_millisecond_apart_are_each_a_step() -> None:
     assert sent[-1]["step_ms"] == pytest.approx(0.3, abs=1e-3)
 
 
+@pytest.mark.parametrize("shape", ["long", "channels"])
+def test_channels_of_one_instant_are_one_irregular_step(shape: str) -> None:
+    documents = []
+    for k in range(30):
+        for name, value in (("a", 1.0 + k), ("b", 2.0 * k)):
+            tick = {"values": {name: value}} if shape == "channels" else {"channel": name, "value": value}
+            documents.append({"series": "s", "ts": NOON - 100_000 + 777 * k} | tick)
+    spec = stream(channels=("a", "b"), step_ms=0, complete="record" if shape == "long" else "channels", impute_all=True)
+    outputs, ticks = served(spec, documents)
+    assert outputs.rejected == []
+    assert values_seen(spec, outputs, ticks) == [{"a": 1.0 + k, "b": 2.0 * k} for k in range(30)]
+
+
+def test_a_setting_that_is_set_is_not_recommended() -> None:
+    documents = [{"series": "n1", "ts": NOON - 100_000, "values": {"cpu": 1.0, "mem": 1.0}}] * 2
+    spec = stream(channels=("cpu", "mem"), step_ms=10_000, complete="channels", align="nearest")
+    outputs, _ = served(spec, documents)
+    assert "complete" not in outputs.rejected[0][2] and "align" not in outputs.rejected[0][2]
+
+
 def test_cpu_and_memory_of_one_host_come_in_two_records() -> None:
     documents = [
         {"series": "n1", "ts": NOON - 100_000 + 10_000 * k, "values": {name: value}}
