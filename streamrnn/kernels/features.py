@@ -31,7 +31,7 @@ CLIP = 8.0
 # A squared move enters the scale as at most this many times the present square (5² ≈ 5 σ).
 SPIKE = 25.0
 # Below this share of the level a scale is rounding noise of the sender, not movement.
-FLOOR = 1e-7
+FLOOR = 1e-15
 # Observations without a move after which a channel stands still.
 REST = 24
 # The first moves that the average is made of; until then nothing is clipped, and intervals follow them (see forecast).

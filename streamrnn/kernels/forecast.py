@@ -64,9 +64,10 @@ SHAPE_REACH = 16.0  # the network's shape is believed up to so many σ
 RATE = 0.05
 # An offset may lie this far (in σ) beyond that of normal errors before its steps grow; for levels further out than .05 less.
 USUAL = 0.5
-LATER = (
-    0.15  # errors of overlapping stretches wander together, and θ with them: later horizons have this power more room
-)
+# Errors of overlapping stretches wander together, and θ with them: later horizons have this power more room. Beyond `NEAR` steps
+# θ swings by what it is moved while nothing of it has matured, and has a share of that on top.
+LATER = 0.15
+NEAR, SWING = 12.0, 0.6
 STEEP = 0.25
 STRETCH = 8.0
 # Nothing with this σ has its quantile further out than 1 / √(1 − level) (Chebyshev): from there on θ comes back by this share.
@@ -79,6 +80,8 @@ RIDGE = 0.01
 # Fills reach wider by a power of the gap's length, which moves by so much at each return of a channel.
 FILL_RATE, FILL_WIDTH_MAX = 0.05, 1.0
 RESIDUAL_CLIP = 4.0  # in σ: what a one-step error enters the covariance with, and what a fill is moved by, at most
+LONGEST_GAP = 1e6  # in steps: a gap is no longer than this, whatever a foreign record says
+FURTHER = 4  # moves beyond what it has shown that a missing channel may have made, at most one a step
 WEIGHTS = 255.0  # steps in which the network's weight is kept
 MOVES = 32767.0  # steps in which its moves are
 NO_MOVE = -32768
@@ -269,7 +272,8 @@ def advance(
     most = STRETCH * np.maximum(0.05 / rare, 1.0)
     limit = np.empty((horizon, quantiles))
     for h in range(horizon):
-        limit[h] = np.abs(normal) + USUAL * np.sqrt(np.minimum(rare / 0.05, 1.0)) * (h + 1.0) ** LATER
+        room = USUAL * np.sqrt(np.minimum(rare / 0.05, 1.0)) * (h + 1.0) ** LATER
+        limit[h] = np.abs(normal) + room + SWING * RATE * max(h + 1.0 - NEAR, 0.0)
     rate = np.log(1.0 - SPREAD_SHARE) / 2.0
 
     for i in range(slot.shape[0]):
@@ -460,9 +464,11 @@ def advance(
                 continue
             # The share of its variance that the others leave.
             variance = np.float64(covariance[s, c, c]) if correlated else 0.0
-            narrow = np.sqrt(min(max(1.0 - share / variance, 0.05), 1.0)) if variance > 0.0 else 1.0
-            gone = int(np.rint(age_before[i, c])) + 1 if came else max(1, int(np.rint(age[i, c])))
-            narrow *= np.float64(gone) ** np.float64(fill_width[s, c])
+            explained_share = min(max(share / variance, 0.0), 1.0) if variance > 0.0 else 0.0
+            narrow = np.sqrt(max(1.0 - explained_share, 0.05))
+            waited = np.float64(age_before[i, c]) + 1.0 if came else np.float64(age[i, c])
+            gone = int(np.rint(min(max(waited, 1.0), LONGEST_GAP)))
+            narrow *= (gone + 1.0) ** np.float64(fill_width[s, c])
             h = min(gone, horizon) - 1
             cell = h * (h + 1) // 2 + turn[h]
             ring = (n - h - 1) % horizon
@@ -475,15 +481,18 @@ def advance(
                 for q in range(1, quantiles):
                     lower = min(lower, from_bits(pend_off[s, cell, c, q]))
                     upper = max(upper, from_bits(pend_off[s, cell, c, q]))
-                lower = min(lower * narrow, 0.0)
-                upper = max(upper * narrow, 0.0)
+                # What the others explain of the move is in the center already, so the interval lies around that.
+                middle = explained_share * (lower + upper) / 2.0
+                lower = min((lower - middle) * narrow, 0.0)
+                upper = max((upper - middle) * narrow, 0.0)
             else:
                 center = base[i, c] - anchor[s, c]
                 upper = 2.0 * WIDE * size[c] * np.sqrt(np.float64(gone))
                 lower = -upper
-            # No further than the channel has ever been.
+            # No further than the channel has ever been, but for the moves that it may have made since (a counter's).
+            further = min(gone, FURTHER) * size[c]
             if seen_range[s, c, 0] <= seen_range[s, c, 1]:
-                center = min(max(center, np.float64(seen_range[s, c, 0])), np.float64(seen_range[s, c, 1]))
+                center = min(max(center, seen_range[s, c, 0] - further), seen_range[s, c, 1] + further)
             if came:
                 carried[s, c] = 0.0
                 if known_before and rest[i, c] <= REST and size[c] > 0.0:
