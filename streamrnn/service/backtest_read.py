@@ -235,7 +235,7 @@ def _in_unit(
     Where none means a time of 1973 to 2150 and most would in another unit: raises InputError. Single ones that stand years
     apart from all others, and would not in another unit, are refused as the service refuses them.
     """
-    ts_us, size = batch.ts_us, float(UNITS[decode.ts_unit])
+    ts_us = batch.ts_us
     inside = (ts_us >= EPOCH_US[0]) & (ts_us <= EPOCH_US[1])
     if inside.all():
         return batch
@@ -243,34 +243,29 @@ def _in_unit(
     written = [_number_at(record.value or b"", keys) for record in itertools.compress(batch.records, ~inside)]
     odd = np.flatnonzero(~inside)[[number is not None for number in written]]
     numbers: F64 = np.array([number for number in written if number is not None], dtype=np.float64)
-    in_unit = {
-        unit: (numbers * float(us) >= EPOCH_US[0]) & (numbers * float(us) <= EPOCH_US[1])
-        for unit, us in UNITS.items()
-        if unit != decode.ts_unit
-    }
-    unit = max(in_unit, key=lambda each: int(in_unit[each].sum()))
-    other, now, fits = float(UNITS[unit]), WORDS[decode.ts_unit], in_unit[unit]
+    others = {unit: numbers * float(us) for unit, us in UNITS.items() if unit != decode.ts_unit}
     if not inside.any():
-        if 2 * int(fits.sum()) > len(batch):
-            at = int(np.flatnonzero(fits)[0])
+        fit = {unit: (us >= EPOCH_US[0]) & (us <= EPOCH_US[1]) for unit, us in others.items()}
+        unit = max(fit, key=lambda each: int(fit[each].sum()))
+        if 2 * int(fit[unit].sum()) > len(batch):
+            at = int(np.flatnonzero(fit[unit])[0])
             raise InputError(
-                f"{options.file}, line {batch.offset[odd[at]] + 1}: times such as {numbers[at]:.15g} are "
-                f"{_day(numbers[at] * size)} as {now} and {_day(numbers[at] * other)} as {WORDS[unit]}: write "
-                f"`decode: {{ts_unit: {unit}}}` in a configuration (-c), or -c with --set decode.ts_unit={unit}"
+                f"{options.file}, line {batch.offset[odd[at]] + 1}: a time such as {_readings(numbers[at], decode, unit)}: "
+                f"write `decode: {{ts_unit: {unit}}}` in a configuration (-c), or -c with --set decode.ts_unit={unit}"
             )
         return batch
     low, high = _unbroken(ts_us, inside)
-    again = numbers * other
-    fits &= (ts_us[odd] < low) | (ts_us[odd] > high)
-    fits &= (again >= low - APART_US) & (again <= high + APART_US)
-    wrong = odd[fits]
-    if not len(wrong):
+    apart = (ts_us[odd] < low) | (ts_us[odd] > high)
+    near = {unit: apart & (us >= low - APART_US) & (us <= high + APART_US) for unit, us in others.items()}
+    looks = np.any(list(near.values()), axis=0)
+    if not looks.any():
         return batch
-    at = int(np.flatnonzero(fits)[0])
+    wrong, at = odd[looks], int(np.flatnonzero(looks)[0])
+    unit = next(unit for unit, rows in near.items() if rows[at])
     refused["timestamp"] += len(wrong)
     notes.append(
-        f"{len(wrong)} lines have times in another unit, and are refused; the first: line {batch.offset[wrong[0]] + 1}: "
-        f"{numbers[at]:.15g} is {_day(numbers[at] * size)} as {now} and {_day(again[at])} as {WORDS[unit]} (decode.ts_unit)"
+        f"{len(wrong)} lines have times in another unit than all others, and are refused; the first: line "
+        f"{batch.offset[wrong[0]] + 1}: {_readings(numbers[at], decode, unit)} (decode.ts_unit)"
     )
     good: Bool = np.ones(len(batch), dtype=np.bool_)
     good[wrong] = False
@@ -289,13 +284,17 @@ def _unbroken(ts_us: I64, inside: Bool) -> tuple[int, int]:
 
 
 def _number_at(value: bytes, keys: Sequence[str]) -> float | None:
-    """The number at this path of a line, also within a CloudEvent's data; None where there is a text or nothing."""
+    """The number at this path of a line; None where there is a text or nothing."""
     document = _document(value)
-    if isinstance(document, dict) and "specversion" in document and isinstance(document.get("data"), dict):
-        document = document["data"]
     for key in keys:
         document = document.get(key) if isinstance(document, dict) else None
     return float(document) if isinstance(document, int | float) and not isinstance(document, bool) else None
+
+
+def _readings(number: float, decode: DecodeSpec, unit: str) -> str:
+    """A number's day in the unit that is set and in another."""
+    said = [f"{_day(number * float(UNITS[each]))} as {WORDS[each]}" for each in (decode.ts_unit, unit)]
+    return f"{number:.16g} is {said[0]} and {said[1]}"
 
 
 def _day(us: float) -> str:

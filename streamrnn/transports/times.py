@@ -256,7 +256,7 @@ def _compacts(texts: Sequence[str], form: str, width: int = 0) -> list[int | Non
     failed, most = 0, len(texts) // _SPOILED
     for text in texts:
         try:
-            us = _compact(text, form, width, midnight=True)
+            us = _compact(text, form, width, found=True)
         except ValueError:
             failed += 1
             if failed > most:
@@ -274,10 +274,8 @@ def _whole(text: str) -> str:
     whole, _, part = text.partition(".")
     if whole.isdigit() and (not part or part.isdigit()):
         return whole
-    try:
-        return str(int(Decimal(text)))
-    except ArithmeticError:
-        return ""
+    value = Decimal(text)
+    return str(int(value)) if 0 <= value < 10**24 and value == value.to_integral_value() else ""
 
 
 def _width(form: str, texts: Sequence[str]) -> int:
@@ -286,10 +284,10 @@ def _width(form: str, texts: Sequence[str]) -> int:
     return max(len(_whole(text)) for text in texts) if form.endswith("S%f") else width
 
 
-def _compact(text: str, form: str, width: int = 0, midnight: bool = False) -> int:
+def _compact(text: str, form: str, width: int = 0, found: bool = False) -> int:
     """A date of digits alone by its form, every part of its full width, as microseconds; a first zero may be lost.
 
-    `midnight`: hour 24 is taken, as the next day's midnight. Raises ValueError.
+    `found`, where nobody named the form: hour 24 looks like a date's too, and years are those of `YEARS`. Raises ValueError.
     """
     digits, part = _whole(text), text.partition(".")[2]
     dated = form.removesuffix(".%f").removesuffix("%f")
@@ -314,7 +312,7 @@ def _compact(text: str, form: str, width: int = 0, midnight: bool = False) -> in
         parts[letter] = int(digits[at : at + _WIDTHS[letter]])
         at += _WIDTHS[letter]
     year = parts["Y"] if "Y" in parts else parts["y"] + (1900 if parts["y"] >= 69 else 2000)
-    if year not in YEARS or parts["H"] > 23 + midnight or parts["M"] > 59 or parts["S"] > 59:
+    if (found and year not in YEARS) or parts["H"] > 23 + found or parts["M"] > 59 or parts["S"] > 59:
         raise ValueError
     day = datetime(year, parts.get("m", 1), parts.get("d", 1))
     if "j" in parts:
