@@ -6,29 +6,32 @@ one time, times in steps that are taken) is decided as in the service, said, and
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
+from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import orjson
 
 from streamrnn.codec import Decoder
-from streamrnn.mapping import DecodeSpec
+from streamrnn.mapping import DecodeSpec, split_path
 from streamrnn.records import F64, I64, Bool, TickBatch
 from streamrnn.service import backtest_steps as steps
 from streamrnn.service.backtest_steps import Step
 from streamrnn.spec import StreamSpec
-from streamrnn.transports.files import InputError, Reading, Table, read_lines, read_table
-from streamrnn.transports.times import EPOCH, US
+from streamrnn.transports.files import FileRecord, InputError, Reading, Table, read_lines, read_table
+from streamrnn.transports.times import DAY_US, EPOCH, EPOCH_US, UNITS, US, WORDS
 
 if TYPE_CHECKING:
     from streamrnn.service.config import Settings
 
 SERIES = "backtest"
 NEVER_MS = 2**60
+APART_US = 366 * DAY_US  # times of one file that are further apart, with none between them, do not hang together
 QUANTILES = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 
 
@@ -182,7 +185,8 @@ def _lines(options: Options) -> Stream:
     if not channels:
         channels = _channels_in([record.value or b"" for record in records])
     if not channels:
-        raise InputError(f"{options.file}: holds no ticks in the wire format (read your own with `decode:` and -c)")
+        why = _no_lines(records) or "holds no ticks in the wire format (read your own with `decode:` and -c)"
+        raise InputError(f"{options.file}: {why}")
     spec = StreamSpec(channels=channels, step_ms=1, horizon=1)
     try:
         decoder = Decoder(spec, decode)
@@ -195,12 +199,110 @@ def _lines(options: Options) -> Stream:
         first = f"line {unread[0].record.offset + 1}: {unread[0].reason}: {unread[0].detail}"
         notes.append(f"{len(unread)} lines are refused, the first: {first}")
         if not len(batch):
-            raise InputError(f"{options.file}: no line can be read; {first}")
+            raise InputError(f"{options.file}: {_no_lines(records) or f'no line can be read; {first}'}")
+    batch = _in_unit(batch, decode, options, refused, notes)
     place = batch.offset + 1
     batch = replace(batch, records=[], record_ts_ms=batch.ts_us // 1000)
     return Stream(
         batch, spec, Step("irregular", 0), bool((batch.channel < 0).all()), place, len(records), refused, 0, notes
     )
+
+
+def _no_lines(records: Sequence[FileRecord]) -> str:
+    """What a JSON file is that is not one object a line; empty where it is."""
+    first = (records[0].value or b"").strip() if records else b""
+    if first[:1] == b"[" or (first[:1] == b"{" and not isinstance(_document(first), dict)):
+        shape = "a JSON array" if first[:1] == b"[" else "JSON over several lines"
+        return f"is {shape}; one JSON object a line is needed (such as jq -c '.[]' or jq -c . writes)"
+    document = _document(first)
+    if isinstance(document, dict) and {"topic", "partition", "offset", "payload"} <= set(document):
+        return "holds the envelopes of kcat -J; one JSON object a line is needed, the payload alone (jq -r .payload)"
+    return ""
+
+
+def _document(value: bytes) -> Any:
+    try:
+        return orjson.loads(value)
+    except orjson.JSONDecodeError:
+        return None
+
+
+def _in_unit(
+    batch: TickBatch, decode: DecodeSpec, options: Options, refused: Counter[str], notes: list[str]
+) -> TickBatch:
+    """Numbers of another unit than `decode.ts_unit`, judged by the whole file, for its records have no time of their own.
+
+    Where none means a time of 1973 to 2150 and most would in another unit: raises InputError. Single ones that stand years
+    apart from all others, and would not in another unit, are refused as the service refuses them.
+    """
+    ts_us = batch.ts_us
+    inside = (ts_us >= EPOCH_US[0]) & (ts_us <= EPOCH_US[1])
+    if inside.all():
+        return batch
+    keys = split_path(decode.ts_path)
+    written = [_number_at(record.value or b"", keys) for record in itertools.compress(batch.records, ~inside)]
+    odd = np.flatnonzero(~inside)[[number is not None for number in written]]
+    numbers: F64 = np.array([number for number in written if number is not None], dtype=np.float64)
+    others = {unit: numbers * float(us) for unit, us in UNITS.items() if unit != decode.ts_unit}
+    if not inside.any():
+        fit = {unit: (us >= EPOCH_US[0]) & (us <= EPOCH_US[1]) for unit, us in others.items()}
+        unit = max(fit, key=lambda each: int(fit[each].sum()))
+        if 2 * int(fit[unit].sum()) > len(batch):
+            at = int(np.flatnonzero(fit[unit])[0])
+            raise InputError(
+                f"{options.file}, line {batch.offset[odd[at]] + 1}: a time such as {_readings(numbers[at], decode, unit)}: "
+                f"write `decode: {{ts_unit: {unit}}}` in a configuration (-c), or -c with --set decode.ts_unit={unit}"
+            )
+        return batch
+    low, high = _unbroken(ts_us, inside)
+    apart = (ts_us[odd] < low) | (ts_us[odd] > high)
+    near = {unit: apart & (us >= low - APART_US) & (us <= high + APART_US) for unit, us in others.items()}
+    looks = np.any(list(near.values()), axis=0)
+    if not looks.any():
+        return batch
+    wrong, at = odd[looks], int(np.flatnonzero(looks)[0])
+    unit = next(unit for unit, rows in near.items() if rows[at])
+    refused["timestamp"] += len(wrong)
+    notes.append(
+        f"{len(wrong)} lines have times in another unit than all others, and are refused; the first: line "
+        f"{batch.offset[wrong[0]] + 1}: {_readings(numbers[at], decode, unit)} (decode.ts_unit)"
+    )
+    good: Bool = np.ones(len(batch), dtype=np.bool_)
+    good[wrong] = False
+    return take(batch, np.flatnonzero(good))
+
+
+def _unbroken(ts_us: I64, inside: Bool) -> tuple[int, int]:
+    """First and last time of those that hang together with the `inside` ones, without a hole of more than a year."""
+    ordered = np.sort(ts_us)
+    first, last = np.searchsorted(ordered, ts_us[inside].min()), np.searchsorted(ordered, ts_us[inside].max())
+    holes = np.diff(ordered) > APART_US
+    before, after = np.flatnonzero(holes[:first]), np.flatnonzero(holes[last:])
+    low = before[-1] + 1 if len(before) else 0
+    high = last + after[0] if len(after) else len(ordered) - 1
+    return int(ordered[low]), int(ordered[high])
+
+
+def _number_at(value: bytes, keys: Sequence[str]) -> float | None:
+    """The number at this path of a line; None where there is a text or nothing."""
+    document = _document(value)
+    for key in keys:
+        document = document.get(key) if isinstance(document, dict) else None
+    return float(document) if isinstance(document, int | float) and not isinstance(document, bool) else None
+
+
+def _readings(number: float, decode: DecodeSpec, unit: str) -> str:
+    """A number's day in the unit that is set and in another."""
+    said = [f"{_day(number * float(UNITS[each]))} as {WORDS[each]}" for each in (decode.ts_unit, unit)]
+    return f"{number:.16g} is {said[0]} and {said[1]}"
+
+
+def _day(us: float) -> str:
+    """The day of these microseconds, or the year where a calendar has none."""
+    try:
+        return f"{EPOCH + timedelta(microseconds=us):%Y-%m-%d}"
+    except OverflowError:
+        return f"the year {1970 + us / (365.2425 * DAY_US):.0f}"
 
 
 def _channels_in(values: Sequence[bytes]) -> tuple[str, ...]:

@@ -150,6 +150,7 @@ def read_table(path: Path, time_column: str, channels: Sequence[str] = (), readi
     others = {name: cells for name, cells in columns.items() if name not in parts}
     _settle(faults, reading)
     _look_for_series(path, times.ts_us, others, frozenset(chosen), reading, faults, time_column)
+    times.notes += _left_out(others, frozenset(chosen), missing, reading)
     return _kept(tuple(chosen), times, values, line, series, faults)
 
 
@@ -390,6 +391,25 @@ def _look_for_series(
         raise InputError(f"{path}: {seen}; column {column} looks like series: --series {column}")
 
 
+def _left_out(
+    columns: dict[str, list[str]], channels: frozenset[str], missing: frozenset[str], reading: Reading
+) -> list[str]:
+    """A note for each column of a few words that stand in many rows: they may name series, one after the other."""
+    notes = []
+    for column, cells in columns.items():
+        if not column or column in channels or reading.series:
+            continue
+        words = Counter(word for cell in cells if (word := cell.strip()).lower() not in missing)
+        if not 2 <= len(words) <= min(20, words.total() // 3) or all(_NUMBER.fullmatch(word) for word in words):
+            continue
+        some = ", ".join(list(words)[:3]) + (", ..." if len(words) > 3 else "")
+        notes.append(
+            f"column {column} is left out, and all rows are one series; it holds {len(words)} words ({some}): if they name "
+            f"series, write --series {column}"
+        )
+    return notes
+
+
 def _orderly(names: list[str], stamps: list[int]) -> bool:
     """Whether each name's rows are in order by themselves."""
     last: dict[str, int] = {}
@@ -446,6 +466,7 @@ def _parquet(path: Path, time_column: str, channels: Sequence[str], reading: Rea
         if name != time_column and not reading.series and (_SERIES_NAMES.fullmatch(name) or name not in chosen)
     }
     _look_for_series(path, times.ts_us, texts, frozenset(chosen), reading, faults, time_column)
+    times.notes += _left_out(texts, frozenset(chosen), frozenset({*MISSING, *reading.missing}), reading)
     return _kept(chosen, times, values, line, series, faults)
 
 

@@ -48,14 +48,28 @@ _CLOCK = re.compile(
     re.ASCII,
 )
 _MONTH = re.compile(r"(\d{4})[-/](\d{1,2})", re.ASCII)
-# Dates written as digits alone, by their count.
-_COMPACT = {
-    8: ("%Y%m%d", "%d%m%Y", "%m%d%Y"),
-    10: ("%Y%m%d%H",),
-    12: ("%Y%m%d%H%M", "%d%m%Y%H%M", "%m%d%Y%H%M"),
-    14: ("%Y%m%d%H%M%S", "%d%m%Y%H%M%S", "%m%d%Y%H%M%S"),
-    17: ("%Y%m%d%H%M%S%f",),
+# Dates written as digits alone. A fraction of a second stands after the seconds, with a point or without.
+_WIDTHS = {"Y": 4, "y": 2, "m": 2, "d": 2, "j": 3, "H": 2, "M": 2, "S": 2}
+_FOUR, _TWO = ("%Y%m%d", "%d%m%Y", "%m%d%Y"), ("%y%m%d", "%d%m%y", "%m%d%y")
+# As [digits] → strptime formats. Fractions of any length after years of four digits, of milli- and microseconds after two.
+_COMPACT: dict[int, tuple[str, ...]] = {
+    8: _FOUR,
+    9: ("%Y%j%H",),
+    10: tuple(f"{date}%H" for date in _FOUR) + tuple(f"{date}%H%M" for date in _TWO),
+    11: ("%Y%j%H%M",),
+    12: tuple(f"{date}%H%M" for date in _FOUR) + tuple(f"{date}%H%M%S" for date in _TWO),
+    13: ("%Y%j%H%M%S",),
+    14: tuple(f"{date}%H%M%S" for date in _FOUR),
+    15: tuple(f"{date}%H%M%S%f" for date in _FOUR + _TWO),
+    16: tuple(f"{date}%H%M%S%f" for date in _FOUR),
+    17: tuple(f"{date}%H%M%S%f" for date in _FOUR),
+    18: tuple(f"{date}%H%M%S%f" for date in _FOUR + _TWO),
+    19: tuple(f"{date}%H%M%S%f" for date in _FOUR),
+    20: tuple(f"{date}%H%M%S%f" for date in _FOUR),
 }
+# A column of dates stays one with a tenth of its texts spoiled. A minute, an hour or a day of seconds since 1970 has more
+# texts that are no date: two digits of them run to 99.
+_SPOILED = 10
 _NAMED_DATES = ("%d %b %Y", "%d-%b-%Y", "%d %B %Y", "%d-%B-%Y", "%b %d %Y", "%B %d %Y", "%b %d, %Y", "%B %d, %Y")
 _NAMED = (
     *(date + clock for date in _NAMED_DATES for clock in ("", " %H:%M:%S", " %H:%M", " %I:%M:%S %p", " %I:%M %p")),
@@ -78,6 +92,8 @@ class Times:
 
 # A reading of one text: (microseconds, whether the text itself named its zone). Raises ValueError.
 _Read = Callable[[str], tuple[int, bool]]
+# A form and what the texts mean by it, None for those that are no time in it.
+_Fit = tuple[str, Sequence[int | None]]
 
 
 def read_times(
@@ -123,6 +139,8 @@ def _by_form(form: str, texts: Sequence[str]) -> _Read:
         return lambda text: (_excel(text, places), False)
     if "%" not in form:
         raise ValueError(f"--time-format {form}: write s, ms, us, ns, excel, or a strptime format such as %d/%m/%Y")
+    if re.fullmatch(r"(?:%[YymdjHMS])+(?:\.?%f)?", form):
+        return lambda text: _compact_or_marked(text, form)
     return lambda text: _stamped(datetime.strptime(text, form))
 
 
@@ -169,35 +187,34 @@ def _kind(text: str) -> str:
 
 def _numbers(texts: Sequence[str]) -> _Read:
     """Counts since 1970 by their size, dates written as digits; raises AmbiguousTimes where both fit, or neither is sure."""
-    fits: list[tuple[str, list[int]]] = []
-    for length, forms in _COMPACT.items():
-        if all(len(text) == length and text.isdigit() for text in texts):
-            fits += [(form, us) for form in forms if (us := _all_compact(texts, form)) is not None]
+    fits = _compact_forms(texts)
+    padded = bool(fits) and any(len(_whole(text)) < _width(fits[0][0], texts) for text in texts)
     values = [Decimal(text) for text in texts]
     for unit, size in UNITS.items():
         low, high = (bound / size for bound in EPOCH_US)
         if all(low <= value <= high for value in values):
             fits.append((unit, [_count(text, unit) for text in texts]))
     _one_of(fits, texts)
-    if fits:
+    # Dates that lack their first zero are read only where the user says that they are dates.
+    if fits and not (padded and fits[0][0] not in UNITS):
         form = fits[0][0]
         # A row that is no part of this reading is bad, not something else.
         if form in UNITS:
             return lambda text: (_count(text, form), True)
-        return lambda text: _stamped(datetime.strptime(text, form))
+        return lambda text: (_compact(text, form), False)
     sizes = [unit for unit, size in UNITS.items() if any(EPOCH_US[0] <= v * size <= EPOCH_US[1] for v in values)]
     if len(sizes) > 1:
         raise AmbiguousTimes(
             f"some times look like {WORDS[sizes[0]]} and some like {WORDS[sizes[1]]}; "
             f"say which with --time-format {sizes[0]} or --time-format {sizes[1]}"
         )
-    small: list[tuple[str, list[int]]] = []
+    small: list[_Fit] = []
     if all(EXCEL_DAYS[0] <= value <= EXCEL_DAYS[1] for value in values):
         small.append(("excel", [_excel(text, 8) for text in texts]))
     if all(text.isdigit() and len(text) == 4 and int(text) in YEARS for text in texts):
         small.insert(0, ("%Y", [_stamped(datetime(int(text), 1, 1))[0] for text in texts]))
     if all(text.isdigit() and len(text) == 6 for text in texts):
-        small += [(form, us) for form in ("%Y%m", "%y%m%d") if (us := _all_compact(texts, form)) is not None]
+        small += [(form, us) for form in ("%Y%m", *_TWO) if None not in (us := _compacts(texts, form))]
     small += [(unit, [_count(text, unit) for text in texts]) for unit in ("s", "ms")]
     _one_of(small[:2], texts)
     raise AmbiguousTimes(
@@ -206,47 +223,154 @@ def _numbers(texts: Sequence[str]) -> _Read:
     )
 
 
-def _all_compact(texts: Sequence[str], form: str) -> list[int] | None:
-    found = []
+def _compact_forms(texts: Sequence[str]) -> list[_Fit]:
+    """The forms of dates in digits alone that all texts have, or, where no form has them all, nearly all."""
+    lengths = {len(_whole(text)) for text in texts}
+    most = max(lengths)
+    # What a spreadsheet takes for numbers has lost the zero before its first digit.
+    length = most if most in _COMPACT and most - min(lengths) <= 1 else 0
+    lengths_of = (length, most + 1) if most == min(lengths) else (length,)
+    whole: list[_Fit] = []
+    part: list[_Fit] = []
+    pointed = any(text.partition(".")[2].strip("0") and "e" not in text.lower() for text in texts)
+    for width in lengths_of:
+        for form in _COMPACT.get(width, ()):
+            if (width > most or len(lengths) > 1) and (form.startswith("%Y") or form.endswith("%f")):
+                continue
+            if pointed:
+                if not form.endswith("%S"):
+                    continue
+                form += ".%f"
+            us = _compacts(texts, form, width)
+            failed = us.count(None)
+            if not failed:
+                whole.append((form, us))
+            elif failed * _SPOILED <= len(texts):
+                part.append((form, us))
+    return whole or part
+
+
+def _compacts(texts: Sequence[str], form: str, width: int = 0) -> list[int | None]:
+    """By text the instant, None where it is none. All None once more than a few are."""
+    found: list[int | None] = []
+    failed, most = 0, len(texts) // _SPOILED
     for text in texts:
         try:
-            moment = datetime.strptime(text, form)
+            us = _compact(text, form, width, found=True)
         except ValueError:
-            return None
-        if moment.year not in YEARS:
-            return None
-        found.append(_stamped(moment)[0])
+            failed += 1
+            if failed > most:
+                return [None] * len(texts)
+            found.append(None)
+        else:
+            found.append(us)
     return found
 
 
-def _one_of(fits: list[tuple[str, list[int]]], texts: Sequence[str]) -> None:
-    """Raises AmbiguousTimes unless all readings come to the same instants."""
-    for other, us in fits[1:]:
-        form, first = fits[0]
-        if us != first:
-            at = next(i for i in range(len(us)) if us[i] != first[i])
-            raise AmbiguousTimes(
-                f"{texts[at]!r} can be read as {_shown(first[at])} ({WORDS.get(form, form)}) or as {_shown(us[at])} "
-                f"({_meaning(other)}): say which with --time-format '{form}' or --time-format '{other}'"
-            )
+def _whole(text: str) -> str:
+    """The digits before a number's point, also of 2.024010100E9."""
+    if text.isdigit():
+        return text
+    whole, _, part = text.partition(".")
+    if whole.isdigit() and (not part or part.isdigit()):
+        return whole
+    value = Decimal(text)
+    return str(int(value)) if 0 <= value < 10**24 and value == value.to_integral_value() else ""
+
+
+def _width(form: str, texts: Sequence[str]) -> int:
+    """Digits of a text in this form: of one with a fraction without a point, as many as the texts have."""
+    width = sum(_WIDTHS.get(letter, 0) for letter in form[1::2] if letter != ".")
+    return max(len(_whole(text)) for text in texts) if form.endswith("S%f") else width
+
+
+def _compact(text: str, form: str, width: int = 0, found: bool = False) -> int:
+    """A date of digits alone by its form, every part of its full width, as microseconds; a first zero may be lost.
+
+    `found`, where nobody named the form: hour 24 looks like a date's too, and years are those of `YEARS`. Raises ValueError.
+    """
+    digits, part = _whole(text), text.partition(".")[2]
+    dated = form.removesuffix(".%f").removesuffix("%f")
+    short = sum(_WIDTHS[letter] for letter in dated[1::2])
+    if not digits.isdigit() or not digits.isascii():
+        raise ValueError
+    if len(digits) == max(width, short) - 1 and not form.startswith("%Y"):
+        digits = "0" + digits
+    fraction = digits[short:]
+    if form.endswith(".%f"):
+        if not part.isdigit() or len(part) > 12 or fraction:
+            raise ValueError
+        fraction = part
+    elif part.strip("0") and "e" not in text.lower():
+        raise ValueError
+    elif form.endswith("%f") != bool(fraction) or len(fraction) > 6:
+        raise ValueError
+    if len(digits) < short:
+        raise ValueError
+    at, parts = 0, dict.fromkeys("HMS", 0)
+    for letter in dated[1::2]:
+        parts[letter] = int(digits[at : at + _WIDTHS[letter]])
+        at += _WIDTHS[letter]
+    year = parts["Y"] if "Y" in parts else parts["y"] + (1900 if parts["y"] >= 69 else 2000)
+    if (found and year not in YEARS) or parts["H"] > 23 + found or parts["M"] > 59 or parts["S"] > 59:
+        raise ValueError
+    day = datetime(year, parts.get("m", 1), parts.get("d", 1))
+    if "j" in parts:
+        day += timedelta(days=parts["j"] - 1)
+        if day.year != year:
+            raise ValueError
+    clock = (parts["H"] * 60 + parts["M"]) * 60 + parts["S"]
+    if clock > 86_400:
+        raise ValueError
+    return (day - NAIVE_EPOCH) // US + clock * 1_000_000 + int(fraction[:6].ljust(6, "0"))
+
+
+def _compact_or_marked(text: str, form: str) -> tuple[int, bool]:
+    """strptime, but digits alone have their parts' full width: 101240000 is 01 01 24 00 00, and no 10 12 40."""
+    dated = set(form[1::2])
+    if _NUMBER.fullmatch(text) and ("Y" in dated or "y" in dated):
+        return _compact(text, form), False
+    return _stamped(datetime.strptime(text, form))
+
+
+def _one_of(fits: list[_Fit], texts: Sequence[str]) -> None:
+    """Raises AmbiguousTimes, naming every reading, unless all come to the same instants."""
+    others: list[_Fit] = []
+    for form, us in fits:
+        if not any(us == known for _, known in others):
+            others.append((form, us))
+    if len(others) < 2:
+        return
+    rows = range(len(texts))
+    apart = (i for i in rows if len({us[i] for _, us in others} - {None}) == len(others))
+    at = next(apart, next(i for i in rows if len({us[i] for _, us in others}) > 1))
+    shown = [f"as {_shown(us[at])} ({_meaning(form)})" for form, us in others]
+    options = [f"--time-format '{form}'" for form, _ in others]
+    raise AmbiguousTimes(f"{texts[at]!r} can be read {_or(shown)}: say which with {_or(options)}")
+
+
+def _or(parts: list[str]) -> str:
+    return f"{', '.join(parts[:-1])} or {parts[-1]}"
 
 
 def _meaning(form: str) -> str:
     return WORDS.get(form, "a spreadsheet's serial day" if form == "excel" else form)
 
 
-def _shown(us: int) -> str:
+def _shown(us: int | None) -> str:
+    if us is None:
+        return "no time"
     moment = EPOCH + timedelta(microseconds=us)
     return f"{moment:%d %B %Y %H:%M:%S}".lstrip("0").removesuffix(" 00:00:00")
 
 
 def _dates(texts: Sequence[str]) -> _Read:
     """Dates of numbers with marks between them, with or without a time of day."""
-    fits: list[tuple[str, list[int]]] = []
+    fits: list[_Fit] = []
     failed: Counter[Order] = Counter()
     orders: tuple[Order, ...] = ("ymd", "dmy", "mdy")
     for order in orders:
-        us = []
+        us: list[int | None] = []
         for text in texts:
             try:
                 us.append(_marked(text, order)[0])

@@ -1,5 +1,7 @@
 """The back-test: every row is accounted for, nothing is guessed, and models are compared on the same cells."""
 
+# ruff: noqa: DTZ001 - naive moments get their zone where they are written
+
 from __future__ import annotations
 
 import gzip
@@ -314,6 +316,82 @@ def test_lines_of_ones_own_are_read_by_decode(tmp_path: Path) -> None:
     assert (document["protocol"]["series"], document["protocol"]["channels"]) == (2, ["temp", "flow"])
     assert (document["rows_used"], document["rows_refused"]) == (300, {"timestamp": 1})
     assert any("line 301: timestamp" in note for note in document["notes"])
+
+
+def lines_of(path: Path, times: Iterable[Any], series: str = "s") -> Path:
+    path.write_text(
+        "".join(json.dumps({"series": series, "ts": ts, "values": {"x": i % 7}}) + "\n" for i, ts in enumerate(times))
+    )
+    return path
+
+
+@pytest.mark.parametrize("unit", ["s", "us"])
+def test_lines_with_times_in_another_unit_are_refused_with_both_readings(tmp_path: Path, unit: str) -> None:
+    size = {"s": 1, "us": 10**6}[unit]
+    path = lines_of(tmp_path / "t.jsonl", [(1_764_000_000 + i) * size for i in range(100)])
+    wrong = {"s": "1970-01-21", "us": "the year 57869"}[unit]
+    words = rf"line 1: .*{wrong} as milliseconds.*2025-11-24 as .*seconds.*ts_unit: {unit}.*--set decode.ts_unit={unit}"
+    with pytest.raises(InputError, match=words):
+        read(Options(path, horizon=2))
+    # as written, and from a CSV with the same column: the same instants
+    settings_of = load([], {"input": "t", "channels": ["x"], "step": "1s", "horizon": 2, "decode.ts_unit": unit}, {})
+    stream = read(Options(path, horizon=2, settings=settings_of))
+    assert stream.batch.ts_us.tolist() == [(1_764_000_000 + i) * 10**6 for i in range(100)]
+    path = lines_of(tmp_path / "ms.jsonl", [(1_764_000_000 + i) * 1000 for i in range(100)])
+    with pytest.raises(InputError, match="ts_unit: ms"):
+        read(Options(path, horizon=2, settings=settings_of))
+
+
+def test_seconds_with_fractions_under_a_path_of_ones_own_are_found_too(tmp_path: Path) -> None:
+    config = load([], {"input": "t", "channels": ["x"], "step": "1s", "horizon": 2, "decode.ts": "meta.at"}, {})
+    bodies = [{"series": "s", "meta": {"at": 1_764_000_000.5 + i}, "values": {"x": i}} for i in range(50)]
+    path = tmp_path / "t.jsonl"
+    path.write_text("".join(json.dumps(each) + "\n" for each in bodies))
+    with pytest.raises(InputError, match="ts_unit: s"):
+        read(Options(path, settings=config))
+
+
+def test_single_lines_in_another_unit_are_refused_as_in_the_service(tmp_path: Path) -> None:
+    times = [1_764_000_000_000 + 1000 * i for i in range(100)]
+    times[20] //= 1000
+    times[30] *= 1000
+    path = lines_of(tmp_path / "t.jsonl", times)
+    document = run(path, tmp_path)
+    assert (document["rows_used"], document["rows_refused"]) == (98, {"timestamp": 2})
+    assert any("line 21" in note and "decode.ts_unit" in note for note in document["notes"])
+    assert command(path)[0] == 7
+
+
+@pytest.mark.parametrize("step_d", [1, 30, 365])
+@pytest.mark.parametrize("text", [False, True])
+def test_old_times_of_an_unbroken_file_stay_whatever_they_look_like(tmp_path: Path, step_d: int, text: bool) -> None:
+    """January 1970 in milliseconds has the digits of a later year's seconds; the rows around it say what it is."""
+    days = range(-2000, 5000, step_d)
+    times = [(datetime(1970, 1, 1) + timedelta(days=d)).isoformat() + "Z" if text else d * 86_400_000 for d in days]
+    stream = read(Options(lines_of(tmp_path / "t.jsonl", times), horizon=1))
+    assert stream.batch.ts_us.tolist() == [d * 86_400_000_000 for d in days]
+    assert not stream.refused
+    if text:  # a text says its year, even where all of them are in January 1970
+        texts = [f"1970-01-21T{hour:02d}:00:00Z" for hour in range(24)]
+        assert len(read(Options(lines_of(tmp_path / "u.jsonl", texts), horizon=1)).batch) == 24
+
+
+@pytest.mark.parametrize("with_config", [False, True])
+@pytest.mark.parametrize("kind", ["array", "array in one line", "pretty", "kcat"])
+def test_json_that_is_not_one_object_a_line_is_said_to_be_that(tmp_path: Path, kind: str, with_config: bool) -> None:
+    rows = [{"series": "s", "ts": 1_764_000_000_000 + i, "values": {"x": i}} for i in range(20)]
+    envelopes = [{"topic": "t", "partition": 0, "offset": i, "payload": json.dumps(row)} for i, row in enumerate(rows)]
+    text, words = {
+        "array": (json.dumps(rows, indent=1), "is a JSON array; one JSON object a line is needed"),
+        "array in one line": (json.dumps(rows), "is a JSON array; one JSON object a line is needed"),
+        "pretty": ("\n".join(json.dumps(row, indent=1) for row in rows), "over several lines; one JSON object a line"),
+        "kcat": ("\n".join(json.dumps(each) for each in envelopes), "kcat -J; one JSON object a line.*payload"),
+    }[kind]
+    path = tmp_path / "t.json"
+    path.write_text(text)
+    config = load([], {"input": "t", "channels": ["x"], "step": "1s", "horizon": 2}, {}) if with_config else None
+    with pytest.raises(InputError, match=words):
+        read(Options(path, settings=config))
 
 
 # ── scores ───────────────────────────────────────────────────────────────────────────────────────────────────────

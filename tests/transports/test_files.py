@@ -228,6 +228,18 @@ def test_series_are_found_under_other_names_too(tmp_path: Path, content: str) ->
         read_table(write(tmp_path / "t.csv", content), "when")
 
 
+def test_series_one_after_the_other_are_named_in_a_note(tmp_path: Path) -> None:
+    """Nothing repeats and nothing falls back: it may be one series, with a column of words beside it."""
+    rows = [f"2024-01-{day:02d},{'north' if day < 10 else 'south'},n{day},{day}" for day in range(1, 21)]
+    path = write(tmp_path / "t.csv", "when,zone,note,y\n" + "\n".join(rows))
+    table = read_table(path, "when")
+    assert len(table.notes) == 1
+    assert "column zone is left out, and all rows are one series" in table.notes[0]
+    assert "2 words (north, south)" in table.notes[0]
+    assert "--series zone" in table.notes[0]
+    assert read_table(path, "when", (), Reading(series=("zone",))).notes == []
+
+
 def test_two_columns_name_a_series_together(tmp_path: Path) -> None:
     path = write(tmp_path / "t.csv", "host,cpu,when,y\nn1,0,2024-01-01,1\nn1,1,2024-01-01,2\n")
     table = read_table(path, "when", ("y",), Reading(series=("host", "cpu")))

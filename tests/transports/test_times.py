@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import random
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -159,6 +160,102 @@ def test_a_written_column_is_read_right_or_refused(begin: datetime, step: int, c
         assert "--time-format" in str(error)
         return
     assert times.bad or times.ts_us.tolist() == wanted
+
+
+# ── digits alone ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+COMPACT = [
+    *("%Y%m%d%H", "%d%m%Y%H", "%m%d%Y%H", "%y%m%d%H%M", "%d%m%y%H%M", "%m%d%y%H%M", "%Y%j%H"),
+    *(
+        "%Y%m%d%H%M",
+        "%d%m%Y%H%M",
+        "%m%d%Y%H%M",
+        "%y%m%d%H%M%S",
+        "%d%m%y%H%M%S",
+        "%m%d%y%H%M%S",
+        "%Y%j%H%M",
+        "%Y%j%H%M%S",
+    ),
+    *("%Y%m%d%H%M%S", "%d%m%Y%H%M%S", "%m%d%Y%H%M%S"),
+    *("%Y%m%d%H%M%S%f", "%d%m%Y%H%M%S%f", "%m%d%Y%H%M%S%f", "%y%m%d%H%M%S%f", "%d%m%y%H%M%S%f"),
+]
+
+
+def in_digits(moment: datetime, form: str, places: int) -> str:
+    return moment.strftime(form.removesuffix("%f")) + (f"{moment:%f}"[:places] if form.endswith("%f") else "")
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [
+        (["2401010000", "2401010100"], r"1 January 2024 \(%y%m%d%H%M\).*2046.*'%y%m%d%H%M'.*'s'"),
+        (["0101240000", "0101240100"], r"1 January 2024 \(%d%m%y%H%M\).*1973.*'s'"),
+        (["101240000", "3112240000"], r"1 January 2024 \(%d%m%y%H%M\).*1973.*'s'"),  # a spreadsheet ate the zero
+        (["240101000000"], r"1 January 2024 \(%y%m%d%H%M%S\).*1977.*'ms'"),
+        (["2024010100000000"], r"1 January 2024 \(%Y%m%d%H%M%S%f\).*2034.*'us'"),
+        (["2024001000000"], r"1 January 2024 \(%Y%j%H%M%S\).*2034.*'ms'"),
+        (["2024010100.0", "2024010101.0"], r"%Y%m%d%H.*2034"),
+        (["2.0240101E9", "2.024010101E9"], r"%Y%m%d%H.*2034"),
+        (["240101000000.5", "240101000001.25"], r"%y%m%d%H%M%S\.%f.*1977"),
+        (["2024010122", "2024010123", "2024010124"], r"%Y%m%d%H.*2034"),  # hours 1 to 24
+    ],
+)
+def test_dates_in_digits_that_are_counts_too_are_refused_with_all_readings(texts: list[str], words: str) -> None:
+    with pytest.raises(AmbiguousTimes, match=words):
+        read_times(texts)
+
+
+@pytest.mark.parametrize("form", COMPACT)
+def test_a_column_of_dates_in_digits_is_never_read_as_a_count(form: str) -> None:
+    """Whatever the begin, the step, the length, and a text or two of them spoiled."""
+    rng = random.Random(form)
+    for _ in range(30):
+        begin = datetime(
+            rng.randrange(1975, 2060), rng.randrange(1, 13), rng.randrange(1, 29), rng.randrange(24), tzinfo=UTC
+        )
+        grain = 1 if "%S" in form else 60 if "%M" in form else 3600
+        step = grain * rng.choice([1, 2, 5, 15, 24, 60, 168])
+        places = rng.choice([3, 6] if "%y" in form else [1, 2, 3, 4, 5, 6])
+        moments = [
+            begin + i * timedelta(seconds=step, microseconds=250) for i in range(rng.choice([1, 2, 24, 60, 300]))
+        ]
+        texts = [in_digits(moment, form, places) for moment in moments]
+        wanted = [us_of(datetime.strptime(text, form).replace(tzinfo=UTC)) for text in texts]
+        assert read_times(texts, form).ts_us.tolist() == wanted
+        if len(texts) >= 60 and not form.endswith("%f"):
+            texts[rng.randrange(len(texts))] = texts[0][:-2] + "99"
+        try:
+            times = read_times(texts)
+        except AmbiguousTimes:
+            continue
+        good = [row for row in range(len(texts)) if row not in times.bad]
+        assert times.ts_us[good].tolist() == [wanted[row] for row in good]
+        assert len(good) >= len(texts) - 1
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+@pytest.mark.parametrize("step", [1, 60, 900, 3600, 86_400])
+def test_a_column_of_counts_needs_no_format(unit: str, step: int) -> None:
+    """Years 2005 to 2035, every second count among them that looks like a date at first: whole columns decide."""
+    rng = random.Random(step)
+    per_s = {"s": 1, "ms": 1000, "us": 10**6, "ns": 10**9}[unit]
+    begins = [rng.randrange(1_104_537_600, 2_051_222_400) for _ in range(150)]
+    begins += [1_701_011_200, 1_112_131_400, 2_012_312_200, 2_024_010_100, 1_801_010_000, 1_231_200_000, 1_101_200_500]
+    rows = 70 if step == 1 else 50  # an hour's sixty seconds may all be minutes
+    for begin in begins:
+        counts = [(begin + i * step) * per_s for i in range(rows)]
+        times = read_times([str(count) for count in counts])
+        assert not times.bad
+        assert times.ts_us.tolist() == [(begin + i * step) * 10**6 for i in range(rows)]
+
+
+def test_a_format_of_digits_has_its_parts_in_full_width() -> None:
+    assert one("101240000", "%d%m%y%H%M") == 1000 * NEW_YEAR_MS
+    assert one("1012024", "%d%m%Y") == 1000 * NEW_YEAR_MS
+    assert one("2024010100.0", "%Y%m%d%H") == 1000 * NEW_YEAR_MS
+    assert one("1724", "%Y") == us_of(datetime(1724, 1, 1, tzinfo=UTC))
+    assert read_times(["20241301000000000"], "%Y%m%d%H%M%S%f").bad
+    assert read_times(["1e999999999"] * 3 + ["20240101"], "%Y%m%d").bad.keys() == {0, 1, 2}
 
 
 # ── places with summer time ──────────────────────────────────────────────────────────────────────────────────────────
