@@ -208,7 +208,7 @@ def _numbers(texts: Sequence[str]) -> _Read:
             f"some times look like {WORDS[sizes[0]]} and some like {WORDS[sizes[1]]}; "
             f"say which with --time-format {sizes[0]} or --time-format {sizes[1]}"
         )
-    small: list[_Fit] = []
+    small = fits[:1]
     if all(EXCEL_DAYS[0] <= value <= EXCEL_DAYS[1] for value in values):
         small.append(("excel", [_excel(text, 8) for text in texts]))
     if all(text.isdigit() and len(text) == 4 and int(text) in YEARS for text in texts):

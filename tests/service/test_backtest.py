@@ -356,6 +356,8 @@ def test_single_lines_in_another_unit_are_refused_as_in_the_service(tmp_path: Pa
     times[20] //= 1000
     times[30] *= 1000
     path = lines_of(tmp_path / "t.jsonl", times)
+    stream = read(Options(path, horizon=3))
+    assert stream.place.tolist() == [line for line in range(1, 101) if line not in (21, 31)]
     document = run(path, tmp_path)
     assert (document["rows_used"], document["rows_refused"]) == (98, {"timestamp": 2})
     assert any("line 21" in note and "decode.ts_unit" in note for note in document["notes"])

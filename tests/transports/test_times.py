@@ -191,6 +191,11 @@ def in_digits(moment: datetime, form: str, places: int) -> str:
         (["2401010000", "2401010100"], r"1 January 2024 \(%y%m%d%H%M\).*2046.*'%y%m%d%H%M'.*'s'"),
         (["0101240000", "0101240100"], r"1 January 2024 \(%d%m%y%H%M\).*1973.*'s'"),
         (["101240000", "3112240000"], r"1 January 2024 \(%d%m%y%H%M\).*1973.*'s'"),  # a spreadsheet ate the zero
+        (["101240000", "201240000"], r"2 January 2024 \(%d%m%y%H%M\).*1976.*'s'"),
+        (
+            ["1012024", "13012024"],
+            r"1 January 2024 \(%d%m%Y\).*1970.*'s'",
+        ),  # no zero before the 1: read only where it is said
         (["240101000000"], r"1 January 2024 \(%y%m%d%H%M%S\).*1977.*'ms'"),
         (["2024010100000000"], r"1 January 2024 \(%Y%m%d%H%M%S%f\).*2034.*'us'"),
         (["2024001000000"], r"1 January 2024 \(%Y%j%H%M%S\).*2034.*'ms'"),
