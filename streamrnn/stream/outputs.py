@@ -72,7 +72,7 @@ class OutputPart:
         names = table.names
         self.forecast_series: list[str] = [names[row] or "" for row in frames.owner[chosen].tolist()]
         self.forecast_step: I64 = _step_us(spec, grid, frames, chosen)
-        self.forecast_scale: F32 = frames.scale[chosen]
+        self.forecast_scale: F32 = _worth_writing(frames.scale[chosen], frames.base[chosen])
         self.forecast_warm: Bool = frames.number[chosen] + 1 >= spec.warm_up
         self.mean: F64 = np.empty((len(chosen), channels, spec.horizon))
         self.quantiles: F64 = np.empty((len(chosen), channels, levels, spec.horizon))
@@ -86,13 +86,19 @@ class OutputPart:
         self.fill_ts: I64 = frames.ts_us[chosen]
         self.fill_series: list[str] = [names[row] or "" for row in frames.owner[chosen].tolist()]
         self.fill_kind: U8 = frames.kind[chosen]
-        self.fill_scale: F32 = frames.scale[chosen]
+        self.fill_scale: F32 = _worth_writing(frames.scale[chosen], frames.base[chosen])
         self.fill_value: F64 = np.empty((len(chosen), channels))
         self.fill_lower: F64 = np.empty((len(chosen), channels))
         self.fill_upper: F64 = np.empty((len(chosen), channels))
         self.filled: Bool = np.zeros((len(chosen), channels), dtype=np.bool_)
 
         self.frame_error: F32 = np.empty(count, dtype=np.float32)
+
+
+def _worth_writing(scale: F32, base: F64) -> F32:
+    """The scale by which digits are chosen: of a channel that has not moved, a share of its value (10 digits). [n, channel]"""
+    level = np.abs(base)
+    return np.where(scale > 1e-12 * level, scale, 1e-7 * level).astype(np.float32)
 
 
 def _step_us(spec: StreamSpec, grid: StepGrid, frames: Frames, chosen: I64) -> I64:
