@@ -17,10 +17,10 @@ does not speak within its patience (counted in records of the partition) leaves 
 differs by powers of two from place to place, so that series that speak every few records and series that speak every hundred
 thousand both find one that waits long enough; who has come back once is waited for eight times as long as it took.
 
-A clock is one row of `CLOCK` words: records so far, newcomers so far, then for each witness its series (`identity`, 0: a
-free place), newest record time, the time that two records have reached, the record it last spoke at, its patience, and
-SAMPLES pairs of (record, time), newest first: where in the log it had come to which time. Times are milliseconds. A fresh
-row is all zeros.
+A clock is one row of `CLOCK` words: records so far, newcomers so far, then of all witnesses the series (`identity`, 0: a free
+place), the newest record time, the time that two records have reached, the record it last spoke at, the patience, and for each
+witness SAMPLES pairs of (record, time), newest first: where in the log it had come to which time. Times are milliseconds. A
+fresh row is all zeros.
 """
 
 from __future__ import annotations
@@ -34,9 +34,12 @@ WITNESSES = 8
 # Samples lie a quarter of `idle_after` apart, so they reach back as far as is asked for.
 SAMPLES, SPACING = 8, 4
 FIRST = 2
-NEWEST, REACHED, SPOKE, PATIENCE, SAMPLE = range(1, 6)
-WORDS = SAMPLE + 2 * SAMPLES
-CLOCK = FIRST + WORDS * WITNESSES
+SERIES, NEWEST, REACHED, SPOKE, PATIENCE = range(FIRST, FIRST + 5 * WITNESSES, WITNESSES)
+SAMPLE = FIRST + 5 * WITNESSES
+WORDS = 2 * SAMPLES
+CLOCK = SAMPLE + WORDS * WITNESSES
+# A newcomer is looked at for a place so often, in records, once all places were taken.
+LOOKS = 16
 PATIENCE_LEAST, PATIENCES = 1024, 10  # in records, and how many powers of two there are
 COMES_BACK = 8
 # How far the clocks of a series and its witness may be apart, in `idle_after`: a witness that speaks seldom is late.
@@ -49,48 +52,56 @@ def hear(clock: I64, identity: int, record_ms: int, idle_after_ms: int) -> bool:
     moved so far that silent series are to be looked for."""
     clock[0] += 1
     count = clock[0]
-    place, free, waited = -1, -1, 0
+    place = -1
     for w in range(WITNESSES):
-        at = FIRST + WORDS * w
-        if clock[at] == identity:
-            place = at
+        if clock[SERIES + w] == identity:
+            place = w
             break
-        if clock[at] == 0:
-            if waited < 1 << 60:
-                free, waited = at, 1 << 60
-        elif count - clock[at + SPOKE] - clock[at + PATIENCE] > waited:
-            free, waited = at, count - clock[at + SPOKE] - clock[at + PATIENCE]
     if place < 0:
-        if free >= 0:
-            clock[free : free + WORDS] = 0
-            clock[free], clock[free + NEWEST], clock[free + REACHED], clock[free + SPOKE] = (
-                identity,
-                record_ms,
-                record_ms,
-                count,
-            )
-            clock[free + PATIENCE] = PATIENCE_LEAST << (clock[1] % PATIENCES)
-            clock[free + SAMPLE], clock[free + SAMPLE + 1] = count, record_ms
-            clock[1] += 1
+        if clock[1] < WITNESSES or count % LOOKS == 0:
+            _take_place(clock, identity, record_ms)
         return False
-    both = min(clock[place + NEWEST], record_ms)
-    highest = max(clock[place + NEWEST], record_ms)
-    clock[place + NEWEST] = record_ms
-    clock[place + PATIENCE] = max(clock[place + PATIENCE], COMES_BACK * (count - clock[place + SPOKE]))
-    clock[place + SPOKE] = count
-    if highest < clock[place + REACHED] - idle_after_ms:  # its clock was put back: what it has shown counts no more
-        clock[place + SAMPLE : place + WORDS] = 0
-        clock[place + REACHED] = both
-    elif both > clock[place + REACHED]:
-        clock[place + REACHED] = both
+    newest, reached = clock[NEWEST + place], clock[REACHED + place]
+    both, highest = min(newest, record_ms), max(newest, record_ms)
+    clock[NEWEST + place] = record_ms
+    clock[PATIENCE + place] = max(clock[PATIENCE + place], COMES_BACK * (count - clock[SPOKE + place]))
+    clock[SPOKE + place] = count
+    at = SAMPLE + WORDS * place
+    if highest < reached - idle_after_ms:  # its clock was put back: what it has shown counts no more
+        clock[at : at + WORDS] = 0
+        clock[REACHED + place] = both
+    elif both > reached:
+        clock[REACHED + place] = both
     else:
         return False
-    if both - clock[place + SAMPLE + 1] < idle_after_ms // SPACING and clock[place + SAMPLE] > 0:
+    if both - clock[at + 1] < idle_after_ms // SPACING and clock[at] > 0:
         return False
-    for k in range(WORDS - 1, SAMPLE + 1, -1):
-        clock[place + k] = clock[place + k - 2]
-    clock[place + SAMPLE], clock[place + SAMPLE + 1] = count, both
+    for k in range(at + WORDS - 1, at + 1, -1):
+        clock[k] = clock[k - 2]
+    clock[at], clock[at + 1] = count, both
     return True
+
+
+@compiled
+def _take_place(clock: I64, identity: int, record_ms: int) -> None:
+    """Makes a series a witness where a place is free, or where one has been waited for in vain the longest."""
+    count = clock[0]
+    place, waited = -1, 0
+    for w in range(WITNESSES):
+        if clock[SERIES + w] == 0:
+            place = w
+            break
+        late = count - clock[SPOKE + w] - clock[PATIENCE + w]
+        if late > waited:
+            place, waited = w, late
+    if place < 0:
+        return
+    at = SAMPLE + WORDS * place
+    clock[at : at + WORDS] = 0
+    clock[at], clock[at + 1] = count, record_ms
+    clock[SERIES + place], clock[NEWEST + place], clock[REACHED + place] = identity, record_ms, record_ms
+    clock[SPOKE + place], clock[PATIENCE + place] = count, PATIENCE_LEAST << (clock[1] % PATIENCES)
+    clock[1] += 1
 
 
 @compiled
@@ -99,15 +110,14 @@ def silent_for_ms(clock: I64, identity: int, spoke: int, record_ms: int, idle_af
     partition (`clock[0]` then) and had the time `record_ms`."""
     first, second = -1, -1
     for w in range(WITNESSES):
-        at = FIRST + WORDS * w
-        if clock[at] == 0 or clock[at] == identity:
+        if clock[SERIES + w] == 0 or clock[SERIES + w] == identity:
             continue
-        now = clock[at + REACHED]
+        now, at = clock[REACHED + w], SAMPLE + WORDS * w
         if now - record_ms < idle_after_ms:
             continue
         # Where the witness was when the series last spoke: its newest sample before that.
         before, after = 0, 0
-        for k in range(at + SAMPLE, at + WORDS, 2):
+        for k in range(at, at + WORDS, 2):
             if clock[k] == 0:
                 break
             if clock[k] <= spoke:
@@ -136,9 +146,8 @@ def time_ms(clock: I64) -> int:
     """The time that two witnesses have reached, for people and for rough measures; -1 while there are not two."""
     first, second = -1, -1
     for w in range(WITNESSES):
-        at = FIRST + WORDS * w
-        if clock[at] != 0:
-            reached = clock[at + REACHED]
+        if clock[SERIES + w] != 0:
+            reached = clock[REACHED + w]
             if reached > first:
                 first, second = reached, first
             elif reached > second:

@@ -24,7 +24,7 @@ from streamrnn.stream.table import Field, SeriesTable
 
 
 def grid_fields() -> list[Field]:
-    """The columns by which the grid looks through all series for those that fell silent."""
+    """The columns that the grid looks at for every tick, and for silent series."""
     return [
         Field("last_step", (), np.int64, fill=grid.NEVER),
         Field("last_us", (), np.int64, fill=grid.NEVER),
@@ -104,8 +104,8 @@ class FrontEnd:
         """Without `fills_ahead` (the trainer) silent series are not looked for: nothing is sent of them."""
         self.spec = spec
         self.table = table if table is not None else SeriesTable([], spec.series_max)
-        for field in grid_fields():
-            self.table.add([field])
+        # Side by side: a tick looks at all of them, a search for silent series only now and then.
+        self.table.add(grid_fields())
         self.table.add(frontend_fields(spec))
         self.places = Places(spec.series_max)
         steps = spec.grid()
