@@ -30,7 +30,7 @@ step is longer where the offset lies far out in σ: quadratic from USUAL on up t
 σ allows at all a share of the way. How far out is what the *newest* offset of the level says, and
 the longer part of the step asks whether that one would have been hit: what θ has just been moved by is seen at once, and a
 delay of h steps cannot make it swing. The length is settled before the target is known and is the same both ways, so it
-changes how fast θ comes to its place, not where that is (the saturating integrator of the paper above, without its limit).
+changes how fast θ comes to its place, and hardly where that is (the saturating integrator of the paper above, without its limit).
 
 A standstill. While a channel stands still (`features.REST`), errors are 0 whatever the interval is, and would drive σ and θ
 to where the first move finds nothing. So they are kept as they were when it moved, and only what is sent shrinks. σ begins
