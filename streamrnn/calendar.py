@@ -109,10 +109,6 @@ class StepGrid:
         """From where on times belong to later steps."""
         return int(steps.end_of(step, self.step_us, self.shift_us, self.first, self.edges))
 
-    def holds(self, ts_us: int) -> bool:
-        """Whether calendar steps are made for this time."""
-        return not len(self.edges) or bool(self.edges[0] <= ts_us < self.edges[-2])
-
 
 _NONE: I64 = np.empty(0, dtype=np.int64)
 

@@ -118,7 +118,7 @@ def taken(frames: FrameList, chosen: slice | I64) -> FrameList:
 
 
 def joined(parts: Sequence[FrameList]) -> FrameList:
-    """Frames behind each other."""
+    """Frames one after the other."""
     return FrameList(
         np.concatenate([part.slot for part in parts]),
         np.concatenate([part.step for part in parts]),

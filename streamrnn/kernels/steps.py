@@ -12,21 +12,26 @@ from streamrnn.records import I64
 
 
 @compiled
+def _newest(times: I64, ts_us: int) -> int:
+    """Where in a sorted table, of one entry at least, the last time stands that is not after `ts_us`; 0 before all."""
+    low, high = 0, times.shape[0]
+    while high - low > 1:
+        middle = (low + high) // 2
+        if times[middle] <= ts_us:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+@compiled
 def index_of(ts_us: int, step_us: int, shift_us: int, first: int, edges: I64) -> int:
     """The number of the step at `ts_us`; irregular (`step_us` 0): the time itself. Beyond the tables, their first or last."""
     if step_us == 0:
         return ts_us
-    count = edges.shape[0]
-    if count == 0:
+    if edges.shape[0] == 0:
         return (ts_us + shift_us) // step_us
-    low, high = 0, count  # edges[low] <= ts_us < edges[high], as far as there are such
-    while high - low > 1:
-        middle = (low + high) // 2
-        if edges[middle] <= ts_us:
-            low = middle
-        else:
-            high = middle
-    return int(first + low)
+    return first + _newest(edges, ts_us)
 
 
 @compiled
@@ -41,7 +46,7 @@ def start_of(step: int, step_us: int, first: int, starts: I64) -> int:
 
 @compiled
 def end_of(step: int, step_us: int, shift_us: int, first: int, edges: I64) -> int:
-    """From where on times belong to later steps; irregular: right behind the step's own time."""
+    """From where on times belong to later steps; irregular: right after the step's own time."""
     if step_us == 0:
         return step + 1
     if edges.shape[0] == 0:
@@ -52,16 +57,7 @@ def end_of(step: int, step_us: int, shift_us: int, first: int, edges: I64) -> in
 @compiled
 def offset_at(ts_us: int, instants: I64, offsets: I64) -> int:
     """How far local time is ahead of UTC at an instant; 0 without a table."""
-    low, high = 0, instants.shape[0]
-    if high == 0:
-        return 0
-    while high - low > 1:
-        middle = (low + high) // 2
-        if instants[middle] <= ts_us:
-            low = middle
-        else:
-            high = middle
-    return int(offsets[low])
+    return int(offsets[_newest(instants, ts_us)]) if instants.shape[0] > 0 else 0
 
 
 @compiled
