@@ -19,7 +19,7 @@ at which offset of the changelog it was to stand (`at`): older states that a rea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -31,11 +31,13 @@ from streamrnn.stream.snapshot import Snapshots
 from streamrnn.transports.base import LONG_AGO_S, Sink, clock_s
 from streamrnn.transports.changelog import (
     CHECKPOINT,
+    LAYOUT,
     SERIES,
     Checkpoint,
     History,
     encode_checkpoint,
     layout_key,
+    meaning_key,
     series_key,
     weights_at,
     with_clock,
@@ -111,11 +113,20 @@ class Checkpointer:
         engine.table.keep_gone = True
 
     def begin(
-        self, partition: int, checkpoint: Checkpoint, history: History, end: int, strays: Sequence[str] = ()
+        self,
+        partition: int,
+        checkpoint: Checkpoint,
+        history: History,
+        end: int,
+        strays: Sequence[str] = (),
+        layouts: Collection[int] = (),
     ) -> None:
         """A partition was restored, or starts with nothing; its changelog was read up to `end`. `strays` are states to
-        be deleted from it."""
-        self._partitions[partition] = Parked(checkpoint, clock_s(), history, gone=list(strays), end=end)
+        be deleted from it. `layouts` are described in it: a second description would let compaction take away the first,
+        which stands before the records that need it."""
+        checkpoint = msgspec.structs.replace(checkpoint, meaning=self._snapshots.meaning)
+        parked = Parked(checkpoint, clock_s(), history, layouts=set(layouts), gone=list(strays), end=end)
+        self._partitions[partition] = parked
 
     def park(self, partition: int) -> Parked | None:
         """The partition is given up; what `resume` needs, should it come back before anyone has moved it."""
@@ -177,8 +188,9 @@ class Checkpointer:
             layout, text = self._snapshots.layout()
             if layout not in known.layouts:
                 known.layouts.add(layout)
-                piece.keys.append(layout_key(layout))
-                piece.values.append(text)
+                meaning = self._snapshots.meaning
+                piece.keys += [meaning_key(meaning), layout_key(layout)]
+                piece.values += [meaning.encode(), text]
             names, records = self._snapshots.pack(partition, rows, position, known.written.life)
             table.changed[rows] = False
             piece.keys += [series_key(name) for name in names]
@@ -282,7 +294,9 @@ class Checkpointer:
         """A slice will not leave: its rows count as changed again."""
         table, known = self._engine.table, self._partitions.get(piece.partition)
         for key, value in zip(piece.keys, piece.values, strict=True):
-            if key.startswith(SERIES):
+            if key.startswith(LAYOUT) and known is not None:
+                known.layouts.clear()
+            elif key.startswith(SERIES):
                 name = key[len(SERIES) :].decode()
                 row = table.find(piece.partition, name)
                 if row is not None:

@@ -110,6 +110,7 @@ class Observer(Protocol):
     def restored(
         self, partition: int, rows: int, refused: Mapping[str, int], seconds: float, why_cold: str
     ) -> None: ...
+    def carried(self, partition: int, carried: int, cold: int) -> None: ...
     def assigned(self, partition: int, position: int, emit_from: int) -> None: ...
     def revoked(self, partition: int) -> None: ...
 
@@ -753,7 +754,8 @@ class Pump:
             history = history_of(known, checkpoint)
             owned = _Owned(position, emit_from, committed, weights_at(history, position), history)
             written = msgspec.structs.replace(checkpoint, input_id=self._input_id)
-            self._checkpointer.begin(partition, written, history, end, done.strays)
+            self._checkpointer.begin(partition, written, history, end, done.strays, done.layouts)
+            self._report_changes(done)
         else:
             strays = [*done.strays, *self._engine.table.series(partition)]
             self._engine.drop(partition)
@@ -768,7 +770,8 @@ class Pump:
             begun = Checkpoint(
                 self._source.topic, position, serving, None, life, input_id=self._input_id, clocks=((position, b""),)
             )
-            self._checkpointer.begin(partition, begun, begun.history(), end, strays)
+            self._checkpointer.begin(partition, begun, begun.history(), end, strays, done.layouts)
+            self._observer.carried(partition, 0, len(strays))
             self._ready.append(self._checkpointer.start(partition))
             if lost:
                 log.error(
@@ -779,6 +782,19 @@ class Pump:
         if done.found.refused:
             log.error("states in the changelog were refused", partition=partition, refused=done.found.refused)
         self._serve(partition, owned)
+
+    def _report_changes(self, done: Restoration) -> None:
+        """Once for each partition, and not again at the next start: by then its states are of the new meaning."""
+        if not done.carried and not done.cold:
+            return
+        what = [words for plan in done.plans if plan.change is not None for words in plan.change.words]
+        if any(not plan.described for plan in done.plans):
+            what.append("states of a version that kept no names of channels are taken for those of this configuration")
+        log.warning(
+            "the partition's states are carried over into a changed configuration", partition=done.partition,
+            carried=done.carried, cold=done.cold.total(), what=list(dict.fromkeys(what)), why_cold=dict(done.cold),
+        )  # fmt: skip
+        self._observer.carried(done.partition, done.carried, done.cold.total())
 
     def _replay_start(self, done: Restoration, checkpoint: Checkpoint, begin: int) -> tuple[int, bytes]:
         """Where the replay must begin so that states which another worker wrote over with older ones come up, too, and the

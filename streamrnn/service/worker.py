@@ -93,7 +93,7 @@ class Worker:
         self._on_serving = on_serving
         self.spec = settings.stream_spec()
         self.engine = Engine(self.spec)
-        self.snapshots = Snapshots(self.engine)
+        self.snapshots = Snapshots(self.engine, settings.meaning())
         self.decoder = Decoder(self.spec, settings.decode_spec())
         self.unreadable = UnreadablePartitions(transport, settings.input, settings.batch_records_max)
         self.follower: ModelsFollower | None = None

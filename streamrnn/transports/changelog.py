@@ -2,6 +2,7 @@
 
     s/<series>       a series' state as bytes (`stream.snapshot` knows what is in them); a tombstone: let go
     layout/<id>      the description of a layout, before the first record that has it
+    meaning/<id>     JSON: what numbers mean (`streamrnn.meaning`), before the first layout that names it
     checkpoint       JSON: from which input offset the partition's ticks must be replayed over these states, the weights
                      then in use, and where others came into use since
 
@@ -21,13 +22,14 @@ import numpy as np
 from msgspec import Meta
 
 from streamrnn.kernels.batches import NOTHING
-from streamrnn.packed import Packed, packed
+from streamrnn.meaning import Meaning
+from streamrnn.packed import Packed, packed, text_of
 from streamrnn.records import I64
 from streamrnn.transports.base import Deadline, PartitionReader, TopicUnfit, Transport
 
 VERSION = 1
 CHECKPOINT = b"checkpoint"
-SERIES, LAYOUT = b"s/", b"layout/"
+SERIES, LAYOUT, MEANING = b"s/", b"layout/", b"meaning/"
 # What a span moves by where the key is the series' name alone.
 _BEHIND_PREFIX: I64 = np.array([len(SERIES), 0, 0, 0], dtype=np.int64)
 # A poll of the reader: enough to unpack many rows at once, little enough that the event loop is not held up.
@@ -79,6 +81,8 @@ class Checkpoint(msgspec.Struct, forbid_unknown_fields=False):
     # The log's clock (`kernels.logclock`) at this and at the checkpoints before it, by input offset, newest first. An older
     # state that another worker wrote last needs a replay that begins before `offset`.
     clocks: tuple[tuple[InputOffset, bytes], ...] = ()
+    # Of the states at `offset`; a layout of its own says it of each record. None: a version that did not keep it.
+    meaning: Meaning | None = None
     version: int = VERSION
 
     def clock_at(self, offset: int) -> tuple[int, bytes]:
@@ -113,6 +117,9 @@ class Piece:
     states: Packed
     gone: list[str] = field(default_factory=list)
     layouts: list[bytes] = field(default_factory=list)
+    meanings: list[tuple[str, bytes]] = field(
+        default_factory=list
+    )  # (id, description), to be learnt before the layouts
     ignored: int = 0
 
 
@@ -122,6 +129,10 @@ def series_key(name: bytes) -> bytes:
 
 def layout_key(layout: int) -> bytes:
     return LAYOUT + f"{layout:016x}".encode()
+
+
+def meaning_key(meaning: Meaning) -> bytes:
+    return MEANING + meaning.id.encode()
 
 
 class ChangelogReader:
@@ -169,6 +180,8 @@ class ChangelogReader:
             for record in found.take(~series):
                 if (record.key or b"").startswith(LAYOUT) and record.value is not None:
                     piece.layouts.append(record.value)
+                elif (record.key or b"").startswith(MEANING) and record.value is not None:
+                    piece.meanings.append((text_of((record.key or b"")[len(MEANING) :]), record.value))
                 elif record.key == CHECKPOINT and record.value is not None:
                     self._checkpoint(found.partition, record.value)
                 else:
@@ -213,6 +226,9 @@ class ChangelogReader:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             self.unusable[partition] = f"the checkpoint of partition {partition} cannot be read: {error}"
             return
+        known = self.checkpoints.get(partition)
+        if known is not None and found.life < known.life:
+            return  # of one that was evicted before the partition began anew, and has written late
         self.checkpoints[partition] = found
         self.unusable.pop(partition, None)
 
