@@ -148,6 +148,12 @@ class Change:
             and not self.cold_weights
         )
 
+    @property
+    def reshapes(self) -> bool:
+        """Whether a network is shown, or says, other numbers than before, or in other places."""
+        before, now = self.before, self.now
+        return not self.same_inputs or (before.horizon, before.quantiles) != (now.horizon, now.quantiles)
+
     @cached_property
     def cold(self) -> str:
         """Why nothing of a state can be carried; "" where something can."""

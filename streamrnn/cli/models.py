@@ -62,6 +62,7 @@ def rollback(model: ModelId, config: Config = None, sets: Sets = None, bootstrap
 
 
 async def _with_follower(settings: Settings, roll_back_to: str | None = None) -> list[dict[str, Any]]:
+    from streamrnn.model.weights import WeightsError, fitted
     from streamrnn.transports.base import Deadline
     from streamrnn.transports.kafka import KafkaTransport
     from streamrnn.transports.models import ModelsFollower, ModelsWriter, rolled_back
@@ -74,8 +75,13 @@ async def _with_follower(settings: Settings, roll_back_to: str | None = None) ->
         current = follower.pointer.id if follower.pointer else None
         refused = follower.pointer.refused if follower.pointer else ()
         if roll_back_to is not None:
-            if follower.blob(roll_back_to) is None:
+            blob = follower.blob(roll_back_to)
+            if blob is None:
                 raise BadUse(f"no whole weights {roll_back_to}: `streamrnn models list` shows what there is")
+            try:
+                fitted(blob, settings.meaning())
+            except WeightsError as error:  # no worker of this configuration would serve them
+                raise BadUse(f"{roll_back_to}: {error}") from error
             sink = transport.sink()
             await sink.start()
             try:
