@@ -91,6 +91,7 @@ class Parked:
     end: int = -1  # of the changelog, as far as it is acknowledged; -1: not known
     unacknowledged: int = 0  # records appended behind it
     strange_writes: int = 0
+    due: bool = False  # states wait to be written though nothing has come: they were carried from another meaning
 
 
 class Checkpointer:
@@ -120,12 +121,13 @@ class Checkpointer:
         end: int,
         strays: Sequence[str] = (),
         layouts: Collection[int] = (),
+        due: bool = False,
     ) -> None:
         """A partition was restored, or starts with nothing; its changelog was read up to `end`. `strays` are states to
         be deleted from it. `layouts` are described in it: a second description would let compaction take away the first,
-        which stands before the records that need it."""
+        which stands before the records that need it. `due`: changed states are to be written even where nothing comes."""
         checkpoint = msgspec.structs.replace(checkpoint, meaning=self._snapshots.meaning)
-        parked = Parked(checkpoint, clock_s(), history, layouts=set(layouts), gone=list(strays), end=end)
+        parked = Parked(checkpoint, clock_s(), history, layouts=set(layouts), gone=list(strays), end=end, due=due)
         self._partitions[partition] = parked
 
     def park(self, partition: int) -> Parked | None:
@@ -206,11 +208,11 @@ class Checkpointer:
     def _begin_cycle(self, known: Parked, partition: int, position: int, force: bool) -> bool:
         elapsed = clock_s() - known.began_s
         since = position - known.written.offset
-        if known.waiting is not None or since <= 0:
+        if known.waiting is not None or (since <= 0 and not (known.due and since == 0)):
             return False
         if not force and elapsed < self._settings.interval_s and since < self._settings.records:
             return False
-        known.began_s = clock_s()
+        known.began_s, known.due = clock_s(), False
         front = self._engine.front
         begin = msgspec.structs.replace(
             known.written,

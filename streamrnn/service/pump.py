@@ -754,7 +754,8 @@ class Pump:
             history = history_of(known, checkpoint)
             owned = _Owned(position, emit_from, committed, weights_at(history, position), history)
             written = msgspec.structs.replace(checkpoint, input_id=self._input_id)
-            self._checkpointer.begin(partition, written, history, end, done.strays, done.layouts)
+            due = bool(done.carried or done.strays)
+            self._checkpointer.begin(partition, written, history, end, done.strays, done.layouts, due)
             self._report_changes(done)
         else:
             strays = [*done.strays, *self._engine.table.series(partition)]

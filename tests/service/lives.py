@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
@@ -117,16 +117,17 @@ class Lives:
             "idle_after": "600s",
             "train": "off",
         }
-        return settings(**base, **{**FIRST, **changes})
+        return settings(**{**base, **FIRST, **changes})
 
     def create(self, chosen: Settings) -> None:
         self.broker.create(chosen.input, PARTITIONS)
         for need in chosen.topic_needs(PARTITIONS):
             self.broker.create(need.name, need.partitions)
 
-    def send(self, steps: int) -> None:
+    def send(self, steps: int, names: Sequence[str] = SERIES) -> None:
         for step in range(self.step, self.step + steps):
-            for i, series in enumerate(SERIES):
+            for series in names:
+                i = SERIES.index(series)
                 self.broker.append("ticks", i % PARTITIONS, series.encode(), record(series, step), START + 1000 * step)
         self.step += steps
         self.broker.announce()
@@ -175,19 +176,19 @@ class Lives:
 
         await until(there)
 
-    async def changed_to(self, worker: Worker, chosen: Settings, event: str) -> Worker:
+    async def changed_to(self, worker: Worker, chosen: Settings, event: str, names: Sequence[str] = SERIES) -> Worker:
         """The next worker, after the present one ended in this way; nothing of the input is left unread."""
         if event == "restart":
             await self.stop(worker)
             return await self._taken(self.start(chosen))
-        self.send(3)
+        self.send(3, names)
         if event == "kill":
             await self.served(worker, written=False)
             self.kill(worker)
             return await self._taken(self.start(chosen))
         after = self.start(chosen)
         await until(lambda: after.pump is not None and len(after.pump.owned) == 1)
-        self.send(2)
+        self.send(2, names)
         await self.served(worker, after, written=False)
         self.kill(worker)
         return await self._taken(after)
