@@ -14,6 +14,7 @@ from streamrnn.cli.options import AsJson, Bootstrap, Config, Sets, overrides, se
 
 if TYPE_CHECKING:
     from streamrnn.service.config import Settings
+    from streamrnn.service.costs import Cost
     from streamrnn.service.topics import Fault, TopicState
 
 
@@ -59,7 +60,10 @@ def validate(
     offline: Annotated[bool, typer.Option("--offline", help="Check the configuration only, not the broker.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check configuration, broker, topics and permissions; print the effective configuration with secrets masked."""
+    """Check configuration, broker, topics and permissions; print the effective configuration with secrets masked.
+
+    States and weights that are there are held against the configuration: what would be carried, and what starts cold.
+    """
     settings = settings_from(config, overrides(sets, bootstrap_servers))
     from streamrnn.codec import Decoder
 
@@ -67,8 +71,10 @@ def validate(
     states = [] if offline else asyncio.run(_examined(settings))[0]
     faults = [state.fault for state in states if state.fault is not None]
     rows = [_row(state, faults) for state in states]
+    kept = [] if offline or faults else asyncio.run(_costs(settings))
     if as_json:
-        typer.echo(json.dumps({"ok": not faults, "topics": rows, "configuration": settings.effective()}))
+        shown = [{"of": cost.of, "partitions": cost.partitions, "cold": cost.cold, "what": cost.what} for cost in kept]
+        typer.echo(json.dumps({"ok": not faults, "topics": rows, "kept": shown, "configuration": settings.effective()}))
     else:
         import yaml
 
@@ -77,9 +83,17 @@ def validate(
             typer.echo(f"# topic {row['topic']}: {row['state']}")
         for remedy in dict.fromkeys(row["remedy"] for row in rows if row["remedy"]):
             typer.echo(f"# {remedy}")
-        for line in _hints(states):
+        for line in [*_hints(states), *map(str, kept)]:
             typer.echo(f"# {line}")
     _exit(faults)
+
+
+async def _costs(settings: Settings) -> list[Cost]:
+    """What becomes of the states and weights that are there, were a worker started with this configuration."""
+    from streamrnn.service.costs import costs
+    from streamrnn.transports.kafka import KafkaTransport
+
+    return await costs(KafkaTransport(settings.kafka_settings()), settings)
 
 
 async def _examined(

@@ -25,7 +25,7 @@ from streamrnn.kernels.batches import NOTHING
 from streamrnn.meaning import Meaning
 from streamrnn.packed import Packed, packed, text_of
 from streamrnn.records import I64
-from streamrnn.transports.base import Deadline, PartitionReader, TopicUnfit, Transport
+from streamrnn.transports.base import Deadline, PartitionReader, TopicUnfit, Transport, TransportError
 
 VERSION = 1
 CHECKPOINT = b"checkpoint"
@@ -34,6 +34,8 @@ SERIES, LAYOUT, MEANING = b"s/", b"layout/", b"meaning/"
 _BEHIND_PREFIX: I64 = np.array([len(SERIES), 0, 0, 0], dtype=np.int64)
 # A poll of the reader: enough to unpack many rows at once, little enough that the event loop is not held up.
 RECORDS_MAX = 2000
+# How many records before the end a checkpoint is looked for in at first.
+TAIL_RECORDS = 2000
 
 
 # Offsets and lives beyond these bounds nobody has written, and arrays of them could not be compared with them.
@@ -138,8 +140,11 @@ def meaning_key(meaning: Meaning) -> bytes:
 class ChangelogReader:
     """Reads some partitions of the state topic to the ends they have at the start. One use."""
 
-    def __init__(self, transport: Transport, topic: str, partitions: Sequence[int]) -> None:
-        self._topic, self._partitions = topic, tuple(partitions)
+    def __init__(
+        self, transport: Transport, topic: str, partitions: Sequence[int], begin: Mapping[int, int] | None = None
+    ) -> None:
+        """`begin`: where to begin, if not at the beginning."""
+        self._topic, self._partitions, self._begin = topic, tuple(partitions), begin
         self._reader: PartitionReader = transport.reader(bulk=True)
         self._ends: dict[int, int] = {}
         self.checkpoints: dict[int, Checkpoint] = {}
@@ -151,7 +156,7 @@ class ChangelogReader:
 
     async def start(self) -> None:
         """Raises TopicMissing, TransportError."""
-        await self._reader.start(self._topic, dict.fromkeys(self._partitions, 0))
+        await self._reader.start(self._topic, self._begin or dict.fromkeys(self._partitions, 0))
         self._ends = await self._reader.end_offsets()
 
     def left(self) -> list[int]:
@@ -243,6 +248,36 @@ class ChangelogReader:
 
     async def stop(self, deadline: Deadline) -> None:
         await self._reader.stop(deadline)
+
+
+async def newest_checkpoints(transport: Transport, topic: str, timeout_s: float) -> dict[int, Checkpoint]:
+    """The checkpoints of all partitions that have one, found from the ends of their logs without reading the states.
+
+    Raises TransportError, also where that takes longer than `timeout_s`, and TopicUnfit for those of a newer version.
+    """
+    deadline, found = Deadline(timeout_s), dict[int, Checkpoint]()
+    reader = transport.reader()
+    try:
+        await reader.start(topic, None)
+        begin, end = await reader.begin_offsets(), await reader.end_offsets()
+    finally:
+        await reader.stop(Deadline(2.0))
+    back = TAIL_RECORDS
+    wanted = {p for p in end if end[p] > begin[p]}
+    while wanted:
+        tail = ChangelogReader(transport, topic, sorted(wanted), {p: max(begin[p], end[p] - back) for p in wanted})
+        try:
+            await tail.start()
+            while tail.left():
+                await tail.read(200)
+                if deadline.passed:
+                    raise TransportError(f"{topic} could not be read to its end in {timeout_s:.0f} s")
+        finally:
+            await tail.stop(Deadline(2.0))
+        found |= tail.checkpoints
+        wanted = {p for p in wanted if p not in found and end[p] - back > begin[p]}
+        back *= 16
+    return found
 
 
 def encode_checkpoint(checkpoint: Checkpoint) -> bytes:

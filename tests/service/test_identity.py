@@ -37,8 +37,9 @@ from running import on_virtual_clock
 from streamrnn.model.network import Network
 from streamrnn.model.weights import WeightsMeta, pack
 from streamrnn.service.config import Settings
+from streamrnn.service.costs import costs
 from streamrnn.service.worker import Worker
-from streamrnn.transports.memory import MemoryBroker, MemorySink
+from streamrnn.transports.memory import MemoryBroker, MemorySink, MemoryTransport
 from streamrnn.transports.models import ModelsWriter
 
 WHOLE = list(product(CASES, HISTORIES, EVENTS, DELIVERIES))
@@ -231,6 +232,38 @@ async def test_weights_of_another_step_are_not_served_and_the_line_says_why() ->
     (refused,) = [line for line in logs if "weights refused" in line["event"]]
     assert "`step` was 1s, and is 2s" in refused["error"]
     assert len([line for line in logs if line.get("why") == "`step` was 1s, and is 2s"]) == PARTITIONS
+    await lives.stop(worker)
+
+
+@on_virtual_clock
+async def test_what_a_change_would_cost_is_said_before_it_is_made() -> None:
+    """By the comparison that the worker makes: what is said to be cold, is, and in the same words."""
+    lives = Lives("at-least-once")
+    chosen = lives.chosen({})
+    lives.create(chosen)
+    transport = MemoryTransport(lives.broker)
+    assert await costs(transport, chosen) == []
+    weights = published(chosen, lives.broker, "gru")
+    lives.send(400)
+    worker = lives.start(chosen)
+    await lives.served(worker)
+    await lives.stop(worker)
+    assert [str(cost) for cost in await costs(transport, chosen)] == [
+        "state of partitions 0-1: carried as it is",
+        f"weights {weights}: carried as it is",
+    ]
+    for name, case in CASES.items():
+        changed = lives.chosen(case.once)
+        state, model = await costs(transport, changed)
+        assert (state.cold, state.partitions) == (case.cold, (0, 1)), name
+        assert model.cold == (case.cold and name != "decode.ts_unit"), name
+        assert bool(state.what) == (changed.meaning() != chosen.meaning())
+    changed = lives.chosen({"step": "5s"})
+    (state, _) = await costs(transport, changed)
+    with structlog.testing.capture_logs() as logs:
+        worker = lives.start(changed)
+        await lives.served(worker, written=False)
+    assert {f"{line['why']}: everything starts cold" for line in logs if "why" in line} == set(state.what)
     await lives.stop(worker)
 
 
