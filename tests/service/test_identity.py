@@ -157,16 +157,22 @@ async def lived(name: str, how: str, event: str, delivery: str) -> None:
     assert history[0].channels == tuple(FIRST["channels"])
 
 
-def published(chosen: Settings, broker: MemoryBroker, cell: str, seed: int = 1) -> str:
-    """Weights of some kind become current."""
+def published_weights(chosen: Settings, cell: Any, seed: int = 1) -> tuple[str, bytes]:
+    """(id, bytes) of a small network that has learnt nothing and forecasts all the same."""
     shape = dataclasses.replace(chosen.model_spec(), cell=cell, hidden=8, layers=1)
     torch.manual_seed(seed)
     network = Network(shape)
     torch.nn.init.normal_(network.out.weight, 0.0, 0.1)
     meta = WeightsMeta(skill=[0.9] * chosen.horizon)
     blob = pack(network, meta, chosen.meaning())
-    asyncio.get_running_loop().create_task(ModelsWriter(MemorySink(broker), "app.models").publish(meta.id, blob, {}, 0))
-    return meta.id
+    return meta.id, blob
+
+
+def published(chosen: Settings, broker: MemoryBroker, cell: str) -> str:
+    """Weights of some kind become current."""
+    model, blob = published_weights(chosen, cell)
+    asyncio.get_running_loop().create_task(ModelsWriter(MemorySink(broker), "app.models").publish(model, blob, {}, 0))
+    return model
 
 
 @pytest.mark.parametrize("delivery", DELIVERIES)
