@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from test_identity import kept, published_weights, read, through
 
 from streamrnn.service.config import Settings, load
 from streamrnn.transports.base import Deadline
+from streamrnn.transports.changelog import newest_checkpoints
 from streamrnn.transports.kafka import KafkaTransport
 
 pytestmark = pytest.mark.kafka
@@ -93,6 +95,16 @@ class Operated:
             return after
         return await self.run(steps)
 
+    async def written(self) -> None:
+        """Until the changelog holds all states as they are now."""
+        transport, end = KafkaTransport(self.settings.kafka_settings()), self.step * len(SERIES) // PARTITIONS
+        async with asyncio.timeout(60):
+            while True:
+                found = await newest_checkpoints(transport, f"{self.app}.state", 30.0)
+                if [checkpoint.offset for checkpoint in found.values()] == [end] * PARTITIONS:
+                    return
+                await asyncio.sleep(0.1)
+
     def lines(self, worker: Forked, event: str) -> list[dict[str, Any]]:
         return [json.loads(line) for line in worker.said().splitlines() if event in line]
 
@@ -131,7 +143,7 @@ async def test_a_changed_shape_costs_once_whatever_comes_after_it(operated: Oper
     await publish(operated.settings, lstm, blob)
     worker.waits_for(lstm)
     await operated.send(5)
-    await drained(operated.broker, operated.app)
+    await operated.written()
     for event in ("kill", "take-over", "restart"):
         worker = await operated.next(event)
         assert operated.lines(worker, COLD) == operated.lines(worker, CARRIED) == []
@@ -152,6 +164,7 @@ async def test_another_step_begins_anew_and_nothing_of_it_is_late_or_long_ago(op
         assert [f"{line['why']}: everything starts cold" for line in cold] == 2 * cost[0]["what"]
         documents = await operated.forecasts(before)
         assert {document["step_ms"] for document in documents} == {step_ms} and len(documents) >= 24
+        await operated.written()
         worker = await operated.next("kill", 10)
         assert operated.lines(worker, COLD) == []
     filled = [json.loads(r.value)["ts"] for r in await read_all(operated.broker, f"{operated.app}.imputed")]
@@ -197,11 +210,13 @@ async def test_the_matrix_of_changes_on_a_real_broker(
         await operated.send(40)
         await operated.run()
         for change in changes[1:]:
+            await operated.written()
             history.append(operated.configure(change))
             worker = await operated.next(event, 25)
             cold, carried = len(operated.lines(worker, COLD)), len(operated.lines(worker, CARRIED))
             changed = history[-1].meaning() != history[-2].meaning()
             assert (cold, carried) == ((PARTITIONS, 0) if CASES[name].cold else (0, PARTITIONS * changed))
+            await operated.written()
             worker = await operated.next("restart" if event == "kill" else "kill", 10)
             assert operated.lines(worker, COLD) == operated.lines(worker, CARRIED) == []
         check_forecasts(await operated.forecasts(), () if CASES[name].cold else kept(history)[0], read(history))
