@@ -257,6 +257,15 @@ def test_ticks_held_back_go_on_under_the_names_of_their_channels() -> None:
                 assert np.isnan(values[0]) and abs(values[1] - LEVELS["b"]) < 20 and abs(values[2] - LEVELS["a"]) < 20
 
 
+def test_a_series_that_holds_back_more_than_it_now_may_keeps_its_state_and_its_ticks() -> None:
+    first = stream(within="mean", lateness_ms=9000)
+    source, target = serving(first), serving(dataclasses.replace(first, pending_max=3))
+    feed(source, ticks(first, 0, 30, missing=0.0))
+    found = moved(source, target, 60)
+    assert (found.rows, found.refused) == (2, {})
+    assert target.front.ticks_held == source.front.ticks_held > 2 * 3
+
+
 @pytest.mark.parametrize("step_ms", [5000, 250, 0])
 def test_states_that_do_not_say_how_long_their_steps_are_are_taken_by_what_they_count(step_ms: int) -> None:
     """Of a version that kept no meaning, and an operator who changes the step with the upgrade."""
