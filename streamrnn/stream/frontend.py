@@ -22,7 +22,6 @@ from streamrnn.spec import StreamSpec
 from streamrnn.stream.places import Places
 from streamrnn.stream.table import Field, SeriesTable
 
-
 # More ticks than a restored series may hold back, whatever it was permitted when they came.
 HELD_MAX = 1 << 16
 
