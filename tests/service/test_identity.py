@@ -13,6 +13,7 @@ import json
 from collections.abc import Sequence
 from itertools import product
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -39,6 +40,7 @@ from streamrnn.model.weights import WeightsMeta, pack
 from streamrnn.service.config import Settings
 from streamrnn.service.costs import costs
 from streamrnn.service.worker import Worker
+from streamrnn.transports import changelog
 from streamrnn.transports.memory import MemoryBroker, MemorySink, MemoryTransport
 from streamrnn.transports.models import ModelsWriter
 
@@ -301,10 +303,39 @@ async def test_killed_before_the_first_checkpoint_again_and_again(name: str, del
     await lives.stop(worker)
 
 
+@on_virtual_clock
+async def test_changed_back_before_anything_of_the_change_was_written() -> None:
+    """The states of before are of an earlier life: ticks went by that they have not seen."""
+    lives = Lives("at-least-once")
+    first = lives.chosen({})
+    other = lives.chosen({"step": "2s", "checkpoint": {"interval": "600s"}})
+    lives.create(first)
+    lives.send(40)
+    worker = lives.start(first)
+    await lives.served(worker)
+    await lives.stop(worker)
+    worker = lives.start(other)
+    lives.send(8)
+    await lives.served(worker, written=False)
+    lives.kill(worker)
+    worker = lives.start(first)
+    await lives.served(worker, written=False)
+    assert lives.counts(worker) == (PARTITIONS, 0, len(SERIES))
+    lives.send(1)
+    await lives.served(worker)
+    assert all(document["warm"] for document in lives.forecasts()[-len(SERIES) :])  # replayed from before
+    await lives.stop(worker)
+
+
 @pytest.mark.parametrize("compacted", [False, True])
 @on_virtual_clock
 async def test_states_described_twice_are_found_behind_their_description(compacted: bool) -> None:
     """Earlier versions described a layout anew at each start, and compaction keeps the last: states stand before it."""
+    with mock.patch.object(changelog, "RECORDS_MAX", 2):
+        await described_twice(compacted)
+
+
+async def described_twice(compacted: bool) -> None:
     lives = Lives("at-least-once")
     first, changed = lives.chosen({}), lives.chosen({"horizon": 5})
     lives.create(first)
