@@ -395,7 +395,7 @@ async def test_a_checkpoint_of_an_older_life_that_comes_late_does_not_bring_that
 
 @pytest.mark.parametrize("name", ["a longer step", "a channel is added"])
 @on_virtual_clock
-async def test_what_nothing_came_of_is_deleted_from_the_log(name: str) -> None:
+async def test_what_nothing_came_of_is_deleted_and_the_rest_is_written_anew(name: str) -> None:
     lives = Lives("exactly-once")
     first, changed = lives.chosen({}), lives.chosen(CASES[name].once)
     lives.create(first)
@@ -411,4 +411,7 @@ async def test_what_nothing_came_of_is_deleted_from_the_log(name: str) -> None:
     newest = {r.key: r.value for log in lives.broker.topics["app.state"] for r in log if not r.marker}
     deleted = {series for series in SERIES if newest[b"s/" + series.encode()] is None}
     assert deleted == (set(SERIES[:2]) if CASES[name].cold else set())
+    # Those that are silent, too, are of the meaning of now: the next change is not the second one for them.
+    layouts = {(newest[b"s/" + s.encode()] or b"")[24:32] for s in SERIES if s not in deleted}
+    assert layouts == {worker.snapshots.layout()[0].to_bytes(8, "little")}
     assert json.loads(newest[b"checkpoint"] or b"")["meaning"]["step"] == changed.meaning().step
