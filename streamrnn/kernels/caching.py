@@ -116,6 +116,13 @@ class KernelCache(FunctionCache):
         base = self._impl.filename_base
         self._read = [IndexDataCacheFile(str(folder), base, SOURCES) for folder in FOLDERS]
 
+    def holds(self) -> bool:
+        for file in self._read:
+            with contextlib.suppress(Exception):
+                if file._load_index():  # noqa: SLF001
+                    return True
+        return False
+
     def _load_overload(self, sig: Any, target_context: Any) -> Any:
         key = self._index_key(sig, target_context.codegen())
         for file in self._read:
@@ -131,9 +138,21 @@ class KernelCache(FunctionCache):
         if WRITTEN is None:
             return
         try:
-            super()._save_overload(sig, data)
+            try:
+                super()._save_overload(sig, data)
+            except OSError:
+                raise
+            except Exception:  # noqa: BLE001 - the list of what is kept is damaged
+                self._cache_file.flush()
+                super()._save_overload(sig, data)
         except OSError as error:  # no space, say
             UNKEPT.append(str(error))
+
+
+def is_kept(kernel: Any) -> bool:
+    """Whether a kernel, for whatever arguments, was compiled before and is kept."""
+    cache = getattr(kernel, "_cache", None)
+    return isinstance(cache, KernelCache) and cache.holds()
 
 
 # What went wrong where kernels were to be kept.
