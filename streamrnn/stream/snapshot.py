@@ -470,8 +470,13 @@ class Snapshots:
             return Plan(None, "it has another number of `channels`, and is of a version that kept no names", described)
         change = Change(meaning, self.meaning)
         kinds = {name: kind for name, kind, _ in theirs.columns}
-        other = [name for name, kind, _ in self._own.columns if kinds.get(name, kind) != kind]
-        cold = change.cold or (f"its column {other[0]} is of another type" if other else "")
+        # Columns that have the same name and cannot be the same: other numbers, or many where there is one.
+        other = [
+            name
+            for name, kind, shape in self._own.columns
+            if kinds.get(name, kind) != kind or (not shape and shapes.get(name, ()))
+        ]
+        cold = change.cold or (f"its column {other[0]} is another one" if other else "")
         return Plan(change, cold, described)
 
     def _in_own(self, theirs: _Layout, plan: Plan, rows: bytes) -> tuple[U8, Bool]:

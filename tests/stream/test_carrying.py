@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from making import START, batch, feed, laid
@@ -21,7 +22,7 @@ from streamrnn.records import TickBatch
 from streamrnn.spec import ModelSpec, StreamSpec
 from streamrnn.stream.carrying import AXES, GENERATION, RECURRENT
 from streamrnn.stream.engine import Engine
-from streamrnn.stream.snapshot import Restored, Snapshots
+from streamrnn.stream.snapshot import DIGEST_BYTES, HEADER, Restored, Snapshots
 
 NAMES = ("a", "b", "c", "d")
 LEVELS = {"a": 5.0, "b": 100.0, "c": -40.0, "d": 1e6}
@@ -278,10 +279,6 @@ def test_states_that_do_not_say_how_long_their_steps_are_are_taken_by_what_they_
 
 
 def moved_without_meaning(source: Engine, target: Engine, position: int) -> Restored:
-    import xxhash
-
-    from streamrnn.stream.snapshot import DIGEST_BYTES
-
     theirs, mine, found = Snapshots(source), Snapshots(target), Restored()
     columns = [column for column in json.loads(theirs.layout()[1]) if not column[0].startswith("meaning_")]
     text = json.dumps(columns, separators=(",", ":")).encode()
@@ -324,3 +321,46 @@ def test_the_words_are_those_of_the_configuration() -> None:
     newer = msgspec.structs.replace(meaning_of(stream()), version=99)
     assert "newer version" in Change(newer, meaning_of(stream())).cold
     assert Change(meaning_of(stream()), Meaning(("z",), "1s", 4, ())).cold.startswith("none of its `channels` is left")
+
+
+@settings(deadline=None, max_examples=80)
+@given(st.data())
+def test_whatever_a_record_of_another_meaning_claims_it_is_taken_or_left_and_nothing_else(data: st.DataObject) -> None:
+    """Layouts with columns that are missing, of other shapes and types; rows of zeros, of ones, of anything."""
+    rng = data.draw(st.randoms(use_true_random=False))
+    before = data.draw(specs)
+    engine = Engine(stream(series_max=4))
+    mine, found, meaning = Snapshots(engine), Restored(), meaning_of(before)
+    made = []
+    for name, kind, shape in json.loads(Snapshots(Engine(before)).layout()[1]):
+        if name != "applied" and not name.startswith("meaning_"):
+            if rng.random() < 0.03:
+                continue
+            if rng.random() < 0.1:
+                shape = [max(0, size + rng.randint(-2, 3)) for size in shape]
+            if rng.random() < 0.02:
+                shape = [*shape, 2]
+            if rng.random() < 0.01:
+                kind = rng.choice(["<f4", "<i8", "|u1"])
+        made.append((name, kind, tuple(shape)))
+    text = json.dumps(made).encode()
+    dtype = np.dtype([*HEADER, *made])
+    raw = np.frombuffer(rng.randbytes(dtype.itemsize), dtype=dtype).copy() if rng.random() < 0.5 else np.zeros(1, dtype)
+    if rng.random() < 0.5:
+        for name, kind, _ in made:
+            if kind in ("<f4", "<f8", "<f2"):
+                raw[name] = 1.0
+            elif name in ("steps", "last_step", "last_us", "seen", "applied"):
+                raw[name] = rng.randint(0, 100)
+    held = rng.randbytes(rng.randint(0, 30))
+    raw["_magic"], raw["_version"], raw["_partition"], raw["_life"] = int.from_bytes(b"SR", "little"), 1, 0, 1
+    raw["_held"], raw["_layout"] = len(held), xxhash.xxh3_64_intdigest(text)
+    body = raw.tobytes()[DIGEST_BYTES:] + held
+    record = xxhash.xxh3_64_intdigest(body, xxhash.xxh3_64_intdigest(b"x")).to_bytes(8, "little") + body
+    mine.learn_meaning(meaning.id, meaning.encode())
+    mine.learn(text)
+    mine.restore(0, laid([b"x"], [record]), found)
+    assert found.rows + len(found.left) + sum(found.refused.values()) >= 1
+    assert len(engine.table) == found.rows <= 1
+    if found.rows:
+        feed(engine, ticks(engine.spec, 100, 104))
