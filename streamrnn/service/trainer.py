@@ -40,6 +40,7 @@ from streamrnn.learning import LearnSpec
 from streamrnn.model import device as devices
 from streamrnn.model.weights import WeightsError, WeightsMeta, build, pack
 from streamrnn.service.beside import Beside
+from streamrnn.service.limits import processors
 from streamrnn.service.notices import SharedSeries
 from streamrnn.service.supervisor import WITHOUT_GPU
 from streamrnn.stream.learner import Learner, Round
@@ -55,8 +56,7 @@ from streamrnn.transports.base import (
 from streamrnn.transports.models import BY_GATE, BY_OPERATOR, ModelsFollower, ModelsWriter, Pointer
 
 if TYPE_CHECKING:
-    from streamrnn.service.limits import processors
-from streamrnn.service.config import Settings
+    from streamrnn.service.config import Settings
 
 log = structlog.get_logger(__name__)
 
