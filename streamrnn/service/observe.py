@@ -32,6 +32,10 @@ log = structlog.get_logger(__name__)
 
 BATCH_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 RESTORE_SECONDS = (0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0)
+# Of a heartbeat, what becomes a metric.
+TRAINER_FIGURES = (
+    "round", "accepted", "refused", "steps_s", "loss", "rss_bytes", "ticks", "drifts", "shared", "series", "series_met",
+)  # fmt: skip
 LAG_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
 
 
@@ -97,6 +101,11 @@ class Metrics:
         self.trainer_up = gauge("trainer_up", "1 while the trainer's process lives.")
         self.trainer_restarts = counter("trainer_restarts_total", "Times the trainer was started again.")
         self.trainer = gauge("trainer", "What the trainer last said of itself.", "what")
+        self.trainer_waits = gauge(
+            "trainer_waits_seconds",
+            "Until there is enough for a first round, at the rate of the last minute; +Inf: never, NaN: nothing is waited for.",
+        )
+        self.trainer_waits.set(np.nan)
 
     def text(self) -> bytes:
         return generate_latest(self.registry)
@@ -255,10 +264,12 @@ class WorkerObserver:
         missing = restarts - self.trainer.get("restarts", 0)
         if missing > 0:
             self.metrics.trainer_restarts.inc(missing)
-        for what in ("round", "accepted", "refused", "steps_s", "loss", "rss_bytes", "ticks", "drifts", "shared"):
+        for what in TRAINER_FIGURES:
             value = said.get(what)
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 self.metrics.trainer.labels(what).set(value)
+        waits_s = said.get("waits_s")
+        self.metrics.trainer_waits.set(np.nan if waits_s is None or not up else np.inf if waits_s < 0 else waits_s)
         if int(said.get("drifts", 0)) > int(self.trainer.get("drifts", 0)):
             self.history.mark("drift", "")
         self.trainer = {"up": up, "restarts": restarts, **said}

@@ -48,15 +48,19 @@ class Heartbeat(msgspec.Struct, omit_defaults=True):
     state: Word = ""
     device: Word = ""
     last: Word = ""
+    waits: Word = ""
     round: Count = 0
     accepted: Count = 0
     refused: Count = 0
     drifts: Count = 0
     shared: Count = 0
+    series: Count = 0
+    series_met: Count = 0
     ticks: Count = 0
     rss_bytes: Count = 0
     loss: float | None = None
     steps_s: float | None = None
+    waits_s: float | None = None
 
 
 class Supervisor:

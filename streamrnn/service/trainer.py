@@ -27,7 +27,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -42,7 +42,9 @@ from streamrnn.model.weights import WeightsError, WeightsMeta, build, pack
 from streamrnn.service.beside import Beside
 from streamrnn.service.notices import SharedSeries
 from streamrnn.service.supervisor import WITHOUT_GPU
+from streamrnn.service.waiting import Wait
 from streamrnn.stream.learner import Learner, Round
+from streamrnn.stream.replay import step_bytes
 from streamrnn.transports.base import (
     LONG_AGO_S,
     Deadline,
@@ -63,6 +65,8 @@ POLL_MS = 200
 RECORDS_MAX = 5000
 HEARTBEAT_S = 1.0
 EXIT_STUCK = 71
+# Of learn.memory_max_mb, for the steps that are kept: they are copied when their number grows, and torch wants the rest.
+MEMORY_SHARE = 0.25
 
 
 class OutOfMemoryBound(Exception):
@@ -74,7 +78,17 @@ class DeviceFailed(Exception):
 
 
 def learn_spec(settings: Settings) -> LearnSpec:
-    return settings.learn.spec()
+    """As it is configured, but no more series than a part of `learn.memory_max_mb` holds."""
+    spec, stream = settings.learn.spec(), settings.stream_spec()
+    bytes_each = spec.window * step_bytes(stream)
+    series = max(1, int(MEMORY_SHARE * (settings.learn.memory_max_mb << 20)) // bytes_each)
+    if series >= spec.series_max:
+        return spec
+    log.info(
+        "learning keeps fewer series than learn.series_max: their steps would take too much of learn.memory_max_mb",
+        series=series, series_max=spec.series_max, megabytes_each=round(bytes_each / 1e6, 2),
+    )  # fmt: skip
+    return replace(spec, series_max=series)
 
 
 class _Leadership(Listener):
@@ -138,6 +152,7 @@ class Trainer:
         self._pointer: Pointer | None = None
         self._turn_began_s: float | None = None
         self._shared = SharedSeries()
+        self._wait = Wait()
 
     def stop(self) -> None:
         self._stopping.set()
@@ -153,6 +168,9 @@ class Trainer:
             "refused": learner.refused,
             "drifts": learner.drifts,
             "shared": learner.front.places.count,
+            "series": len(learner.sample),
+            "series_met": learner.sample.population,
+            **self._wait.said(),
             "loss": round(self.loss, 5),
             "steps_s": round(self.steps_s, 1),
             "ticks": learner.ticks,
@@ -223,8 +241,11 @@ class Trainer:
             await asyncio.sleep(0)
         self._follow(follower, await follower.poll())
         self._check_memory()
+        learner = self.learner
+        lack = learner.lacks() if leadership.leads else None
+        self._wait.look(clock_s(), lack, len(learner.sample), learner.sample.population)
         if leadership.leads:  # it reads all partitions, where each worker knows its own; one of all trainers says it
-            front = self.learner.front
+            front = learner.front
             self._shared.look(clock_s(), front.places, front.table.names)
         if not leadership.leads:
             self.state = "standing-by"
@@ -232,7 +253,7 @@ class Trainer:
             await writer.point(self._pointer)
         elif self._held():
             self.state = "held"
-        elif not self.learner.ready():
+        elif lack is not None:
             self.state = "collecting"
         elif not self._due():
             self.state = "waiting"

@@ -25,6 +25,11 @@ from streamrnn.stream.frontend import Frames
 RECENCY = 2.0
 
 
+def step_bytes(spec: StreamSpec) -> int:
+    """Bytes that a step of a series takes in a ReplayBuffer."""
+    return 2 * spec.input_size + 12 * len(spec.channels)
+
+
 class ReplayBuffer:
     """A ring of `window` steps per series, rows as the front end's table deals them; series_max rows at most.
 
