@@ -204,6 +204,8 @@ class Http(_Section):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
     token_file: Path | None = None
+    # /readyz is 503 while more of a partition's records than this share were refused in the last minute; 1: never for that.
+    ready_refused_max: Annotated[float, Field(gt=0, le=1)] = 0.5
 
 
 class Log(_Section):

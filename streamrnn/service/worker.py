@@ -410,7 +410,7 @@ def run(settings: Settings, config_arguments: Sequence[str] = ()) -> None:
 
 
 async def _run(settings: Settings, config_arguments: Sequence[str]) -> None:
-    observer = WorkerObserver(settings.stream_spec(), settings.effective())
+    observer = WorkerObserver(settings.stream_spec(), settings.effective(), settings.http.ready_refused_max)
     worker = Worker(settings, KafkaTransport(settings.kafka_settings()), observer, settle_memory)
     supervisor: Supervisor | None = None
     ending: asyncio.Task[None] | None = None
