@@ -17,11 +17,16 @@ import structlog
 # partition always does: one partition's trouble must not hide another's.
 BURST = 20
 WINDOW_S = 10.0
+# Other libraries repeat themselves, up to a thousand times a second: of these as many, in as long.
+LIBRARY_BURST = 2
+LIBRARY_WINDOW_S = 30.0
 # Events that are remembered at a time, and partitions of each.
 EVENTS_MAX, PARTITIONS_MAX = 1000, 4096
 
 # What a terminal obeys, or what begins another line: other people's words may hold it. JSON escapes it by itself.
 CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+# What clients are answered while the coordinator of a group or of transactions is being made, or loads.
+BEING_MADE = re.compile(r"oordinator Request failed: .*(CoordinatorNotAvailable|LoadInProgress|CoordinatorLoad)")
 LINES = ("exception", "stack")
 
 
@@ -58,16 +63,18 @@ class Thin(logging.Filter):
         if isinstance(record.msg, dict):
             return True  # our own: it came through the processor
         message = record.getMessage()
-        passes, suppressed = self._passes(message)
+        passes, suppressed = self._passes(message, burst=LIBRARY_BURST, window_s=LIBRARY_WINDOW_S)
         if suppressed:
             record.msg, record.args = f"{message} ({suppressed} more like it were suppressed)", ()
         return passes
 
-    def _passes(self, event: str, partition: object = None) -> tuple[bool, int]:
+    def _passes(
+        self, event: str, partition: object = None, burst: int = BURST, window_s: float = WINDOW_S
+    ) -> tuple[bool, int]:
         """(whether it may pass, how many like it did not since the last that did)"""
         name, now, suppressed = event[:80], time.monotonic(), 0
         window = self._seen.get(name)
-        if window is None or now - window.began_s > WINDOW_S:
+        if window is None or now - window.began_s > window_s:
             suppressed = window.count - window.passed if window is not None else 0
             if len(self._seen) >= EVENTS_MAX:
                 self._seen.clear()
@@ -76,10 +83,25 @@ class Thin(logging.Filter):
         new = partition is not None and partition not in window.partitions and len(window.partitions) < PARTITIONS_MAX
         if new:
             window.partitions.add(partition)
-        if not new and window.passed >= BURST:
+        if not new and window.passed >= burst:
             return False, 0
         window.passed += 1
         return True, suppressed
+
+
+class Calm(logging.Filter):
+    """Lowers what aiokafka writes at level error about what it, or the service, then sees to by itself.
+
+    A broker that has never had a group makes the group's topic first, which every first start meets: info. For other answers
+    of the broker, and connections that end, the clients try again, and what that does not heal the service reports: warning.
+    A defect comes with a traceback and stays what it is.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno == logging.ERROR and record.name.startswith("aiokafka") and not record.exc_info:
+            level = logging.INFO if BEING_MADE.search(record.getMessage()) else logging.WARNING
+            record.levelno, record.levelname = level, logging.getLevelName(level)
+        return record.levelno >= logging.getLogger().level
 
 
 def _plain(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -129,6 +151,7 @@ def configure(level: str = "info", form: str = "auto") -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
         )
     )
+    handler.addFilter(Calm())
     handler.addFilter(Thin())
     root = logging.getLogger()
     root.handlers[:] = [handler]

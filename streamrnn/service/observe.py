@@ -6,19 +6,22 @@ database would survive.
 
 from __future__ import annotations
 
+import platform
 import time
 from collections import Counter as Tally
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+import torch
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, generate_latest
 
 from streamrnn import __version__
 from streamrnn.codec import Decoder, KeysSeen
 from streamrnn.model.weights import WeightsMeta
-from streamrnn.records import Outputs, Rejected, TickBatch
+from streamrnn.records import REASONS, Outputs, Rejected, TickBatch
 from streamrnn.service.health import Health
 from streamrnn.service.history import History
 from streamrnn.service.notices import HANDFUL, Learning, Notices, cold_share
@@ -29,19 +32,34 @@ from streamrnn.spec import StreamSpec
 from streamrnn.stream.engine import NO_MODEL
 from streamrnn.stream.frontend import FrontEnd
 from streamrnn.transports.base import clock_s
+from streamrnn.transports.kafka_errors import CONTENT
 
 log = structlog.get_logger(__name__)
 
 BATCH_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 RESTORE_SECONDS = (0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0)
-# Why a state was refused that was brought back: the table is full of newer ones.
-TOO_MANY = "series_max"
-# A worker that is given no partition for so long is a stand-by.
-ALONE_S = 15.0
 # Of a heartbeat, what becomes a metric.
 TRAINER_FIGURES = (
     "round", "accepted", "refused", "steps_s", "loss", "rss_bytes", "ticks", "drifts", "shared", "series", "series_met",
 )  # fmt: skip
+KINDS = ("forecast", "imputation", "dead-letter")
+# Label values that are known beforehand: their samples are there from the start, at zero, so that `rate` and alerts see the
+# first event. (attribute of `Metrics`, values of its labels in their order)
+CLOSED_SETS: tuple[tuple[str, *tuple[tuple[str, ...], ...]], ...] = (
+    ("rejected", REASONS),
+    ("outputs", KINDS),
+    ("refused", KINDS, tuple(CONTENT.values())),
+    ("batch", ("decode", "engine", "publish")),
+    ("trainer", TRAINER_FIGURES),
+    (
+        "state_refused",
+        ("digest", "held", "impossible", "layout-unknown", "not-a-state", "older", "partition", "series_max", "short"),
+    ),
+)
+# Why a state was refused that was brought back: the table is full of newer ones.
+TOO_MANY = "series_max"
+# A worker that is given no partition for so long is a stand-by.
+ALONE_S = 15.0
 LAG_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
 
 
@@ -116,7 +134,7 @@ class Metrics:
         self.loop_blocked = counter(
             "event_loop_blocked_total", "Times it was late by half the session time-out or more."
         )
-        self.trainer_up = gauge("trainer_up", "1 while the trainer's process lives.")
+        self.trainer_up = gauge("trainer_up", "1 while the trainer says how it is, from its first heartbeat on.")
         self.trainer_restarts = counter("trainer_restarts_total", "Times the trainer was started again.")
         self.trainer = gauge("trainer", "What the trainer last said of itself.", "what")
         self.trainer_waits = gauge(
@@ -124,6 +142,12 @@ class Metrics:
             "Until there is enough for a first round, at the rate of the last minute; +Inf: never, NaN: nothing is waited for.",
         )
         self.trainer_waits.set(np.nan)
+        for family, *labels in CLOSED_SETS:
+            for values in product(*labels):
+                getattr(self, family).labels(*values)
+        versions = {"version": __version__, "python": platform.python_version(), "torch": torch.__version__}
+        Info(name + "build", "Versions of what runs.", registry=self.registry).info(versions)
+        ProcessCollector(registry=self.registry)
 
     def text(self) -> bytes:
         return generate_latest(self.registry)
@@ -179,7 +203,7 @@ class WorkerObserver:
         for reason, count in reasons.items():
             metrics.rejected.labels(reason).inc(count)
         self.rejected.update(reasons)
-        for kind, count in zip(("forecast", "imputation", "dead-letter"), sent, strict=True):
+        for kind, count in zip(KINDS, sent, strict=True):
             if count:
                 metrics.outputs.labels(kind).inc(count)
         metrics.frames.inc(outputs.frames)

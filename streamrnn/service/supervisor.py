@@ -64,7 +64,8 @@ class Heartbeat(msgspec.Struct, omit_defaults=True):
 
 
 class Supervisor:
-    """Keeps one child alive. `tell(up, restarts, said)` is called at every change and every heartbeat."""
+    """Keeps one child alive. `tell(up, restarts, said)` is called at every change and every heartbeat; up is a child from
+    its first heartbeat on."""
 
     def __init__(
         self,
@@ -150,7 +151,8 @@ class Supervisor:
         except OSError as error:
             log.error("the trainer cannot be started", error=str(error))
             return None
-        self._tell(True, self.restarts, self.said)
+        # It is up when it says so: one that fails at each start never is.
+        self._tell(False, self.restarts, {"state": "starting"})
         try:
             if self.is_stopping():
                 child.kill()

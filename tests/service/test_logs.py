@@ -32,24 +32,68 @@ def a_librarys(event: str) -> None:
     logging.getLogger("aiokafka.test").error("%s", event)
 
 
-@pytest.mark.parametrize("say", [ours, a_librarys])
+SAY = pytest.mark.parametrize(
+    ("say", "burst", "window_s"),
+    [(ours, logs.BURST, logs.WINDOW_S), (a_librarys, logs.LIBRARY_BURST, logs.LIBRARY_WINDOW_S)],
+)
+
+
+@SAY
 def test_repetitions_are_dropped_and_counted(
-    say: Callable[[str], None], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    say: Callable[[str], None],
+    burst: int,
+    window_s: float,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     logs.configure("info", "json")
     now = [100.0]
     monkeypatch.setattr("streamrnn.service.logs.time.monotonic", lambda: now[0])
-    for _ in range(logs.BURST + 7):
+    for _ in range(burst + 7):
         say("no connection")
     say("another thing")
-    now[0] += logs.WINDOW_S + 1
+    now[0] += window_s + 1
     say("no connection")
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]  # no traceback among them
-    assert [line["event"].split(" (")[0] for line in lines] == ["no connection"] * logs.BURST + [
+    assert [line["event"].split(" (")[0] for line in lines] == ["no connection"] * burst + [
         "another thing",
         "no connection",
     ]
     assert "7" in json.dumps({k: v for k, v in lines[-1].items() if k in ("event", "suppressed")})
+
+
+@pytest.mark.parametrize(
+    ("text", "level"),
+    [
+        ("Group Coordinator Request failed: [Error 15] GroupCoordinatorNotAvailableError", "info"),
+        ("FindCoordinator Request failed: [Error 14] GroupLoadInProgressError", "info"),
+        ("Group Coordinator Request failed: [Error 30] GroupAuthorizationFailedError", "warning"),
+        ("Topic app.state not found in cluster metadata", "warning"),
+        ("Heartbeat session expired - marking coordinator dead", "warning"),
+    ],
+)
+def test_what_clients_see_to_by_themselves_is_no_error(
+    text: str, level: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs.configure("info", "json")
+    logging.getLogger("aiokafka.cluster").error("%s", text)
+    [line] = capsys.readouterr().err.splitlines()
+    assert json.loads(line)["level"] == level
+    logs.configure("error", "json")
+    logging.getLogger("aiokafka.cluster").error("%s", text)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_defect_of_a_library_stays_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("info", "json")
+    try:
+        raise KeyError("x")
+    except KeyError:
+        logging.getLogger("aiokafka.producer.sender").exception("Unexpected error in sender routine")
+    logging.getLogger("another.library").error("broken")
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [line["level"] for line in lines] == ["error", "error"]
+    assert "KeyError" in lines[0]["exception"]
 
 
 HOSTILE = "pump\n2026-01-01 [info] all is well \x1b[31m\x1b]0;owned\x07\x00\u202e\u2028\x9b"
