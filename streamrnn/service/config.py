@@ -468,6 +468,10 @@ class Settings(BaseSettings):
             topics.state: ("Read", "Write"),
         }
 
+    def groups(self) -> tuple[str, ...]:
+        """The consumer groups of the worker, and of the trainer that it starts."""
+        return (self.app, f"{self.app}.trainer") if self.train == "auto" else (self.app,)
+
     def effective(self) -> dict[str, Any]:
         """Everything as it is in force, secrets masked, durations as they are written."""
         shown: dict[str, Any] = self.model_dump(mode="json")

@@ -31,7 +31,7 @@ from streamrnn.service.rehearsal import rehearse
 from streamrnn.service.restore import Restorer
 from streamrnn.service.signals import stop_on_signals
 from streamrnn.service.supervisor import WITHOUT_GPU, Supervisor, train_command
-from streamrnn.service.topics import examine, refuse
+from streamrnn.service.topics import examine, examine_access, refuse
 from streamrnn.service.unreadable import UnreadablePartitions
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.snapshot import Snapshots
@@ -160,6 +160,7 @@ class Worker:
         try:
             states = await examine(admin, self.settings)
             refuse(states)
+            refuse((), await examine_access(admin, self.settings))
             for state in states:
                 for hint in state.hints:
                     log.warning("a topic will lose or refuse outputs", topic=state.need.name, hint=hint)
