@@ -344,10 +344,7 @@ class Trainer:
         self._incumbent_id = meta.id
         self._publish_from_s = clock_s() + self.settings.learn.swap_min / 1000
         self.published += 1
-        kept = list(follower.manifests.values())
-        current = {meta.id, known.id if known is not None else ""}
-        old = [m for m in kept if m.id not in current][: max(0, len(kept) + 1 - self.settings.learn.keep)]
-        await writer.retire(old, now_ms)
+        await writer.retire(follower.surplus(self.settings.learn.keep, meta.id), now_ms)
         return True
 
     def _follow(self, follower: ModelsFollower, found: Iterable[tuple[str, bytes]]) -> None:

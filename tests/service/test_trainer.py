@@ -16,7 +16,15 @@ from running import made, send, settings, until
 from streamrnn.model.weights import build
 from streamrnn.service.trainer import DeviceFailed, Trainer, step_back
 from streamrnn.transports.memory import MemorySink, MemoryTransport
-from streamrnn.transports.models import Manifest, ModelsFollower, ModelsWriter, Pointer, rolled_back
+from streamrnn.transports.models import (
+    PINS_MAX,
+    VERSIONS_MAX,
+    Manifest,
+    ModelsFollower,
+    ModelsWriter,
+    Pointer,
+    rolled_back,
+)
 
 SMALL: dict[str, Any] = {
     "model.hidden": 12,
@@ -69,6 +77,44 @@ async def test_one_trainer_leads_and_the_other_stands_by() -> None:
 
 
 # ── the models topic ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_pinned_weights_are_kept_whatever_comes_after_them() -> None:
+    chosen, broker = made(**{**SMALL, "learn.keep": 2})
+    writer, follower = (
+        ModelsWriter(MemorySink(broker), "app.models"),
+        ModelsFollower(MemoryTransport(broker), "app.models"),
+    )
+    await follower.start()
+    for number in range(8):
+        await follower.catch_up()
+        await writer.publish(f"w-{number}", b"weights" * 10, {}, number)
+        await writer.retire(follower.surplus(chosen.learn.keep, f"w-{number}"), number)
+        if number in (1, 2):
+            await writer.pin(f"w-{number}", True, number)
+        if number == 4:
+            await writer.pin("w-2", False, number)
+    await follower.catch_up()
+    assert list(follower.manifests) == ["w-1", "w-6", "w-7"]
+    assert follower.pinned == {"w-1"}
+    assert follower.blob("w-1") == b"weights" * 10
+
+
+async def test_pins_have_a_bound_and_outlive_the_readers_bound() -> None:
+    _, broker = made()
+    writer, follower = (
+        ModelsWriter(MemorySink(broker), "app.models"),
+        ModelsFollower(MemoryTransport(broker), "app.models"),
+    )
+    await follower.start()
+    for number in range(VERSIONS_MAX + 10):
+        await writer.upload(f"w-{number}", b"x", {}, number)
+        if number < PINS_MAX + 3:
+            await writer.pin(f"w-{number}", True, number)
+    await follower.catch_up()
+    assert len(follower.pinned) == PINS_MAX and follower.ignored == {"pins": 3}
+    assert follower.pinned <= follower.manifests.keys()
+    assert len(follower.manifests) == VERSIONS_MAX
 
 
 async def test_weights_in_pieces_arrive_whole_and_a_rollback_points_back() -> None:
