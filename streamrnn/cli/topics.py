@@ -72,7 +72,10 @@ def validate(
         for each in access
     ]
     if as_json:
-        document = {"ok": not faults, "topics": rows, "access": more, "configuration": settings.effective()}
+        document = {
+            "ok": not faults, "topics": rows, "access": more, "hints": settings.hints(),
+            "configuration": settings.effective(),
+        }  # fmt: skip
         typer.echo(json.dumps(document))
     else:
         import yaml
@@ -84,7 +87,7 @@ def validate(
             typer.echo(f"# {row['kind']} {row['name']}: {row['state']}")
         for remedy in dict.fromkeys(fault.remedy for fault in faults):
             typer.echo(f"# {remedy}")
-        for line in _hints(states):
+        for line in (*_hints(states), *(f"hint: {hint}" for hint in settings.hints())):
             typer.echo(f"# {line}")
     _exit(faults)
 

@@ -406,6 +406,8 @@ def run(settings: Settings, config_arguments: Sequence[str] = ()) -> None:
     Raises ConfigError, OperatorNeeded, GaveUp, TransportError, ExposedError or OSError (the HTTP port is taken).
     """
     prepare_process()
+    for hint in settings.hints():
+        log.warning("a setting has no effect", hint=hint)
     rehearse(settings)
     asyncio.run(_run(settings, config_arguments))
 
