@@ -1,8 +1,8 @@
 """SIGTERM and SIGINT ask for a clean end; a second one ends the process at once.
 
 SIGHUP means "read your configuration again" to many a supervisor, and its default would end the process in the middle of a
-batch. The configuration is read at the start only, so it is ignored, with a line; on a terminal, which has gone away then,
-it asks for a clean end.
+batch. The configuration is read at the start only, so it is ignored, with a line; on a terminal, which was closed then, it
+asks for a clean end.
 """
 
 from __future__ import annotations

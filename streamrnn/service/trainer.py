@@ -35,6 +35,7 @@ import psutil
 import structlog
 import torch
 
+from streamrnn import __version__
 from streamrnn.codec import Decoder
 from streamrnn.learning import LearnSpec
 from streamrnn.model import device as devices
@@ -481,7 +482,10 @@ def run(settings: Settings, supervised: bool = False) -> None:
     async def main() -> None:
         trainer = Trainer(settings, KafkaTransport(settings.kafka_settings()))
         stop_on_signals(trainer.stop)
-        log.info("training", device=trainer.device_name, learn=asdict(trainer.learner.spec.train))
+        log.info(
+            "training", version=__version__, app=settings.app, input=settings.input, device=trainer.device_name,
+            series_max=trainer.learner.spec.series_max, learn=asdict(trainer.learner.spec.train),
+        )  # fmt: skip
         beside = [exit_when_stuck(trainer, (learn.budget + learn.silence_max) / 1000)]
         if supervised:
             beside += [heartbeats(trainer), end_with_parent(trainer)]

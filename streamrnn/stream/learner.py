@@ -1,4 +1,4 @@
-"""Learning from the stream: when to train, on what, and whether the result may serve. No clock, no I/O: it is told.
+"""Learning from the stream: when to train, on what, and whether the result may serve. No clock, no I/O: ticks are passed in.
 
 Of more than `series_max` series a sample is kept (`stream.sample`), so that those that are kept have a history.
 

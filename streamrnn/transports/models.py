@@ -263,7 +263,7 @@ class ModelsFollower:
             del self._pieces[model]
 
     def _bound(self) -> None:
-        """Lets the oldest versions go, pinned ones and at last the current one behind the others."""
+        """Drops the oldest versions; pinned ones after all others, the current one last."""
         current = self.pointer.id if self.pointer else None
         while len(self._pieces) > VERSIONS_MAX or len(self.manifests) > VERSIONS_MAX or self._held_bytes > BYTES_MAX:
             held = self._pieces if self._held_bytes > BYTES_MAX or len(self._pieces) > VERSIONS_MAX else self.manifests

@@ -279,9 +279,9 @@ async def test_a_worker_that_may_not_ends_at_once(
     assert code == 3, said
     assert re.sub(r"\bapp\b", app, words) in complaint(said)
     assert "rebuilt" not in said
-    told = command("validate", "-c", config, check=False)
-    assert re.sub(r"\bapp\b", app, words) in told
-    assert told.count("not permitted") == 1
+    report = command("validate", "-c", config, check=False)
+    assert re.sub(r"\bapp\b", app, words) in report
+    assert report.count("not permitted") == 1
 
 
 @pytest.mark.kafka_long

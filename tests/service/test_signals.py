@@ -18,7 +18,7 @@ from streamrnn.service.signals import stop_on_signals
     [
         (signal.SIGTERM, False, True),
         (signal.SIGINT, True, True),
-        (signal.SIGHUP, True, True),  # the terminal has gone away
+        (signal.SIGHUP, True, True),  # the terminal was closed
         (signal.SIGHUP, False, False),
     ],
 )
