@@ -6,7 +6,6 @@ service, and each record's fate is in the metrics and the dead letters. But nobo
 
 from __future__ import annotations
 
-from collections import Counter as Tally
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -50,23 +49,30 @@ class Pace:
 
 
 @dataclass(slots=True)
-class _Refused:
-    """What became of the records of one partition, or of all."""
+class Fate:
+    """What became of the records of one partition, or of all. Made for every batch, so without anything that costs."""
 
     records: int = 0
-    reasons: Tally[str] = field(default_factory=Tally)
+    refused: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
 
     @property
-    def refused(self) -> int:
-        return self.reasons.total()
-
-    @property
-    def mostly(self) -> bool:
+    def mostly_refused(self) -> bool:
         return self.refused >= HANDFUL and self.refused > SHARE * self.records
 
-    def add(self, other: _Refused) -> None:
+    def refuse(self, reason: str, count: int = 1) -> None:
+        self.refused += count
+        self.reasons[reason] = self.reasons.get(reason, 0) + count
+
+    def add(self, other: Fate) -> None:
         self.records += other.records
-        self.reasons.update(other.reasons)
+        if other.refused:
+            for reason, count in other.reasons.items():
+                self.refuse(reason, count)
+
+    def ranked(self) -> dict[str, int]:
+        """The reasons, the most frequent first."""
+        return dict(sorted(self.reasons.items(), key=lambda each: -each[1]))
 
 
 @dataclass(slots=True)
@@ -76,19 +82,19 @@ class Refusals:
     began_s: float | None = None
     last_s: float | None = None  # when a line was last written
     some_used: bool = False  # since the start
-    partitions: dict[int, _Refused] = field(default_factory=dict)
+    partitions: dict[int, Fate] = field(default_factory=dict)
     examples: dict[tuple[int, str], tuple[str, str]] = field(
         default_factory=dict
     )  # (partition, reason) → (detail, source)
 
-    def add(self, now_s: float, found: Mapping[int, _Refused], outputs: Outputs, batch: TickBatch,
+    def add(self, now_s: float, found: Mapping[int, Fate], outputs: Outputs, batch: TickBatch,
             undecodable: Sequence[Rejected]) -> None:  # fmt: skip
         """Takes what became of the records of one poll; `found` is their count by partition."""
         if self.began_s is None and found:
             self.began_s = now_s
         self.some_used = self.some_used or len(batch) > len(outputs.rejected)
         for partition, part in found.items():
-            self.partitions.setdefault(partition, _Refused()).add(part)
+            self.partitions.setdefault(partition, Fate()).add(part)
         for item in undecodable:
             record = item.record
             if (record.partition, item.reason) not in self.examples:
@@ -107,18 +113,18 @@ class Refusals:
         over_s = PERIOD_S if self.some_used else EARLY_S
         if now_s - self.began_s < over_s or (self.last_s is not None and now_s - self.last_s < PERIOD_S):
             return None
-        everything = _Refused()
+        everything = Fate()
         for part in self.partitions.values():
             everything.add(part)
-        worst = sorted(partition for partition, part in self.partitions.items() if part.mostly)
-        if not worst and everything.mostly:  # a few in each of many partitions
+        worst = sorted(partition for partition, part in self.partitions.items() if part.mostly_refused)
+        if not worst and everything.mostly_refused:  # a few in each of many partitions
             worst = sorted(partition for partition, part in self.partitions.items() if part.refused)
         said = None
         if worst:
-            of = _Refused()
+            of = Fate()
             for partition in worst:
                 of.add(self.partitions[partition])
-            (reason, _), *_ = of.reasons.most_common(1)
+            reason, *_ = of.ranked()
             detail, source = next(
                 self.examples[partition, reason] for partition in worst if (partition, reason) in self.examples
             )
@@ -126,7 +132,7 @@ class Refusals:
                 "partitions": worst,
                 "share": round(of.refused / of.records, 3),
                 "records": of.records,
-                "refused": dict(of.reasons.most_common()),
+                "refused": of.ranked(),
                 "reason": reason,
                 "detail": detail,
                 "source": source,
@@ -144,14 +150,14 @@ class LastMinute:
 
     some_used: set[int] = field(default_factory=set)
     began_s: dict[int, float] = field(default_factory=dict)
-    _bins: dict[int, deque[tuple[float, _Refused]]] = field(default_factory=dict)
+    _bins: dict[int, deque[tuple[float, Fate]]] = field(default_factory=dict)
 
-    def add(self, now_s: float, found: Mapping[int, _Refused]) -> None:
+    def add(self, now_s: float, found: Mapping[int, Fate]) -> None:
         for partition, part in found.items():
             self.began_s.setdefault(partition, now_s)
             bins = self._bins.setdefault(partition, deque())
             if not bins or now_s - bins[-1][0] >= BIN_S:
-                bins.append((now_s, _Refused()))
+                bins.append((now_s, Fate()))
             bins[-1][1].add(part)
             if part.records > part.refused:
                 self.some_used.add(partition)
@@ -169,26 +175,32 @@ class LastMinute:
         for partition, bins in self._bins.items():
             while bins and now_s - bins[0][0] > PERIOD_S:
                 bins.popleft()
-            minute = _Refused()
+            minute = Fate()
             for _, part in bins:
                 minute.add(part)
             over_s = PERIOD_S if partition in self.some_used else EARLY_S
             if minute.records and now_s - self.began_s[partition] >= over_s:
-                reason = minute.reasons.most_common(1)[0][0] if minute.reasons else ""
+                reason = next(iter(minute.ranked()), "")
                 found[partition] = (minute.refused / minute.records, minute.records, reason)
         return found
 
 
-def fates(outputs: Outputs, batch: TickBatch, undecodable: Sequence[Rejected]) -> dict[int, _Refused]:
+def fates(outputs: Outputs, batch: TickBatch, undecodable: Sequence[Rejected]) -> dict[int, Fate]:
     """What became of the records of one poll, by partition."""
-    counts = np.bincount(batch.partition) if len(batch) else ()
-    found = {partition: _Refused(int(count)) for partition, count in enumerate(counts) if count}
+    found: dict[int, Fate] = {}
+    if len(batch):
+        first = int(batch.partition[0])
+        if first == batch.partition[-1] and (batch.partition == first).all():  # as the worker's batches are
+            found[first] = Fate(len(batch))
+        else:
+            counts = np.bincount(batch.partition).tolist()
+            found = {partition: Fate(count) for partition, count in enumerate(counts) if count}
     for item in undecodable:
-        part = found.setdefault(item.record.partition, _Refused())
+        part = found.setdefault(item.record.partition, Fate())
         part.records += 1
-        part.reasons[item.reason] += 1
+        part.refuse(item.reason)
     for row, reason, _ in outputs.rejected:
-        found[int(batch.partition[row])].reasons[reason] += 1
+        found[int(batch.partition[row])].refuse(reason)
     return found
 
 

@@ -84,6 +84,8 @@ class Wait:
             "learning has not begun yet: steps are collected",
             waits_for=self.words(), series=series, series_met=met,
             ready_in="unknown" if left_s is None else roughly(left_s),
+            # What the next start would have to read, where the topic has it.
+            learn_history_needed=lack.need * (met if lack.each else 1),
         )  # fmt: skip
 
 

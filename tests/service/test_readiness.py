@@ -15,6 +15,7 @@ from running import START, all_committed, made, send, settings, tick, until, wor
 from streamrnn import __version__
 from streamrnn.service import observe
 from streamrnn.service.config import ConfigError
+from streamrnn.service.notices import Fate
 from streamrnn.service.observe import WorkerObserver
 from streamrnn.transports.memory import MemoryBroker
 
@@ -115,14 +116,11 @@ async def test_a_partition_of_which_nothing_can_be_used_is_not_ready_within_seco
 
 @pytest.mark.parametrize(("allowed", "expected"), [(0.5, False), (0.9, True), (1.0, True)])
 def test_how_much_may_be_refused_is_set(allowed: float, expected: bool, clock: Clock) -> None:
-    from streamrnn.service.notices import _Refused
-
     observer = WorkerObserver(settings().stream_spec(), ready_refused_max=allowed)
     observer.assigned(0, 0, 0)
     observer.serving()
     for _ in range(63):
-        part = _Refused(20)
-        part.reasons["late"] = 16
+        part = Fate(20, 16, {"late": 16})
         observer.notices.last_minute.add(clock.now_s, {0: part})
         clock.now_s += 1.0
     observer.look()
@@ -130,13 +128,10 @@ def test_how_much_may_be_refused_is_set(allowed: float, expected: bool, clock: C
 
 
 def test_a_partition_that_is_given_away_takes_its_refusals_along(clock: Clock) -> None:
-    from streamrnn.service.notices import _Refused
-
     observer = WorkerObserver(settings().stream_spec())
     observer.assigned(0, 0, 0)
     observer.serving()
-    part = _Refused(20)
-    part.reasons["late"] = 20
+    part = Fate(20, 20, {"late": 20})
     observer.notices.last_minute.add(clock.now_s, {0: part})
     clock.now_s += 10.0
     observer.look()

@@ -36,6 +36,7 @@ def test_the_time_that_is_left_follows_the_rate(begin_s: float) -> None:
     assert lines[0]["event"] == "learning has not begun yet: steps are collected"
     assert lines[0]["waits_for"].endswith("of 163 steps of a series")
     assert (lines[0]["series"], lines[0]["series_met"]) == (2000, 3000)
+    assert lines[0]["learn_history_needed"] == 163 * 3000  # steps of each, and all come by
     assert parse_ms(lines[0]["ready_in"]) == pytest.approx(157_000, rel=0.05)
 
 
