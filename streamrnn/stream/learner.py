@@ -110,7 +110,7 @@ class Learner:
         if not new:
             return batch
         self._forget_silent()
-        for partition, series in self.sample.offer(new):
+        for partition, series in sorted(self.sample.offer(new)):  # rows are given out again in this order
             self._forget(partition, series)
         rows = [row for row, name in enumerate(names) if name in held]
         return batch if len(rows) == len(names) else take(batch, np.array(rows, dtype=np.int64))

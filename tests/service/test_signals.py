@@ -26,6 +26,8 @@ async def test_signals_end_cleanly_or_not_at_all(
     number: signal.Signals, terminal: bool, ends: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    for each in (signal.SIGTERM, signal.SIGHUP):  # without a handler of the service's nothing ends, and the test fails
+        signal.signal(each, lambda *_: None)
     loop, stopped, seen = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
     stop_on_signals(stopped.set)
     try:
@@ -37,6 +39,7 @@ async def test_signals_end_cleanly_or_not_at_all(
     finally:
         for each in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.remove_signal_handler(each)
+            signal.signal(each, signal.default_int_handler if each is signal.SIGINT else signal.SIG_DFL)
     assert stopped.is_set() is ends
     [line] = lines
     assert line["event"] == "stopping" if ends else line["event"].startswith("SIGHUP is ignored")
