@@ -26,7 +26,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +44,7 @@ from streamrnn.service.beside import Beside
 from streamrnn.service.notices import SharedSeries
 from streamrnn.service.supervisor import WITHOUT_GPU
 from streamrnn.service.waiting import Wait
-from streamrnn.stream.learner import Learner, Round
+from streamrnn.stream.learner import Lack, Learner, Round
 from streamrnn.stream.replay import step_bytes
 from streamrnn.transports.base import (
     LONG_AGO_S,
@@ -68,6 +68,8 @@ HEARTBEAT_S = 1.0
 EXIT_STUCK = 71
 # Of learn.memory_max_mb, for the steps that are kept: they are copied when their number grows, and torch wants the rest.
 MEMORY_SHARE = 0.25
+# How often reading begins anew further back, and how much more than what would be enough if all series spoke alike.
+REACH_BACK_MAX, REACH_BACK_MORE = 3, 1.25
 
 
 class OutOfMemoryBound(Exception):
@@ -138,7 +140,7 @@ class Trainer:
         devices.full_precision()
         with self._on_device():
             self.device_name = devices.describe(self.device)
-            self.learner = Learner(self.spec, settings.model_spec(), learn_spec(settings), self.device)
+            self.learner = self._fresh_learner()
         self.decoder = Decoder(self.spec, settings.decode_spec())
         self.state = "starting"
         self.loss = 0.0
@@ -154,6 +156,13 @@ class Trainer:
         self._turn_began_s: float | None = None
         self._shared = SharedSeries()
         self._wait = Wait()
+        # Where reading began, and where the topic ended then; how often it began anew further back.
+        self._began: dict[int, int] = {}
+        self._ended: dict[int, int] = {}
+        self._reached_back = 0
+
+    def _fresh_learner(self) -> Learner:
+        return Learner(self.spec, self.settings.model_spec(), learn_spec(self.settings), self.device)
 
     def stop(self) -> None:
         self._stopping.set()
@@ -256,6 +265,7 @@ class Trainer:
             self.state = "held"
         elif lack is not None:
             self.state = "collecting"
+            await self._reach_back(reader, lack)
         elif not self._due():
             self.state = "waiting"
         else:
@@ -265,9 +275,39 @@ class Trainer:
         topic = self.settings.input
         await reader.start(topic, None)
         begin, end = await reader.begin_offsets(), await reader.end_offsets()
-        share = self.settings.learn.history // max(len(end), 1)
+        self._ended = end
+        await self._begin_at(reader, begin, self.settings.learn.history)
+        if not self.settings.learn.history:  # learn from what comes, that says
+            self._reached_back = REACH_BACK_MAX
+
+    async def _begin_at(self, reader: PartitionReader, begin: Mapping[int, int], records: int) -> None:
+        """Reads so many records before the end, or what of them there is."""
+        share = records // max(len(self._ended), 1)
+        self._began = {p: max(begin[p], end - share) for p, end in self._ended.items()}
+        if self._began == {p: begin[p] for p in self._ended}:
+            self._reached_back = REACH_BACK_MAX  # there is no more
         await reader.stop(Deadline(5.0))
-        await reader.start(topic, {p: max(begin[p], end[p] - share) for p in end})
+        await reader.start(self.settings.input, self._began)
+
+    async def _reach_back(self, reader: PartitionReader, lack: Lack) -> None:
+        """Begins anew further back, where `learn.history` holds too little of so many series for a first round, nothing
+        serves that could be trained on, and the topic has more."""
+        learner = self.learner
+        if self._reached_back >= REACH_BACK_MAX or learner.incumbent is not None or not len(learner.sample):
+            return
+        if any(reader.position(p) < end for p, end in self._ended.items()):
+            return
+        begin = await reader.begin_offsets()
+        self._reached_back += 1
+        read = sum(self._ended[p] - self._began[p] for p in self._ended)
+        steps = lack.need if lack.each else lack.need / len(learner.sample)
+        records = max(2 * read, int(REACH_BACK_MORE * steps * learner.sample.population))
+        log.info(
+            "learning begins further back: learn.history is too little for a first network of so many series",
+            series_met=learner.sample.population, learn_history=read, records=records,
+        )  # fmt: skip
+        self.learner, self._shared, self._wait = self._fresh_learner(), SharedSeries(), Wait()
+        await self._begin_at(reader, begin, records)
 
     def _held(self) -> bool:
         """Whether an operator's rollback is too recent for anything else to take its place."""

@@ -9,12 +9,14 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import pytest
 import torch
-from running import made, send, settings, until
+from running import START, made, send, settings, tick, until
+from structlog.testing import capture_logs
 
 from streamrnn.model.weights import build
-from streamrnn.service.trainer import DeviceFailed, Trainer, step_back
+from streamrnn.service.trainer import REACH_BACK_MAX, DeviceFailed, Trainer, step_back
 from streamrnn.transports.memory import MemorySink, MemoryTransport
 from streamrnn.transports.models import (
     PINS_MAX,
@@ -55,6 +57,68 @@ async def test_it_learns_from_the_topic_and_publishes_what_beats_persistence() -
         assert follower.manifests[model].bytes == len(blob)
         assert trainer.learner.incumbent is not None
         assert trainer.said()["accepted"] >= 1
+    finally:
+        trainer.stop()
+        await asyncio.wait_for(task, 120)
+
+
+async def until_it_publishes(trainer: Trainer) -> None:
+    task = asyncio.create_task(trainer.run())
+    try:
+        await until(lambda: trainer.published > 0 or task.done(), 300)
+    finally:
+        trainer.stop()
+        await asyncio.wait_for(task, 120)
+
+
+async def test_a_history_that_is_too_short_for_so_many_series_is_read_further_back() -> None:
+    """100,000 series: of 500,000 records each has five."""
+    chosen, broker = made(**{**SMALL, "learn.history": 100, "learn.series_max": 20})
+    for step in range(120):
+        for i in range(60):
+            value = tick(f"pump-{i}", step, float(np.sin(step / 5 + i)))
+            broker.append("ticks", i % 2, f"{i}".encode(), value, START + 1000 * step)
+    trainer = Trainer(chosen, MemoryTransport(broker))
+    with capture_logs() as lines:
+        await until_it_publishes(trainer)
+    said = [line for line in lines if line["event"].startswith("learning begins further back")]
+    assert 1 <= len(said) <= REACH_BACK_MAX
+    assert said[0]["learn_history"] == 100 and said[-1]["records"] > 60 * 59
+    assert trainer.said()["series"] == 20 and trainer.said()["series_met"] == pytest.approx(60, rel=0.5)
+
+
+async def test_a_history_that_is_enough_is_all_that_is_read() -> None:
+    chosen, broker = made(**{**SMALL, "learn.history": 1000})
+    send(broker, 1000)
+    trainer = Trainer(chosen, MemoryTransport(broker))
+    await until_it_publishes(trainer)
+    assert trainer.learner.ticks == 1000
+
+
+async def test_where_there_is_no_more_it_waits_for_what_comes() -> None:
+    chosen, broker = made(**{**SMALL, "learn.history": 10})
+    send(broker, 20)
+    trainer = Trainer(chosen, MemoryTransport(broker))
+    task = asyncio.create_task(trainer.run())
+    try:
+        await until(lambda: trainer.learner.ticks == 80)  # all there is
+        send(broker, 400, first=20)
+        await until(lambda: trainer.published > 0, 300)
+    finally:
+        trainer.stop()
+        await asyncio.wait_for(task, 120)
+    assert trainer.learner.ticks > 80
+
+
+async def test_without_a_history_only_what_comes_is_learnt_from() -> None:
+    chosen, broker = made(**{**SMALL, "learn.history": 0})
+    send(broker, 300)
+    trainer = Trainer(chosen, MemoryTransport(broker))
+    task = asyncio.create_task(trainer.run())
+    try:
+        await until(lambda: trainer.state == "collecting")
+        send(broker, 10, first=300)
+        await until(lambda: trainer.learner.ticks == 40)
     finally:
         trainer.stop()
         await asyncio.wait_for(task, 120)
