@@ -116,6 +116,13 @@ class KernelCache(FunctionCache):
         base = self._impl.filename_base
         self._read = [IndexDataCacheFile(str(folder), base, SOURCES) for folder in FOLDERS]
 
+    def holds(self) -> bool:
+        for file in self._read:
+            with contextlib.suppress(Exception):
+                if file._load_index():  # noqa: SLF001
+                    return True
+        return False
+
     def _load_overload(self, sig: Any, target_context: Any) -> Any:
         key = self._index_key(sig, target_context.codegen())
         for file in self._read:
@@ -134,6 +141,12 @@ class KernelCache(FunctionCache):
             super()._save_overload(sig, data)
         except OSError as error:  # no space, say
             UNKEPT.append(str(error))
+
+
+def is_kept(kernel: Any) -> bool:
+    """Whether a kernel, for whatever arguments, was compiled before and is kept."""
+    cache = getattr(kernel, "_cache", None)
+    return isinstance(cache, KernelCache) and cache.holds()
 
 
 # What went wrong where kernels were to be kept.
