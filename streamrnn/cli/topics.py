@@ -15,7 +15,7 @@ from streamrnn.cli.options import AsJson, Bootstrap, Config, Sets, overrides, se
 if TYPE_CHECKING:
     from streamrnn.service.config import Settings
     from streamrnn.service.costs import Cost
-    from streamrnn.service.topics import Fault, TopicState
+    from streamrnn.service.topics import Access, Fault, TopicState
 
 
 def topics(
@@ -37,7 +37,7 @@ def topics(
     from streamrnn.transports.base import NotPermitted
 
     settings = settings_from(config, overrides(sets, bootstrap_servers))
-    states, made = asyncio.run(_examined(settings, create, partitions))
+    states, made, _ = asyncio.run(_examined(settings, create, partitions))
     # Whoever makes the topics need not be the one who serves.
     faults = [state.fault for state in states if state.fault is not None and state.fault.kind is not NotPermitted]
     rows = [_row(state, faults, made) for state in states]
@@ -68,22 +68,32 @@ def validate(
     from streamrnn.codec import Decoder
 
     Decoder(settings.stream_spec(), settings.decode_spec())  # an impossible mapping is told here
-    states = [] if offline else asyncio.run(_examined(settings))[0]
-    faults = [state.fault for state in states if state.fault is not None]
+    states, _, access = ([], [], []) if offline else asyncio.run(_examined(settings, access=True))
+    faults = [fault for fault in (*(s.fault for s in states), *(a.fault for a in access)) if fault is not None]
     rows = [_row(state, faults) for state in states]
     kept = [] if offline or faults else asyncio.run(_costs(settings))
+    shown = [{"of": cost.of, "partitions": cost.partitions, "cold": cost.cold, "what": cost.what} for cost in kept]
+    more = [
+        {"kind": each.kind, "name": each.name, "state": each.fault.what if each.fault else "permitted"}
+        for each in access
+    ]
     if as_json:
-        shown = [{"of": cost.of, "partitions": cost.partitions, "cold": cost.cold, "what": cost.what} for cost in kept]
-        typer.echo(json.dumps({"ok": not faults, "topics": rows, "kept": shown, "configuration": settings.effective()}))
+        document = {
+            "ok": not faults, "topics": rows, "access": more, "kept": shown, "hints": settings.hints(),
+            "configuration": settings.effective(),
+        }  # fmt: skip
+        typer.echo(json.dumps(document))
     else:
         import yaml
 
         typer.echo(yaml.safe_dump(settings.effective(), sort_keys=False, allow_unicode=True).rstrip())
         for row in rows:
             typer.echo(f"# topic {row['topic']}: {row['state']}")
-        for remedy in dict.fromkeys(row["remedy"] for row in rows if row["remedy"]):
+        for row in more:
+            typer.echo(f"# {row['kind']} {row['name']}: {row['state']}")
+        for remedy in dict.fromkeys(fault.remedy for fault in faults):
             typer.echo(f"# {remedy}")
-        for line in [*_hints(states), *map(str, kept)]:
+        for line in (*_hints(states), *(f"hint: {hint}" for hint in settings.hints()), *map(str, kept)):
             typer.echo(f"# {line}")
     _exit(faults)
 
@@ -97,10 +107,10 @@ async def _costs(settings: Settings) -> list[Cost]:
 
 
 async def _examined(
-    settings: Settings, create: bool = False, partitions: int | None = None
-) -> tuple[list[TopicState], list[str]]:
-    """(what is there, and which of it was made now)."""
-    from streamrnn.service.topics import examine
+    settings: Settings, create: bool = False, partitions: int | None = None, access: bool = False
+) -> tuple[list[TopicState], list[str], list[Access]]:
+    """(topics that are there, which of them were made now, and what else is permitted where `access` asks for it)."""
+    from streamrnn.service.topics import examine, examine_access
     from streamrnn.transports.base import TopicNeed
     from streamrnn.transports.kafka import KafkaTransport
 
@@ -114,7 +124,8 @@ async def _examined(
                 made += await admin.create([TopicNeed(settings.input, partitions, {})])
             if inputs or partitions:
                 made += await admin.create(settings.topic_needs(max(inputs or 1, partitions or 1)))
-        return await examine(admin, settings, partitions), made
+        states = await examine(admin, settings, partitions)
+        return states, made, await examine_access(admin, settings) if access else []
     finally:
         await admin.stop()
 

@@ -2,6 +2,8 @@
 
 The first batch loads the compiled inner loops, and compiles them at the very first start on a machine: a quarter of a minute
 in which the process sends no heartbeat. A member of a group would lose its partitions for it, and the next one after it.
+
+`python -m streamrnn.service.rehearsal` does it when an image is built, so that its containers need not.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from streamrnn.kernels import caching, forecast, text
 from streamrnn.model.network import Network
 from streamrnn.packed import PackedRecord, packed
 from streamrnn.records import F32, ForecastBatch, TickBatch
-from streamrnn.service.config import Settings
+from streamrnn.service.config import Settings, load
 from streamrnn.service.limits import processors
 from streamrnn.spec import StreamSpec
 from streamrnn.stream.engine import NO_MODEL, Engine
@@ -48,7 +50,7 @@ def rehearse(settings: Settings) -> None:
     encoder.imputations(outputs.imputations, ticks)
     _put_away(engine, len(ticks))
     if why := caching.note():
-        log.warning(why)
+        log.warning("compiled kernels are not kept as they should be", why=why)
 
 
 def _ticks(spec: StreamSpec) -> TickBatch:
@@ -111,3 +113,7 @@ def _meanwhile(spec: StreamSpec, topic: str, network: Network) -> None:
     _put_away(engine, count)
     frame: F32 = np.zeros((1, spec.input_size), dtype=np.float32)
     make_runner(network).run(frame, np.array([[0, 0, 1]]), engine.table.columns["state"])
+
+
+if __name__ == "__main__":
+    rehearse(load([], {"input": "ticks", "channels": ["a"], "step": "1s", "horizon": 1}, {}))

@@ -31,7 +31,7 @@ from streamrnn.service.rehearsal import rehearse
 from streamrnn.service.restore import Restorer
 from streamrnn.service.signals import stop_on_signals
 from streamrnn.service.supervisor import WITHOUT_GPU, Supervisor, train_command
-from streamrnn.service.topics import examine, refuse
+from streamrnn.service.topics import examine, examine_access, refuse
 from streamrnn.service.unreadable import UnreadablePartitions
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.snapshot import Snapshots
@@ -160,6 +160,7 @@ class Worker:
         try:
             states = await examine(admin, self.settings)
             refuse(states)
+            refuse((), await examine_access(admin, self.settings))
             for state in states:
                 for hint in state.hints:
                     log.warning("a topic will lose or refuse outputs", topic=state.need.name, hint=hint)
@@ -413,12 +414,14 @@ def run(settings: Settings, config_arguments: Sequence[str] = ()) -> None:
     Raises ConfigError, OperatorNeeded, GaveUp, TransportError, ExposedError or OSError (the HTTP port is taken).
     """
     prepare_process()
+    for hint in settings.hints():
+        log.warning("a setting has no effect", hint=hint)
     rehearse(settings)
     asyncio.run(_run(settings, config_arguments))
 
 
 async def _run(settings: Settings, config_arguments: Sequence[str]) -> None:
-    observer = WorkerObserver(settings.stream_spec(), settings.effective())
+    observer = WorkerObserver(settings.stream_spec(), settings.effective(), settings.http.ready_refused_max)
     worker = Worker(settings, KafkaTransport(settings.kafka_settings()), observer, settle_memory)
     supervisor: Supervisor | None = None
     ending: asyncio.Task[None] | None = None

@@ -1,6 +1,6 @@
 """Runs a command as a container does: root file system read-only, a small /tmp without exec, an unknown user, no home.
 
-    python contained.py [--tmp-kb 16384] [--uid 10001] [--writable DIR …] [--no-tmp] [--network none] -- command …
+    python contained.py [--tmp-kb 16384] [--uid 10001] [--writable DIR …] [--mnt DIR] [--no-tmp] -- command …
 
 By namespaces of the kernel alone (user_namespaces(7), mount_namespaces(7)), so no container engine and no rights are needed.
 Exit code 125 where the kernel does not permit them.
@@ -13,7 +13,7 @@ import ctypes
 import os
 import sys
 
-NEW_USER, NEW_MOUNTS, NEW_NETWORK = 0x10000000, 0x00020000, 0x40000000
+NEW_USER, NEW_MOUNTS = 0x10000000, 0x00020000
 READ_ONLY, NO_SUID, NO_DEVICES, NO_EXEC, BIND, RECURSIVE, PRIVATE = 1, 2, 4, 8, 4096, 16384, 1 << 18
 MOUNT_SETATTR, AT_RECURSIVE, AT_CWD = 442, 0x8000, -100
 REFUSED = 125
@@ -62,11 +62,13 @@ def main() -> None:
     parser.add_argument("--no-tmp", action="store_true", help="/tmp is as read-only as the rest")
     parser.add_argument("--uid", type=int, default=10_001)
     parser.add_argument("--writable", action="append", default=[])
-    parser.add_argument("--network", choices=["host", "none"], default="host")
+    parser.add_argument("--mnt", help="this folder is there as /mnt")
     parser.add_argument("command", nargs="+")
     options = parser.parse_args()
 
-    enter(NEW_MOUNTS | (NEW_NETWORK if options.network == "none" else 0), 0, 0)
+    enter(NEW_MOUNTS, 0, 0)
+    if options.mnt:
+        mount(options.mnt, "/mnt", "", BIND)
     for path in options.writable:  # a mount of its own keeps its own attributes
         mount(path, path, "", BIND | RECURSIVE)
     set_attributes("/", Attributes(READ_ONLY, 0, PRIVATE, 0))
