@@ -43,6 +43,8 @@ from streamrnn.transports.changelog import (
 
 # Rows that a batch permits at least; one of more records permits as many as it has records.
 SLICE_ROWS = 256
+# Bytes that a slice has at most, if it has more than one row: large states leave in more slices.
+SLICE_BYTES_MAX = 32 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +168,7 @@ class Checkpointer:
         cycle = known.cycle
         assert cycle is not None  # noqa: S101
         table = self._engine.table
+        limit = min(limit, max(1, SLICE_BYTES_MAX // self._snapshots.record_bytes()))
         rows = cycle.rows[cycle.at : cycle.at + limit]
         cycle.at += len(rows)
         # Some may have been let go since, or given to others.

@@ -30,6 +30,7 @@ from streamrnn.service.refused import RefusedOutputs
 from streamrnn.service.rehearsal import rehearse
 from streamrnn.service.restore import Restorer
 from streamrnn.service.signals import stop_on_signals
+from streamrnn.service.sizes import batch_records, memory_limit, refuse_impossible, sizes_of, too_much_memory, written
 from streamrnn.service.supervisor import WITHOUT_GPU, Supervisor, train_command
 from streamrnn.service.topics import examine, refuse
 from streamrnn.service.unreadable import UnreadablePartitions
@@ -86,6 +87,8 @@ class Worker:
     ) -> None:
         """`now_ms`: the time of day, for the times of records."""
         self.settings = settings
+        self.sizes = sizes_of(settings)
+        refuse_impossible(settings, self.sizes)
         self._now_ms = now_ms
         self._refused: RefusedOutputs | None = None
         self.transport = transport
@@ -103,6 +106,7 @@ class Worker:
         self._stopping = asyncio.Event()
         self._limit: asyncio.Timeout | None = None  # of `run`, from `stop` on
         self._end: Deadline | None = None
+        self._memory_told = False
         self._failures = 0  # in a row, of clients that were no help
         self._failing_s = clock_s()  # since when; set anew with the first of them
         self._serving_s: float | None = None  # since when the present clients are there
@@ -140,6 +144,7 @@ class Worker:
 
     async def _run(self) -> None:
         self.observer.watch(self.decoder, self.engine.front)
+        self._say_sizes()
         await self._check_topics()
         self.follower = ModelsFollower(self.transport, self.settings.topics.models)
         await self.follower.start()
@@ -154,11 +159,21 @@ class Worker:
 
     # ── topics ───────────────────────────────────────────────────────────────────────────────────────────────────
 
+    def _say_sizes(self) -> None:
+        sizes, limit = self.sizes, memory_limit()
+        log.info(
+            "sizes", series=written(sizes.series), series_max=sizes.series_max, memory_at_series_max=written(sizes.memory),
+            memory_limit=written(limit) if limit is not None else None, state_record=written(sizes.state_usual),
+            state_record_max=written(sizes.state_largest), forecast_record_max=written(sizes.forecast_largest),
+        )  # fmt: skip
+        if told := too_much_memory(sizes, limit):
+            log.warning("series_max needs more memory than there is", why=told)
+
     async def _check_topics(self) -> None:
         admin = self.transport.admin()
         await admin.start()
         try:
-            states = await examine(admin, self.settings)
+            states = await examine(admin, self.settings, sizes=self.sizes)
             refuse(states)
             for state in states:
                 for hint in state.hints:
@@ -267,7 +282,7 @@ class Worker:
     def _pump_settings(self) -> PumpSettings:
         settings = self.settings
         return PumpSettings(
-            records_max=settings.batch_records_max,
+            records_max=min(settings.batch_records_max, batch_records(self.spec)),
             poll_timeout_ms=settings.poll_timeout_ms,
             delivery_timeout_s=settings.delivery_timeout_s,
             commit_interval_s=settings.commit_interval / 1000,
@@ -363,9 +378,19 @@ class Worker:
                     session_timeout_ms=self.settings.kafka.session_timeout_ms,
                 )
             self.observer.held(len(self.engine.table))
+            self._report_memory()
             self.observer.look()
             if self._refused is not None:
                 self._refused.report()
+
+    def _report_memory(self) -> None:
+        table = self.engine.table
+        if table.short_of_memory and not self._memory_told:
+            self._memory_told = True
+            log.error(
+                "no memory for more series: from here on the coldest make room, as at series_max",
+                series=table.rows_max, series_max=self.spec.series_max, series_bytes=self.sizes.series,
+            )  # fmt: skip
 
 
 def prepare_process() -> None:
@@ -405,6 +430,7 @@ def run(settings: Settings, config_arguments: Sequence[str] = ()) -> None:
     Raises ConfigError, OperatorNeeded, GaveUp, TransportError, ExposedError or OSError (the HTTP port is taken).
     """
     prepare_process()
+    refuse_impossible(settings, sizes_of(settings))
     rehearse(settings)
     asyncio.run(_run(settings, config_arguments))
 

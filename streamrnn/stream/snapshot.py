@@ -236,6 +236,10 @@ class Snapshots:
         """(id, description) of the records that `pack` makes now; a reader needs the description before them."""
         return self._current().id, self._text
 
+    def record_bytes(self) -> int:
+        """Of a record that `pack` makes now, without ticks held back."""
+        return self._current().size
+
     def learn(self, text: bytes) -> None:
         """Takes the description of a layout that records to come may have. Raises SnapshotError."""
         made = _Layout(text)

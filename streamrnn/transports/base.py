@@ -284,6 +284,10 @@ class Admin(Protocol):
         """
         ...
 
+    async def alter(self, topic: str, config: Mapping[str, str]) -> None:
+        """Sets these of a topic's settings and leaves the others. Raises NotPermitted, TransportError."""
+        ...
+
     async def stop(self) -> None: ...
 
 

@@ -18,6 +18,7 @@ from streamrnn.transports.kafka_closing import close_consumer
 from streamrnn.transports.kafka_errors import explained, reading_failed
 from streamrnn.transports.kafka_permissions import TopicPermissions, forbidden
 from streamrnn.transports.kafka_starting import start_client
+from streamrnn.transports.kafka_topic_configs import AlterTopic
 
 if TYPE_CHECKING:
     from streamrnn.transports.kafka import KafkaSettings
@@ -216,6 +217,16 @@ class KafkaAdmin:
                 detail = rest[0] if rest and rest[0] else for_code(code).__name__
                 raise explained(for_code(code)(str(detail)), self._settings, f"creating topic {name}")
         return [*made, *(await self._make(plainer) if plainer else [])]
+
+    async def alter(self, topic: str, config: Mapping[str, str]) -> None:
+        doing = f"setting {', '.join(config)} of {topic}"
+        try:
+            answer = await self._client._send_to_controller(AlterTopic(topic, config))  # noqa: SLF001
+        except (KafkaError, OSError, NotImplementedError) as error:
+            raise explained(error, self._settings, doing) from error
+        for code, text, _, _ in answer.responses:
+            if code:
+                raise explained(for_code(code)(text or ""), self._settings, doing)
 
     async def stop(self) -> None:
         if self._client is not None:

@@ -659,6 +659,10 @@ class MemoryAdmin:
     async def configs(self, names: Sequence[str]) -> dict[str, dict[str, str]]:
         return {}
 
+    async def alter(self, topic: str, config: Mapping[str, str]) -> None:
+        configs = self._broker.configs
+        await self._broker.request("alter-configs", self._client, lambda: configs.setdefault(topic, {}).update(config))
+
     async def forbidden(self, wanted: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
         return {}
 
@@ -667,6 +671,7 @@ class MemoryAdmin:
 
     def _create(self, needs: Sequence[TopicNeed]) -> list[str]:
         made = [need.name for need in needs if need.name not in self._broker.topics]
+        self._broker.configs |= {need.name: dict(need.config) for need in needs if need.name in made}
         for need in needs:
             self._broker.create(need.name, need.partitions)
         return made
