@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from streamrnn.kernels import text
 from streamrnn.model.network import Network
@@ -107,7 +108,7 @@ def sizes_of(settings: Settings) -> Sizes:
     row = record = sum(field.size for field in engine_fields(spec))
     if record <= ROW_BYTES_MAX:
         engine = Engine(replace(spec, series_max=1))
-        engine.table.replace(Field("state", (Network(settings.model_spec()).state_size,), np.float32))
+        engine.table.replace(Field("state", (state_numbers(settings),), np.float32))
         row, record = engine.table.row_bytes(), Snapshots(engine).record_bytes()
     numbers = len(spec.channels) * spec.horizon * (1 + len(spec.quantiles))
     # Names, levels, brackets; a character may be written as `\uXXXX`.
@@ -123,6 +124,12 @@ def sizes_of(settings: Settings) -> Sizes:
         forecast_largest=numbers * (text.NUMBER_BYTES + 1) + around + ENVELOPE_BYTES,
         checkpoint_s=settings.checkpoint.interval / 1000,
     )
+
+
+def state_numbers(settings: Settings) -> int:
+    """Of a network as `model` describes it."""
+    with torch.device("meta"):  # no weights, and no random numbers drawn
+        return Network(settings.model_spec()).state_size
 
 
 def _held(spec: StreamSpec) -> int:

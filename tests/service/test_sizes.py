@@ -39,7 +39,7 @@ async def test_what_is_said_of_records_is_what_records_have(changes: dict[str, A
     async with worker(chosen, broker) as running:
         await until(lambda: all_committed(broker))
         assert running.engine.table.row_bytes() < said.series
-        without_network = said.state_usual - 4 * sizes.Network(chosen.model_spec()).state_size
+        without_network = said.state_usual - 4 * sizes.state_numbers(chosen)
     states = [r.value for log in broker.topics["app.state"] for r in log if r.key and r.key.startswith(b"s/")]
     assert states
     lengths = {len(value or b"") for value in states}
