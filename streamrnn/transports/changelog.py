@@ -48,6 +48,9 @@ CLOCKS_MAX = 10
 # A log's clock (`kernels.logclock`) at an input offset; newest first.
 Clocks = tuple[tuple[int, bytes], ...]
 
+# Input offsets (first, behind the last) that an operator had skipped, oldest first.
+Skips = tuple[tuple[int, int], ...]
+
 # Which weights were in use from which input offset on, oldest first; never empty.
 History = tuple[tuple[int, str], ...]
 
@@ -79,6 +82,10 @@ class Checkpoint(msgspec.Struct, forbid_unknown_fields=False):
     # The log's clock (`kernels.logclock`) at this and at the checkpoints before it, by input offset, newest first. An older
     # state that another worker wrote last needs a replay that begins before `offset`.
     clocks: tuple[tuple[InputOffset, bytes], ...] = ()
+    # An offset that an operator has set, and that these states honour, though nothing was committed since (-1: none); and
+    # what was skipped by such words (`service.resets`).
+    word: Stand = -1
+    skips: tuple[tuple[InputOffset, InputOffset], ...] = ()
     version: int = VERSION
 
     def clock_at(self, offset: int) -> tuple[int, bytes]:
