@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from streamrnn.cli.exit_codes import exit_code_of
+from streamrnn.cli.exit_codes import ExitCode, exit_code_of
 from streamrnn.cli.options import AsJson, Bootstrap, Config, Sets, overrides, settings_from
 
 if TYPE_CHECKING:
@@ -78,12 +78,14 @@ def validate(
 
     sizes, limit = sizes_of(settings), memory_limit()
     states = [] if offline else asyncio.run(_examined(settings, sizes))[0]
+    others = "" if offline else asyncio.run(_others(settings))
     ticks_s = None if offline else asyncio.run(_present_rate(settings))
     faults = [state.fault for state in states if state.fault is not None]
     rows = [_row(state, faults) for state in states]
     if as_json:
-        found = {"ok": not faults, "topics": rows, "sizes": sizes.document(ticks_s, limit)}
-        typer.echo(json.dumps({**found, "configuration": settings.effective()}))
+        found = {"ok": not faults and not others, "topics": rows, "group": others or "ok"}
+        found |= {"sizes": sizes.document(ticks_s, limit), "configuration": settings.effective()}
+        typer.echo(json.dumps(found))
     else:
         import yaml
 
@@ -94,9 +96,30 @@ def validate(
             typer.echo(f"# {remedy}")
         for line in _hints(states):
             typer.echo(f"# {line}")
+        if others:
+            typer.echo(f"# {others}")
         for line in [*sizes.lines(ticks_s, limit), *filter(None, [too_much_memory(sizes, limit)])]:
             typer.echo(f"# size: {line}")
+    if others and not faults:
+        raise typer.Exit(ExitCode.TOPIC)
     _exit(faults)
+
+
+async def _others(settings: Settings) -> str:
+    """Who is in the group and reads another input; "" where nobody is."""
+    from streamrnn.service.members import refuse_other_inputs
+    from streamrnn.transports.base import TopicUnfit
+    from streamrnn.transports.kafka import KafkaTransport
+
+    admin = KafkaTransport(settings.kafka_settings()).admin()
+    await admin.start()
+    try:
+        await refuse_other_inputs(admin, settings)
+    except TopicUnfit as error:
+        return str(error)
+    finally:
+        await admin.stop()
+    return ""
 
 
 async def _present_rate(settings: Settings) -> float | None:

@@ -39,7 +39,7 @@ from streamrnn.service.outbox import Outbox
 from streamrnn.service.publish import Publisher
 from streamrnn.service.resets import Word, again_from, next_skip, word_of
 from streamrnn.service.restart import ReplayPoints, committed_with, history_of, is_of, is_ours, starting_points
-from streamrnn.service.restore import NO_CHECKPOINT, Restoration, Restorer
+from streamrnn.service.restore import DELETED, NO_CHECKPOINT, Restoration, Restorer
 from streamrnn.stream.engine import Engine
 from streamrnn.transports.base import (
     LONG_AGO_S,
@@ -762,7 +762,7 @@ class Pump:
         if checkpoint is not None and not why:
             word = word_of(known, checkpoint, done.reached)
         # A new partition has no state to lose. A topic that is deleted takes the group's offsets with it, not the state.
-        lost = bool(why) and (known is not None or why != NO_CHECKPOINT)
+        lost = bool(why) and why != DELETED and (known is not None or why != NO_CHECKPOINT)
         if checkpoint is not None and not why and word.direction != "back":
             emit_from = max(checkpoint.offset, known.offset if known is not None else checkpoint.offset)
             committed = known.offset if known is not None else -1

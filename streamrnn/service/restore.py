@@ -14,9 +14,10 @@ import numpy as np
 import structlog
 
 from streamrnn.records import I64
+from streamrnn.service.members import of_another_input
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.snapshot import LayoutMismatch, Restored, SnapshotError, Snapshots
-from streamrnn.transports.base import Deadline, Transport, TransportError, Unreadable, clock_s
+from streamrnn.transports.base import Deadline, TopicUnfit, Transport, TransportError, Unreadable, clock_s
 from streamrnn.transports.changelog import ChangelogReader, Checkpoint
 
 log = structlog.get_logger(__name__)
@@ -27,6 +28,7 @@ SILENCE_S = 30.0
 # So often is a damaged changelog read before its partition starts without it.
 ATTEMPTS = 2
 NO_CHECKPOINT = "the changelog holds no checkpoint"
+DELETED = "its state was deleted (`streamrnn reset --state`)"
 
 
 @dataclass(slots=True)
@@ -159,10 +161,10 @@ class Restorer:
         checkpoint = reader.checkpoints.get(partition)
         why = known.damaged or known.gave_up or reader.unusable.get(partition, "")
         if not why and checkpoint is None:
-            why = NO_CHECKPOINT
-        if not why and checkpoint is not None and checkpoint.input != self._input:
-            why = f"the changelog is that of topic {checkpoint.input!r}"
-        last = max(checkpoint.life if checkpoint else 0, known.found.life)
+            why = DELETED if partition in reader.deleted else NO_CHECKPOINT
+        if checkpoint is not None and checkpoint.input != self._input:
+            raise TopicUnfit(of_another_input(self._topic, partition, checkpoint.input, self._input))
+        last = max(reader.lives.get(partition, 0), known.found.life)
         if known.damaged:
             # Lives that lie behind the damage have a lower number: every life wrote a record at least.
             last = max(last, reader.end(partition) + 1)

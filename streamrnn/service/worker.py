@@ -22,6 +22,7 @@ from streamrnn.model.weights import WeightsError, build
 from streamrnn.service.beside import Beside
 from streamrnn.service.checkpoint import Checkpointer, CheckpointSettings
 from streamrnn.service.http import HttpServer
+from streamrnn.service.members import refuse_other_inputs
 from streamrnn.service.observe import WorkerObserver
 from streamrnn.service.outbox import AtLeastOnce, ExactlyOnce, Outbox
 from streamrnn.service.publish import Publisher, wall_ms
@@ -64,6 +65,8 @@ MODELS_ATTEMPTS = 3
 LOOP_PROBE_S = 0.25
 COLLECT_S = 30.0
 RETRY_LOOK_S = 5.0
+# How long it is asked who else is in the group, behind the join: nothing is read meanwhile.
+JOINED_S = 5.0
 # How long broken clients are given to leave in good order.
 LEAVING_S = 2.0
 # What of the grace is kept for closing the clients, and how far past their deadline they take when nobody answers.
@@ -107,6 +110,7 @@ class Worker:
         self._limit: asyncio.Timeout | None = None  # of `run`, from `stop` on
         self._end: Deadline | None = None
         self._memory_told = False
+        self._alone = False  # nobody who reads another input is in our group
         self._failures = 0  # in a row, of clients that were no help
         self._failing_s = clock_s()  # since when; set anew with the first of them
         self._serving_s: float | None = None  # since when the present clients are there
@@ -175,9 +179,27 @@ class Worker:
         try:
             states = await examine(admin, self.settings, sizes=self.sizes)
             refuse(states)
+            await refuse_other_inputs(admin, self.settings)
             for state in states:
                 for hint in state.hints:
                     log.warning("a topic will lose or refuse outputs", topic=state.need.name, hint=hint)
+        finally:
+            await admin.stop()
+
+    async def _look_who_else_joined(self) -> None:
+        """Two that started at the same time have not seen each other before. Once is enough: whoever comes later sees us."""
+        if self._alone:
+            return
+        admin = self.transport.admin()
+        try:
+            async with asyncio.timeout(JOINED_S):
+                await admin.start()
+                await refuse_other_inputs(admin, self.settings)
+            self._alone = True
+        except OperatorNeeded:
+            raise
+        except (TransportError, TimeoutError):
+            return  # asked again with the next clients, if there are any
         finally:
             await admin.stop()
 
@@ -203,6 +225,7 @@ class Worker:
                 if self._stopping.is_set():
                     self.pump.stop()
                 await source.start(self.pump)
+                await self._look_who_else_joined()
                 self.observer.serving()
                 self._on_serving()
                 self._serving_s = clock_s()

@@ -139,6 +139,10 @@ class ChangelogReader:
         self._reader: PartitionReader = transport.reader(bulk=True)
         self._ends: dict[int, int] = {}
         self.checkpoints: dict[int, Checkpoint] = {}
+        # Partitions whose newest word is that there is no checkpoint (somebody has deleted it), and the newest incarnation
+        # of their state that was read.
+        self.deleted: set[int] = set()
+        self.lives: dict[int, int] = {}
         # Why a partition's state cannot be used, where it cannot.
         self.unusable: dict[int, str] = {}
         # Series whose state was deleted behind the newest checkpoint, by where: by its owner, who will vouch for that with
@@ -176,7 +180,7 @@ class ChangelogReader:
             for record in found.take(~series):
                 if (record.key or b"").startswith(LAYOUT) and record.value is not None:
                     piece.layouts.append(record.value)
-                elif record.key == CHECKPOINT and record.value is not None:
+                elif record.key == CHECKPOINT:
                     self._checkpoint(found.partition, record.value)
                 else:
                     piece.ignored += 1
@@ -213,7 +217,11 @@ class ChangelogReader:
             last = np.array([ended.get(name, -1) for name in piece.states.keys()], dtype=np.int64)
             piece.states = piece.states.take(piece.states.offset > last)
 
-    def _checkpoint(self, partition: int, value: bytes) -> None:
+    def _checkpoint(self, partition: int, value: bytes | None) -> None:
+        if value is None:
+            self.checkpoints.pop(partition, None)
+            self.deleted.add(partition)
+            return
         try:
             self._check_version(partition, value)
             found = msgspec.json.decode(value, type=Checkpoint)
@@ -221,6 +229,8 @@ class ChangelogReader:
             self.unusable[partition] = f"the checkpoint of partition {partition} cannot be read: {error}"
             return
         self.checkpoints[partition] = found
+        self.deleted.discard(partition)
+        self.lives[partition] = max(self.lives.get(partition, 0), found.life)
         self.unusable.pop(partition, None)
 
     def _check_version(self, partition: int, value: bytes) -> None:

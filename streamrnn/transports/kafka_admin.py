@@ -13,9 +13,18 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import InvalidConfigurationError, KafkaError, TopicAlreadyExistsError, for_code
 
 from streamrnn.records import Record
-from streamrnn.transports.base import CONFIGS_READ, Deadline, TopicMissing, TopicNeed, TopicUnfit, TransportError
+from streamrnn.transports.base import (
+    CONFIGS_READ,
+    Deadline,
+    GroupMember,
+    TopicMissing,
+    TopicNeed,
+    TopicUnfit,
+    TransportError,
+)
 from streamrnn.transports.kafka_closing import close_consumer
 from streamrnn.transports.kafka_errors import explained, reading_failed
+from streamrnn.transports.kafka_groups import members_of
 from streamrnn.transports.kafka_permissions import TopicPermissions, forbidden
 from streamrnn.transports.kafka_starting import start_client
 from streamrnn.transports.kafka_topic_configs import AlterTopic
@@ -217,6 +226,9 @@ class KafkaAdmin:
                 detail = rest[0] if rest and rest[0] else for_code(code).__name__
                 raise explained(for_code(code)(str(detail)), self._settings, f"creating topic {name}")
         return [*made, *(await self._make(plainer) if plainer else [])]
+
+    async def members(self, group: str) -> list[GroupMember]:
+        return await members_of(self._client, self._settings, group)
 
     async def alter(self, topic: str, config: Mapping[str, str]) -> None:
         doing = f"setting {', '.join(config)} of {topic}"

@@ -209,7 +209,9 @@ class ModelsFollower:
                         raise ValueError("a manifest of other weights than its key names")
                     self.manifests[rest] = manifest
                     self._bound()
-            elif kind == "current" and value is not None:
+            elif key == POINTER and value is None:  # somebody has deleted it: no weights are in use
+                self.pointer, self._told = None, None
+            elif key == POINTER and value is not None:
                 self._point(msgspec.json.decode(value, type=Pointer))
             else:
                 self._ignore("unknown-key")
