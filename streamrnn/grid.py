@@ -48,6 +48,7 @@ from streamrnn.kernels.grid import (
     Rules,
     Ticks,
     implausible,
+    known_times,
 )
 from streamrnn.kernels.logclock import hear, silent_for_ms, time_ms
 from streamrnn.records import F64, I16, KIND_GAP, KIND_IDLE, KIND_TICK, Reason
@@ -112,6 +113,7 @@ class GridReference:
         self.spec = spec
         self.open_steps: dict[int, dict[int, list[Held]]] = {}
         self._rules = rules
+        self._known_us = known_times(rules)
         self._grid = spec.grid()
         self._missing = np.full(len(spec.channels), np.nan)
 
@@ -120,7 +122,7 @@ class GridReference:
 
     def align(self, state: GridState, rows: int, ticks: Ticks, values: F64, channel: I16) -> Aligned:
         """Takes ticks in arrival order, writes their `status`; stops before a tick of a series found silent."""
-        done = Aligned(StepList())
+        done, rules = Aligned(StepList()), self._rules
         for i in range(len(ticks.slot)):
             row, p, ts, record_ms = (
                 int(ticks.slot[i]),
@@ -130,14 +132,15 @@ class GridReference:
             )
             if state.resting[row] == FALLS_SILENT:
                 break
-            status, replayed = int(implausible(ts, record_ms, self._rules)), ticks.offset[i] < state.applied[row]
+            status = int(implausible(ts, record_ms, *self._known_us, rules.past_max_ms, rules.future_max_ms))
+            replayed = ticks.offset[i] < state.applied[row]
             ticks.closed[i] = state.last_step[row]
             if status == ACCEPTED:
                 # The restored state of a row that is ahead has the tick already; the log's clock has not heard it.
                 status = REPLAYED if replayed else self._admit(state, row, ts, values[i], int(channel[i]))
             moved = False
             if record_ms >= 0:
-                moved = hear(state.clock[p], state.identity[row], record_ms, self._rules.idle_after_ms)
+                moved = hear(state.clock[p], state.identity[row], record_ms, rules.idle_after_ms)
             ticks.status[i] = status
             if not replayed:
                 state.heard_at[row], state.heard_ms[row] = state.clock[p, 0], record_ms
@@ -145,7 +148,7 @@ class GridReference:
                 state.last_us[row] = max(int(state.last_us[row]), ts)
                 state.resting[row] = AWAKE
                 done.skipped += self._close(state, row, done.frames, i)
-            if moved and self._rules.fills_ahead:
+            if moved and rules.fills_ahead:
                 self._find_silent(state, rows, p, i, int(ticks.offset[i]), done.silent)
             done.consumed += 1
         return done

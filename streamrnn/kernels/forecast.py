@@ -83,6 +83,11 @@ RESIDUAL_CLIP = 4.0  # in σ: what a one-step error enters the covariance with, 
 LONGEST_GAP = 1e6  # in steps: a gap is no longer than this, whatever a foreign record says
 FURTHER = 4  # moves beyond what it has shown that a missing channel may have made, at most one a step
 WEIGHTS = 255.0  # steps in which the network's weight is kept
+# The network's weight, in those steps, by its share of the loss in so many: its exponential costs more than the rest of a mean.
+SHARES = 8192
+WEIGHT_OF: U8 = np.rint(WEIGHTS / (1.0 + np.exp(LOSS_SHARPNESS * (2.0 * np.arange(SHARES + 1) / SHARES - 1.0)))).astype(
+    np.uint8
+)
 MOVES = 32767.0  # steps in which its moves are
 NO_MOVE = -32768
 MOVE_MAX = 1e9  # in scales
@@ -228,7 +233,6 @@ def advance(
     abs_persistence_network: F64,
     below: I64,
     inside: I64,
-    frame_error: F32,
 ) -> None:
     """One pass over frames in (series, time) order.
 
@@ -237,7 +241,7 @@ def advance(
     State: [row, cell, channel], [row, horizon, channel], ... Outputs: `mean_out` [row, channel, horizon], `quantile_out`
     [row, channel, level, horizon].
     `skill` [horizon] is the network's squared error over persistence's on held-out data: its weight until it has a
-    record of its own. `frame_error` [frame]: mean scaled one-step error of the frame's matured channels (NaN: none).
+    record of its own.
     """
     channels = values.shape[1]
     horizon = pend_base.shape[1]
@@ -398,14 +402,6 @@ def advance(
                     squared = min(squared, max(SPREAD_CAP * sigma * sigma, LOSS_CAP * unit * unit))
                     sigma = np.sqrt(sigma * sigma + SPREAD_SHARE * (squared - sigma * sigma))
                     spread[s, h, c] = np.float32(min(sigma, SPREAD_REACH * (h + 1.0) * size[c]))
-        if observed > 0:
-            total = 0.0
-            for c in range(channels):
-                if not np.isnan(residual[c]):
-                    total += abs(residual[c])
-            frame_error[i] = np.float32(total / observed)
-        else:
-            frame_error[i] = np.nan
 
         # ── 2. fill what is missing ──────────────────────────────────────────────────────────────────────────────
         others, absent = 0, 0
@@ -574,9 +570,8 @@ def advance(
                 if speaks[c]:
                     lost = np.float64(loss[s, h, c, 0]) + np.float64(loss[s, h, c, 1])
                     share = np.float64(loss[s, h, c, 1]) / lost if lost > 0.0 else 0.5
-                    weight = 1.0 / (1.0 + np.exp(LOSS_SHARPNESS * (2.0 * share - 1.0)))
                     # What is scored later is what is sent now: the kept, rounded numbers.
-                    kept = np.uint8(weight * WEIGHTS + 0.5)
+                    kept = WEIGHT_OF[int(share * SHARES + 0.5) if 0.0 <= share <= 1.0 else SHARES // 2]
                     far = np.rint(np.float64(net[i, c, h, 0]) * root[h] * finer[c])
                     kept_move = np.int16(min(max(far, -MOVES), MOVES))
                     network = _told(pend_unit[s, ring, c], kept_move)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from streamrnn.kernels import compiled
-from streamrnn.kernels.logclock import hear, silent_for_ms, time_ms
+from streamrnn.kernels.logclock import attend, counts, place_of, silent_for_ms, time_ms
 from streamrnn.kernels.steps import index_of, start_of
 from streamrnn.records import F64, I32, I64, KIND_GAP, KIND_TICK, U8
 
@@ -139,17 +139,28 @@ def silences(size: int) -> Silences:
 
 
 @compiled
-def implausible(ts_us: int, record_ms: int, rules: Rules) -> int:
-    """Status of an event time by its record's own Kafka timestamp (-1: it has none) and by the calendar's table."""
+def known_times(rules: Rules) -> tuple[int, int]:
+    """(first, end) of the event times that the calendar's table knows; without a table, all."""
     edges = rules.edges
-    if edges.shape[0] > 0 and not edges[0] <= ts_us < edges[edges.shape[0] - 2]:
+    if edges.shape[0] > 0:
+        return edges[0], edges[edges.shape[0] - 2]
+    return -np.iinfo(np.int64).max, np.iinfo(np.int64).max
+
+
+@compiled
+def implausible(ts_us: int, record_ms: int, first_us: int, end_us: int, past_max_ms: int, future_max_ms: int) -> int:
+    """Status of an event time by its record's own Kafka timestamp (-1: it has none) and by `known_times`.
+
+    It takes numbers, not `Rules`: a call that passes arrays costs more than all that is done here.
+    """
+    if not first_us <= ts_us < end_us:
         return IMPLAUSIBLE
     if record_ms < 0:
         return ACCEPTED
     ahead_ms = ts_us // 1000 - record_ms
-    if ahead_ms > rules.past_max_ms or ahead_ms < -rules.past_max_ms:
+    if ahead_ms > past_max_ms or ahead_ms < -past_max_ms:
         return IMPLAUSIBLE
-    return FUTURE if ts_us > (record_ms + rules.future_max_ms) * 1000 else ACCEPTED
+    return FUTURE if ts_us > (record_ms + future_max_ms) * 1000 else ACCEPTED
 
 
 @compiled
@@ -167,17 +178,22 @@ def align(
     written = 0
     skipped = 0
     irregular = rules.step_us == 0
+    first_us, end_us = known_times(rules)
+    p = 0
+    clock = state.clock[p]
     i = begin
     while i < ticks.slot.shape[0]:
         s = ticks.slot[i]
         if state.resting[s] == FALLS_SILENT:
             return i - begin, written, skipped, silent, True
-        p = ticks.partition[i]
+        if ticks.partition[i] != p:
+            p = ticks.partition[i]
+            clock = state.clock[p]
         t = ticks.ts_us[i]
         replayed = ticks.offset[i] < state.applied[s]
         step = index_of(t, rules.step_us, rules.shift_us, rules.first, rules.edges)
         last = state.last_step[s]
-        status = implausible(t, ticks.record_ms[i], rules)
+        status = implausible(t, ticks.record_ms[i], first_us, end_us, rules.past_max_ms, rules.future_max_ms)
         if status == ACCEPTED:
             if replayed:
                 status = REPLAYED
@@ -193,11 +209,13 @@ def align(
 
         moved = False
         if ticks.record_ms[i] >= 0:
-            moved = hear(state.clock[p], state.identity[s], ticks.record_ms[i], rules.idle_after_ms)
+            place = place_of(clock, state.identity[s])
+            if counts(clock, place):
+                moved = attend(clock, place, state.identity[s], ticks.record_ms[i], rules.idle_after_ms)
         ticks.status[i] = status
         ticks.closed[i] = last
         if not replayed:
-            state.heard_at[s] = state.clock[p, 0]
+            state.heard_at[s] = clock[0]
             state.heard_ms[s] = ticks.record_ms[i]
         if status == ACCEPTED:
             for k in range(fill):

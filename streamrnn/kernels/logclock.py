@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from streamrnn.kernels import compiled
+from streamrnn.kernels import compiled, inlined
 from streamrnn.records import I64
 
 WITNESSES = 8
@@ -46,20 +46,39 @@ COMES_BACK = 8
 LATE, EARLY = 3, 1
 
 
-@compiled
-def hear(clock: I64, identity: int, record_ms: int, idle_after_ms: int) -> bool:
-    """Takes one record of a series with a timestamp (not below 0); `identity` is never 0. Returns whether a witness has
-    moved so far that silent series are to be looked for."""
+@inlined
+def place_of(clock: I64, identity: int) -> int:
+    """Counts one record of a partition; the place of its series among the witnesses, or -1."""
     clock[0] += 1
-    count = clock[0]
     place = -1
     for w in range(WITNESSES):
         if clock[SERIES + w] == identity:
             place = w
-            break
+    return place
+
+
+@inlined
+def counts(clock: I64, place: int) -> bool:
+    """Whether `attend` has anything to do with the record that was counted last."""
+    return place >= 0 or clock[1] < WITNESSES or clock[0] % LOOKS == 0
+
+
+@compiled
+def hear(clock: I64, identity: int, record_ms: int, idle_after_ms: int) -> bool:
+    """Takes one record of a series with a timestamp (not below 0); `identity` is never 0. Returns whether a witness has
+    moved so far that silent series are to be looked for."""
+    place = place_of(clock, identity)
+    if not counts(clock, place):
+        return False
+    return attend(clock, place, identity, record_ms, idle_after_ms)
+
+
+@compiled
+def attend(clock: I64, place: int, identity: int, record_ms: int, idle_after_ms: int) -> bool:
+    """The rest of `hear`, for the few records that are a witness' or a newcomer's."""
+    count = clock[0]
     if place < 0:
-        if clock[1] < WITNESSES or count % LOOKS == 0:
-            _take_place(clock, identity, record_ms)
+        _take_place(clock, identity, record_ms)
         return False
     newest, reached = clock[NEWEST + place], clock[REACHED + place]
     both, highest = min(newest, record_ms), max(newest, record_ms)

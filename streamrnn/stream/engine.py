@@ -201,7 +201,7 @@ class Engine:
             column["covariance"], column["seen_range"], column["carried"], column["fill_width"], column["net_ready"],
             part.mean, part.quantiles, part.fill_value, part.fill_lower, part.fill_upper, part.filled,
             scores.count, scores.abs_error, scores.abs_persistence, scores.abs_network, scores.count_network,
-            scores.abs_persistence_network, scores.below, scores.inside, part.frame_error,
+            scores.abs_persistence_network, scores.below, scores.inside,
         )  # fmt: skip
         return part
 

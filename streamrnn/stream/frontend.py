@@ -249,7 +249,7 @@ class FrontEnd:
                     rejected.append((begin + int(i), reason, detail))
         silent = [Silence(gap.row, begin + gap.tick, gap.shown, gap.until) for gap in silent]
         frames = frames._replace(tick=frames.tick + begin)
-        return self._scaled(frames, frame_values, frames.slot, consumed, evicted, rejected, skipped, silent)
+        return self._scaled(frames, frame_values, None, consumed, evicted, rejected, skipped, silent)
 
     def ahead(self, silent: Sequence[Silence]) -> Frames:
         """What is to be sent of series that fell silent, computed on copies of their rows (`SCRATCH` of them at most at a
@@ -362,7 +362,7 @@ class FrontEnd:
         self,
         frames: grid.FrameList,
         values: F64,
-        owner: I32,
+        owner: I32 | None,  # by frame, where it is not its slot
         consumed: int,
         evicted: list[int],
         rejected: list[tuple[int, Reason, str]],
@@ -371,9 +371,10 @@ class FrontEnd:
     ) -> Frames:
         spec = self.spec
         count = len(frames.slot)
-        order = np.argsort(frames.slot, kind="stable")  # frames of one series together, in time
+        order = stable_order(frames.slot)  # frames of one series together, in time
         slot, step, ts_us, kind, tick, shown = grid.taken(frames, order)
-        values, owner = values[order], owner[order]
+        values = values[order]
+        owner = slot if owner is None else owner[order]
         inputs: F32 = np.empty((count, spec.input_size), dtype=np.float32)
         base: F64 = np.empty(values.shape)
         scale: F32 = np.empty(values.shape, dtype=np.float32)
@@ -399,6 +400,13 @@ class FrontEnd:
             slot, step, ts_us, kind, tick, values, inputs, base, scale, age, age_before, rest, number, pace, owner,
             shown.astype(np.bool_), runs.astype(np.int64), consumed, evicted, rejected, skipped, silent,
         )  # fmt: skip
+
+
+def stable_order(keys: I32 | I64) -> I64:
+    """The order that sorts whole numbers, equal ones as they come. Of 16 bits numpy sorts them in a seventh of the time."""
+    if len(keys) and 0 <= keys.min() and keys.max() < 1 << 16:
+        return np.argsort(keys.astype(np.uint16), kind="stable")
+    return np.argsort(keys, kind="stable")
 
 
 def _implausible(ts_us: int, record_ms: int, past_max_ms: int) -> str:

@@ -21,7 +21,7 @@ from streamrnn.records import (
     Scores,
 )
 from streamrnn.spec import StreamSpec
-from streamrnn.stream.frontend import Frames
+from streamrnn.stream.frontend import Frames, stable_order
 from streamrnn.stream.table import SeriesTable
 
 
@@ -92,8 +92,6 @@ class OutputPart:
         self.fill_upper: F64 = np.empty((len(chosen), channels))
         self.filled: Bool = np.zeros((len(chosen), channels), dtype=np.bool_)
 
-        self.frame_error: F32 = np.empty(count, dtype=np.float32)
-
 
 def _worth_writing(scale: F32, base: F64) -> F32:
     """The scale by which digits are chosen: of a channel that has not moved, a share of its value (10 digits). [n, channel]"""
@@ -116,7 +114,7 @@ def _step_us(spec: StreamSpec, grid: StepGrid, frames: Frames, chosen: I64) -> I
 def _rows(chosen: Bool, tick: I64) -> tuple[I64, I64]:
     """Output row per frame (−1: none) in the order of the ticks, and the chosen frames in that order."""
     frames = np.flatnonzero(chosen)
-    ordered = frames[np.argsort(tick[frames], kind="stable")]
+    ordered = frames[stable_order(tick[frames])]
     rows: I64 = np.full(len(chosen), -1, dtype=np.int64)
     rows[ordered] = np.arange(len(ordered))
     return rows, ordered
@@ -128,7 +126,8 @@ class _Joiner:
 
     def __init__(self, ticks: Sequence[I64]) -> None:
         self.tick: I64 = self._whole(ticks, np.int64)
-        self._order = np.argsort(self.tick, kind="stable") if (self.tick[1:] < self.tick[:-1]).any() else None
+        falls = len(ticks) > 1 and bool((self.tick[1:] < self.tick[:-1]).any())
+        self._order = stable_order(self.tick) if falls else None
         if self._order is not None:
             self.tick = self.tick[self._order]
 

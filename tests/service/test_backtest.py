@@ -107,6 +107,9 @@ def test_two_rows_of_one_time_need_a_word_and_are_counted(tmp_path: Path) -> Non
     assert first["rows"] == run(table(tmp_path / "u.csv", rows), tmp_path)["rows"]
     assert last["rows"] != first["rows"]
     assert command(path, "--duplicates", "first")[0] == 0
+    # The newest row first: lines are those of the file, not of the order that they are taken in.
+    upside_down = table(tmp_path / "v.csv", sorted([*rows, *partial], key=lambda row: row[0])[::-1])
+    assert "2024-01-01 10:00:00 in lines 130 and 131)" in command(upside_down)[1]
     # Without a word the grid refuses them: as in the service, the first counts.
     unsaid = run(path, tmp_path)
     assert (unsaid["rows"], unsaid["rows_refused"]) == (first["rows"], {"duplicate": 20})

@@ -195,6 +195,16 @@ async def tried(first: Outgoing, takes: Callable[[Outgoing], str]) -> tuple[list
     return sent, seen
 
 
+def test_the_letter_for_an_output_has_the_present_time_and_its_source_s_bytes() -> None:
+    """Whatever time the output had, or the record that led to it: that may be what the broker refused."""
+    record = MemoryRecord("ticks", 0, 5, 3, b"k", b"{}")
+    value = b'{"series":"k","ts":4,"source":{"topic":"ticks","partition":0,"offset":5}}'
+    for led in (value, b"no source in it"):
+        refused = [Refused(Outgoing("f", 0, b"k", led, 4, ()), "INVALID_TIMESTAMP")]
+        (again,) = RefusedOutputs(Seen()).instead(TOPICS, [[record]], lambda: 9)(refused)
+        assert (again.topic, again.value, again.timestamp_ms) == ("d", b"{}" if led is value else led, 9)
+
+
 async def test_one_without_a_key_gets_its_source_for_a_key() -> None:
     sent, seen = await tried(letter(None, b"{"), lambda record: "" if record.key else "INVALID_RECORD")
     (again,) = sent

@@ -120,13 +120,30 @@ def test_a_covariance_that_is_none_is_mended() -> None:
     rest = values[300:]
     fills = engine.process(batch(["x"] * 300, START + 1000 * np.arange(300, 600), rest)).imputations
     reach = np.nanmax(np.abs(np.diff(values, axis=0)), axis=0) * 8
-    last = values[:300].copy()
-    for t in range(1, 300):
+    last = values.copy()
+    for t in range(1, 600):
         last[t] = np.where(np.isnan(last[t]), last[t - 1], last[t])
+    assert len(fills) > 200
     for i in range(len(fills)):
-        assert (np.abs(fills.values[i] - np.where(np.isnan(fills.values[i]), 0, fills.values[i])) <= reach).all()
+        which = fills.filled[i]
+        assert (np.abs(fills.values[i] - last[300 + fills.tick[i]])[which] <= reach[which]).all()
     now = engine.table.columns["covariance"][row].astype(np.float64)
     assert np.linalg.eigvalsh(now).min() > -1e-5
+
+
+def test_a_matrix_that_is_mended_is_a_covariance_at_once() -> None:
+    """Not only by and by, as what is no covariance in it is forgotten."""
+    rng = np.random.default_rng(1)
+    values = channels_of(["walk", "same", "sum", "noise"], 300, rng)
+    engine = Engine(spec(channels=("a", "b", "c", "d")))
+    fed(engine, values)
+    row = engine.table.find(0, "x")
+    engine.table.columns["covariance"][row] = [[1, 2, -2, 0], [2, 1, 2, 0], [-2, 2, 1, 0], [0, 0, 0, -3.0]]
+    one = values[-1:].copy()
+    one[0, 1] = np.nan
+    engine.process(batch(["x"], np.array([START + 300_000]), one))
+    now = engine.table.columns["covariance"][row].astype(np.float64)
+    assert np.linalg.eigvalsh(now).min() > -1e-2  # the ridge that is added where it is used
 
 
 @pytest.mark.parametrize(("share", "run"), [(0.1, 1), (0.5, 1), (0.6, 12)])
@@ -148,6 +165,23 @@ def test_the_intervals_of_fills_cover_what_they_say(share: float, run: int) -> N
         carried += list(np.abs(true[at, c] - last[at, c]))
     assert 0.88 < np.mean(inside) < 0.93
     assert np.mean(error) < 0.9 * np.mean(carried)  # the other channels have their say, all through a gap
+
+
+@pytest.mark.parametrize("persistence", [0.98, -0.5])
+def test_fills_are_as_wide_as_gaps_of_the_channel_need(persistence: float) -> None:
+    """Whether its moves go on (then a gap's end is further than a walk's) or come back (then it is nearer)."""
+    rng = np.random.default_rng(5)
+    rows = 8000
+    moves = np.zeros(rows)
+    for t in range(1, rows):
+        moves[t] = persistence * moves[t - 1] + rng.standard_normal()
+    true = np.cumsum(moves) if persistence > 0 else moves
+    hidden = np.repeat(rng.random(rows // 10) < 0.3, 10)
+    fills = fed(Engine(spec(channels=("a",), horizon=1)), np.where(hidden, np.nan, true)[:, None])
+    late = fills.tick > rows // 2
+    right = true[fills.tick[late]]
+    inside = (fills.lower[late, 0] <= right) & (right <= fills.upper[late, 0])
+    assert 0.85 < inside.mean() < 0.95
 
 
 @pytest.mark.parametrize("every", [False, True])

@@ -250,6 +250,20 @@ def test_jumps_of_clocks_and_one_witness_alone_show_no_silence() -> None:
     assert silent_for_ms(clock, 6, last, 99_000, IDLE_MS) == -1
 
 
+def test_clocks_that_never_agreed_with_the_series_show_no_silence() -> None:
+    """Two that replay a file hours ahead, at a hundred times the speed."""
+    clock = spoken(1, 1)
+    for t in range(100):
+        for k in range(2):
+            hear(clock, k + 1, 7_200_000 + 100_000 * t, IDLE_MS)
+        hear(clock, 3, 1000 * t, IDLE_MS)
+    last = int(clock[0])
+    for t in range(100, 105):
+        for k in range(2):
+            hear(clock, k + 1, 7_200_000 + 100_000 * t, IDLE_MS)
+    assert silent_for_ms(clock, 3, last, 99_000, IDLE_MS) == -1
+
+
 def test_a_clock_that_is_put_back_is_a_witness_again() -> None:
     clock = fresh_clocks(1)[0]
     for t in range(100):

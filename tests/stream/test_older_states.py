@@ -49,6 +49,15 @@ def test_every_state_is_taken_and_its_series_go_on_warm(name: str) -> None:
     assert (found.rows, found.refused) == (len(kept["last"]), {})
     assert checkpoint.offset == kept["position"]
     step_ms = kept["spec"]["step_ms"] or 700
+    rows = [row for row in map(engine.table.series(0).get, kept["last"]) if row is not None]
+    known = {
+        name: engine.table.columns[name][rows]
+        for name in ("last", "anchor", "seen", "move_scale", "fresh", "seen_range")
+    }
+    moved = known["seen"] > 1
+    assert moved.any() and (known["move_scale"][moved] > 0).all() and (known["fresh"][moved] > 0).all()
+    beyond = known["seen_range"] - (known["last"] - known["anchor"])[:, :, None]
+    assert (beyond[moved, 0] <= 0).all() and (beyond[moved, 1] >= 0).all()
     for series, last in kept["last"].items():
         ts = [kept["last_ts_ms"][series] + step_ms * (k + 1) for k in range(8)]
         if name == "idle" and series == "y":
