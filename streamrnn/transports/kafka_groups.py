@@ -169,10 +169,11 @@ class KafkaGroupOffsets:
             group_id=self._group, enable_auto_commit=False, auto_offset_reset="none", **settings.client()
         )
         await start_client(self._consumer, settings, f"looking at group {self._group}")
-        # Not `partitions_for_topic` first: a consumer that asks for a topic by name could create it.
-        if self._topic not in await self._consumer.topics():
+        # Of all topics: a consumer that asks for one by name could create it.
+        known = await self._asked(self._consumer._client.fetch_all_metadata())  # noqa: SLF001
+        partitions = known.partitions_for_topic(self._topic)
+        if not partitions:
             raise TopicMissing(f"no topic {self._topic!r}")
-        partitions = self._consumer.partitions_for_topic(self._topic) or ()
         self._all = [TopicPartition(self._topic, partition) for partition in sorted(partitions)]
         self._consumer.assign(self._all)
 

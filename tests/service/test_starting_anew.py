@@ -135,6 +135,10 @@ async def test_weights_that_were_deleted_are_not_served_and_new_ones_are() -> No
     send(broker, 5, first=40, partitions=1)
     await lived(broker)
     assert [d["model"] for d in documents(broker, "app.forecasts")][-10:] == ["persistence"] * 10
+    follower = ModelsFollower(MemoryTransport(broker), "app.models")
+    await follower.start()
+    await follower.catch_up()
+    assert follower.pointer is None and not follower.manifests
     await writer.publish(*second, {}, START)
     follower = ModelsFollower(MemoryTransport(broker), "app.models")
     await follower.start()
