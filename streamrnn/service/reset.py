@@ -9,13 +9,13 @@ stay: records behind the tombstones are read until the cleaner has come.
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from streamrnn.service.members import refuse_while_alive
+from streamrnn.service.publish import wall_ms
 from streamrnn.transports.base import Deadline, Transport, TransportError
 from streamrnn.transports.changelog import CHECKPOINT, SERIES
 from streamrnn.transports.models import POINTER
@@ -100,7 +100,7 @@ async def execute(transport: Transport, settings: Settings, plan: Plan) -> None:
     await sink.start()
     try:
         for topic, parts in ((settings.topics.state, plan.states), (settings.topics.models, plan.weights)):
-            now_ms = int(time.time() * 1000)
+            now_ms = wall_ms()
             for partition, keys in parts.items():
                 for part in (keys[:1], *(keys[at : at + AT_ONCE] for at in range(1, len(keys), AT_ONCE))):
                     await sink.append_many(topic, partition, part, [None] * len(part), [now_ms] * len(part))
