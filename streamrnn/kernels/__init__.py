@@ -8,39 +8,25 @@ Three rules keep a series' numbers independent of who shares its batch, bit for 
    a sum to become one instruction with one rounding, nothing else; that is settled when the code is compiled.)
 3. Randomness and clocks do not exist on this floor.
 
-Compiled code is cached beside the sources (or under NUMBA_CACHE_DIR), so only the first start on a machine compiles. Numba
-asks whether a function's own file has changed; a kernel holds code and constants of the others, too. So what is cached
-here is stamped with all sources of this folder, and an upgrade never runs on kernels of the version before.
+Compiled code is kept (`kernels.caching`), so only the first start on a machine compiles.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
 
+from streamrnn.kernels.caching import KernelCache
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _sources() -> str:
-    """A digest of all kernels, in order of their names."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()
-
-
-SOURCES = _sources()
-
-
 def _made(function: F, **settings: Any) -> F:
-    dispatcher = numba.njit(cache=True, nogil=True, error_model="numpy", **settings)(function)
-    index = getattr(getattr(dispatcher, "_cache", None), "_cache_file", None)
-    if index is not None:  # else nothing is cached here
-        index._source_stamp = SOURCES  # noqa: SLF001 - what numba compares before it takes anything from its cache
+    dispatcher = numba.njit(nogil=True, error_model="numpy", **settings)(function)
+    if hasattr(dispatcher, "_cache"):  # not so where NUMBA_DISABLE_JIT leaves the function as it is
+        dispatcher._cache = KernelCache(function)  # noqa: SLF001 - as `cache=True` does with numba's own
     return cast(F, dispatcher)
 
 

@@ -46,6 +46,10 @@ width of fills in longer gaps is tracked, as the quantiles are.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from statistics import NormalDist
+from typing import NamedTuple
+
 import numpy as np
 
 from streamrnn.kernels import compiled
@@ -92,6 +96,42 @@ MOVES = 32767.0  # steps in which its moves are
 NO_MOVE = -32768
 MOVE_MAX = 1e9  # in scales
 ANCHOR_REACH = 4096.0  # re-anchor when the level is further from the anchor than this many scales
+
+
+class Tracking(NamedTuple):
+    """What levels and horizons are tracked by; all are settled with the stream's settings.
+
+    [level]: `level`, its offset in σ where errors are `normal`, how far its θ moves `up` at a miss, how far out in σ a
+    quantile can be at the `furthest`, how many times longer than usual steps are at the `most`. `limit` [horizon, level]: from
+    where on an offset stretches its steps. [horizon]: the `root` of h, and 1 / h (`per_step`).
+    """
+
+    level: F64
+    normal: F64
+    up: F64
+    furthest: F64
+    most: F64
+    limit: F64
+    root: F64
+    per_step: F64
+
+
+def tracking_of(levels: Sequence[float], horizon: int) -> Tracking:
+    level: F64 = np.array(levels, dtype=np.float64)
+    normal: F64 = np.array([NormalDist().inv_cdf(q) for q in levels])
+    steps: F64 = np.arange(1.0, horizon + 1.0)
+    rare = np.minimum(level, 1.0 - level)  # the rarer of hit and miss
+    room = USUAL * np.sqrt(np.minimum(rare / 0.05, 1.0)) * steps[:, None] ** LATER
+    return Tracking(
+        level,
+        normal,
+        RATE * level,
+        np.maximum(1.0 / np.sqrt(rare) - np.abs(normal), 1.0),
+        STRETCH * np.maximum(0.05 / rare, 1.0),
+        np.abs(normal) + room + SWING * RATE * np.maximum(steps - NEAR, 0.0)[:, None],
+        np.sqrt(steps),
+        1.0 / steps,
+    )
 
 
 @compiled
@@ -200,8 +240,7 @@ def advance(
     net: F32,
     has_net: bool,
     skill: F32,
-    levels: F64,
-    normal: F64,
+    tracking: Tracking,
     # state
     anchor: F64,
     pend_base: F32,
@@ -245,8 +284,10 @@ def advance(
     """
     channels = values.shape[1]
     horizon = pend_base.shape[1]
-    quantiles = levels.shape[0]
-    root = np.sqrt(np.arange(1, horizon + 1).astype(np.float64))
+    quantiles = tracking.level.shape[0]
+    root, per_step = tracking.root, tracking.per_step
+    levels, normal, up, limit = tracking.level, tracking.normal, tracking.up, tracking.limit
+    furthest, most = tracking.furthest, tracking.most
     offsets = np.empty(quantiles)
     residual = np.empty(channels)
     finer = np.empty(channels)
@@ -263,21 +304,10 @@ def advance(
     left = np.empty((channels, channels))
     explained = np.empty(channels)
     correlated = covariance.shape[1] > 0
-    per_step = 1.0 / np.arange(1, horizon + 1).astype(np.float64)
     size = np.empty(channels)  # the scale, and the inverse of it
     per_size = np.empty(channels)
     widest = np.empty(channels)
     turn = np.empty(horizon, dtype=np.int64)  # n modulo h + 1: which of its cells a horizon is at
-    up = RATE * levels
-    # [level]: the rarer of hit and miss; how far out, in σ, a quantile can be; from where on an offset [horizon, level]
-    # stretches its steps, and by how much at most.
-    rare = np.minimum(levels, 1.0 - levels)
-    furthest = np.maximum(1.0 / np.sqrt(rare) - np.abs(normal), 1.0)
-    most = STRETCH * np.maximum(0.05 / rare, 1.0)
-    limit = np.empty((horizon, quantiles))
-    for h in range(horizon):
-        room = USUAL * np.sqrt(np.minimum(rare / 0.05, 1.0)) * (h + 1.0) ** LATER
-        limit[h] = np.abs(normal) + room + SWING * RATE * max(h + 1.0 - NEAR, 0.0)
     rate = np.log(1.0 - SPREAD_SHARE) / 2.0
 
     for i in range(slot.shape[0]):

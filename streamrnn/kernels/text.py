@@ -79,7 +79,7 @@ def _put_integer(buffer: U8, at: int, value: Any) -> int:
     return at + digits
 
 
-@inlined
+@compiled
 def _put_exponent(buffer: U8, at: int, exponent: int) -> int:
     buffer[at] = 101
     return _put_integer(buffer, at + 1, exponent)
@@ -203,39 +203,42 @@ def _put_exact(buffer: U8, at: int, value: float, decimals: int) -> int:
 
 @inlined
 def _put_number(buffer: U8, at: int, value: float, decimals: int, factor: float) -> int:
-    """Writes `value` rounded to `decimals` places (`factor` is 10 to that power), beyond 15 with an exponent."""
+    """Writes `value` rounded to `decimals` places (`factor` is 10 to that power), beyond 15 with an exponent.
+
+    What is written is worked out first and written in one place: each `_put_digits` is code of its own in the caller.
+    """
     size = abs(value)
+    places, exponent = decimals, 0
     if 0 < decimals <= 9 and size < 1e9:
         # The usual case: whole part and fraction apart, each a small number, by floating point alone.
-        front = np.floor(size)
-        rest = np.rint((size - front) * factor)
+        floor = np.floor(size)
+        rest = np.rint((size - floor) * factor)
         if rest >= factor:
-            front += 1.0
+            floor += 1.0
             rest = 0.0
-        if value < 0.0 and front + rest > 0.0:
-            buffer[at] = 45
-            at += 1
-        at = _put_integer(buffer, at, int(front))
-        buffer[at] = 46
-        _put_digits(buffer, at + 1, int(rest), decimals)
-        return at + decimals + 1
-    scaled = size * factor
-    if not scaled < EXACT or decimals > EXACT_DECIMALS:
-        return _put_exact(buffer, at, value, decimals)
-    whole = np.int64(np.rint(scaled))
-    if value < 0.0 and whole > 0:
+        front, fraction = int(floor), int(rest)
+    else:
+        scaled = size * factor
+        if not scaled < EXACT or decimals > EXACT_DECIMALS:
+            return _put_exact(buffer, at, value, decimals)
+        front, fraction = int(np.rint(scaled)), 0
+        if decimals == 0 or decimals > 15:
+            places = 0
+            exponent = -decimals if front > 0 else 0
+        else:
+            power = int(factor)
+            front, fraction = front // power, front % power
+    if value < 0.0 and front + fraction > 0:
         buffer[at] = 45
         at += 1
-    if decimals == 0 or decimals > 15:
-        at = _put_integer(buffer, at, whole)
-        if decimals > 15 and whole > 0:
-            at = _put_exponent(buffer, at, -decimals)
-        return at
-    power = np.int64(factor)
-    at = _put_integer(buffer, at, whole // power)
-    buffer[at] = 46
-    _put_digits(buffer, at + 1, whole % power, decimals)
-    return at + decimals + 1
+    at = _put_integer(buffer, at, front)
+    if places > 0:
+        buffer[at] = 46
+        _put_digits(buffer, at + 1, fraction, places)
+        at += places + 1
+    if exponent != 0:
+        at = _put_exponent(buffer, at, exponent)
+    return at
 
 
 @inlined
@@ -300,10 +303,9 @@ def write_forecasts(
         for k in range(series_edges[i], series_edges[i + 1]):
             buffer[at] = series[k]
             at += 1
-        at = _put_piece(buffer, at, pieces, edges, TS)
-        at = _put_ms(buffer, at, ts[i])
-        at = _put_piece(buffer, at, pieces, edges, STEP)
-        at = _put_ms(buffer, at, step[i])
+        for k in range(2):
+            at = _put_piece(buffer, at, pieces, edges, TS + k)  # then STEP
+            at = _put_ms(buffer, at, ts[i] if k == 0 else step[i])
         at = _put_piece(buffer, at, pieces, edges, CHANNELS)
         first = True
         for c in range(channels):
@@ -315,26 +317,20 @@ def write_forecasts(
             decimals = decimals_of(scale[i, c])
             factor = POWERS[min(decimals, EXACT_DECIMALS)]
             opening = FIXED + c * (levels + 1)
-            at = _put_piece(buffer, at, pieces, edges, opening)
-            for h in range(horizon):
-                if h > 0:
-                    buffer[at] = 44
-                    at += 1
-                at = _put_number(buffer, at, mean[i, c, h], decimals, factor)
-            for q in range(levels):
+            for q in range(-1, levels):  # the mean, then the levels
                 at = _put_piece(buffer, at, pieces, edges, opening + 1 + q)
                 for h in range(horizon):
                     if h > 0:
                         buffer[at] = 44
                         at += 1
-                    at = _put_number(buffer, at, quantiles[i, c, q, h], decimals, factor)
+                    value = mean[i, c, h] if q < 0 else quantiles[i, c, q, h]
+                    at = _put_number(buffer, at, value, decimals, factor)
             at = _put_piece(buffer, at, pieces, edges, CHANNEL_END)
         at = _put_piece(buffer, at, pieces, edges, MODEL)
         at = _put_piece(buffer, at, pieces, edges, TRUE if warm[i] else FALSE)
-        at = _put_piece(buffer, at, pieces, edges, SOURCE)
-        at = _put_integer(buffer, at, partition[i])
-        at = _put_piece(buffer, at, pieces, edges, OFFSET)
-        at = _put_integer(buffer, at, offset[i])
+        for k in range(2):
+            at = _put_piece(buffer, at, pieces, edges, SOURCE + k)  # then OFFSET
+            at = _put_integer(buffer, at, np.int64(partition[i]) if k == 0 else offset[i])
         at = _put_piece(buffer, at, pieces, edges, END)
         ends[i] = at
     return len(mean)

@@ -516,7 +516,9 @@ class Pump:
                             self._source.pause(held)
                     self._observer.waiting(clock_s() - head.sent_s)
                     # A partition assigned during the wait is not paused yet: what it gives is kept, not lost.
-                    self._stash += await self._source.poll(0, room if taking else 1)
+                    # Not `+= await`: that would bring back what a rebalance during the wait has taken out.
+                    polled = await self._source.poll(0, room if taking else 1)
+                    self._stash += polled
             finally:
                 if not waiting.done():
                     waiting.cancel()

@@ -1,22 +1,32 @@
 """A batch that nobody sees, before a worker or a trainer joins its group.
 
-The first batch loads the compiled inner loops, and compiles them at the very first start on a machine: half a minute in
-which the process sends no heartbeat. A member of a group would be put out for it, and the next one after it.
+The first batch loads the compiled inner loops, and compiles them at the very first start on a machine: a quarter of a minute
+in which the process sends no heartbeat. A member of a group would lose its partitions for it, and the next one after it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
+import sys
 
 import numpy as np
+import structlog
 
 from streamrnn.encode import Encoder
+from streamrnn.kernels import caching, forecast, text
 from streamrnn.model.network import Network
 from streamrnn.packed import PackedRecord, packed
-from streamrnn.records import TickBatch
+from streamrnn.records import F32, ForecastBatch, TickBatch
 from streamrnn.service.config import Settings
-from streamrnn.stream.engine import Engine
+from streamrnn.service.limits import processors
+from streamrnn.spec import StreamSpec
+from streamrnn.stream.engine import NO_MODEL, Engine
+from streamrnn.stream.runner import make_runner
 from streamrnn.stream.snapshot import Restored, Snapshots
+
+log = structlog.get_logger(__name__)
 
 # Two series with a gap in each, so that forecasts are scored and steps are filled.
 SERIES, STEPS = 2, (0, 1, 3)
@@ -25,11 +35,26 @@ SERIES, STEPS = 2, (0, 1, 3)
 def rehearse(settings: Settings) -> None:
     """Steps and encodes a few ticks with an engine of its own, whose states are put away and taken back."""
     spec = dataclasses.replace(settings.stream_spec(), series_max=SERIES)
-    engine, encoder = Engine(spec), Encoder(spec, settings.input)
-    engine.load(Network(settings.model_spec()), "rehearsal")
+    beside = _beside(spec)
+    engine, ticks, network = Engine(spec), _ticks(spec), Network(settings.model_spec())
+    engine.load(network, "rehearsal")
+    if beside:
+        _meanwhile(spec, settings.input, network)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(beside, 0)
+    outputs = engine.process(ticks)
+    encoder = Encoder(spec, settings.input)
+    encoder.forecasts(outputs.forecasts, ticks)
+    encoder.imputations(outputs.imputations, ticks)
+    _put_away(engine, len(ticks))
+    if why := caching.note():
+        log.warning(why)
+
+
+def _ticks(spec: StreamSpec) -> TickBatch:
     count = SERIES * len(STEPS)
     ts_ms = np.repeat(np.array(STEPS, dtype=np.int64), SERIES) * max(spec.step_ms, 1)
-    ticks = TickBatch(
+    return TickBatch(
         records=[],
         partition=np.zeros(count, dtype=np.int32),
         offset=np.arange(count, dtype=np.int64),
@@ -39,10 +64,50 @@ def rehearse(settings: Settings) -> None:
         values=np.ones((count, len(spec.channels))),
         channel=np.full(count, -1, dtype=np.int16),
     )
-    outputs = engine.process(ticks)
-    encoder.forecasts(outputs.forecasts, ticks)
-    encoder.imputations(outputs.imputations, ticks)
+
+
+def _put_away(engine: Engine, offset: int) -> None:
     snapshots = Snapshots(engine)
-    names, states = snapshots.pack(0, np.arange(SERIES), count, 0)
+    names, states = snapshots.pack(0, np.arange(SERIES), offset, 0)
     records = [PackedRecord("", 0, i, 0, names[i], states[i]) for i in range(SERIES)]
     snapshots.restore(0, packed(0, records), Restored())
+
+
+def _beside(spec: StreamSpec) -> int:
+    """Where nothing is compiled yet and there is a second processor: a process that compiles what the engine needs, and leaves it
+    where kernels are kept. Returns its id, 0: none. Without it all is the same, later."""
+    kept = caching.WRITTEN is None or all(map(caching.is_kept, (forecast.advance, text.write_forecasts)))
+    if kept or sys.platform != "linux" or processors() < 2:
+        return 0
+    child = os.fork()
+    if child:
+        return child
+    try:
+        # Without a network: torch may have threads, which a fork does not have.
+        Engine(spec).process(_ticks(spec))
+    finally:
+        os._exit(0)
+
+
+def _meanwhile(spec: StreamSpec, topic: str, network: Network) -> None:
+    """The other parts of `rehearse`, with frames and outputs that no engine made, of the types that it makes."""
+    ticks, channels, levels = _ticks(spec), len(spec.channels), len(spec.quantiles)
+    count = len(ticks)
+    outputs = ForecastBatch(
+        tick=np.arange(count, dtype=np.int64),
+        series=ticks.series,
+        ts_us=ticks.ts_us,
+        step_us=np.ones(count, dtype=np.int64),
+        mean=np.ones((count, channels, spec.horizon)),
+        quantiles=np.ones((count, channels, levels, spec.horizon)),
+        scale=np.ones((count, channels), dtype=np.float32),
+        warm=np.ones(count, dtype=np.bool_),
+        model=NO_MODEL,
+    )
+    Encoder(spec, topic).forecasts(outputs, ticks)
+    engine = Engine(spec)
+    engine.load(network, "rehearsal")
+    engine.table.assign(ticks.partition, ticks.series, 0)
+    _put_away(engine, count)
+    frame: F32 = np.zeros((1, spec.input_size), dtype=np.float32)
+    make_runner(network).run(frame, np.array([[0, 0, 1]]), engine.table.columns["state"])

@@ -56,7 +56,8 @@ from streamrnn.transports.base import (
 from streamrnn.transports.models import BY_GATE, BY_OPERATOR, ModelsFollower, ModelsWriter, Pointer
 
 if TYPE_CHECKING:
-    from streamrnn.service.config import Settings
+    from streamrnn.service.limits import processors
+from streamrnn.service.config import Settings
 
 log = structlog.get_logger(__name__)
 
@@ -458,6 +459,11 @@ def start_again_without_gpu() -> None:
     os.execve(sys.executable, [*sys.orig_argv, *WITHOUT_GPU, "--set", "learn.nice=0"], environment)  # noqa: S606
 
 
+def _threads() -> int:
+    """Leaves one processor to the worker; a second thread of one core gains nothing."""
+    return max(1, min(psutil.cpu_count(logical=False) or processors(), processors()) - 1)
+
+
 def run(settings: Settings, supervised: bool = False) -> None:
     """The whole process. Raises TransportError, OutOfMemoryBound. A GPU that fails is left for the processor."""
     from streamrnn.service.rehearsal import rehearse
@@ -467,7 +473,7 @@ def run(settings: Settings, supervised: bool = False) -> None:
     learn = settings.learn
     step_back(learn.nice, learn.idle)
     bound_memory(choose_device(learn.device), learn.memory_max_mb)
-    torch.set_num_threads(learn.threads or max(1, (psutil.cpu_count(logical=False) or os.cpu_count() or 2) - 1))
+    torch.set_num_threads(learn.threads or _threads())
     torch.set_flush_denormal(True)
     rehearse(settings)
 

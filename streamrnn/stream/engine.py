@@ -14,13 +14,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 
 from streamrnn.kernels import forecast
 from streamrnn.model.network import Network
-from streamrnn.records import F32, F64, I64, Bool, Outputs, Reason, Scores, TickBatch
+from streamrnn.records import F32, I64, Bool, Outputs, Reason, Scores, TickBatch
 from streamrnn.spec import StreamSpec
 from streamrnn.stream.frontend import Frames, FrontEnd
 from streamrnn.stream.outputs import OutputPart, empty_scores, join_forecasts, join_imputations
@@ -95,8 +94,7 @@ class Engine:
         self.model = NO_MODEL
         self._served = Served(None, np.ones(spec.horizon, dtype=np.float32), 0)
         self._networks: dict[str, Served] = {NO_MODEL: self._served}
-        self._levels: F64 = np.array(spec.quantiles)
-        self._normal: F64 = np.array([NormalDist().inv_cdf(q) for q in spec.quantiles])
+        self._tracking = forecast.tracking_of(spec.quantiles, spec.horizon)
 
     def load(self, network: Network, model: str, skill: F32 | None = None) -> None:
         """Serves with these weights from the next tick on.
@@ -195,7 +193,7 @@ class Engine:
         part = OutputPart(spec, self.front.steps, frames, silent, self.table)
         forecast.advance(
             frames.slot, frames.values, frames.base, frames.scale, frames.age, frames.age_before, frames.rest,
-            frames.number, part.out_row, part.fill_row, net, has_net, self._served.skill, self._levels, self._normal,
+            frames.number, part.out_row, part.fill_row, net, has_net, self._served.skill, self._tracking,
             column["anchor"], column["pend_base"], column["pend_unit"], column["pend_move"],
             column["pend_weight"], column["pend_off"], column["spread"], column["theta"], column["loss"],
             column["covariance"], column["seen_range"], column["carried"], column["fill_width"], column["net_ready"],

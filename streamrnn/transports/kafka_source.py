@@ -125,12 +125,19 @@ class KafkaSource:
             # Those at their end are paused, and give nothing: the wait is kept, and the client's idle clock.
             one: dict[TopicPartition, Sequence[Record]] = await getmany(*limited, timeout_ms=timeout_ms, max_records=1)
             return one
-        fetched: dict[TopicPartition, Sequence[Record]] = {}
+        # One call after the other: what the first ones gave is worth nothing where the next one met a rebalance or a seek.
+        held: dict[TopicPartition, tuple[int, Sequence[Record]]] = {}
         for tp in limited:
-            if not self._at_end(tp.partition):
-                fetched |= await getmany(tp, max_records=1)
-        fetched |= await getmany(*whole, timeout_ms=0 if fetched else timeout_ms, max_records=records_max)
-        return fetched
+            if tp.partition in self._positions and not self._at_end(tp.partition):
+                found = await getmany(tp, max_records=1)
+                held |= {tp: (self._positions.get(tp.partition, -1), records) for tp, records in found.items()}
+        rest: dict[TopicPartition, Sequence[Record]] = await getmany(
+            *whole, timeout_ms=0 if held else timeout_ms, max_records=records_max
+        )
+        kept = {
+            tp: records for tp, (position, records) in held.items() if self._positions.get(tp.partition) == position
+        }
+        return kept | rest
 
     async def commit(self, offsets: Mapping[int, Committed], deadline: Deadline) -> None:
         ours = {tp.partition for tp in self._consumer.assignment()}

@@ -112,6 +112,41 @@ async def test_what_comes_during_a_transaction_leaves_in_the_next_one_together(m
         await until(lambda: all_committed(broker))
 
 
+@on_virtual_clock
+async def test_what_was_taken_ahead_goes_with_its_partition(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the partition goes during a poll for more: the next owner's replay begins before it. A worker that gets
+    the partition back would go on from there without what is between."""
+    chosen, broker = made(partitions=1, delivery="exactly-once", batch_records_max=5)
+    end, poll = MemoryTransactionalSink._end, MemorySource.poll
+    go, found = asyncio.Event(), list[tuple[int, int]]()
+
+    async def when_told(self: MemoryTransactionalSink, *what: Any) -> None:
+        await go.wait()
+        await end(self, *what)
+
+    monkeypatch.setattr(MemoryTransactionalSink, "_end", when_told)
+    async with worker(chosen, broker) as running:
+        broker.append("ticks", 0, b"a", tick("a", 0, 0.0), START)
+        await until(lambda: running.pump is not None and running.pump.buffers()["batches_in_flight"][0] == 1)
+        pump = running.pump
+        assert pump is not None
+
+        async def polled(self: MemorySource, timeout_ms: int, records_max: int) -> Any:
+            if not found and pump._stash:
+                taken = pump._stashed()
+                go.set()
+                await self.tell_revoked()
+                found.append((taken, pump._stashed()))
+                asyncio.get_running_loop().call_soon(lambda: found.append((taken, pump._stashed())))
+                return []
+            return await poll(self, timeout_ms, records_max)
+
+        monkeypatch.setattr(MemorySource, "poll", polled)
+        broker.append("ticks", 0, b"a", tick("a", 1, 1.0), START + 1000)
+        await until(lambda: len(found) == 2)
+    assert found == [(1, 0), (1, 0)]
+
+
 async def test_series_let_go_leave_the_changelog_as_fast_as_they_come() -> None:
     chosen, broker = made(partitions=4, checkpoint={"interval": "1h", "records": 500}, series_max=20)
     many(broker, 1600, 6)
