@@ -41,9 +41,10 @@ def topics(
     from streamrnn.transports.base import NotPermitted
 
     settings = settings_from(config, overrides(sets, bootstrap_servers))
-    from streamrnn.service.sizes import memory_limit, sizes_of, too_much_memory
+    from streamrnn.service.limits import memory_bytes
+    from streamrnn.service.sizes import sizes_of, too_much_memory
 
-    sizes, limit = sizes_of(settings), memory_limit()
+    sizes, limit = sizes_of(settings), memory_bytes()
     states, made = asyncio.run(_examined(settings, sizes, create, partitions))
     # Whoever makes the topics need not be the one who serves.
     faults = [state.fault for state in states if state.fault is not None and state.fault.kind is not NotPermitted]
@@ -74,9 +75,10 @@ def validate(
     from streamrnn.codec import Decoder
 
     Decoder(settings.stream_spec(), settings.decode_spec())  # an impossible mapping is told here
-    from streamrnn.service.sizes import memory_limit, sizes_of, too_much_memory
+    from streamrnn.service.limits import memory_bytes
+    from streamrnn.service.sizes import sizes_of, too_much_memory
 
-    sizes, limit = sizes_of(settings), memory_limit()
+    sizes, limit = sizes_of(settings), memory_bytes()
     states = [] if offline else asyncio.run(_examined(settings, sizes))[0]
     others = "" if offline else asyncio.run(_others(settings))
     ticks_s = None if offline else asyncio.run(_present_rate(settings))

@@ -7,11 +7,8 @@ row takes is not estimated but asked of the table that the engine makes. Used by
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -69,7 +66,7 @@ class Sizes:
         spoken since the last checkpoint once."""
         return min(ticks_s, self.series_max / self.checkpoint_s) * self.state_usual
 
-    def document(self, ticks_s: float | None = None, memory_limit: int | None = None) -> dict[str, int | float | None]:
+    def document(self, ticks_s: float | None, memory_limit: int) -> dict[str, int | float | None]:
         """For scripts."""
         rate = RATE if ticks_s is None else ticks_s
         return {
@@ -86,14 +83,14 @@ class Sizes:
             "changelog_for_ticks_per_second": rate,
         }
 
-    def lines(self, ticks_s: float | None = None, memory_limit: int | None = None) -> list[str]:
+    def lines(self, ticks_s: float | None, memory_limit: int) -> list[str]:
         """For people."""
         rate, at = (
             (RATE, "per 1,000 ticks/s") if ticks_s is None else (ticks_s, f"at the present {ticks_s:,.0f} ticks/s")
         )
-        of = f" of {written(memory_limit)}" if memory_limit is not None else ""
         return [
-            f"a series: {written(self.series)} of memory; {self.series_max:,} (series_max): {written(self.memory)}{of}",
+            f"a series: {written(self.series)} of memory; {self.series_max:,} (series_max): {written(self.memory)} of "
+            f"{written(memory_limit)}",
             f"a state record: {written(self.state_usual)}, at most {written(self.state_largest)}",
             f"a forecast record: about {written(self.forecast_usual)}, at most {written(self.forecast_largest)}",
             f"changelog, a worker: at most {written(self.changelog_bytes_s(rate))}/s {at} "
@@ -185,45 +182,9 @@ def shrinking(settings: Settings) -> str:
     return ", ".join(kept)
 
 
-# ── the machine ──────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def memory_limit(root: Path = Path("/")) -> int | None:
-    """Bytes that this process may use: the machine's, or less where its control group (version 1 or 2) says so. None
-    where the system does not say."""
-    limits: list[int] = []
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    for file in _limit_files(root):
-        with contextlib.suppress(OSError, ValueError):  # "max" is no limit
-            limits.append(int(file.read_text()))
-    return min((limit for limit in limits if limit > 0), default=None)
-
-
-def _limit_files(root: Path) -> list[Path]:
-    """Where the limits of this process's control groups stand, those of the groups around them, too."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return []
-    files: list[Path] = []
-    for line in lines:
-        _, controllers, group = line.split(":", 2)
-        if not controllers:
-            base, name = root / "sys/fs/cgroup", "memory.max"
-        elif "memory" in controllers.split(","):
-            base, name = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes"
-        else:
-            continue
-        # In a container the group's own folder may be mounted as the root.
-        at = base / group.lstrip("/")
-        files += [place / name for place in (at, *at.parents) if place == base or base in place.parents]
-    return files
-
-
-def too_much_memory(sizes: Sizes, limit: int | None) -> str:
+def too_much_memory(sizes: Sizes, limit: int) -> str:
     """What to say where `series_max` series take more than there is; "" where they do not."""
-    if limit is None or sizes.memory + PROCESS_BYTES <= limit:
+    if sizes.memory + PROCESS_BYTES <= limit:
         return ""
     fits = max(0, (limit - PROCESS_BYTES) // sizes.series)
     return (

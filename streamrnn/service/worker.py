@@ -22,6 +22,7 @@ from streamrnn.model.weights import WeightsError, build
 from streamrnn.service.beside import Beside
 from streamrnn.service.checkpoint import Checkpointer, CheckpointSettings
 from streamrnn.service.http import HttpServer
+from streamrnn.service.limits import memory_bytes
 from streamrnn.service.members import refuse_other_inputs
 from streamrnn.service.observe import WorkerObserver
 from streamrnn.service.outbox import AtLeastOnce, ExactlyOnce, Outbox
@@ -31,7 +32,7 @@ from streamrnn.service.refused import RefusedOutputs
 from streamrnn.service.rehearsal import rehearse
 from streamrnn.service.restore import Restorer
 from streamrnn.service.signals import stop_on_signals
-from streamrnn.service.sizes import batch_records, memory_limit, refuse_impossible, sizes_of, too_much_memory, written
+from streamrnn.service.sizes import batch_records, refuse_impossible, sizes_of, too_much_memory, written
 from streamrnn.service.supervisor import WITHOUT_GPU, Supervisor, train_command
 from streamrnn.service.topics import examine, refuse
 from streamrnn.service.unreadable import UnreadablePartitions
@@ -164,10 +165,10 @@ class Worker:
     # ── topics ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _say_sizes(self) -> None:
-        sizes, limit = self.sizes, memory_limit()
+        sizes, limit = self.sizes, memory_bytes()
         log.info(
             "sizes", series=written(sizes.series), series_max=sizes.series_max, memory_at_series_max=written(sizes.memory),
-            memory_limit=written(limit) if limit is not None else None, state_record=written(sizes.state_usual),
+            memory_limit=written(limit), state_record=written(sizes.state_usual),
             state_record_max=written(sizes.state_largest), forecast_record_max=written(sizes.forecast_largest),
         )  # fmt: skip
         if told := too_much_memory(sizes, limit):

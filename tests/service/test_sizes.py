@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,6 @@ from streamrnn.service.sizes import (
     BATCH_BYTES,
     batch_records,
     limit_for,
-    memory_limit,
     needs_with_limits,
     sizes_of,
     too_much_memory,
@@ -147,35 +145,6 @@ async def test_a_state_that_is_refused_all_the_same_ends_the_worker_once_with_ca
 # ── memory ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def control_groups(root: Path, lines: str, **limits: str) -> Path:
-    (root / "proc/self").mkdir(parents=True)
-    (root / "proc/self/cgroup").write_text(lines)
-    for place, limit in limits.items():
-        at = root / "sys/fs/cgroup" / place.replace("__", "/").replace("max_", "memory.max").replace("v1_", "")
-        at.parent.mkdir(parents=True, exist_ok=True)
-        at.write_text(limit)
-    return root
-
-
-def test_the_tightest_control_group_counts(tmp_path: Path) -> None:
-    root = control_groups(tmp_path, "0::/pod/worker\n", pod__worker__max_="max\n", pod__max_="1000000\n")
-    assert memory_limit(root) == 1_000_000
-
-
-def test_control_groups_of_version_1_count(tmp_path: Path) -> None:
-    root = control_groups(tmp_path, "5:cpu:/x\n4:memory:/pod\n0::/\n")
-    at = root / "sys/fs/cgroup/memory/pod/memory.limit_in_bytes"
-    at.parent.mkdir(parents=True)
-    at.write_text("2000000")
-    (at.parents[1] / at.name).write_text(str(2**63 - 4096))
-    assert memory_limit(root) == 2_000_000
-
-
-def test_a_machine_without_control_groups_has_its_own_memory(tmp_path: Path) -> None:
-    limit = memory_limit(tmp_path)
-    assert limit is not None and limit > 100_000_000
-
-
 def test_more_series_than_memory_is_said_with_how_many_fit() -> None:
     said = sizes_of(settings(series_max=1_000_000))
     text = too_much_memory(said, 1_000_000_000)
@@ -183,7 +152,6 @@ def test_more_series_than_memory_is_said_with_how_many_fit() -> None:
     assert sizes.PROCESS_BYTES + fits * said.series <= 1_000_000_000 < sizes.PROCESS_BYTES + (fits + 1) * said.series
     assert "series_max=1000000" in text
     assert not too_much_memory(sizes_of(settings(series_max=fits)), 1_000_000_000)
-    assert not too_much_memory(said, None)
 
 
 @on_virtual_clock
