@@ -7,7 +7,7 @@ more than the whole recurrent step.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, Protocol
 
 import numpy as np
@@ -107,6 +107,18 @@ class TickBatch:
 
     def __len__(self) -> int:
         return len(self.series)
+
+
+def take(batch: TickBatch, rows: I64 | slice) -> TickBatch:
+    """Some ticks of a batch; every field is one value a tick."""
+    parts = {}
+    for each in fields(TickBatch):
+        value = getattr(batch, each.name)
+        if isinstance(value, np.ndarray) or isinstance(rows, slice):
+            parts[each.name] = value[rows]
+        else:
+            parts[each.name] = [value[row] for row in rows.tolist()] if len(value) else value
+    return TickBatch(**parts)
 
 
 # How a frame came to be; also the `kind` of an imputation. Idle: filled ahead, while its series is silent.

@@ -1,4 +1,4 @@
-"""`models list|show|rollback`: the weights in the models topic."""
+"""`models list|show|rollback|pin|unpin`: the weights in the models topic."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from streamrnn.cli.options import AsJson, BadUse, Bootstrap, Config, Sets, overr
 from streamrnn.durations import format_ms
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from streamrnn.service.config import Settings
     from streamrnn.transports.models import Manifest
@@ -26,7 +26,7 @@ ModelId = Annotated[str, typer.Argument(help="The weights' id, as `models list` 
 def list_models(
     config: Config = None, sets: Sets = None, bootstrap_servers: Bootstrap = None, as_json: AsJson = False
 ) -> None:
-    """List the versions: the one in use marked with *, those that were rolled back from with x."""
+    """List the versions: the one in use marked with *, those that were rolled back from with x, pinned ones with +."""
     rows = asyncio.run(_with_follower(settings_from(config, overrides(sets, bootstrap_servers))))
     if as_json:
         typer.echo(json.dumps(rows))
@@ -35,7 +35,8 @@ def list_models(
         typer.echo("no weights yet: forecasts are persistence with calibrated intervals")
     for row in rows:
         mark = "*" if row["current"] else "x" if row["refused"] else " "
-        typer.echo(f"{mark} {row['id']}  round {row['round']:<4} loss {row['loss']:.4f}  skill {row['skill']:.3f}")
+        pin = "+" if row["pinned"] else " "
+        typer.echo(f"{mark}{pin} {row['id']}  round {row['round']:<4} loss {row['loss']:.4f}  skill {row['skill']:.3f}")
 
 
 @app.command("show")
@@ -61,10 +62,28 @@ def rollback(model: ModelId, config: Config = None, sets: Sets = None, bootstrap
     typer.echo(f"{model} is current now; others follow after {format_ms(settings.learn.rollback_hold)} at the earliest")
 
 
-async def _with_follower(settings: Settings, roll_back_to: str | None = None) -> list[dict[str, Any]]:
+@app.command("pin")
+def pin(model: ModelId, config: Config = None, sets: Sets = None, bootstrap_servers: Bootstrap = None) -> None:
+    """Have these weights kept, whatever learn.keep is: as long as they are pinned they can be rolled back to."""
+    asyncio.run(_with_follower(settings_from(config, overrides(sets, bootstrap_servers)), pinned=(model, True)))
+    typer.echo(f"{model} is kept until `streamrnn models unpin {model}`")
+
+
+@app.command("unpin")
+def unpin(model: ModelId, config: Config = None, sets: Sets = None, bootstrap_servers: Bootstrap = None) -> None:
+    """Let the trainer delete these weights when learn.keep newer ones are there."""
+    settings = settings_from(config, overrides(sets, bootstrap_servers))
+    asyncio.run(_with_follower(settings, pinned=(model, False)))
+    typer.echo(f"{model} is kept for as long as it is among the newest {settings.learn.keep}")
+
+
+async def _with_follower(
+    settings: Settings, roll_back_to: str | None = None, pinned: tuple[str, bool] | None = None
+) -> list[dict[str, Any]]:
+    """The versions; before that goes back to one of them, or pins one. Raises BadUse."""
     from streamrnn.transports.base import Deadline
     from streamrnn.transports.kafka import KafkaTransport
-    from streamrnn.transports.models import ModelsFollower, ModelsWriter, rolled_back
+    from streamrnn.transports.models import PINS_MAX, ModelsFollower, ModelsWriter, rolled_back
 
     transport = KafkaTransport(settings.kafka_settings())
     follower = ModelsFollower(transport, settings.topics.models)
@@ -73,22 +92,29 @@ async def _with_follower(settings: Settings, roll_back_to: str | None = None) ->
         await follower.catch_up()
         current = follower.pointer.id if follower.pointer else None
         refused = follower.pointer.refused if follower.pointer else ()
-        if roll_back_to is not None:
-            if follower.blob(roll_back_to) is None:
-                raise BadUse(f"no whole weights {roll_back_to}: `streamrnn models list` shows what there is")
+        named = roll_back_to if pinned is None else pinned[0]
+        if named is not None:
+            taken_back = pinned is not None and not pinned[1]
+            if follower.blob(named) is None and not (taken_back and named in follower.pinned):
+                raise BadUse(f"no whole weights {named}: `streamrnn models list` shows what there is")
+            if pinned is not None and pinned[1] and len(follower.pinned - {named}) >= PINS_MAX:
+                raise BadUse(f"{PINS_MAX} weights are pinned already: `streamrnn models unpin` one of them first")
             sink = transport.sink()
             await sink.start()
             try:
-                pointer = rolled_back(follower.pointer, roll_back_to, int(time.time() * 1000))
-                await ModelsWriter(sink, settings.topics.models).point(pointer)
+                writer, now_ms = ModelsWriter(sink, settings.topics.models), int(time.time() * 1000)
+                if pinned is not None:
+                    await writer.pin(*pinned, now_ms)
+                else:
+                    await writer.point(rolled_back(follower.pointer, named, now_ms))
             finally:
                 await sink.stop(Deadline(5.0))
     finally:
         await follower.stop(Deadline(5.0))
-    return [_row(manifest, current, refused) for manifest in follower.manifests.values()]
+    return [_row(manifest, current, refused, follower.pinned) for manifest in follower.manifests.values()]
 
 
-def _row(manifest: Manifest, current: str | None, refused: Sequence[str]) -> dict[str, Any]:
+def _row(manifest: Manifest, current: str | None, refused: Sequence[str], pinned: Collection[str]) -> dict[str, Any]:
     """What is said of one version; of a manifest that somebody else wrote, no more than its id may make sense."""
     import msgspec
 
@@ -105,6 +131,7 @@ def _row(manifest: Manifest, current: str | None, refused: Sequence[str]) -> dic
         "bytes": manifest.bytes,
         "current": manifest.id == current,
         "refused": manifest.id in refused,
+        "pinned": manifest.id in pinned,
         "round": meta.round,
         "loss": meta.loss,
         "skill": sum(skill) / len(skill),

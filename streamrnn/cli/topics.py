@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from streamrnn.cli.exit_codes import ExitCode, exit_code_of
+from streamrnn.cli.exit_codes import exit_code_of
 from streamrnn.cli.options import AsJson, Bootstrap, Config, Sets, overrides, settings_from
 
 if TYPE_CHECKING:
     from streamrnn.service.config import Settings
     from streamrnn.service.sizes import Sizes
-    from streamrnn.service.topics import Fault, TopicState
+    from streamrnn.service.topics import Access, Fault, TopicState
 
 # How long the input's offsets are watched for its rate.
 RATE_S = 2.0
@@ -45,7 +45,7 @@ def topics(
     from streamrnn.service.sizes import sizes_of, too_much_memory
 
     sizes, limit = sizes_of(settings), memory_bytes()
-    states, made = asyncio.run(_examined(settings, sizes, create, partitions))
+    states, made, _ = asyncio.run(_examined(settings, sizes, create, partitions))
     # Whoever makes the topics need not be the one who serves.
     faults = [state.fault for state in states if state.fault is not None and state.fault.kind is not NotPermitted]
     rows = [_row(state, faults, made) for state in states]
@@ -79,49 +79,35 @@ def validate(
     from streamrnn.service.sizes import sizes_of, too_much_memory
 
     sizes, limit = sizes_of(settings), memory_bytes()
-    states = [] if offline else asyncio.run(_examined(settings, sizes))[0]
-    others = "" if offline else asyncio.run(_others(settings))
+    states, _, access = ([], {}, []) if offline else asyncio.run(_examined(settings, sizes, access=True))
+    faults = [fault for fault in (*(s.fault for s in states), *(a.fault for a in access)) if fault is not None]
     ticks_s = None if offline else asyncio.run(_present_rate(settings))
-    faults = [state.fault for state in states if state.fault is not None]
     rows = [_row(state, faults) for state in states]
+    more = [
+        {"kind": each.kind, "name": each.name, "state": each.fault.what if each.fault else "permitted"}
+        for each in access
+    ]
     if as_json:
-        found = {"ok": not faults and not others, "topics": rows, "group": others or "ok"}
-        found |= {"sizes": sizes.document(ticks_s, limit), "configuration": settings.effective()}
-        typer.echo(json.dumps(found))
+        document = {
+            "ok": not faults, "topics": rows, "access": more, "hints": settings.hints(),
+            "sizes": sizes.document(ticks_s, limit), "configuration": settings.effective(),
+        }  # fmt: skip
+        typer.echo(json.dumps(document))
     else:
         import yaml
 
         typer.echo(yaml.safe_dump(settings.effective(), sort_keys=False, allow_unicode=True).rstrip())
         for row in rows:
             typer.echo(f"# topic {row['topic']}: {row['state']}")
-        for remedy in dict.fromkeys(row["remedy"] for row in rows if row["remedy"]):
+        for row in more:
+            typer.echo(f"# {row['kind']} {row['name']}: {row['state']}")
+        for remedy in dict.fromkeys(fault.remedy for fault in faults):
             typer.echo(f"# {remedy}")
-        for line in _hints(states):
+        for line in (*_hints(states), *(f"hint: {hint}" for hint in settings.hints())):
             typer.echo(f"# {line}")
-        if others:
-            typer.echo(f"# {others}")
         for line in [*sizes.lines(ticks_s, limit), *filter(None, [too_much_memory(sizes, limit)])]:
             typer.echo(f"# size: {line}")
-    if others and not faults:
-        raise typer.Exit(ExitCode.TOPIC)
     _exit(faults)
-
-
-async def _others(settings: Settings) -> str:
-    """Who is in the group and reads another input; "" where nobody is."""
-    from streamrnn.service.members import refuse_other_inputs
-    from streamrnn.transports.base import TopicUnfit
-    from streamrnn.transports.kafka import KafkaTransport
-
-    admin = KafkaTransport(settings.kafka_settings()).admin()
-    await admin.start()
-    try:
-        await refuse_other_inputs(admin, settings)
-    except TopicUnfit as error:
-        return str(error)
-    finally:
-        await admin.stop()
-    return ""
 
 
 async def _present_rate(settings: Settings) -> float | None:
@@ -143,11 +129,11 @@ async def _present_rate(settings: Settings) -> float | None:
 
 
 async def _examined(
-    settings: Settings, sizes: Sizes, create: bool = False, partitions: int | None = None
-) -> tuple[list[TopicState], dict[str, str]]:
-    """(what is there, and what was done to which of it now)."""
+    settings: Settings, sizes: Sizes, create: bool = False, partitions: int | None = None, access: bool = False
+) -> tuple[list[TopicState], dict[str, str], list[Access]]:
+    """(topics that are there, what was done to which of them now, and what else is permitted where `access` asks for it)."""
     from streamrnn.service.sizes import needs_with_limits
-    from streamrnn.service.topics import examine, raise_limits
+    from streamrnn.service.topics import examine, examine_access, raise_limits
     from streamrnn.transports.base import TopicNeed
     from streamrnn.transports.kafka import KafkaTransport
 
@@ -165,7 +151,8 @@ async def _examined(
                 made += await admin.create(needs_with_limits(needs, settings, sizes))
                 raised = await raise_limits(admin, settings, sizes)
         done = dict.fromkeys(raised, "max.message.bytes raised") | dict.fromkeys(made, "created")
-        return await examine(admin, settings, partitions, sizes), done
+        states = await examine(admin, settings, partitions, sizes)
+        return states, done, await examine_access(admin, settings) if access else []
     finally:
         await admin.stop()
 

@@ -138,7 +138,13 @@ class KernelCache(FunctionCache):
         if WRITTEN is None:
             return
         try:
-            super()._save_overload(sig, data)
+            try:
+                super()._save_overload(sig, data)
+            except OSError:
+                raise
+            except Exception:  # noqa: BLE001 - the list of what is kept is damaged
+                self._cache_file.flush()
+                super()._save_overload(sig, data)
         except OSError as error:  # no space, say
             UNKEPT.append(str(error))
 

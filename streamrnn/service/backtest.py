@@ -29,10 +29,10 @@ from rich.progress import Progress, TaskID
 from streamrnn.baselines import registry
 from streamrnn.encode import Encoder
 from streamrnn.learning import LearnSpec, TrainSpec
-from streamrnn.records import F64, Bool, ForecastBatch, ImputationBatch, TickBatch
+from streamrnn.records import F64, Bool, ForecastBatch, ImputationBatch, TickBatch, take
 from streamrnn.service import backtest_report as report
 from streamrnn.service import backtest_steps
-from streamrnn.service.backtest_read import Options, Stream, read, take
+from streamrnn.service.backtest_read import Options, Stream, read
 from streamrnn.service.backtest_score import (
     Fills,
     Forecasts,

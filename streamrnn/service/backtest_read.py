@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,7 +19,7 @@ import orjson
 
 from streamrnn.codec import Decoder
 from streamrnn.mapping import DecodeSpec, split_path
-from streamrnn.records import F64, I64, Bool, TickBatch
+from streamrnn.records import F64, I64, Bool, TickBatch, take
 from streamrnn.service import backtest_steps as steps
 from streamrnn.service.backtest_steps import Step
 from streamrnn.spec import StreamSpec
@@ -157,18 +157,6 @@ def ticks(ts_us: I64, values: F64, series: list[str]) -> TickBatch:
         values=values,
         channel=np.full(count, -1, dtype=np.int16),
     )
-
-
-def take(batch: TickBatch, rows: I64 | slice) -> TickBatch:
-    """Some ticks of a batch; every field is one value a tick."""
-    parts = {}
-    for each in fields(TickBatch):
-        value = getattr(batch, each.name)
-        if isinstance(value, np.ndarray) or isinstance(rows, slice):
-            parts[each.name] = value[rows]
-        else:
-            parts[each.name] = [value[row] for row in rows.tolist()] if len(value) else value
-    return TickBatch(**parts)
 
 
 def _lines(options: Options) -> Stream:

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from streamrnn.transports.kafka import KafkaSettings
 
 ENV_PREFIX = "STREAMRNN__"
+# What a list looks like where another value stands.
+LISTS = {"channels": "[temp, flow]", "quantiles": "[0.05, 0.5, 0.95]", "calendar": "[1d, 1w]"}
 # Settings that are taken from the environment letter by letter: read as YAML, `a #b` would lose its end.
 LITERAL = ("sasl_plain_username", "sasl_plain_password", "ssl_password")
 
@@ -204,6 +206,8 @@ class Http(_Section):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
     token_file: Path | None = None
+    # /readyz is 503 while more of a partition's records than this share were refused in the last minute; 1: never for that.
+    ready_refused_max: Annotated[float, Field(gt=0, le=1)] = 0.5
 
 
 class Log(_Section):
@@ -466,6 +470,19 @@ class Settings(BaseSettings):
             topics.state: ("Read", "Write"),
         }
 
+    def groups(self) -> tuple[str, ...]:
+        """The consumer groups of the worker, and of the trainer that it starts."""
+        return (self.app, f"{self.app}.trainer") if self.train == "auto" else (self.app,)
+
+    def hints(self) -> list[str]:
+        """What is set and has no effect in a worker of this configuration; no reason not to start."""
+        if self.train == "auto" or "model" not in self.model_fields_set:
+            return []
+        return [
+            "model: has no effect beside train: off: what is served is of the kind that `streamrnn train` made, whose "
+            "configuration says which"
+        ]
+
     def effective(self) -> dict[str, Any]:
         """Everything as it is in force, secrets masked, durations as they are written."""
         shown: dict[str, Any] = self.model_dump(mode="json")
@@ -506,7 +523,9 @@ def load(
     merged: dict[str, Any] = {}
     for path in files:
         _merge(merged, _read(path))
-    for name, value in sorted((os.environ if environment is None else environment).items()):
+    known = os.environ if environment is None else environment
+    _refuse_single_underscores(known)
+    for name, value in sorted(known.items()):
         if name.startswith(ENV_PREFIX):
             path_to = name.removeprefix(ENV_PREFIX).lower().split("__")
             _put(merged, path_to, value if path_to[-1] in LITERAL else _scalar(value))
@@ -517,6 +536,33 @@ def load(
         return Settings(**merged)
     except ValidationError as error:
         raise ConfigError(_told(error)) from None
+
+
+def _refuse_single_underscores(environment: Mapping[str, str]) -> None:
+    """STREAMRNN_HORIZON is nothing to anybody, and who sets it means STREAMRNN__HORIZON. Raises ConfigError.
+
+    What Kubernetes says of a service of that name (STREAMRNN_HTTP_PORT=tcp://…) means something else.
+    """
+    meant = {"_".join(path).upper(): path for path in _paths(Settings)}
+    faults = [
+        f"  {name}: is ignored with one underscore; write {ENV_PREFIX}{'__'.join(meant[rest]).upper()}"
+        for name in sorted(environment)
+        if name.startswith(ENV_PREFIX[:-1])
+        and not name.startswith(ENV_PREFIX)
+        and (rest := name.removeprefix(ENV_PREFIX[:-1]).replace("__", "_").upper()) in meant
+        and "://" not in environment[name]
+    ]
+    if faults:
+        raise ConfigError("\n".join(["the environment cannot be used:", *faults]))
+
+
+def _paths(model: type[BaseModel]) -> Iterator[tuple[str, ...]]:
+    """Every setting by its path."""
+    for name, info in model.model_fields.items():
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            yield from ((name, *rest) for rest in _paths(info.annotation))
+        else:
+            yield (name,)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -540,6 +586,8 @@ def _yaml_fault(error: Exception) -> str:
     if not isinstance(error, yaml.MarkedYAMLError):
         return "a value that cannot be read" if not isinstance(error, UnicodeError) else "it is not UTF-8"
     mark = error.problem_mark
+    if mark is not None and r"'\t'" in (error.problem or ""):
+        return f"a tab: write spaces (line {mark.line + 1}, column {mark.column + 1})"
     # Some problems quote a word of the text.
     problem = QUOTED.sub("…", error.problem or "it cannot be read")
     return problem + (f" (line {mark.line + 1}, column {mark.column + 1})" if mark is not None else "")
@@ -614,7 +662,9 @@ def _told(error: ValidationError) -> str:
         elif item["type"] == "string_type" and _is_plain(item):
             lines.append(f"  {where}: {_misread(item['input'])}")
         elif item["type"] == "tuple_type":
-            lines.append(f"  {where}: write a list, such as [temp, flow]")
+            lines.append(f"  {where}: write a list, such as {LISTS.get(str(item['loc'][-1]), '[a, b]')}")
+        elif item["type"] in ("model_type", "dict_type"):
+            lines.append(f"  {where}: write a section with keys and values, such as {{key: value}}")
         else:
             message = item["msg"].removeprefix("Value error, ")
             lines += (

@@ -2,9 +2,10 @@
 
 Alive: every owned partition advances or is at its end. A partition with records to read and no progress for
 `STALL_S` is the silent stall that clients of Kafka are known for; only a restart helps, so liveness goes red.
-Ready: serving, every partition restored and past its silent replay, none further behind than `LAG_MAX` records, and what
-was sent is acknowledged: after `DELIVERY_S` without, or after new clients, not before something is committed again. A
-worker that says nothing for `SILENCE_S` waits for the broker, too.
+Ready: serving, every partition restored and past its silent replay, none further behind than `LAG_MAX` records, of none more
+than `http.ready_refused_max` refused in the last minute, and what was sent is acknowledged: after `DELIVERY_S` without, or
+after new clients, not before something is committed again. A worker that says nothing for `SILENCE_S` waits for the broker,
+too.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ class Health:
     restoring: set[int] = field(default_factory=set)
     # Partitions whose log is damaged: a restart would not help, so they do not count for being alive.
     unreadable: dict[int, str] = field(default_factory=dict)
+    # Partitions of which too much is refused, and those that began without the state they should have had; with the reasons.
+    refused: dict[int, str] = field(default_factory=dict)
+    cold: dict[int, str] = field(default_factory=dict)
     undelivered: str = ""
 
     def assigned(self, partition: int, position: int, emit_from: int, now_s: float) -> None:
@@ -45,6 +49,8 @@ class Health:
     def revoked(self, partition: int) -> None:
         self.partitions.pop(partition, None)
         self.restoring.discard(partition)
+        self.refused.pop(partition, None)
+        self.cold.pop(partition, None)
 
     def progress(self, partition: int, position: int, lag: int | None, now_s: float) -> None:
         entry = self.partitions.get(partition)
@@ -95,6 +101,9 @@ class Health:
         behind = [f"{p} by {e.lag}" for p, e in sorted(self.partitions.items()) if (e.lag or 0) > LAG_MAX]
         if behind:
             return False, f"behind: partition {', '.join(behind)} records"
+        refused = [f"of partition {p} {why}" for p, why in sorted(self.refused.items()) if p in self.partitions]
+        if refused:
+            return False, f"the input is refused: {'; '.join(refused)}"
         live, why = self.live(now_s)
         return live, why
 

@@ -8,17 +8,36 @@ import sys
 import textwrap
 import time
 from collections.abc import MutableMapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
 
-# The same event at warning level or above passes so often per window; the next one that passes says how many did not.
+# The same event passes so often per window; the next one that passes says how many did not. The first in the window of each
+# partition always does: one partition's trouble must not hide another's.
 BURST = 20
 WINDOW_S = 10.0
+# Other libraries repeat themselves, up to a thousand times a second: of these as many, in as long.
+LIBRARY_BURST = 2
+LIBRARY_WINDOW_S = 30.0
+# Events that are remembered at a time, and partitions of each.
+EVENTS_MAX, PARTITIONS_MAX = 1000, 4096
 
 # What a terminal obeys, or what begins another line: other people's words may hold it. JSON escapes it by itself.
 CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+# What clients are answered while the coordinator of a group or of transactions is being made, or loads.
+BEING_MADE = re.compile(r"oordinator Request failed: .*(CoordinatorNotAvailable|LoadInProgress|CoordinatorLoad)")
 LINES = ("exception", "stack")
+
+
+@dataclass(slots=True)
+class _Window:
+    """The repetitions of one event."""
+
+    began_s: float
+    count: int = 0  # that came
+    passed: int = 0
+    partitions: set[object] = field(default_factory=set)  # that had a line
 
 
 class Thin(logging.Filter):
@@ -30,10 +49,10 @@ class Thin(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
-        self._seen: dict[str, tuple[float, int]] = {}
+        self._seen: dict[str, _Window] = {}
 
     def __call__(self, logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        passes, suppressed = self._passes(str(event.get("event")))
+        passes, suppressed = self._passes(str(event.get("event")), event.get("partition"))
         if not passes:
             raise structlog.DropEvent
         if suppressed:
@@ -44,22 +63,45 @@ class Thin(logging.Filter):
         if isinstance(record.msg, dict):
             return True  # our own: it came through the processor
         message = record.getMessage()
-        passes, suppressed = self._passes(message)
+        passes, suppressed = self._passes(message, burst=LIBRARY_BURST, window_s=LIBRARY_WINDOW_S)
         if suppressed:
             record.msg, record.args = f"{message} ({suppressed} more like it were suppressed)", ()
         return passes
 
-    def _passes(self, event: str) -> tuple[bool, int]:
+    def _passes(
+        self, event: str, partition: object = None, burst: int = BURST, window_s: float = WINDOW_S
+    ) -> tuple[bool, int]:
         """(whether it may pass, how many like it did not since the last that did)"""
         name, now, suppressed = event[:80], time.monotonic(), 0
-        begin, count = self._seen.get(name, (now, 0))
-        if now - begin > WINDOW_S:
-            suppressed = max(0, count - BURST)
-            begin, count = now, 0
-        if len(self._seen) > 1000:
-            self._seen.clear()
-        self._seen[name] = (begin, count + 1)
-        return count < BURST, suppressed
+        window = self._seen.get(name)
+        if window is None or now - window.began_s > window_s:
+            suppressed = window.count - window.passed if window is not None else 0
+            if len(self._seen) >= EVENTS_MAX:
+                self._seen.clear()
+            window = self._seen[name] = _Window(now)
+        window.count += 1
+        new = partition is not None and partition not in window.partitions and len(window.partitions) < PARTITIONS_MAX
+        if new:
+            window.partitions.add(partition)
+        if not new and window.passed >= burst:
+            return False, 0
+        window.passed += 1
+        return True, suppressed
+
+
+class Calm(logging.Filter):
+    """Lowers what aiokafka writes at level error about what it, or the service, then sees to by itself.
+
+    A broker that has never had a group makes the group's topic first, which every first start meets: info. For other answers
+    of the broker, and connections that end, the clients try again, and what that does not heal the service reports: warning.
+    A defect comes with a traceback and stays what it is.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno == logging.ERROR and record.name.startswith("aiokafka") and not record.exc_info:
+            level = logging.INFO if BEING_MADE.search(record.getMessage()) else logging.WARNING
+            record.levelno, record.levelname = level, logging.getLevelName(level)
+        return record.levelno >= logging.getLogger().level
 
 
 def _plain(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -109,6 +151,7 @@ def configure(level: str = "info", form: str = "auto") -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
         )
     )
+    handler.addFilter(Calm())
     handler.addFilter(Thin())
     root = logging.getLogger()
     root.handlers[:] = [handler]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # What members read is not known while a rebalance runs.
 KNOWN_S, AGAIN_S = 3.0, 0.1
 SHOWN_MAX = 5
+ANOTHER_APP = "one `app` is one service with one input: set another `app`, which has topics and a group of its own, or stop these first"
 
 
 def groups_of(settings: Settings) -> tuple[str, str]:
@@ -25,22 +26,24 @@ def groups_of(settings: Settings) -> tuple[str, str]:
     return settings.app, f"{settings.app}.trainer"
 
 
-async def refuse_other_inputs(admin: Admin, settings: Settings) -> None:
-    """Raises TopicUnfit where the group has members that do not read our input; NotPermitted, TransportError."""
+async def other_inputs(admin: Admin, settings: Settings) -> str:
+    """What the group's members read, where some do not read our input; else "". Raises NotPermitted, TransportError."""
     deadline = Deadline(KNOWN_S)
     while True:
         members = await admin.members(settings.app)
         others = [m for m in members if m.topics is not None and settings.input not in m.topics]
         if others:
             read = sorted({topic for member in others for topic in member.topics or ()})
-            raise TopicUnfit(
-                f"group {settings.app} has members that read {', '.join(read)} and not {settings.input} "
-                f"({_shown(others)}): one `app` is one service with one input. Set another `app`, which has topics and a "
-                "group of its own, or stop these first"
-            )
+            return f"has members that read {', '.join(read)} and not {settings.input} ({_shown(others)})"
         if all(member.topics is not None for member in members) or deadline.passed:
-            return
+            return ""
         await asyncio.sleep(AGAIN_S)
+
+
+async def refuse_other_inputs(admin: Admin, settings: Settings) -> None:
+    """Raises TopicUnfit where the group has members that do not read our input; NotPermitted, TransportError."""
+    if others := await other_inputs(admin, settings):
+        raise TopicUnfit(f"group {settings.app}: {others} ({ANOTHER_APP})")
 
 
 async def refuse_while_alive(admin: Admin, settings: Settings) -> None:

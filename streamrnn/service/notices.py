@@ -6,15 +6,17 @@ service, and each record's fate is in the metrics and the dead letters. But nobo
 
 from __future__ import annotations
 
-from collections import Counter as Tally
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import structlog
 
 from streamrnn.codec import KeysSeen
 from streamrnn.records import Outputs, Rejected, TickBatch
+from streamrnn.stream.frontend import FrontEnd
 from streamrnn.stream.places import Places
 
 log = structlog.get_logger(__name__)
@@ -24,6 +26,11 @@ PERIOD_S = 60.0
 EARLY_S = 5.0
 HANDFUL = 5  # fewer refusals are not worth a line, whatever their share
 SHARE = 0.5
+BIN_S = 5.0
+# Of the series that are held, so many are not warm yet: then those that come back are not just the rare ones.
+COLD_SHARE = 0.2
+# Without a network for so long, a line; and then now and again.
+NEVER_S, NEVER_EVERY_S = 600.0, 3600.0
 
 
 @dataclass(slots=True)
@@ -42,49 +49,90 @@ class Pace:
 
 
 @dataclass(slots=True)
+class Fate:
+    """What became of the records of one partition, or of all. Made for every batch, so without anything that costs."""
+
+    records: int = 0
+    refused: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def mostly_refused(self) -> bool:
+        return self.refused >= HANDFUL and self.refused > SHARE * self.records
+
+    def refuse(self, reason: str, count: int = 1) -> None:
+        self.refused += count
+        self.reasons[reason] = self.reasons.get(reason, 0) + count
+
+    def add(self, other: Fate) -> None:
+        self.records += other.records
+        if other.refused:
+            for reason, count in other.reasons.items():
+                self.refuse(reason, count)
+
+    def ranked(self) -> dict[str, int]:
+        """The reasons, the most frequent first."""
+        return dict(sorted(self.reasons.items(), key=lambda each: -each[1]))
+
+
+@dataclass(slots=True)
 class Refusals:
-    """The records of the current minute: how many were refused, why, and the first example of each reason."""
+    """The records of the current minute, by partition: how many were refused, why, and the first example of each reason."""
 
     began_s: float | None = None
     last_s: float | None = None  # when a line was last written
     some_used: bool = False  # since the start
-    records: int = 0
-    reasons: Tally[str] = field(default_factory=Tally)
-    examples: dict[str, tuple[str, str]] = field(default_factory=dict)  # reason → (detail, source)
+    partitions: dict[int, Fate] = field(default_factory=dict)
+    examples: dict[tuple[int, str], tuple[str, str]] = field(
+        default_factory=dict
+    )  # (partition, reason) → (detail, source)
 
-    def add(self, now_s: float, outputs: Outputs, batch: TickBatch, undecodable: Sequence[Rejected]) -> None:
-        """Takes what became of the records of one poll."""
-        self.records += len(batch) + len(undecodable)
-        if self.began_s is None and self.records:
+    def add(self, now_s: float, found: Mapping[int, Fate], outputs: Outputs, batch: TickBatch,
+            undecodable: Sequence[Rejected]) -> None:  # fmt: skip
+        """Takes what became of the records of one poll; `found` is their count by partition."""
+        if self.began_s is None and found:
             self.began_s = now_s
         self.some_used = self.some_used or len(batch) > len(outputs.rejected)
+        for partition, part in found.items():
+            self.partitions.setdefault(partition, Fate()).add(part)
         for item in undecodable:
-            self.reasons[item.reason] += 1
-            if item.reason not in self.examples:
-                record = item.record
-                self.examples[item.reason] = (item.detail, f"{record.topic}/{record.partition}/{record.offset}")
+            record = item.record
+            if (record.partition, item.reason) not in self.examples:
+                source = f"{record.topic}/{record.partition}/{record.offset}"
+                self.examples[record.partition, item.reason] = (item.detail, source)
         for row, reason, detail in outputs.rejected:
-            self.reasons[reason] += 1
-            if reason not in self.examples:
+            partition = int(batch.partition[row])
+            if (partition, reason) not in self.examples:
                 topic = batch.records[row].topic if row < len(batch.records) else ""
-                self.examples[reason] = (detail, f"{topic}/{batch.partition[row]}/{batch.offset[row]}")
+                self.examples[partition, reason] = (detail, f"{topic}/{partition}/{batch.offset[row]}")
 
     def look(self, now_s: float) -> dict[str, Any] | None:
-        """What to say of the minute that has ended, if most of it was refused; a new one begins."""
+        """What to say of the minute that has ended, if most of it, or of a partition, was refused; a new one begins."""
         if self.began_s is None:
             return None
-        refused = self.reasons.total()
         over_s = PERIOD_S if self.some_used else EARLY_S
         if now_s - self.began_s < over_s or (self.last_s is not None and now_s - self.last_s < PERIOD_S):
             return None
+        everything = Fate()
+        for part in self.partitions.values():
+            everything.add(part)
+        worst = sorted(partition for partition, part in self.partitions.items() if part.mostly_refused)
+        if not worst and everything.mostly_refused:  # a few in each of many partitions
+            worst = sorted(partition for partition, part in self.partitions.items() if part.refused)
         said = None
-        if refused >= HANDFUL and refused > SHARE * self.records:
-            (reason, _), *_ = self.reasons.most_common(1)
-            detail, source = self.examples[reason]
+        if worst:
+            of = Fate()
+            for partition in worst:
+                of.add(self.partitions[partition])
+            reason, *_ = of.ranked()
+            detail, source = next(
+                self.examples[partition, reason] for partition in worst if (partition, reason) in self.examples
+            )
             said = {
-                "share": round(refused / self.records, 3),
-                "records": self.records,
-                "refused": dict(self.reasons.most_common()),
+                "partitions": worst,
+                "share": round(of.refused / of.records, 3),
+                "records": of.records,
+                "refused": of.ranked(),
                 "reason": reason,
                 "detail": detail,
                 "source": source,
@@ -92,9 +140,68 @@ class Refusals:
             self.last_s = now_s
         elif now_s - self.began_s < PERIOD_S:
             return None  # too few for a line so far
-        self.began_s, self.records = None, 0
-        self.reasons, self.examples = Tally(), {}
+        self.began_s, self.partitions, self.examples = None, {}, {}
         return said
+
+
+@dataclass(slots=True)
+class LastMinute:
+    """The records of each partition in the last minute, in bins of BIN_S seconds: what readiness looks at."""
+
+    some_used: set[int] = field(default_factory=set)
+    began_s: dict[int, float] = field(default_factory=dict)
+    _bins: dict[int, deque[tuple[float, Fate]]] = field(default_factory=dict)
+
+    def add(self, now_s: float, found: Mapping[int, Fate]) -> None:
+        for partition, part in found.items():
+            self.began_s.setdefault(partition, now_s)
+            bins = self._bins.setdefault(partition, deque())
+            if not bins or now_s - bins[-1][0] >= BIN_S:
+                bins.append((now_s, Fate()))
+            bins[-1][1].add(part)
+            if part.records > part.refused:
+                self.some_used.add(partition)
+
+    def forget(self, partition: int) -> None:
+        """It is another worker's from now on."""
+        self.some_used.discard(partition)
+        self.began_s.pop(partition, None)
+        self._bins.pop(partition, None)
+
+    def shares(self, now_s: float) -> dict[int, tuple[float, int, str]]:
+        """By partition: (share that was refused, records, most frequent reason). Partitions without records in the last
+        minute are left out, and so are those that have been here for less than a minute, unless nothing could be used."""
+        found = {}
+        for partition, bins in self._bins.items():
+            while bins and now_s - bins[0][0] > PERIOD_S:
+                bins.popleft()
+            minute = Fate()
+            for _, part in bins:
+                minute.add(part)
+            over_s = PERIOD_S if partition in self.some_used else EARLY_S
+            if minute.records and now_s - self.began_s[partition] >= over_s:
+                reason = next(iter(minute.ranked()), "")
+                found[partition] = (minute.refused / minute.records, minute.records, reason)
+        return found
+
+
+def fates(outputs: Outputs, batch: TickBatch, undecodable: Sequence[Rejected]) -> dict[int, Fate]:
+    """What became of the records of one poll, by partition."""
+    found: dict[int, Fate] = {}
+    if len(batch):
+        first = int(batch.partition[0])
+        if first == batch.partition[-1] and (batch.partition == first).all():  # as the worker's batches are
+            found[first] = Fate(len(batch))
+        else:
+            counts = np.bincount(batch.partition).tolist()
+            found = {partition: Fate(count) for partition, count in enumerate(counts) if count}
+    for item in undecodable:
+        part = found.setdefault(item.record.partition, Fate())
+        part.records += 1
+        part.refuse(item.reason)
+    for row, reason, _ in outputs.rejected:
+        found[int(batch.partition[row])].refuse(reason)
+    return found
 
 
 class SharedSeries:
@@ -116,18 +223,106 @@ class SharedSeries:
             )
 
 
+class EvictedSeries:
+    """Says that series are evicted before they are warm, and come back: more of them than `series_max`."""
+
+    def __init__(self) -> None:
+        self._pace = Pace()
+
+    def look(self, now_s: float, front: FrontEnd) -> None:
+        places = front.places
+        if places.returned <= self._pace.passed:
+            return
+        times = self._pace.news(now_s, places.returned)
+        share = cold_share(front) if times else None
+        if share is not None and share >= COLD_SHARE:
+            log.warning(
+                "more series than series_max: they are evicted before they are warm, and begin anew at each return. "
+                "Set series_max to more than there are, or have more workers share the partitions",
+                series_met=places.met(), series_max=front.spec.series_max, times=times, cold_share=round(share, 3),
+                bytes_each=front.table.row_bytes(),
+            )  # fmt: skip
+
+
+def cold_share(front: FrontEnd) -> float | None:
+    """Of the series that are held, the share that has taken fewer than `warm_up` steps; None without any."""
+    table = front.table
+    steps = table.columns["steps"][: table.used][table.identity[: table.used] != 0]
+    return float((steps < front.spec.warm_up).mean()) if len(steps) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Learning:
+    """What a worker knows of where its weights should come from."""
+
+    served: bool  # whether a network is in use
+    trainer: Mapping[str, Any]  # its last heartbeat; empty where there is none of this worker's
+    ticks: int  # taken since the start
+
+
+class NeverLearnt:
+    """Says that no network is in use long after the start, and why: forecasts then come from the simple experts alone."""
+
+    def __init__(self) -> None:
+        self._since_s: float | None = None
+        self._last_s: float | None = None
+
+    def look(self, now_s: float, now: Learning) -> None:
+        if now.served or not now.ticks:
+            self._since_s = None
+            return
+        self._since_s = now_s if self._since_s is None else self._since_s
+        if now_s - self._since_s < NEVER_S or (self._last_s is not None and now_s - self._last_s < NEVER_EVERY_S):
+            return
+        self._last_s = now_s
+        cause, remedy = _why_never(now.trainer)
+        log.warning("no network is in use: forecasts come from the simple experts alone", cause=cause, remedy=remedy)
+
+
+def _why_never(trainer: Mapping[str, Any]) -> tuple[str, str]:
+    """(cause, remedy)"""
+    if not trainer:
+        return (
+            "train is off, and nobody has published weights in topics.models",
+            "run `streamrnn train` with the same configuration, or set train: auto",
+        )
+    if not trainer.get("up"):
+        return f"the trainer does not run ({trainer.get('restarts', 0)} restarts)", "its own log lines say why it ends"
+    if trainer.get("waits"):
+        left_s = trainer.get("waits_s")
+        how = "never at the present rate" if left_s is not None and left_s < 0 else f"{left_s} s at the present rate"
+        return (
+            f"the trainer has {trainer['waits']}",
+            f"wait ({how if left_s is not None else 'the rate is not known yet'})",
+        )
+    if trainer.get("refused") and not trainer.get("accepted"):
+        return (
+            f"none of {trainer['refused']} candidates was better than no change ({trainer.get('last', '')})",
+            "none, where the series cannot be forecast better; else a longer history (learn.history), or another step",
+        )
+    return (
+        f"the trainer is {trainer.get('state') or 'starting'}",
+        "wait; `streamrnn models list` shows what is published",
+    )
+
+
 class Notices:
     """The worker's: fed with every batch, looked at a few times a second."""
 
     def __init__(self) -> None:
+        self.last_minute = LastMinute()
         self._refusals = Refusals()
         self._keys = Pace()
         self._shared = SharedSeries()
+        self._evicted = EvictedSeries()
+        self._never = NeverLearnt()
 
     def batch(self, now_s: float, outputs: Outputs, batch: TickBatch, undecodable: Sequence[Rejected]) -> None:
-        self._refusals.add(now_s, outputs, batch, undecodable)
+        found = fates(outputs, batch, undecodable)
+        self.last_minute.add(now_s, found)
+        self._refusals.add(now_s, found, outputs, batch, undecodable)
 
-    def look(self, now_s: float, keys: KeysSeen, places: Places | None, names: Sequence[str | None]) -> None:
+    def look(self, now_s: float, keys: KeysSeen, front: FrontEnd | None, learning: Learning) -> None:
         """Writes the lines that are due."""
         said = self._refusals.look(now_s)
         if said is not None:
@@ -140,5 +335,7 @@ class Notices:
                 records=new,
                 example=keys.example,
             )
-        if places is not None:
-            self._shared.look(now_s, places, names)
+        if front is not None:
+            self._shared.look(now_s, front.places, front.table.names)
+            self._evicted.look(now_s, front)
+        self._never.look(now_s, learning)

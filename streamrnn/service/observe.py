@@ -6,32 +6,60 @@ database would survive.
 
 from __future__ import annotations
 
+import platform
 import time
 from collections import Counter as Tally
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+import torch
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, generate_latest
 
+from streamrnn import __version__
 from streamrnn.codec import Decoder, KeysSeen
 from streamrnn.model.weights import WeightsMeta
-from streamrnn.records import Outputs, Rejected, TickBatch
+from streamrnn.records import REASONS, Outputs, Rejected, TickBatch
 from streamrnn.service.health import Health
 from streamrnn.service.history import History
-from streamrnn.service.notices import Notices
+from streamrnn.service.notices import HANDFUL, Learning, Notices, cold_share
 from streamrnn.service.pump import Timing
 from streamrnn.service.summary import Summary
 from streamrnn.service.unreadable import Damage
 from streamrnn.spec import StreamSpec
+from streamrnn.stream.engine import NO_MODEL
 from streamrnn.stream.frontend import FrontEnd
 from streamrnn.transports.base import clock_s
+from streamrnn.transports.kafka_errors import CONTENT
 
 log = structlog.get_logger(__name__)
 
 BATCH_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 RESTORE_SECONDS = (0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0)
+# Of a heartbeat, what becomes a metric.
+TRAINER_FIGURES = (
+    "round", "accepted", "refused", "steps_s", "loss", "rss_bytes", "ticks", "drifts", "shared", "series", "series_met",
+)  # fmt: skip
+KINDS = ("forecast", "imputation", "dead-letter")
+# Label values that are known beforehand: their samples are there from the start, at zero, so that `rate` and alerts see the
+# first event. (attribute of `Metrics`, values of its labels in their order)
+CLOSED_SETS: tuple[tuple[str, *tuple[tuple[str, ...], ...]], ...] = (
+    ("rejected", REASONS),
+    ("outputs", KINDS),
+    ("refused", KINDS, tuple(CONTENT.values())),
+    ("batch", ("decode", "engine", "publish")),
+    ("trainer", TRAINER_FIGURES),
+    (
+        "state_refused",
+        ("digest", "held", "impossible", "layout-unknown", "not-a-state", "older", "partition", "series_max", "short"),
+    ),
+)
+# Why a state was refused that was brought back: the table is full of newer ones.
+TOO_MANY = "series_max"
+# A worker that is given no partition for so long is a stand-by.
+ALONE_S = 15.0
 LAG_SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
 
 
@@ -54,6 +82,9 @@ class Metrics:
         self.ticks = counter("ticks_total", "Ticks that updated a series.")
         self.rejected = counter("rejected_total", "Records refused and dead-lettered.", "reason")
         self.refused_share = gauge("refused_share", "Share of the records that were refused, last minute.")
+        self.partition_refused = gauge(
+            "partition_refused_share", "Share of the partition's records that were refused, last minute.", "partition"
+        )
         self.shared = counter("series_shared_total", "Times a series was met in another partition than before.")
         self.json_keys = counter("json_keys_total", "Records whose key names a series and is JSON text.")
         self.outputs = counter("outputs_total", "Records sent.", "kind")
@@ -66,7 +97,16 @@ class Metrics:
         self.frames = counter("frames_total", "Steps taken, gaps included.")
         self.skipped = counter("gap_steps_skipped_total", "Steps of gaps beyond gap_max, not filled.")
         self.evicted = counter("series_evicted_total", "Series let go because series_max was reached.")
+        self.returned = counter(
+            "series_returned_total", "Series that came back after they were evicted, and begin anew (series_max)."
+        )
         self.series = gauge("series", "Series held.")
+        self.cold_share = gauge("series_cold_share", "Share of the series held that have not taken warm_up steps.")
+        self.partitions = gauge("partitions_owned", "Partitions this worker serves.")
+        self.partitions_cold = gauge(
+            "partitions_cold", "Owned partitions that were taken up without the state they should have had."
+        )
+        self.network_served = gauge("network_served", "1 while a network is in use, 0 before the first.")
         self.batch = histogram("batch_seconds", "Wall time of a batch by stage.", BATCH_SECONDS, "stage")
         self.processor = counter("batch_processor_seconds_total", "Processor time spent in batches.")
         self.commit = histogram("commit_seconds", "Round trip of an offset commit.", BATCH_SECONDS)
@@ -100,9 +140,20 @@ class Metrics:
         self.loop_blocked = counter(
             "event_loop_blocked_total", "Times it was late by half the session time-out or more."
         )
-        self.trainer_up = gauge("trainer_up", "1 while the trainer's process lives.")
+        self.trainer_up = gauge("trainer_up", "1 while the trainer says how it is, from its first heartbeat on.")
         self.trainer_restarts = counter("trainer_restarts_total", "Times the trainer was started again.")
         self.trainer = gauge("trainer", "What the trainer last said of itself.", "what")
+        self.trainer_waits = gauge(
+            "trainer_waits_seconds",
+            "Until there is enough for a first round, at the rate of the last minute; +Inf: never, NaN: nothing is waited for.",
+        )
+        self.trainer_waits.set(np.nan)
+        for family, *labels in CLOSED_SETS:
+            for values in product(*labels):
+                getattr(self, family).labels(*values)
+        versions = {"version": __version__, "python": platform.python_version(), "torch": torch.__version__}
+        Info(name + "build", "Versions of what runs.", registry=self.registry).info(versions)
+        ProcessCollector(registry=self.registry)
 
     def text(self) -> bytes:
         return generate_latest(self.registry)
@@ -111,14 +162,19 @@ class Metrics:
 class WorkerObserver:
     """The pump's and the worker's listener; the HTTP server reads from it."""
 
-    def __init__(self, spec: StreamSpec, effective: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, spec: StreamSpec, effective: Mapping[str, Any] | None = None, ready_refused_max: float = 0.5
+    ) -> None:
+        """`effective`: the whole configuration as it is shown. `ready_refused_max`: the share of a partition's records that
+        may be refused in a minute."""
         self.spec = spec
+        self._ready_refused_max = ready_refused_max
         self.metrics = Metrics()
         self.summary = Summary(spec)
         self.history = History(spec)
         self.health = Health()
         self.effective = dict(effective or {})
-        self.model = "persistence"
+        self.model = NO_MODEL
         self.swaps = 0
         self.trainer: dict[str, Any] = {}
         self.started_s = time.monotonic()
@@ -129,8 +185,12 @@ class WorkerObserver:
         self._keys = KeysSeen()
         self._front: FrontEnd | None = None
         self._keys_counted = self._shared_counted = 0
+        self._returned_counted = self._evictions = 0
         self._series = 0
         self._state_rows = 0
+        self._restored: dict[int, int] = {}  # partition → series whose states were brought back
+        self._serving_s: float | None = None
+        self._introduced = False
 
     # ── the pump ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -149,7 +209,7 @@ class WorkerObserver:
         for reason, count in reasons.items():
             metrics.rejected.labels(reason).inc(count)
         self.rejected.update(reasons)
-        for kind, count in zip(("forecast", "imputation", "dead-letter"), sent, strict=True):
+        for kind, count in zip(KINDS, sent, strict=True):
             if count:
                 metrics.outputs.labels(kind).inc(count)
         metrics.frames.inc(outputs.frames)
@@ -162,6 +222,7 @@ class WorkerObserver:
         metrics.matured.inc(int(outputs.scores.count.sum()))
         self.summary.add(now, outputs.scores, accepted, sent, sum(reasons.values()))
         self.history.record(batch, outputs)
+        self._evictions += outputs.evicted
         self.notices.batch(clock_s(), outputs, batch, unread)
 
     def refused(self, kind: str, error: str, count: int) -> None:
@@ -202,6 +263,21 @@ class WorkerObserver:
             self.metrics.state_refused.labels(reason).inc(count)
         if why_cold:
             self.metrics.cold_starts.inc()
+            self.health.cold[partition] = why_cold
+        if self._front is not None:
+            self._restored[partition] = len(self._front.table.series(partition))
+            self._note_crowded(self._front, refused.get(TOO_MANY, 0))
+
+    def _note_crowded(self, front: FrontEnd, too_many: int) -> None:
+        """Where states found no place, or took that of others, series begin anew at each return and never get warm."""
+        evicted, self._evictions = too_many + front.table.evictions - self._evictions, front.table.evictions
+        if evicted > 0:
+            log.warning(
+                "the state topic holds more series than series_max: those that do not fit begin anew at each return. "
+                "Set series_max to more than there are, or have more workers share the partitions",
+                series_max=front.spec.series_max, partitions=len(self._restored), evicted=evicted,
+                bytes_each=front.table.row_bytes(),
+            )  # fmt: skip
 
     def checkpointed(self, partition: int, offset: int, rows: int) -> None:
         self.metrics.checkpoint.labels(str(partition)).set(offset)
@@ -221,7 +297,10 @@ class WorkerObserver:
 
     def revoked(self, partition: int) -> None:
         self.health.revoked(partition)
-        for gauge in (self.metrics.lag, self.metrics.position, self.metrics.committed, self.metrics.checkpoint):
+        self.notices.last_minute.forget(partition)
+        self._restored.pop(partition, None)
+        metrics = self.metrics
+        for gauge in (metrics.lag, metrics.position, metrics.committed, metrics.checkpoint, metrics.partition_refused):
             try:
                 gauge.remove(str(partition))
             except KeyError:
@@ -232,6 +311,7 @@ class WorkerObserver:
     def serving(self) -> None:
         self.health.serving = True
         self.health.trouble = ""
+        self._serving_s = clock_s() if self._serving_s is None else self._serving_s
 
     def rebuilding(self, error: str) -> None:
         self.metrics.rebuilds.inc()
@@ -266,10 +346,12 @@ class WorkerObserver:
         missing = restarts - self.trainer.get("restarts", 0)
         if missing > 0:
             self.metrics.trainer_restarts.inc(missing)
-        for what in ("round", "accepted", "refused", "steps_s", "loss", "rss_bytes", "ticks", "drifts", "shared"):
+        for what in TRAINER_FIGURES:
             value = said.get(what)
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 self.metrics.trainer.labels(what).set(value)
+        waits_s = said.get("waits_s")
+        self.metrics.trainer_waits.set(np.nan if waits_s is None or not up else np.inf if waits_s < 0 else waits_s)
         if int(said.get("drifts", 0)) > int(self.trainer.get("drifts", 0)):
             self.history.mark("drift", "")
         self.trainer = {"up": up, "restarts": restarts, **said}
@@ -283,14 +365,52 @@ class WorkerObserver:
         self._keys, self._front = decoder.json_keys, front
 
     def look(self) -> None:
-        """Says what is wrong with the input where it is time to; to be called a few times a second."""
-        places, names = (self._front.places, self._front.table.names) if self._front is not None else (None, ())
-        self.notices.look(clock_s(), self._keys, places, names)
+        """Says what is wrong where it is time to; to be called a few times a second."""
+        now_s, front = clock_s(), self._front
+        self._introduce(now_s)
+        learning = Learning(self.served, self.trainer, self.summary.ticks)
+        self.notices.look(now_s, self._keys, front, learning)
+        self.health.refused = {
+            partition: f"{share:.0%} of {records} records in the last minute, most as `{reason}`; "
+            f"http.ready_refused_max is {self._ready_refused_max:g}"
+            for partition, (share, records, reason) in self.notices.last_minute.shares(now_s).items()
+            if share > self._ready_refused_max and share * records >= HANDFUL
+        }
         self.metrics.json_keys.inc(self._keys.count - self._keys_counted)
         self._keys_counted = self._keys.count
-        if places is not None:
-            self.metrics.shared.inc(places.count - self._shared_counted)
-            self._shared_counted = places.count
+        if front is not None:
+            self.metrics.shared.inc(front.places.count - self._shared_counted)
+            self.metrics.returned.inc(front.places.returned - self._returned_counted)
+            self._shared_counted, self._returned_counted = front.places.count, front.places.returned
+
+    @property
+    def served(self) -> bool:
+        """Whether a network is in use."""
+        return self.model != NO_MODEL
+
+    def _introduce(self, now_s: float) -> None:
+        """One line of what runs, once the first partitions are there, or none has come for a while."""
+        if self._introduced or self._serving_s is None or self.health.restoring:
+            return
+        if not self.health.partitions and now_s - self._serving_s < ALONE_S:
+            return
+        self._introduced = True
+        chosen = self.effective
+        log.info(
+            "serving",
+            version=__version__,
+            app=chosen.get("app"),
+            input=chosen.get("input"),
+            channels=len(self.spec.channels),
+            step=chosen.get("step"),
+            horizon=self.spec.horizon,
+            delivery=chosen.get("delivery"),
+            train=chosen.get("train"),
+            weights=self.model,
+            partitions=sorted(self.health.partitions),
+            states_restored=sum(self._restored.values()),
+            cold=dict(sorted(self.health.cold.items())),
+        )
 
     # ── for HTTP ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -307,6 +427,7 @@ class WorkerObserver:
             "partitions": partitions,
             "lag": sum(entry["lag"] or 0 for entry in partitions.values()),
             "rejected": dict(self.rejected),
+            "cold": {str(partition): why for partition, why in sorted(self.health.cold.items())},
             "trainer": self.trainer,
             "summary": summary,
         }
@@ -316,6 +437,13 @@ class WorkerObserver:
             self.metrics.position.labels(partition).set(entry["position"])
             if entry["lag"] is not None:
                 self.metrics.lag.labels(partition).set(entry["lag"])
+        self.metrics.partitions.set(len(self.health.partitions))
+        self.metrics.partitions_cold.set(len(self.health.cold))
+        for number, (share, *_) in self.notices.last_minute.shares(clock_s()).items():
+            self.metrics.partition_refused.labels(str(number)).set(share)
+        cold = cold_share(self._front) if self._front is not None else None
+        self.metrics.cold_share.set(np.nan if cold is None else cold)
+        self.metrics.network_served.set(self.served)
         for name, (used, bound) in self.buffers().items():
             self.metrics.buffer.labels(name).set(used)
             self.metrics.buffer_max.labels(name).set(bound)

@@ -56,6 +56,11 @@ class Outbox(Protocol):
     async def stop(self, deadline: Deadline) -> None: ...
 
 
+def transactional_id(app: str, topic: str, partition: int) -> str:
+    """Who writes the outputs of a partition of the input: the same for every worker, so that a newer one fences an older."""
+    return f"{app}-{topic}-{partition}"
+
+
 class AtLeastOnce:
     """See Outbox. `offsets` are left to the pump, which commits them after the delivery."""
 
@@ -123,7 +128,7 @@ class ExactlyOnce:
         """
         if self._stopped:
             raise TransportError("partitions came while the producers were closed")
-        made = {p: self._transport.transactional(f"{self._app}-{self._topic}-{p}") for p in partitions}
+        made = {p: self._transport.transactional(transactional_id(self._app, self._topic, p)) for p in partitions}
         self._sinks |= made
         await asyncio.gather(*(sink.start() for sink in made.values()))
 

@@ -807,8 +807,10 @@ class Pump:
         if word.direction:
             self._say_word(partition, word, position)
         self._observer.restored(partition, done.found.rows, done.found.refused, done.seconds, why if lost else "")
-        if done.found.refused:
-            log.error("states in the changelog were refused", partition=partition, refused=done.found.refused)
+        # What there is no place for the observer reports, with what to set.
+        refused = {reason: count for reason, count in done.found.refused.items() if reason != "series_max"}
+        if refused:
+            log.error("states in the changelog were refused", partition=partition, refused=refused)
         self._serve(partition, owned)
 
     def _say_word(self, partition: int, word: Word, position: int) -> None:

@@ -48,7 +48,7 @@ def rehearse(settings: Settings) -> None:
     encoder.imputations(outputs.imputations, ticks)
     _put_away(engine, len(ticks))
     if why := caching.note():
-        log.warning(why)
+        log.warning("compiled kernels are not kept as they should be", why=why)
 
 
 def _ticks(spec: StreamSpec) -> TickBatch:

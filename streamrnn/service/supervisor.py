@@ -48,19 +48,24 @@ class Heartbeat(msgspec.Struct, omit_defaults=True):
     state: Word = ""
     device: Word = ""
     last: Word = ""
+    waits: Word = ""
     round: Count = 0
     accepted: Count = 0
     refused: Count = 0
     drifts: Count = 0
     shared: Count = 0
+    series: Count = 0
+    series_met: Count = 0
     ticks: Count = 0
     rss_bytes: Count = 0
     loss: float | None = None
     steps_s: float | None = None
+    waits_s: float | None = None
 
 
 class Supervisor:
-    """Keeps one child alive. `tell(up, restarts, said)` is called at every change and every heartbeat."""
+    """Keeps one child alive. `tell(up, restarts, said)` is called at every change and every heartbeat; up is a child from
+    its first heartbeat on."""
 
     def __init__(
         self,
@@ -146,7 +151,8 @@ class Supervisor:
         except OSError as error:
             log.error("the trainer cannot be started", error=str(error))
             return None
-        self._tell(True, self.restarts, self.said)
+        # It is up when it says so: one that fails at each start never is.
+        self._tell(False, self.restarts, {"state": "starting"})
         try:
             if self.is_stopping():
                 child.kill()

@@ -8,6 +8,8 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from streamrnn.durations import DURATION_MS_MAX, format_ms
+from streamrnn.service.members import ANOTHER_APP, other_inputs
+from streamrnn.service.outbox import transactional_id
 from streamrnn.service.sizes import Sizes, limit_for, needs_with_limits, shrinking, sizes_of
 from streamrnn.stream.snapshot import ROW_BYTES_MAX
 from streamrnn.transports.base import Admin, NotPermitted, OperatorNeeded, TopicMissing, TopicNeed, TopicUnfit
@@ -37,6 +39,37 @@ class TopicState:
     have: int | None
     fault: Fault | None = None
     hints: tuple[str, ...] = ()  # what will be lost or refused as the topic is; no reason not to start
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """A consumer group or transactional id that the service's user needs."""
+
+    kind: str
+    name: str
+    fault: Fault | None = None
+
+
+async def examine_access(admin: Admin, settings: Settings) -> list[Access]:
+    """The groups and, with exactly-once, transactional ids of the service: whether they may be used, and whether the group is
+    this service's own."""
+    found: list[Access] = []
+    for group in settings.groups():
+        fault = None if await admin.may_join(group) else _not_permitted("Read")
+        if fault is None and group == settings.app and (others := await other_inputs(admin, settings)):
+            fault = Fault(others, ANOTHER_APP, TopicUnfit)
+        found.append(Access("group", group, fault))
+    if settings.delivery == "exactly-once":
+        # One for all: the permission is given by prefix.
+        name = transactional_id(settings.app, settings.input, 0)
+        found.append(
+            Access("transactional id", name, None if await admin.may_transact(name) else _not_permitted("Write"))
+        )
+    return found
+
+
+def _not_permitted(operations: str) -> Fault:
+    return Fault(f"{operations} not permitted", "deploy/README.md lists the ACLs that are needed", NotPermitted)
 
 
 async def examine(
@@ -101,8 +134,7 @@ def _fault(
     if (fault := _too_large(name, limit, settings, sizes)) is not None:
         return fault
     if name in forbidden:
-        operations = " and ".join(forbidden[name])
-        return Fault(f"{operations} not permitted", "deploy/README.md lists the ACLs that are needed", NotPermitted)
+        return _not_permitted(" and ".join(forbidden[name]))
     return None
 
 
@@ -209,9 +241,10 @@ def _altered(name: str, setting: str) -> str:
     return f"kafka-configs.sh --alter --entity-type topics --entity-name {name} --add-config {setting}"
 
 
-def refuse(states: Sequence[TopicState]) -> None:
-    """Raises what the first topic that is wrong deserves, naming all that are."""
+def refuse(states: Sequence[TopicState], access: Sequence[Access] = ()) -> None:
+    """Raises what the first topic that is wrong deserves, naming all that are; else the same for groups and ids."""
     wrong = [(state.fault, state.need.name) for state in states if state.fault is not None]
+    wrong += [(each.fault, f"{each.kind} {each.name}") for each in access if each.fault is not None]
     if wrong:
         told = [
             f"{', '.join(name for _, name in topics)}: {fault.what} ({fault.remedy})"

@@ -26,8 +26,8 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -35,15 +35,19 @@ import psutil
 import structlog
 import torch
 
+from streamrnn import __version__
 from streamrnn.codec import Decoder
 from streamrnn.learning import LearnSpec
 from streamrnn.model import device as devices
 from streamrnn.model.weights import WeightsError, WeightsMeta, build, pack
 from streamrnn.service.beside import Beside
+from streamrnn.service.limits import processors
 from streamrnn.service.members import refuse_other_inputs
 from streamrnn.service.notices import SharedSeries
 from streamrnn.service.supervisor import WITHOUT_GPU
-from streamrnn.stream.learner import Learner, Round
+from streamrnn.service.waiting import Wait
+from streamrnn.stream.learner import Lack, Learner, Round
+from streamrnn.stream.replay import step_bytes
 from streamrnn.transports.base import (
     LONG_AGO_S,
     Deadline,
@@ -56,8 +60,7 @@ from streamrnn.transports.base import (
 from streamrnn.transports.models import BY_GATE, BY_OPERATOR, ModelsFollower, ModelsWriter, Pointer
 
 if TYPE_CHECKING:
-    from streamrnn.service.limits import processors
-from streamrnn.service.config import Settings
+    from streamrnn.service.config import Settings
 
 log = structlog.get_logger(__name__)
 
@@ -65,6 +68,10 @@ POLL_MS = 200
 RECORDS_MAX = 5000
 HEARTBEAT_S = 1.0
 EXIT_STUCK = 71
+# Of learn.memory_max_mb, for the steps that are kept: they are copied when their number grows, and torch wants the rest.
+MEMORY_SHARE = 0.25
+# How often reading begins anew further back, and how much more than what would be enough if all series spoke alike.
+REACH_BACK_MAX, REACH_BACK_MORE = 3, 1.25
 
 
 class OutOfMemoryBound(Exception):
@@ -76,7 +83,17 @@ class DeviceFailed(Exception):
 
 
 def learn_spec(settings: Settings) -> LearnSpec:
-    return settings.learn.spec()
+    """As it is configured, but no more series than a part of `learn.memory_max_mb` holds."""
+    spec, stream = settings.learn.spec(), settings.stream_spec()
+    bytes_each = spec.window * step_bytes(stream)
+    series = max(1, int(MEMORY_SHARE * (settings.learn.memory_max_mb << 20)) // bytes_each)
+    if series >= spec.series_max:
+        return spec
+    log.info(
+        "learning keeps fewer series than learn.series_max: their steps would take too much of learn.memory_max_mb",
+        series=series, series_max=spec.series_max, megabytes_each=round(bytes_each / 1e6, 2),
+    )  # fmt: skip
+    return replace(spec, series_max=series)
 
 
 class _Leadership(Listener):
@@ -125,7 +142,7 @@ class Trainer:
         devices.full_precision()
         with self._on_device():
             self.device_name = devices.describe(self.device)
-            self.learner = Learner(self.spec, settings.model_spec(), learn_spec(settings), self.device)
+            self.learner = self._fresh_learner()
         self.decoder = Decoder(self.spec, settings.decode_spec())
         self.state = "starting"
         self.loss = 0.0
@@ -140,6 +157,14 @@ class Trainer:
         self._pointer: Pointer | None = None
         self._turn_began_s: float | None = None
         self._shared = SharedSeries()
+        self._wait = Wait()
+        # Where reading began, and where the topic ended then; how often it began anew further back.
+        self._began: dict[int, int] = {}
+        self._ended: dict[int, int] = {}
+        self._reached_back = 0
+
+    def _fresh_learner(self) -> Learner:
+        return Learner(self.spec, self.settings.model_spec(), learn_spec(self.settings), self.device)
 
     def stop(self) -> None:
         self._stopping.set()
@@ -155,6 +180,9 @@ class Trainer:
             "refused": learner.refused,
             "drifts": learner.drifts,
             "shared": learner.front.places.count,
+            "series": len(learner.sample),
+            "series_met": learner.sample.population,
+            **self._wait.said(),
             "loss": round(self.loss, 5),
             "steps_s": round(self.steps_s, 1),
             "ticks": learner.ticks,
@@ -235,8 +263,11 @@ class Trainer:
             await asyncio.sleep(0)
         self._follow(follower, await follower.poll())
         self._check_memory()
+        learner = self.learner
+        lack = learner.lacks() if leadership.leads else None
+        self._wait.look(clock_s(), lack, len(learner.sample), learner.sample.population)
         if leadership.leads:  # it reads all partitions, where each worker knows its own; one of all trainers says it
-            front = self.learner.front
+            front = learner.front
             self._shared.look(clock_s(), front.places, front.table.names)
         if not leadership.leads:
             self.state = "standing-by"
@@ -244,8 +275,9 @@ class Trainer:
             await writer.point(self._pointer)
         elif self._held():
             self.state = "held"
-        elif not self.learner.ready():
+        elif lack is not None:
             self.state = "collecting"
+            await self._reach_back(reader, lack)
         elif not self._due():
             self.state = "waiting"
         else:
@@ -255,9 +287,39 @@ class Trainer:
         topic = self.settings.input
         await reader.start(topic, None)
         begin, end = await reader.begin_offsets(), await reader.end_offsets()
-        share = self.settings.learn.history // max(len(end), 1)
+        self._ended = end
+        await self._begin_at(reader, begin, self.settings.learn.history)
+        if not self.settings.learn.history:  # learn from what comes, that says
+            self._reached_back = REACH_BACK_MAX
+
+    async def _begin_at(self, reader: PartitionReader, begin: Mapping[int, int], records: int) -> None:
+        """Reads so many records before the end, or what of them there is."""
+        share = records // max(len(self._ended), 1)
+        self._began = {p: max(begin[p], end - share) for p, end in self._ended.items()}
+        if self._began == {p: begin[p] for p in self._ended}:
+            self._reached_back = REACH_BACK_MAX  # there is no more
         await reader.stop(Deadline(5.0))
-        await reader.start(topic, {p: max(begin[p], end[p] - share) for p in end})
+        await reader.start(self.settings.input, self._began)
+
+    async def _reach_back(self, reader: PartitionReader, lack: Lack) -> None:
+        """Begins anew further back, where `learn.history` holds too little of so many series for a first round, nothing
+        serves that could be trained on, and the topic has more."""
+        learner = self.learner
+        if self._reached_back >= REACH_BACK_MAX or learner.incumbent is not None or not len(learner.sample):
+            return
+        if any(reader.position(p) < end for p, end in self._ended.items()):
+            return
+        begin = await reader.begin_offsets()
+        self._reached_back += 1
+        read = sum(self._ended[p] - self._began[p] for p in self._ended)
+        steps = lack.need if lack.each else lack.need / len(learner.sample)
+        records = max(2 * read, int(REACH_BACK_MORE * steps * learner.sample.population))
+        log.info(
+            "learning begins further back: learn.history is too little for a first network of so many series",
+            series_met=learner.sample.population, learn_history=read, records=records,
+        )  # fmt: skip
+        self.learner, self._shared, self._wait = self._fresh_learner(), SharedSeries(), Wait()
+        await self._begin_at(reader, begin, records)
 
     def _held(self) -> bool:
         """Whether an operator's rollback is too recent for anything else to take its place."""
@@ -335,10 +397,7 @@ class Trainer:
         self._incumbent_id = meta.id
         self._publish_from_s = clock_s() + self.settings.learn.swap_min / 1000
         self.published += 1
-        kept = list(follower.manifests.values())
-        current = {meta.id, known.id if known is not None else ""}
-        old = [m for m in kept if m.id not in current][: max(0, len(kept) + 1 - self.settings.learn.keep)]
-        await writer.retire(old, now_ms)
+        await writer.retire(follower.surplus(self.settings.learn.keep, meta.id), now_ms)
         return True
 
     def _follow(self, follower: ModelsFollower, found: Iterable[tuple[str, bytes]]) -> None:
@@ -480,7 +539,10 @@ def run(settings: Settings, supervised: bool = False) -> None:
     async def main() -> None:
         trainer = Trainer(settings, KafkaTransport(settings.kafka_settings()))
         stop_on_signals(trainer.stop)
-        log.info("training", device=trainer.device_name, learn=asdict(trainer.learner.spec.train))
+        log.info(
+            "training", version=__version__, app=settings.app, input=settings.input, device=trainer.device_name,
+            series_max=trainer.learner.spec.series_max, learn=asdict(trainer.learner.spec.train),
+        )  # fmt: skip
         beside = [exit_when_stuck(trainer, (learn.budget + learn.silence_max) / 1000)]
         if supervised:
             beside += [heartbeats(trainer), end_with_parent(trainer)]

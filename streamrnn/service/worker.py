@@ -34,7 +34,7 @@ from streamrnn.service.restore import Restorer
 from streamrnn.service.signals import stop_on_signals
 from streamrnn.service.sizes import batch_records, refuse_impossible, sizes_of, too_much_memory, written
 from streamrnn.service.supervisor import WITHOUT_GPU, Supervisor, train_command
-from streamrnn.service.topics import examine, refuse
+from streamrnn.service.topics import examine, examine_access, refuse
 from streamrnn.service.unreadable import UnreadablePartitions
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.snapshot import Snapshots
@@ -180,7 +180,7 @@ class Worker:
         try:
             states = await examine(admin, self.settings, sizes=self.sizes)
             refuse(states)
-            await refuse_other_inputs(admin, self.settings)
+            refuse((), await examine_access(admin, self.settings))
             for state in states:
                 for hint in state.hints:
                     log.warning("a topic will lose or refuse outputs", topic=state.need.name, hint=hint)
@@ -455,12 +455,14 @@ def run(settings: Settings, config_arguments: Sequence[str] = ()) -> None:
     """
     prepare_process()
     refuse_impossible(settings, sizes_of(settings))
+    for hint in settings.hints():
+        log.warning("a setting has no effect", hint=hint)
     rehearse(settings)
     asyncio.run(_run(settings, config_arguments))
 
 
 async def _run(settings: Settings, config_arguments: Sequence[str]) -> None:
-    observer = WorkerObserver(settings.stream_spec(), settings.effective())
+    observer = WorkerObserver(settings.stream_spec(), settings.effective(), settings.http.ready_refused_max)
     worker = Worker(settings, KafkaTransport(settings.kafka_settings()), observer, settle_memory)
     supervisor: Supervisor | None = None
     ending: asyncio.Task[None] | None = None

@@ -1,4 +1,6 @@
-"""Learning from the stream: when to train, on what, and whether the result may serve. No clock, no I/O: it is told.
+"""Learning from the stream: when to train, on what, and whether the result may serve. No clock, no I/O: ticks are passed in.
+
+Of more than `series_max` series a sample is kept (`stream.sample`), so that those that are kept have a history.
 
 A round: train on from the latest own weights (optimizer state kept) up to the held-out steps, then let the gate compare
 the averaged weights with the incumbent on steps that neither was trained on. After REFUSALS_MAX refusals in a row the
@@ -17,11 +19,12 @@ from streamrnn.learning import LearnSpec
 from streamrnn.model.gate import Evaluation, Verdict, evaluate, judge
 from streamrnn.model.network import Network
 from streamrnn.model.tbptt import Average, Sequences, make_optimizer, train_sequences
-from streamrnn.records import TickBatch
+from streamrnn.records import I64, TickBatch, take
 from streamrnn.spec import ModelSpec, StreamSpec
 from streamrnn.stream.drift import DriftWatch
 from streamrnn.stream.frontend import Frames, FrontEnd
 from streamrnn.stream.replay import ReplayBuffer
+from streamrnn.stream.sample import SeriesSample
 
 REFUSALS_MAX = 4
 EVALUATED_SERIES = 64
@@ -45,6 +48,15 @@ class Round:
     network: Network | None
 
 
+@dataclass(frozen=True, slots=True)
+class Lack:
+    """What is missing for a first round: `have` of `need` steps, `each` of a series or of all together."""
+
+    have: int
+    need: int
+    each: bool
+
+
 class Learner:
     """Owns the replay buffer, the weights in training, and a copy of the incumbent's."""
 
@@ -55,6 +67,9 @@ class Learner:
         self.device = device if device is not None else torch.device("cpu")
         self.front = FrontEnd(replace(stream, series_max=spec.series_max), fills_ahead=False)
         self.buffer = ReplayBuffer(self.front.spec, spec.window, spec.holdout)
+        self.sample = SeriesSample(spec.series_max)
+        self._spoke: I64 = np.zeros(spec.series_max, dtype=np.int64)  # by row: `ticks` when its series last took a step
+        self._searched = 0  # `ticks` when silent members were last looked for
         self.incumbent: Network | None = None
         self.drifted = False
         self.ticks = 0
@@ -78,12 +93,48 @@ class Learner:
 
     def feed(self, batch: TickBatch) -> None:
         """Ticks as they arrive; late and double ones fall out as they do in serving."""
+        self.ticks += len(batch)
+        batch = self._sampled(batch)
         begin = 0
         while begin < len(batch):
             frames = self.front.process(batch, begin)
             begin += frames.consumed
+            self._spoke[frames.slot] = self.ticks
             self.take(frames)
-        self.ticks += len(batch)
+
+    def _sampled(self, batch: TickBatch) -> TickBatch:
+        """The ticks of series that are members of the sample, or become members by them."""
+        held = self.sample.held
+        names = list(zip(batch.partition.tolist(), batch.series, strict=True))
+        new = set(names) - held.keys()
+        if not new:
+            return batch
+        self._forget_silent()
+        for partition, series in sorted(self.sample.offer(new)):  # rows are given out again in this order
+            self._forget(partition, series)
+        rows = [row for row, name in enumerate(names) if name in held]
+        return batch if len(rows) == len(names) else take(batch, np.array(rows, dtype=np.int64))
+
+    def _forget(self, partition: int, series: str) -> None:
+        row = self.front.table.find(partition, series)
+        if row is not None:
+            self.buffer.forget([row])
+            self.front.forget(partition, series)
+
+    def _forget_silent(self) -> None:
+        """Members that are silent for good make room: those without a step while the stream went on by a whole window of a
+        sample's series."""
+        silence = self.spec.window * self.sample.size
+        if not self.sample.turned_away or self.ticks - self._searched < silence // 16:
+            return
+        self._searched = self.ticks
+        table = self.front.table
+        for row in np.flatnonzero(self.ticks - self._spoke[: table.used] > silence):
+            name = table.names[row]
+            if name is not None:
+                partition = int(table.partition[row])
+                self.sample.forget((partition, name))
+                self._forget(partition, name)
 
     def take(self, frames: Frames) -> None:
         self.buffer.extend(frames)
@@ -93,8 +144,22 @@ class Learner:
 
     def ready(self) -> bool:
         """Whether there is enough for a first round: steps over all series, and a stretch worth a chunk."""
-        least = self.spec.train.burn_in + 2
-        return self.steps >= self.spec.min_steps and self.buffer.longest(self.spec.train.length) >= least
+        return self.lacks() is None
+
+    def lacks(self) -> Lack | None:
+        """What a first round waits for; None where there is enough."""
+        if self.steps < self.spec.min_steps:
+            return Lack(self.steps, self.spec.min_steps, each=False)
+        need = 2 * self.spec.holdout + 1 + self._least()
+        have = self.buffer.typical(need, self.spec.train.batch_series)
+        return None if have >= need else Lack(have, need, each=True)
+
+    def _least(self) -> int:
+        """Steps of the shortest stretch that is worth training on."""
+        return self.spec.train.burn_in + 2
+
+    def _length(self) -> int:
+        return self.buffer.longest(self.spec.train.length, self._least(), self.spec.train.batch_series)
 
     def adopt(self, network: Network | None) -> None:
         """These weights serve now (another trainer's, a rollback, or found at the start): train on from them.
@@ -137,7 +202,7 @@ class Learner:
         if selection is not None and self.incumbent is not None:
             best = evaluate(candidate, selection).score
         while updates < self.spec.updates and not enough():
-            batch = self.buffer.training(self._rng, spec.batch_series, self.buffer.longest(spec.length))
+            batch = self.buffer.training(self._rng, spec.batch_series, self._length())
             if batch is None:
                 break
             stats = train_sequences(

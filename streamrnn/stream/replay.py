@@ -25,6 +25,11 @@ from streamrnn.stream.frontend import Frames
 RECENCY = 2.0
 
 
+def step_bytes(spec: StreamSpec) -> int:
+    """Bytes that a step of a series takes in a ReplayBuffer."""
+    return 2 * spec.input_size + 12 * len(spec.channels)
+
+
 class ReplayBuffer:
     """A ring of `window` steps per series, rows as the front end's table deals them; series_max rows at most.
 
@@ -96,12 +101,25 @@ class ReplayBuffer:
         allowed = np.zeros(rows, dtype=np.int64)
         return self._sequences(chosen, end, length, allowed, cut, anchor=False)
 
-    def longest(self, at_most: int) -> int:
-        """The longest stretch, up to `at_most`, that at least half of the series can give for training."""
-        if not (self.count > 0).any():
+    def forget(self, rows: list[int]) -> None:
+        """These rows' series are no longer kept."""
+        self.count[[row for row in rows if row < len(self.count)]] = 0
+
+    def typical(self, least: int, some: int) -> int:
+        """Steps that the series in the middle has taken, 0 without any. Where that is fewer than `least`, those of the
+        `some`-th longest (of few series a quarter, but two): short series must not keep the others from being learnt."""
+        count = np.sort(self.count[self.count > 0])
+        if not len(count):
             return 0
-        typical = int(np.median(self.count[self.count > 0])) - 2 * self.holdout - 1
-        return max(0, min(at_most, typical))
+        middle = int(np.median(count))
+        some = min(some, max(2, len(count) // 4))
+        return middle if middle >= least or some > len(count) // 2 else int(count[-some])
+
+    def longest(self, at_most: int, least: int = 1, some: int = 1 << 30) -> int:
+        """The longest stretch, up to `at_most`, that the series in the middle can give for training; where that is less
+        than `least`, the `some`-th longest."""
+        apart = 2 * self.holdout + 1
+        return max(0, min(at_most, self.typical(least + apart, some) - apart))
 
     # ── the gate's stretches ─────────────────────────────────────────────────────────────────────────────────────
 

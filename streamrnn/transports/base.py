@@ -312,6 +312,15 @@ class Admin(Protocol):
         """By topic, those of the wanted operations (Read, Write, Describe) that this user is known not to be permitted."""
         ...
 
+    async def may_join(self, group: str) -> bool:
+        """Whether this user may be a member of the group; yes where the broker does not say. Raises TransportError."""
+        ...
+
+    async def may_transact(self, transactional_id: str) -> bool:
+        """Whether this user may know of the transactional id; without that it cannot write with it either. Raises
+        TransportError."""
+        ...
+
     async def create(self, needs: Sequence[TopicNeed]) -> list[str]:
         """Creates those that are missing, and adds partitions to those that have too few; returns the names of both.
 

@@ -18,8 +18,10 @@ from streamrnn.transports.kafka_groups import KafkaGroupOffsets
 from streamrnn.transports.kafka_sink import KafkaSink, KafkaTransactionalSink
 from streamrnn.transports.kafka_source import KafkaSource
 
-# At DEBUG aiokafka writes every key and value into the log. A command that keeps no log says itself what went wrong.
-logging.getLogger("aiokafka").setLevel(logging.INFO)
+# At DEBUG aiokafka writes every key and value into the log. A command that keeps no log says itself what went wrong; one that
+# keeps one has set the level (`service.logs`), maybe before this is imported.
+if logging.getLogger("aiokafka").level == logging.NOTSET:
+    logging.getLogger("aiokafka").setLevel(logging.INFO)
 logging.getLogger("aiokafka").addHandler(logging.NullHandler())
 
 

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import InvalidConfigurationError, KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import (
+    GroupAuthorizationFailedError,
+    InvalidConfigurationError,
+    KafkaError,
+    TopicAlreadyExistsError,
+    TransactionalIdAuthorizationFailed,
+    for_code,
+)
 
 from streamrnn.records import Record
 from streamrnn.transports.base import (
@@ -25,7 +32,7 @@ from streamrnn.transports.base import (
 from streamrnn.transports.kafka_closing import close_consumer
 from streamrnn.transports.kafka_errors import explained, reading_failed
 from streamrnn.transports.kafka_groups import members_of
-from streamrnn.transports.kafka_permissions import TopicPermissions, forbidden
+from streamrnn.transports.kafka_permissions import GroupPermissions, TopicPermissions, forbidden, may_read
 from streamrnn.transports.kafka_starting import start_client
 from streamrnn.transports.kafka_topic_configs import AlterTopic
 
@@ -34,6 +41,8 @@ if TYPE_CHECKING:
 
 
 VISIBLE_S = 10.0
+COORDINATOR_S = 30.0
+GROUPS, TRANSACTIONS = 0, 1  # kinds of coordinators
 # Settings of topics that older brokers do not know.
 NEWER_CONFIGS = "message.timestamp."
 
@@ -171,6 +180,35 @@ class KafkaAdmin:
         except NotImplementedError:
             return {}  # an old broker: then it shows when it is tried
         return forbidden(answer, wanted)
+
+    async def may_join(self, group: str) -> bool:
+        coordinator = await self._coordinator(group, GROUPS)
+        if coordinator is None:
+            return False
+        try:
+            answer = await self._client._send_request_to_node(coordinator, GroupPermissions([group]))  # noqa: SLF001
+        except (KafkaError, OSError, TimeoutError, NotImplementedError):
+            return True  # an old broker, or one that is busy: then it shows when it is tried
+        return may_read(answer)
+
+    async def may_transact(self, transactional_id: str) -> bool:
+        return await self._coordinator(transactional_id, TRANSACTIONS) is not None
+
+    async def _coordinator(self, name: str, kind: int) -> int | None:
+        """The broker that coordinates a group or transactional id; None where this user may not even know of it."""
+        deadline = Deadline(COORDINATOR_S)
+        while True:
+            try:
+                found: int = await self._client.find_coordinator(name, kind)
+            except (GroupAuthorizationFailedError, TransactionalIdAuthorizationFailed):
+                return None
+            except (KafkaError, OSError) as error:
+                # The first one who ever asks has the coordinator's topic made.
+                if deadline.passed or not getattr(error, "retriable", False):
+                    raise explained(error, self._settings, f"asking for the coordinator of {name}") from error
+                await asyncio.sleep(0.1)
+            else:
+                return found
 
     async def create(self, needs: Sequence[TopicNeed]) -> list[str]:
         found = await self.describe([need.name for need in needs])

@@ -1,4 +1,5 @@
-"""What this user may do with topics, asked of the broker: a version of the metadata request that aiokafka does not have.
+"""What this user may do with topics and groups, asked of the broker: versions of requests that aiokafka does not have, or
+reads wrongly.
 
 Without it a permission that is missing shows only when it is needed: for dead letters with the first bad record, for the
 state topic after the next restart.
@@ -9,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from aiokafka.protocol.api import Request, RequestStruct, Response
-from aiokafka.protocol.types import Array, Boolean, Int16, Int32, Schema, String
+from aiokafka.protocol.types import Array, Boolean, Bytes, Int16, Int32, Schema, String
 
 # Bits of Kafka's AclOperation.
 OPERATIONS = {"Read": 3, "Write": 4, "Describe": 8}
 # The broker says so where it was not asked, or does not know.
 UNKNOWN = -(2**31)
+GROUP_AUTHORIZATION_FAILED = 30
 
 
 class _Answer(Response):  # type: ignore[misc] # aiokafka has no types
@@ -88,3 +90,61 @@ def forbidden(answer: _Answer, wanted: Mapping[str, Sequence[str]]) -> dict[str,
         if missing:
             denied[topic["topic"]] = missing
     return denied
+
+
+class _GroupsAnswer(Response):  # type: ignore[misc]
+    API_KEY = 15
+    API_VERSION = 3
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        (
+            "groups",
+            Array(
+                ("error_code", Int16),
+                ("group", String("utf-8")),
+                ("state", String("utf-8")),
+                ("protocol_type", String("utf-8")),
+                ("protocol", String("utf-8")),
+                (
+                    "members",
+                    Array(
+                        ("member_id", String("utf-8")),
+                        ("client_id", String("utf-8")),
+                        ("client_host", String("utf-8")),
+                        ("member_metadata", Bytes),
+                        ("member_assignment", Bytes),
+                    ),
+                ),
+                ("authorized_operations", Int32),
+            ),
+        ),
+    )
+
+
+class _GroupsQuestion(RequestStruct):  # type: ignore[misc]
+    API_KEY = 15
+    API_VERSION = 3
+    RESPONSE_TYPE = _GroupsAnswer
+    SCHEMA = Schema(("groups", Array(String("utf-8"))), ("include_authorized_operations", Boolean))
+
+
+class GroupPermissions(Request[_GroupsQuestion]):  # type: ignore[misc]
+    """For groups by name, whether there are such or not, asked of their coordinator. Brokers before Kafka 2.3 do not answer
+    it (NotImplementedError)."""
+
+    API_KEY = 15
+
+    def __init__(self, groups: Sequence[str]) -> None:
+        self._groups = list(groups)
+
+    def build(self, request_struct_class: type[_GroupsQuestion]) -> _GroupsQuestion:
+        return request_struct_class(self._groups, True)
+
+
+def may_read(answer: _GroupsAnswer) -> bool:
+    """Whether the user may be a member of the one group that was asked about; yes where the broker does not say."""
+    [group] = answer.to_object()["groups"]
+    if group["error_code"] == GROUP_AUTHORIZATION_FAILED:
+        return False
+    permitted: int = group["authorized_operations"]
+    return bool(group["error_code"]) or permitted == UNKNOWN or bool(permitted & 1 << OPERATIONS["Read"])

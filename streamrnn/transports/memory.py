@@ -674,6 +674,12 @@ class MemoryAdmin:
     async def forbidden(self, wanted: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
         return {}
 
+    async def may_join(self, group: str) -> bool:
+        return True
+
+    async def may_transact(self, transactional_id: str) -> bool:
+        return True
+
     async def create(self, needs: Sequence[TopicNeed]) -> list[str]:
         return await self._broker.request("create-topics", self._client, lambda: self._create(needs))
 

@@ -5,6 +5,7 @@ All in partition 0 of a compacted topic, so that it holds the newest value of ev
     weights/<id>/<piece>   bytes of the blob, cut so that a record stays far below the broker's limit
     manifest/<id>          JSON: how many pieces and bytes, SHA-256 over all, what is known of the weights
     current                JSON: the id in use, whether the gate or an operator put it there, what it took the place of
+    pin/<id>               anything: an operator wants these weights kept, whatever `learn.keep` is
 
 A writer sends the pieces, then the manifest, then the pointer, each acknowledged before the next; a reader believes a
 pointer only when the pieces are complete and their digest is right. What does not fit is ignored and counted.
@@ -37,6 +38,8 @@ BYTES_MAX = 512 * 1024 * 1024
 ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # One way to write a number: two keys for one piece would both outlive compaction.
 PIECE = re.compile(r"0|[1-9][0-9]{0,3}")
+# Weights that may be pinned: fewer than a reader holds.
+PINS_MAX = 16
 SEND_TIMEOUT_S = 30.0
 POINTER = b"current"
 BY_GATE, BY_OPERATOR = "gate", "rollback"
@@ -89,6 +92,10 @@ class ModelsWriter:
         """Makes weights that were uploaded the current ones."""
         await self._send({POINTER: msgspec.json.encode(pointer)}, pointer.at_ms)
 
+    async def pin(self, model: str, pinned: bool, at_ms: int) -> None:
+        """Has these weights kept, or no longer."""
+        await self._send({f"pin/{model}".encode(): b"1" if pinned else None}, at_ms)
+
     async def retire(self, manifests: Sequence[Manifest], at_ms: int) -> None:
         """Deletes versions: tombstones for the manifest first, so that nobody looks for pieces that are gone."""
         for manifest in manifests:
@@ -111,6 +118,7 @@ class ModelsFollower:
         self._pieces: dict[str, dict[int, bytes]] = {}
         self._held_bytes = 0
         self.manifests: dict[str, Manifest] = {}
+        self.pinned: set[str] = set()
         self.pointer: Pointer | None = None
         # The topic's last pointer was ignored, because an operator's stands: its writer should repeat that one.
         self.overruled = False
@@ -209,6 +217,9 @@ class ModelsFollower:
                         raise ValueError("a manifest of other weights than its key names")
                     self.manifests[rest] = manifest
                     self._bound()
+            elif kind == "pin":
+                _check_id(rest)
+                self._pin(rest, value is not None)
             elif key == POINTER and value is None:  # somebody has deleted it: no weights are in use
                 self.pointer, self._told = None, None
             elif key == POINTER and value is not None:
@@ -228,6 +239,21 @@ class ModelsFollower:
         else:
             self.pointer = pointer
 
+    def _pin(self, model: str, pinned: bool) -> None:
+        if not pinned:
+            self.pinned.discard(model)
+        elif len(self.pinned) < PINS_MAX:
+            self.pinned.add(model)
+        else:
+            self._ignore("pins")
+
+    def surplus(self, keep: int, current: str) -> list[Manifest]:
+        """The oldest versions, so that `keep` remain with those that are about to come: neither pinned ones, which are not
+        counted, nor those in use, nor `current`."""
+        spared = {current, self.pointer.id if self.pointer is not None else ""}
+        loose = [manifest for manifest in self.manifests.values() if manifest.id not in self.pinned]
+        return [manifest for manifest in loose if manifest.id not in spared][: max(0, len(loose) + 1 - keep)]
+
     def _piece(self, model: str, number: int, value: bytes | None) -> None:
         pieces = self._pieces.setdefault(model, {})
         self._held_bytes -= len(pieces.pop(number, b""))
@@ -239,11 +265,12 @@ class ModelsFollower:
             del self._pieces[model]
 
     def _bound(self) -> None:
-        """Lets the oldest versions go, the current one last."""
+        """Drops the oldest versions; pinned ones after all others, the current one last."""
         current = self.pointer.id if self.pointer else None
         while len(self._pieces) > VERSIONS_MAX or len(self.manifests) > VERSIONS_MAX or self._held_bytes > BYTES_MAX:
             held = self._pieces if self._held_bytes > BYTES_MAX or len(self._pieces) > VERSIONS_MAX else self.manifests
-            oldest = next((model for model in held if model != current), current)
+            loose = [model for model in held if model != current]
+            oldest = next((model for model in loose if model not in self.pinned), loose[0] if loose else current)
             assert oldest is not None  # noqa: S101
             self._held_bytes -= sum(map(len, self._pieces.pop(oldest, {}).values()))
             self.manifests.pop(oldest, None)

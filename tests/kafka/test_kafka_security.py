@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "service"))
 from inside import make_topics, produce, serving
 from pages import address, page
 from secure_broker import CANARY, HOST, KEY_CANARY, WRONG, Authority, Permission, SecureBroker
-from service import Forked, Process, configure, drained, each, sources
+from service import Forked, Process, command, configure, drained, each, sources
 
 from simulators.faultproxy import FaultProxy
 from streamrnn.service.config import Settings, load
@@ -259,8 +259,8 @@ async def test_a_permission_that_is_missing_is_named(
     ("without", "words"),
     [
         ("app.state", "app.state: Read not permitted"),
-        ("app", "GroupAuthorizationFailed"),
-        ("app-app.ticks-", "TransactionalIdAuthorizationFailed"),
+        ("app", "group app: Read not permitted"),
+        ("app-app.ticks-", "transactional id app-app.ticks-0: Write not permitted"),
     ],
     ids=["topic", "group", "transactional-id"],
 )
@@ -279,6 +279,9 @@ async def test_a_worker_that_may_not_ends_at_once(
     assert code == 3, said
     assert re.sub(r"\bapp\b", app, words) in complaint(said)
     assert "rebuilt" not in said
+    report = command("validate", "-c", config, check=False)
+    assert re.sub(r"\bapp\b", app, words) in report
+    assert report.count("not permitted") == 1
 
 
 @pytest.mark.kafka_long

@@ -369,7 +369,7 @@ async def test_hostile_names_are_only_names_in_json_and_nothing_in_metrics() -> 
                 "HELP owned",
                 "passwd",
                 "forged",
-                "script",
+                "<script",
                 "alert",
                 "xxxx",
                 "\u2603",

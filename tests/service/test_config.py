@@ -221,3 +221,54 @@ def test_decoding_has_its_bounds_as_settings(file: Path) -> None:
     for bad in ({"decode.value_abs_max": 0}, {"decode.value_abs_max": "inf"}, {"decode.series_bytes_max": 0}):
         with pytest.raises(ConfigError, match="decode"):
             load([file], bad, {})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("quantiles: 0.5", r"quantiles: write a list, such as \[0.05, 0.5, 0.95\]"),
+        ("calendar: 1d", r"calendar: write a list, such as \[1d, 1w\]"),
+        ("kafka: localhost:9092", r"kafka: write a section with keys and values"),
+        ("decode: {values: temp}", r"decode\.values: write a section"),
+        ("learn:\n\tticks: 3", r"a tab: write spaces \(line 8, column 1\)"),
+        ("learn:\n  ticks:\t\t3\n\t  drift: true", r"a tab: write spaces \(line 8, column 9"),
+    ],
+)
+def test_what_is_written_the_wrong_way_is_answered_with_the_right_one(file: Path, change: str, words: str) -> None:
+    file.write_text(SMALLEST.replace("kafka: {bootstrap_servers: localhost:9092}\n", "\n") + change + "\n")
+    with pytest.raises(ConfigError, match=words) as raised:
+        load([file], {}, {})
+    assert "Input should be" not in str(raised.value) and "token" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "right"),
+    [
+        ("STREAMRNN_HORIZON", "STREAMRNN__HORIZON"),
+        ("STREAMRNN_KAFKA_BOOTSTRAP_SERVERS", "STREAMRNN__KAFKA__BOOTSTRAP_SERVERS"),
+        ("STREAMRNN_KAFKA__BOOTSTRAP_SERVERS", "STREAMRNN__KAFKA__BOOTSTRAP_SERVERS"),
+        ("STREAMRNN_LEARN_SERIES_MAX", "STREAMRNN__LEARN__SERIES_MAX"),
+    ],
+)
+def test_a_variable_with_one_underscore_is_refused_with_the_right_name(file: Path, name: str, right: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name}: .* write {right}$"):
+        load([file], {}, {name: "secret-20"})
+    with pytest.raises(ConfigError) as raised:
+        load([file], {}, {name: "secret-20"})
+    assert "secret-20" not in str(raised.value)
+
+
+def test_variables_that_mean_something_else_are_left_alone(file: Path) -> None:
+    """Kubernetes tells of every service in variables of its name."""
+    others = {
+        "STREAMRNN_PORT": "tcp://10.0.0.7:80", "STREAMRNN_SERVICE_HOST": "10.0.0.7", "STREAMRNN_HTTP_PORT": "tcp://10.0.0.7:80",
+        "STREAMRNN_KILLS": "100", "STREAMRNNHORIZON": "3",
+    }  # fmt: skip
+    assert load([file], {}, others).horizon == 12
+
+
+def test_a_model_beside_train_off_is_said_to_have_no_effect(file: Path) -> None:
+    assert load([file], {"train": "off"}, {}).hints() == []
+    assert load([file], {"model.hidden": 12}, {}).hints() == []
+    [hint] = load([file], {"model.hidden": 12, "train": "off"}, {}).hints()
+    assert hint.startswith("model: has no effect beside train: off")

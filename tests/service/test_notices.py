@@ -16,7 +16,7 @@ from running import START, all_committed, documents, made, send, settings, tick,
 
 from streamrnn.codec import Decoder
 from streamrnn.service import observe
-from streamrnn.service.notices import HANDFUL, Pace, Refusals
+from streamrnn.service.notices import HANDFUL, Pace, Refusals, fates
 from streamrnn.service.observe import WorkerObserver
 from streamrnn.service.trainer import Trainer
 from streamrnn.stream.engine import Engine
@@ -62,7 +62,8 @@ class Minutes:
             broker.append("ticks", 0, b"k", b'{"series":"s","ts":1,"values":{"temp":"21"}}', START)
         self._offset += good
         batch, bad_ones = self._decoder.decode(broker.topics["ticks"][0])
-        self.refusals.add(self.now_s, self._engine.process(batch), batch, bad_ones)
+        outputs = self._engine.process(batch)
+        self.refusals.add(self.now_s, fates(outputs, batch, bad_ones), outputs, batch, bad_ones)
         for _ in range(4):
             said = self.refusals.look(self.now_s)
             if said is not None:

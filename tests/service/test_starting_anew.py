@@ -249,7 +249,7 @@ async def test_a_second_service_with_the_same_app_is_refused_and_the_first_goes_
             async with worker(settings(input="others", delivery=delivery), broker) as second:
                 await until(lambda: ended(second))
         assert exit_code_of(told.value) is ExitCode.TOPIC
-        assert "group app has members that read ticks and not others" in str(told.value)
+        assert "group app: has members that read ticks and not others" in str(told.value)
         assert "another `app`" in str(told.value)
         assert broker.groups["app"].generation == generation  # it has not even joined
         send(broker, 20, first=20)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -72,6 +73,36 @@ async def test_however_it_ends_it_is_started_again(tmp_path: Path, body: str) ->
     async with Child(tmp_path, body) as child:
         await until(lambda: child.supervisor.restarts >= 3)
     assert any(not up for up, _, _ in child.told)
+
+
+async def test_a_child_that_fails_at_each_start_never_is_up(tmp_path: Path) -> None:
+    """It was, for a moment, at each try: an alert on `trainer_up == 0` for a minute never fired."""
+    observer = WorkerObserver(settings().stream_spec())
+    seen: set[bytes] = set()
+
+    def tell(up: bool, restarts: int, said: Mapping[str, Any]) -> None:
+        observer.trainer_state(up, restarts, said)
+        seen.update(re.findall(rb"\nstreamrnn_trainer_up (\S+)", observer.metrics_text()))
+
+    async with Child(tmp_path, "raise SystemExit(3)", backoff_s=(0.01, 0.02), tell=tell) as child:
+        await until(lambda: child.supervisor.restarts >= 3)
+    assert seen == {b"0.0"}
+    assert not any(up for up, _, _ in child.told)
+
+
+async def test_a_child_is_up_from_its_first_heartbeat_until_it_ends(tmp_path: Path) -> None:
+    body = """
+import pathlib
+print('{"round":1}')
+while not pathlib.Path(sys.argv[0]).with_name("end").exists(): time.sleep(0.01)
+"""
+    async with Child(tmp_path, body) as child:
+        await until(lambda: child.told and child.told[-1][0])
+        assert [up for up, _, _ in child.told] == [False, True]
+        (tmp_path / "end").touch()
+        await until(lambda: child.supervisor.restarts >= 1)
+    assert child.told[0][2] == {"state": "starting"}
+    assert not child.told[2][0]
 
 
 async def test_crashes_in_a_row_are_answered_later_and_later(tmp_path: Path) -> None:

@@ -9,14 +9,24 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import pytest
 import torch
-from running import made, send, settings, until
+from running import START, made, send, settings, tick, until
+from structlog.testing import capture_logs
 
 from streamrnn.model.weights import build
-from streamrnn.service.trainer import DeviceFailed, Trainer, step_back
+from streamrnn.service.trainer import REACH_BACK_MAX, DeviceFailed, Trainer, step_back
 from streamrnn.transports.memory import MemorySink, MemoryTransport
-from streamrnn.transports.models import Manifest, ModelsFollower, ModelsWriter, Pointer, rolled_back
+from streamrnn.transports.models import (
+    PINS_MAX,
+    VERSIONS_MAX,
+    Manifest,
+    ModelsFollower,
+    ModelsWriter,
+    Pointer,
+    rolled_back,
+)
 
 SMALL: dict[str, Any] = {
     "model.hidden": 12,
@@ -52,6 +62,68 @@ async def test_it_learns_from_the_topic_and_publishes_what_beats_persistence() -
         await asyncio.wait_for(task, 120)
 
 
+async def until_it_publishes(trainer: Trainer) -> None:
+    task = asyncio.create_task(trainer.run())
+    try:
+        await until(lambda: trainer.published > 0 or task.done(), 300)
+    finally:
+        trainer.stop()
+        await asyncio.wait_for(task, 120)
+
+
+async def test_a_history_that_is_too_short_for_so_many_series_is_read_further_back() -> None:
+    """100,000 series: of 500,000 records each has five."""
+    chosen, broker = made(**{**SMALL, "learn.history": 100, "learn.series_max": 20})
+    for step in range(120):
+        for i in range(60):
+            value = tick(f"pump-{i}", step, float(np.sin(step / 5 + i)))
+            broker.append("ticks", i % 2, f"{i}".encode(), value, START + 1000 * step)
+    trainer = Trainer(chosen, MemoryTransport(broker))
+    with capture_logs() as lines:
+        await until_it_publishes(trainer)
+    said = [line for line in lines if line["event"].startswith("learning begins further back")]
+    assert 1 <= len(said) <= REACH_BACK_MAX
+    assert said[0]["learn_history"] == 100 and said[-1]["records"] > 60 * 59
+    assert trainer.said()["series"] == 20 and trainer.said()["series_met"] == pytest.approx(60, rel=0.5)
+
+
+async def test_a_history_that_is_enough_is_all_that_is_read() -> None:
+    chosen, broker = made(**{**SMALL, "learn.history": 1000})
+    send(broker, 1000)
+    trainer = Trainer(chosen, MemoryTransport(broker))
+    await until_it_publishes(trainer)
+    assert trainer.learner.ticks == 1000
+
+
+async def test_where_there_is_no_more_it_waits_for_what_comes() -> None:
+    chosen, broker = made(**{**SMALL, "learn.history": 10})
+    send(broker, 20)
+    trainer = Trainer(chosen, MemoryTransport(broker))
+    task = asyncio.create_task(trainer.run())
+    try:
+        await until(lambda: trainer.learner.ticks == 80)  # all there is
+        send(broker, 400, first=20)
+        await until(lambda: trainer.published > 0, 300)
+    finally:
+        trainer.stop()
+        await asyncio.wait_for(task, 120)
+    assert trainer.learner.ticks > 80
+
+
+async def test_without_a_history_only_what_comes_is_learnt_from() -> None:
+    chosen, broker = made(**{**SMALL, "learn.history": 0})
+    send(broker, 300)
+    trainer = Trainer(chosen, MemoryTransport(broker))
+    task = asyncio.create_task(trainer.run())
+    try:
+        await until(lambda: trainer.state == "collecting")
+        send(broker, 10, first=300)
+        await until(lambda: trainer.learner.ticks == 40)
+    finally:
+        trainer.stop()
+        await asyncio.wait_for(task, 120)
+
+
 async def test_one_trainer_leads_and_the_other_stands_by() -> None:
     chosen, broker = made(**{**SMALL, "learn.min_steps": 10**6})
     trainers = [Trainer(chosen, MemoryTransport(broker)) for _ in range(2)]
@@ -69,6 +141,44 @@ async def test_one_trainer_leads_and_the_other_stands_by() -> None:
 
 
 # ── the models topic ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_pinned_weights_are_kept_whatever_comes_after_them() -> None:
+    chosen, broker = made(**{**SMALL, "learn.keep": 2})
+    writer, follower = (
+        ModelsWriter(MemorySink(broker), "app.models"),
+        ModelsFollower(MemoryTransport(broker), "app.models"),
+    )
+    await follower.start()
+    for number in range(8):
+        await follower.catch_up()
+        await writer.publish(f"w-{number}", b"weights" * 10, {}, number)
+        await writer.retire(follower.surplus(chosen.learn.keep, f"w-{number}"), number)
+        if number in (1, 2):
+            await writer.pin(f"w-{number}", True, number)
+        if number == 4:
+            await writer.pin("w-2", False, number)
+    await follower.catch_up()
+    assert list(follower.manifests) == ["w-1", "w-6", "w-7"]
+    assert follower.pinned == {"w-1"}
+    assert follower.blob("w-1") == b"weights" * 10
+
+
+async def test_pins_have_a_bound_and_outlive_the_readers_bound() -> None:
+    _, broker = made()
+    writer, follower = (
+        ModelsWriter(MemorySink(broker), "app.models"),
+        ModelsFollower(MemoryTransport(broker), "app.models"),
+    )
+    await follower.start()
+    for number in range(VERSIONS_MAX + 10):
+        await writer.upload(f"w-{number}", b"x", {}, number)
+        if number < PINS_MAX + 3:
+            await writer.pin(f"w-{number}", True, number)
+    await follower.catch_up()
+    assert len(follower.pinned) == PINS_MAX and follower.ignored == {"pins": 3}
+    assert follower.pinned <= follower.manifests.keys()
+    assert len(follower.manifests) == VERSIONS_MAX
 
 
 async def test_weights_in_pieces_arrive_whole_and_a_rollback_points_back() -> None:

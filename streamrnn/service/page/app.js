@@ -33,7 +33,7 @@ function figures(status) {
     [s.network_ratio === null ? "–" : number(s.network_ratio), "network error / persistence"],
     [number(s.forecast_ratio), "forecast error / persistence"],
     [status.model, "weights in use, " + status.swaps + " swaps"],
-    [t.up === undefined ? "off" : t.up ? t.state || "starting" : "down", "trainer, " + (t.accepted ?? 0) + " accepted, " + (t.refused ?? 0) + " refused"],
+    [t.up === undefined ? "off" : t.up || t.state === "starting" ? t.state || "starting" : "down", "trainer, " + (t.waits ? "has " + t.waits : (t.accepted ?? 0) + " accepted, " + (t.refused ?? 0) + " refused")],
   ];
   byId("figures").replaceChildren(...rows.map(([value, label]) => {
     const box = element("div", undefined, "figure");
