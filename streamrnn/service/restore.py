@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import structlog
 
+from streamrnn.records import I64
+from streamrnn.service.members import of_another_input
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.snapshot import LayoutMismatch, Restored, SnapshotError, Snapshots
-from streamrnn.transports.base import Deadline, Transport, TransportError, Unreadable, clock_s
+from streamrnn.transports.base import Deadline, TopicUnfit, Transport, TransportError, Unreadable, clock_s
 from streamrnn.transports.changelog import ChangelogReader, Checkpoint
 
 log = structlog.get_logger(__name__)
@@ -26,6 +28,7 @@ SILENCE_S = 30.0
 # So often is a damaged changelog read before its partition starts without it.
 ATTEMPTS = 2
 NO_CHECKPOINT = "the changelog holds no checkpoint"
+DELETED = "its state was deleted (`streamrnn reset --state`)"
 
 
 @dataclass(slots=True)
@@ -42,6 +45,7 @@ class Restoration:
     end: int = -1  # of the changelog when it was read
     # Series whose state another worker wrote over with an older one, and the input offset that this has come to.
     older: dict[str, int] = field(default_factory=dict)
+    reached: int = 0  # the input offset that the furthest of its states has come to
 
 
 @dataclass(slots=True)
@@ -157,10 +161,10 @@ class Restorer:
         checkpoint = reader.checkpoints.get(partition)
         why = known.damaged or known.gave_up or reader.unusable.get(partition, "")
         if not why and checkpoint is None:
-            why = NO_CHECKPOINT
-        if not why and checkpoint is not None and checkpoint.input != self._input:
-            why = f"the changelog is that of topic {checkpoint.input!r}"
-        last = max(checkpoint.life if checkpoint else 0, known.found.life)
+            why = DELETED if partition in reader.deleted else NO_CHECKPOINT
+        if checkpoint is not None and checkpoint.input != self._input:
+            raise TopicUnfit(of_another_input(self._topic, partition, checkpoint.input, self._input))
+        last = max(reader.lives.get(partition, 0), known.found.life)
         if known.damaged:
             # Lives that lie behind the damage have a lower number: every life wrote a record at least.
             last = max(last, reader.end(partition) + 1)
@@ -175,17 +179,19 @@ class Restorer:
             if row is not None:  # its deletion does not count: with the next checkpoint it stands behind it
                 self._engine.table.changed[row] = True
         done.end = reader.end(partition)
+        table = self._engine.table
+        rows: I64 = np.fromiter(table.series(partition).values(), dtype=np.int64)
+        applied: I64 = table.columns["applied"][rows]
+        done.reached = int(applied.max(initial=0))
         if done.checkpoint is not None and done.checkpoint.at >= 0:
-            done.older = self._older(partition, known.found, done.checkpoint)
+            done.older = self._older(rows, applied, known.found, done.checkpoint)
         return done
 
-    def _older(self, partition: int, found: Restored, checkpoint: Checkpoint) -> dict[str, int]:
+    def _older(self, rows: I64, applied: I64, found: Restored, checkpoint: Checkpoint) -> dict[str, int]:
         """Compaction has kept what a stranger wrote: a state of this history, but not the newest."""
-        table = self._engine.table
-        rows = np.fromiter(table.series(partition).values(), dtype=np.int64)
-        applied = table.columns["applied"][rows]
+        names = self._engine.table.names
         wrong = (found.stood[rows] > checkpoint.at) & (applied < checkpoint.offset)
-        return {table.names[row] or "": at for row, at in zip(rows[wrong], applied[wrong].tolist(), strict=True)}
+        return {names[row] or "": at for row, at in zip(rows[wrong], applied[wrong].tolist(), strict=True)}
 
     def checkpoints(self) -> dict[int, Checkpoint]:
         """Those of the partitions that were read to their ends."""

@@ -48,6 +48,9 @@ CLOCKS_MAX = 10
 # A log's clock (`kernels.logclock`) at an input offset; newest first.
 Clocks = tuple[tuple[int, bytes], ...]
 
+# Input offsets (first, behind the last) that an operator had skipped, oldest first.
+Skips = tuple[tuple[int, int], ...]
+
 # Which weights were in use from which input offset on, oldest first; never empty.
 History = tuple[tuple[int, str], ...]
 
@@ -79,6 +82,10 @@ class Checkpoint(msgspec.Struct, forbid_unknown_fields=False):
     # The log's clock (`kernels.logclock`) at this and at the checkpoints before it, by input offset, newest first. An older
     # state that another worker wrote last needs a replay that begins before `offset`.
     clocks: tuple[tuple[InputOffset, bytes], ...] = ()
+    # An offset that an operator has set, and that these states honour, though nothing was committed since (-1: none); and
+    # what was skipped by such words (`service.resets`).
+    word: Stand = -1
+    skips: tuple[tuple[InputOffset, InputOffset], ...] = ()
     version: int = VERSION
 
     def clock_at(self, offset: int) -> tuple[int, bytes]:
@@ -132,6 +139,10 @@ class ChangelogReader:
         self._reader: PartitionReader = transport.reader(bulk=True)
         self._ends: dict[int, int] = {}
         self.checkpoints: dict[int, Checkpoint] = {}
+        # Partitions whose newest word is that there is no checkpoint (somebody has deleted it), and the newest incarnation
+        # of their state that was read.
+        self.deleted: set[int] = set()
+        self.lives: dict[int, int] = {}
         # Why a partition's state cannot be used, where it cannot.
         self.unusable: dict[int, str] = {}
         # Series whose state was deleted behind the newest checkpoint, by where: by its owner, who will vouch for that with
@@ -169,7 +180,7 @@ class ChangelogReader:
             for record in found.take(~series):
                 if (record.key or b"").startswith(LAYOUT) and record.value is not None:
                     piece.layouts.append(record.value)
-                elif record.key == CHECKPOINT and record.value is not None:
+                elif record.key == CHECKPOINT:
                     self._checkpoint(found.partition, record.value)
                 else:
                     piece.ignored += 1
@@ -206,7 +217,11 @@ class ChangelogReader:
             last = np.array([ended.get(name, -1) for name in piece.states.keys()], dtype=np.int64)
             piece.states = piece.states.take(piece.states.offset > last)
 
-    def _checkpoint(self, partition: int, value: bytes) -> None:
+    def _checkpoint(self, partition: int, value: bytes | None) -> None:
+        if value is None:
+            self.checkpoints.pop(partition, None)
+            self.deleted.add(partition)
+            return
         try:
             self._check_version(partition, value)
             found = msgspec.json.decode(value, type=Checkpoint)
@@ -214,6 +229,8 @@ class ChangelogReader:
             self.unusable[partition] = f"the checkpoint of partition {partition} cannot be read: {error}"
             return
         self.checkpoints[partition] = found
+        self.deleted.discard(partition)
+        self.lives[partition] = max(self.lives.get(partition, 0), found.life)
         self.unusable.pop(partition, None)
 
     def _check_version(self, partition: int, value: bytes) -> None:

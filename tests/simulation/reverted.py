@@ -16,6 +16,7 @@ from streamrnn.service.checkpoint import Checkpointer, Slice
 from streamrnn.service.outbox import AtLeastOnce, ExactlyOnce
 from streamrnn.service.pump import Pump
 from streamrnn.service.refused import RefusedOutputs
+from streamrnn.service.resets import Word
 from streamrnn.service.restore import Restorer
 from streamrnn.stream.snapshot import Snapshots
 from streamrnn.transports.base import Deadline, OwnershipLost, TransportError, Unreadable
@@ -243,6 +244,15 @@ def _refusals_dropped() -> Any:
     return _patched(RefusedOutputs, "_letters", made)
 
 
+def _words_unheard() -> Any:
+    """The checkpoint wins over an offset that an operator has set."""
+
+    def made(word_of: Any) -> Any:
+        return lambda known, checkpoint, reached: Word("", skips=checkpoint.skips)
+
+    return _patched(pump, "word_of", made)
+
+
 FIXES: Mapping[str, Fix] = {
     "await-deliveries": Fix(
         "offsets are committed when all they led to is delivered", "at-least-once", ("I1", "I3"), _unawaited
@@ -281,5 +291,6 @@ FIXES: Mapping[str, Fix] = {
         "a record that is refused for what it holds costs that record", "", ("I10",), _refusals_fail
     ),
     "refusals-dead-lettered": Fix("what is refused for what it holds is dead-lettered", "", ("I1",), _refusals_dropped),
+    "words-heard": Fix("an offset that an operator has set counts", "", ("I1", "I4"), _words_unheard),
     "weights-looked-for": Fix("weights may have come to others first", "", ("I4",), _weights_not_looked_for),
 }

@@ -24,7 +24,7 @@ from streamrnn.model.weights import weights_id
 from streamrnn.service.trainer import Trainer
 from streamrnn.service.worker import Worker
 from streamrnn.stream.engine import NO_MODEL, Engine
-from streamrnn.transports.base import OperatorNeeded, TransportError
+from streamrnn.transports.base import Committed, OperatorNeeded, TransportError
 from streamrnn.transports.memory import Flaws, MemoryBroker, MemoryTransport
 from streamrnn.transports.models import ModelsFollower, ModelsWriter, Pointer, rolled_back
 
@@ -34,6 +34,8 @@ HEAL_S = 200.0
 END_S = 60.0
 # How many of the runs begin in an input that was made anew.
 MADE_ANEW = 0.1
+# How many of the others begin where an operator has set the group's offsets back to the begin of an input that was served.
+SET_BACK = 0.1
 # Columns of a state that say by NaN that a value is missing.
 INCOMPLETE = ("ring",)
 
@@ -78,6 +80,11 @@ class World:
         # that all else of a seed is as it would be without.
         before = random.Random(f"former-{seed}")
         self.former = ticks(before, before.choice([10, 60, 160])) if before.random() < MADE_ANEW else None
+        # Or an operator has it processed again: what was read of it before.
+        again = random.Random(f"set-back-{seed}")
+        self.set_back = self.former is None and again.random() < SET_BACK
+        if self.set_back:
+            self.former = [log[: again.randint(1, len(log))] for log in self.logs]
         self.content = Content(seed)
         self.broker = MemoryBroker(SESSION_S, POLL_INTERVAL_S)
         self.broker.refuses = self.content.refuses if self.content.rate else None
@@ -151,7 +158,8 @@ class World:
         self.check_end()
 
     async def _live_before(self, logs: list[list[Raw]]) -> None:
-        """An input of the same name, read to its end, then deleted and made anew while nobody was there to see it."""
+        """An input of the same name, read to its end, then deleted and made anew while nobody was there to see it; or the
+        same input, whose offsets an operator then sets back to its begin. Either way no state of then may be used."""
         now, self.logs = self.logs, logs
         self._open_books({})
         self.broker.hook = self._request
@@ -162,8 +170,13 @@ class World:
         await self._live_alone("w.former")
         self.faults.quiet = False
         former = {value: replace(packed, lineage=FORMER) for value, packed in self.recorder.packed.items()}
-        self.broker.delete("ticks")
-        self.broker.create("ticks", PARTITIONS)
+        if self.set_back:
+            begin = {("ticks", p): Committed(0) for p in range(PARTITIONS)}
+            self.broker.groups["app"].committed |= begin
+            self.faults.fired["set-back"] += 1
+        else:
+            self.broker.delete("ticks")
+            self.broker.create("ticks", PARTITIONS)
         self.logs = now
         self._open_books(former)
         self.ledger.begin()
@@ -192,7 +205,7 @@ class World:
             self._violated(Violation(f"I10 liveness: something ended without a word: {error!r} ({context['message']})"))
 
     async def _feed(self) -> None:
-        at = [0] * PARTITIONS
+        at = [len(self.broker.topics["ticks"][p]) for p in range(PARTITIONS)]
         while any(at[p] < len(self.logs[p]) for p in range(PARTITIONS)):
             p = self.random.randrange(PARTITIONS)
             for key, value, ts in self.logs[p][at[p] : at[p] + self.random.choice([1, 2, 5, 30])]:
