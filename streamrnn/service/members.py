@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 # What members read is not known while a rebalance runs.
 KNOWN_S, AGAIN_S = 3.0, 0.1
 SHOWN_MAX = 5
-ANOTHER_APP = "one `app` is one service with one input: set another `app`, which has topics and a group of its own, or stop these first"
+ANOTHER_APP = (
+    "one `app` is one service with one input: set another `app`, which has topics and a group of its own, or stop these "
+    "first"
+)  # fmt: skip
 
 
 def groups_of(settings: Settings) -> tuple[str, str]:

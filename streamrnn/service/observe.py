@@ -46,6 +46,7 @@ KINDS = ("forecast", "imputation", "dead-letter")
 # Label values that are known beforehand: their samples are there from the start, at zero, so that `rate` and alerts see the
 # first event. (attribute of `Metrics`, values of its labels in their order)
 CLOSED_SETS: tuple[tuple[str, *tuple[tuple[str, ...], ...]], ...] = (
+    ("offsets_set", ("back", "ahead")),
     ("rejected", REASONS),
     ("outputs", KINDS),
     ("refused", KINDS, tuple(CONTENT.values())),

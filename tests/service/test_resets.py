@@ -66,6 +66,11 @@ class Life:
         directions = [metrics.offsets_set.labels(word)._value.get() for word in ("back", "ahead")]
         return directions[0], directions[1], metrics.records_skipped._value.get()
 
+    def refused(self) -> float:
+        """States of the changelog that were of no use."""
+        metrics = self.worker.observer.metrics.state_refused.collect()
+        return sum(s.value for family in metrics for s in family.samples if s.name.endswith("_total"))
+
 
 def reset(broker: MemoryBroker, offset: int, partition: int = 0) -> None:
     """What `kafka-consumer-groups.sh --reset-offsets --execute` writes."""
