@@ -14,6 +14,7 @@ class ExitCode(IntEnum):
     INPUT = 5  # a file cannot be read, or holds nothing to work on
     ADDRESS = 6  # the HTTP address is taken, or exposed without a token
     ROWS_REFUSED = 7  # a back-test ran and its scores stand, but rows of the file were refused (--allow-refused)
+    ALIVE = 8  # a reset was refused: workers or trainers run
     MEMORY = 70  # the trainer grew beyond learn.memory_max_mb
     STUCK = 71  # the trainer hung and ended itself
 
@@ -21,8 +22,10 @@ class ExitCode(IntEnum):
 def exit_code_of(error: Exception) -> ExitCode:
     """By class name where importing the class would load torch or aiokafka for a help text."""
     names = {kind.__name__ for kind in type(error).__mro__}
-    if names & {"ConfigError", "BadUse", "DemoFailed"}:
+    if names & {"ConfigError", "BadUse", "BadTarget", "DemoFailed"}:
         return ExitCode.USAGE
+    if "GroupAlive" in names:
+        return ExitCode.ALIVE
     if names & {"TopicMissing", "TopicUnfit"}:
         return ExitCode.TOPIC
     if "TransportError" in names:

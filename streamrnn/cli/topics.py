@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,7 +16,11 @@ from streamrnn.cli.options import AsJson, Bootstrap, Config, Sets, overrides, se
 if TYPE_CHECKING:
     from streamrnn.service.config import Settings
     from streamrnn.service.costs import Cost
+    from streamrnn.service.sizes import Sizes
     from streamrnn.service.topics import Access, Fault, TopicState
+
+# How long the input's offsets are watched for its rate.
+RATE_S = 2.0
 
 
 def topics(
@@ -37,7 +42,11 @@ def topics(
     from streamrnn.transports.base import NotPermitted
 
     settings = settings_from(config, overrides(sets, bootstrap_servers))
-    states, made, _ = asyncio.run(_examined(settings, create, partitions))
+    from streamrnn.service.limits import memory_bytes
+    from streamrnn.service.sizes import sizes_of, too_much_memory
+
+    sizes, limit = sizes_of(settings), memory_bytes()
+    states, made, _ = asyncio.run(_examined(settings, sizes, create, partitions))
     # Whoever makes the topics need not be the one who serves.
     faults = [state.fault for state in states if state.fault is not None and state.fault.kind is not NotPermitted]
     rows = [_row(state, faults, made) for state in states]
@@ -50,6 +59,8 @@ def topics(
             typer.echo(remedy)
         for line in _hints(states):
             typer.echo(line)
+        for line in [*sizes.lines(None, limit), *filter(None, [too_much_memory(sizes, limit)])]:
+            typer.echo(f"size: {line}")
     _exit(faults)
 
 
@@ -68,8 +79,13 @@ def validate(
     from streamrnn.codec import Decoder
 
     Decoder(settings.stream_spec(), settings.decode_spec())  # an impossible mapping is told here
-    states, _, access = ([], [], []) if offline else asyncio.run(_examined(settings, access=True))
+    from streamrnn.service.limits import memory_bytes
+    from streamrnn.service.sizes import sizes_of, too_much_memory
+
+    sizes, limit = sizes_of(settings), memory_bytes()
+    states, _, access = ([], {}, []) if offline else asyncio.run(_examined(settings, sizes, access=True))
     faults = [fault for fault in (*(s.fault for s in states), *(a.fault for a in access)) if fault is not None]
+    ticks_s = None if offline else asyncio.run(_present_rate(settings))
     rows = [_row(state, faults) for state in states]
     kept = [] if offline or faults else asyncio.run(_costs(settings))
     shown = [{"of": cost.of, "partitions": cost.partitions, "cold": cost.cold, "what": cost.what} for cost in kept]
@@ -80,7 +96,7 @@ def validate(
     if as_json:
         document = {
             "ok": not faults, "topics": rows, "access": more, "kept": shown, "hints": settings.hints(),
-            "configuration": settings.effective(),
+            "sizes": sizes.document(ticks_s, limit), "configuration": settings.effective(),
         }  # fmt: skip
         typer.echo(json.dumps(document))
     else:
@@ -95,6 +111,8 @@ def validate(
             typer.echo(f"# {remedy}")
         for line in (*_hints(states), *(f"hint: {hint}" for hint in settings.hints()), *map(str, kept)):
             typer.echo(f"# {line}")
+        for line in [*sizes.lines(ticks_s, limit), *filter(None, [too_much_memory(sizes, limit)])]:
+            typer.echo(f"# size: {line}")
     _exit(faults)
 
 
@@ -106,11 +124,30 @@ async def _costs(settings: Settings) -> list[Cost]:
     return await costs(KafkaTransport(settings.kafka_settings()), settings)
 
 
+async def _present_rate(settings: Settings) -> float | None:
+    """Records that come to the input a second, by its offsets over a short time; None where that cannot be asked."""
+    from streamrnn.transports.base import Deadline, TransportError
+    from streamrnn.transports.kafka import KafkaTransport
+
+    reader = KafkaTransport(settings.kafka_settings()).reader()
+    try:
+        await reader.start(settings.input, None)
+        before, begun_s = sum((await reader.end_offsets()).values()), time.monotonic()
+        await asyncio.sleep(RATE_S)
+        come = sum((await reader.end_offsets()).values()) - before
+        return come / (time.monotonic() - begun_s) if come > 0 else None
+    except TransportError:
+        return None
+    finally:
+        await reader.stop(Deadline(2.0))
+
+
 async def _examined(
-    settings: Settings, create: bool = False, partitions: int | None = None, access: bool = False
-) -> tuple[list[TopicState], list[str], list[Access]]:
-    """(topics that are there, which of them were made now, and what else is permitted where `access` asks for it)."""
-    from streamrnn.service.topics import examine, examine_access
+    settings: Settings, sizes: Sizes, create: bool = False, partitions: int | None = None, access: bool = False
+) -> tuple[list[TopicState], dict[str, str], list[Access]]:
+    """(topics that are there, what was done to which of them now, and what else is permitted where `access` asks for it)."""
+    from streamrnn.service.sizes import needs_with_limits
+    from streamrnn.service.topics import examine, examine_access, raise_limits
     from streamrnn.transports.base import TopicNeed
     from streamrnn.transports.kafka import KafkaTransport
 
@@ -118,21 +155,25 @@ async def _examined(
     await admin.start()
     try:
         made: list[str] = []
+        raised: list[str] = []
         if create:
             inputs = (await admin.describe([settings.input]))[settings.input]
             if inputs is None and partitions:
                 made += await admin.create([TopicNeed(settings.input, partitions, {})])
             if inputs or partitions:
-                made += await admin.create(settings.topic_needs(max(inputs or 1, partitions or 1)))
-        states = await examine(admin, settings, partitions)
-        return states, made, await examine_access(admin, settings) if access else []
+                needs = settings.topic_needs(max(inputs or 1, partitions or 1))
+                made += await admin.create(needs_with_limits(needs, settings, sizes))
+                raised = await raise_limits(admin, settings, sizes)
+        done = dict.fromkeys(raised, "max.message.bytes raised") | dict.fromkeys(made, "created")
+        states = await examine(admin, settings, partitions, sizes)
+        return states, done, await examine_access(admin, settings) if access else []
     finally:
         await admin.stop()
 
 
-def _row(state: TopicState, faults: Sequence[Fault], made: Sequence[str] = ()) -> dict[str, Any]:
-    fault = state.fault if state.fault in faults else None
-    told = fault.what if fault is not None else "created" if state.need.name in made else "exists"
+def _row(state: TopicState, faults: Sequence[Fault], made: Mapping[str, str] | None = None) -> dict[str, Any]:
+    fault, made = state.fault if state.fault in faults else None, made or {}
+    told = fault.what if fault is not None else made.get(state.need.name, "exists")
     row = {"topic": state.need.name, "wanted": state.need.partitions, "have": state.have, "state": told}
     return {**row, "remedy": fault.remedy if fault is not None else "", "hints": list(state.hints)}
 

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from streamrnn.records import I64
+from streamrnn.service.resets import still_needed
 from streamrnn.service.restart import HISTORY_MAX
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.snapshot import Snapshots
@@ -45,6 +46,8 @@ from streamrnn.transports.changelog import (
 
 # Rows that a batch permits at least; one of more records permits as many as it has records.
 SLICE_ROWS = 256
+# Bytes that a slice has at most, if it has more than one row: large states leave in more slices.
+SLICE_BYTES_MAX = 32 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +164,20 @@ class Checkpointer:
         known.written = _told_of(known.written, history)
         return Slice(partition, [CHECKPOINT], [encode_checkpoint(known.written)])
 
+    @property
+    def records(self) -> int:
+        """How many records a restart has to replay at most, about."""
+        return self._settings.records
+
+    def honoured(self, partition: int, committed: int) -> Slice | None:
+        """What the changelog says of the operator's offset once something behind it is committed: nothing more. None where
+        it says nothing as it is."""
+        known = self._partitions.get(partition)
+        if known is None or not 0 <= known.written.word < committed:
+            return None
+        known.written = msgspec.structs.replace(known.written, word=-1)
+        return self.start(partition)
+
     def history(self, partition: int) -> History:
         """Which weights the partition's ticks were processed with, as far back as it is kept."""
         return self._partitions[partition].history
@@ -179,6 +196,7 @@ class Checkpointer:
         cycle = known.cycle
         assert cycle is not None  # noqa: S101
         table = self._engine.table
+        limit = min(limit, max(1, SLICE_BYTES_MAX // self._snapshots.record_bytes()))
         rows = cycle.rows[cycle.at : cycle.at + limit]
         cycle.at += len(rows)
         # Some may have been let go since, or given to others.
@@ -219,7 +237,10 @@ class Checkpointer:
             offset=position,
             log_time_ms=front.log_time_ms(partition),
             swaps=(),
-            clocks=with_clock(known.written.clocks, position, front.clock(partition)),
+            clocks=(clocks := with_clock(known.written.clocks, position, front.clock(partition))),
+            # A checkpoint behind the operator's offset is written when something behind it was committed.
+            word=known.written.word if position <= known.written.word else -1,
+            skips=still_needed(known.written.skips, clocks[-1][0]),
         )
         known.cycle = _Cycle(begin, self._engine.table.changed_rows(partition))
         return True

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from streamrnn.meaning import Change
 from streamrnn.model.weights import WeightsError, fitted
-from streamrnn.transports.base import Deadline, Transport
+from streamrnn.service.members import of_another_input
+from streamrnn.transports.base import Deadline, TopicUnfit, Transport
 from streamrnn.transports.changelog import newest_checkpoints
 from streamrnn.transports.models import ModelsFollower
 
@@ -46,10 +47,10 @@ async def _of_states(transport: Transport, settings: Settings) -> list[Cost]:
     for partition, checkpoint in sorted(
         (await newest_checkpoints(transport, settings.topics.state, TIMEOUT_S)).items()
     ):
-        fate: tuple[tuple[str, ...], bool]
         if checkpoint.input != settings.input:
-            fate = (f"it is of the topic {checkpoint.input!r}: everything starts cold",), True
-        elif checkpoint.meaning is None:
+            raise TopicUnfit(of_another_input(settings.topics.state, partition, checkpoint.input, settings.input))
+        fate: tuple[tuple[str, ...], bool]
+        if checkpoint.meaning is None:
             fate = (UNDESCRIBED,), False
         else:
             change = Change(checkpoint.meaning, own)

@@ -46,6 +46,7 @@ KINDS = ("forecast", "imputation", "dead-letter")
 # Label values that are known beforehand: their samples are there from the start, at zero, so that `rate` and alerts see the
 # first event. (attribute of `Metrics`, values of its labels in their order)
 CLOSED_SETS: tuple[tuple[str, *tuple[tuple[str, ...], ...]], ...] = (
+    ("offsets_set", ("back", "ahead")),
     ("rejected", REASONS),
     ("outputs", KINDS),
     ("refused", KINDS, tuple(CONTENT.values())),
@@ -118,6 +119,12 @@ class Metrics:
         self.restored = counter("state_rows_restored_total", "Series' states read back from the changelog.")
         self.restore = histogram("restore_seconds", "From assignment to a restored partition.", RESTORE_SECONDS)
         self.state_refused = counter("state_rows_refused_total", "States that could not be used.", "reason")
+        self.offsets_set = counter(
+            "offsets_set_total", "Times an operator's offset was honoured: back or ahead of the states.", "direction"
+        )
+        self.records_skipped = counter(
+            "records_skipped_total", "Input records that an operator had skipped by an offset."
+        )
         self.strange_writes = counter("state_strange_writes_total", "Times a stranger wrote into an owned changelog.")
         self.cold_starts = counter("cold_starts_total", "Partitions taken up without the state they should have had.")
         self.carried_rows = counter(
@@ -289,6 +296,11 @@ class WorkerObserver:
         self.metrics.checkpoint.labels(str(partition)).set(offset)
         self.metrics.state_rows.inc(max(0, rows - self._state_rows))
         self._state_rows = rows
+
+    def offsets_set(self, direction: str, records: int) -> None:
+        self.metrics.offsets_set.labels(direction).inc()
+        if direction == "ahead":
+            self.metrics.records_skipped.inc(records)
 
     def written_by_another(self, partition: int) -> None:
         self.metrics.strange_writes.inc()

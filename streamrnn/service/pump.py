@@ -37,8 +37,9 @@ from streamrnn.records import Outputs, Record, Rejected, TickBatch
 from streamrnn.service.checkpoint import SLICE_ROWS, Checkpointer, Parked, Slice
 from streamrnn.service.outbox import Outbox
 from streamrnn.service.publish import Publisher
-from streamrnn.service.restart import ReplayPoints, committed_with, history_of, is_of, starting_points
-from streamrnn.service.restore import NO_CHECKPOINT, Restoration, Restorer
+from streamrnn.service.resets import Word, again_from, next_skip, word_of
+from streamrnn.service.restart import ReplayPoints, committed_with, history_of, is_of, is_ours, starting_points
+from streamrnn.service.restore import DELETED, NO_CHECKPOINT, Restoration, Restorer
 from streamrnn.stream.engine import Engine
 from streamrnn.transports.base import (
     LONG_AGO_S,
@@ -51,7 +52,7 @@ from streamrnn.transports.base import (
     TransportError,
     clock_s,
 )
-from streamrnn.transports.changelog import Checkpoint, History, weights_at
+from streamrnn.transports.changelog import Checkpoint, History, Skips, weights_at
 
 log = structlog.get_logger(__name__)
 
@@ -111,6 +112,7 @@ class Observer(Protocol):
         self, partition: int, rows: int, refused: Mapping[str, int], seconds: float, why_cold: str
     ) -> None: ...
     def carried(self, partition: int, carried: int, cold: int) -> None: ...
+    def offsets_set(self, direction: str, records: int) -> None: ...
     def assigned(self, partition: int, position: int, emit_from: int) -> None: ...
     def revoked(self, partition: int) -> None: ...
 
@@ -146,6 +148,7 @@ class _Owned:
     weights: str
     history: History = ()  # of the weights that the replay repeats
     live: bool = False  # something was processed whose outputs are emitted
+    skips: Skips = ()  # what an operator had skipped
     moved_s: float = field(default_factory=clock_s)
 
     @property
@@ -375,6 +378,15 @@ class Pump:
                 chunk = [record for record in chunk if record.offset >= owned.position]
                 if not chunk:
                     continue
+            skip = next_skip(owned.skips, owned.position) if owned.skips else None
+            if skip is not None and chunk[-1].offset >= skip[0]:
+                chunk = [record for record in chunk if record.offset < skip[0]]
+                self._source.seek(partition, skip[1])
+                if not chunk:
+                    owned.position, owned.moved_s = skip[1], clock_s()
+                    continue
+            else:
+                skip = None
             log_time_ms = self._engine.front.log_time_ms(partition)
             self._points.note(partition, chunk[0].offset, log_time_ms, len(chunk))
             at = 0
@@ -395,7 +407,7 @@ class Pump:
                         swaps.append(swap)
                     owned.weights, owned.live = serving, True
                 live.records += chunk[at:] if at else chunk
-            ends[partition] = owned.position = chunk[-1].offset + 1
+            ends[partition] = owned.position = chunk[-1].offset + 1 if skip is None else skip[1]
             owned.moved_s = clock_s()
         return ([*replays, live] if live.records else replays), ends, swaps
 
@@ -577,6 +589,9 @@ class Pump:
     def _is_committed(self, partition: int, offset: int, seconds: float) -> None:
         self.owned[partition].committed = offset
         self.has_committed = True
+        honoured = self._checkpointer.honoured(partition, offset)
+        if honoured is not None:
+            self._ready.append(honoured)
         self._observer.committed(partition, offset, seconds)
 
     async def _commit_is_due(self) -> None:
@@ -746,24 +761,35 @@ class Pump:
                 why = f"retention has deleted the records since its offset {checkpoint.offset}"
             elif checkpoint.offset > waiting.end or (known is not None and known.offset > waiting.end):
                 why = f"its offset {checkpoint.offset} is not in the log: the topic was made anew"
-        # A new partition has no state to lose. A topic that is deleted takes the group's offsets with it, not the state.
-        lost = bool(why) and (known is not None or why != NO_CHECKPOINT)
+        word = Word("")
         if checkpoint is not None and not why:
+            word = word_of(known, checkpoint, done.reached)
+        # A new partition has no state to lose. A topic that is deleted takes the group's offsets with it, not the state.
+        lost = bool(why) and why != DELETED and (known is not None or why != NO_CHECKPOINT)
+        if checkpoint is not None and not why and word.direction != "back":
             emit_from = max(checkpoint.offset, known.offset if known is not None else checkpoint.offset)
             committed = known.offset if known is not None else -1
             position, clock = self._replay_start(done, checkpoint, waiting.begin)
             self._engine.front.restore_clock(partition, clock)
             history = history_of(known, checkpoint)
-            owned = _Owned(position, emit_from, committed, weights_at(history, position), history)
-            written = msgspec.structs.replace(checkpoint, input_id=self._input_id)
+            owned = _Owned(position, emit_from, committed, weights_at(history, position), history, skips=word.skips)
+            written = msgspec.structs.replace(checkpoint, input_id=self._input_id, skips=word.skips)
+            if word.direction:
+                written = msgspec.structs.replace(written, word=word.offset)
             due = bool(done.carried or done.strays)
             self._checkpointer.begin(partition, written, history, end, done.strays, done.layouts, due)
             self._report_changes(done)
+            if word.direction:
+                self._ready.append(self._checkpointer.start(partition))
         else:
+            series = len(self._engine.table.series(partition))
             strays = [*done.strays, *self._engine.table.series(partition)]
             self._engine.drop(partition)
             fresh = waiting.begin if self.settings.start == "earliest" else waiting.end
             position, emit_from = starting_points(known, waiting.begin, waiting.end, fresh)
+            if word.direction:
+                warm_up, records = self._engine.spec.warm_up, self._checkpointer.records
+                position = again_from(emit_from, waiting.begin, series, warm_up, records)
             life = done.life + (1 if done.checkpoint is not None else 0)
             serving = self._engine.model
             owned = _Owned(position, emit_from, known.offset if known is not None else -1, serving)
@@ -771,8 +797,9 @@ class Pump:
                 owned.committed = -1  # of a topic that is no more
             # The log's clock begins with the life of the partition's state.
             begun = Checkpoint(
-                self._source.topic, position, serving, None, life, input_id=self._input_id, clocks=((position, b""),)
-            )
+                self._source.topic, position, serving, None, life, input_id=self._input_id, clocks=((position, b""),),
+                word=known.offset if known is not None and not is_ours(known) else -1,
+            )  # fmt: skip
             self._checkpointer.begin(partition, begun, begun.history(), end, strays, done.layouts)
             self._observer.carried(partition, 0, len(strays))
             self._ready.append(self._checkpointer.start(partition))
@@ -781,6 +808,8 @@ class Pump:
                     "partition starts without its state; its series warm up anew", partition=partition, why=why,
                     replay_from=position, emit_from=emit_from,
                 )  # fmt: skip
+        if word.direction:
+            self._say_word(partition, word, position)
         self._observer.restored(partition, done.found.rows, done.found.refused, done.seconds, why if lost else "")
         # What there is no place for the observer reports, with what to set.
         refused = {reason: count for reason, count in done.found.refused.items() if reason != "series_max"}
@@ -800,6 +829,19 @@ class Pump:
             carried=done.carried, cold=done.cold.total(), what=list(dict.fromkeys(what)), why_cold=dict(done.cold),
         )  # fmt: skip
         self._observer.carried(done.partition, done.carried, done.cold.total())
+
+    def _say_word(self, partition: int, word: Word, position: int) -> None:
+        self._observer.offsets_set(word.direction, word.records)
+        if word.direction == "back":
+            log.warning(
+                "offset set back by an operator: records are processed again, with the weights in use now",
+                partition=partition, offset=word.offset, records=word.records, replay_from=position,
+            )  # fmt: skip
+        else:
+            log.warning(
+                "offset set ahead by an operator: records are skipped", partition=partition, offset=word.offset,
+                records=word.records, skipped_from=word.offset - word.records,
+            )  # fmt: skip
 
     def _replay_start(self, done: Restoration, checkpoint: Checkpoint, begin: int) -> tuple[int, bytes]:
         """Where the replay must begin so that states which another worker wrote over with older ones come up, too, and the

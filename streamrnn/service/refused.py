@@ -17,6 +17,7 @@ import structlog
 
 from streamrnn.codec import HEADER_DETAIL, HEADER_REASON, HEADER_SOURCE, dead_letter
 from streamrnn.records import Record, Rejected
+from streamrnn.service.sizes import ENVELOPE_BYTES, limit_for
 from streamrnn.transports.base import Instead, Outgoing, Refused, TopicUnfit, clock_s
 
 log = structlog.get_logger(__name__)
@@ -90,10 +91,7 @@ class RefusedOutputs:
         for each in refused:
             kind = topics.kind(each.record.topic)
             if not kind:
-                raise TopicUnfit(
-                    f"{each.record.topic} refuses a record of the service's own for what it holds: {_reason(each)}; "
-                    "its max.message.bytes and kafka.batch_bytes_max are to be larger, or its other settings the default"
-                )
+                raise TopicUnfit(_of_our_own(each))
             counts[kind, each.error] += 1
             if kind == "dead-letter":
                 letter = self._smaller(each, now_ms)
@@ -187,6 +185,23 @@ class _Unknown:
 
 def _reason(refused: Refused) -> str:
     return f"{refused.error}: {refused.detail}" if refused.detail else refused.error
+
+
+def _of_our_own(refused: Refused) -> str:
+    """Why no other attempt would help, and what would."""
+    topic, record = refused.record.topic, refused.record
+    size = len(record.key or b"") + len(record.value or b"")
+    if refused.error not in TOO_LARGE:
+        remedy = "its settings are to be those of `streamrnn topics --create`"
+    else:
+        remedy = (
+            f"`streamrnn topics --create` with this configuration, or kafka-configs.sh --alter --entity-type topics "
+            f"--entity-name {topic} --add-config max.message.bytes={limit_for(size + ENVELOPE_BYTES)}; or smaller states "
+            "(channels, horizon, quantiles, burn_in, pending_max): `streamrnn validate` says how large they are"
+        )
+    return (
+        f"{topic} refuses a record of the service's own of {size} bytes for what it holds: {_reason(refused)}; {remedy}"
+    )
 
 
 def _source_of(record: Outgoing) -> tuple[int, int]:

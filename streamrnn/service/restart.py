@@ -35,6 +35,7 @@ class _Note(msgspec.Struct, forbid_unknown_fields=False):
     replay_from: int
     weights: tuple[tuple[InputOffset, WeightsId], ...] = ()
     input_id: TopicId = ""
+    at: int = -1  # the offset that it was written beside; -1: written before notes said so
 
 
 class ReplayPoints:
@@ -78,7 +79,13 @@ class ReplayPoints:
 
 def committed_with(offset: int, replay_from: int, history: History = (), input_id: str = "") -> Committed:
     """`history` of the weights is cut to what brokers take beside an offset (4 kB, where nobody set it lower)."""
-    return Committed(offset, msgspec.json.encode(_Note(replay_from, history[-HISTORY_MAX:], input_id)).decode())
+    note = _Note(replay_from, history[-HISTORY_MAX:], input_id, offset)
+    return Committed(offset, msgspec.json.encode(note).decode())
+
+
+def is_ours(known: Committed) -> bool:
+    """Whether this service has committed this offset; what a tool writes has no note, or that of another offset."""
+    return _note(known) is not None
 
 
 def is_of(known: Committed, input_id: str) -> bool:
@@ -89,9 +96,10 @@ def is_of(known: Committed, input_id: str) -> bool:
 
 def _note(known: Committed) -> _Note | None:
     try:
-        return msgspec.json.decode(known.metadata, type=_Note)
+        note = msgspec.json.decode(known.metadata, type=_Note)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return None
+    return note if note.at in (-1, known.offset) else None
 
 
 def history_of(known: Committed | None, checkpoint: Checkpoint) -> History:

@@ -15,9 +15,11 @@ import numpy as np
 import structlog
 
 from streamrnn.meaning import Change
+from streamrnn.records import I64
+from streamrnn.service.members import of_another_input
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.snapshot import Plan, Restored, SnapshotError, Snapshots
-from streamrnn.transports.base import Deadline, Transport, TransportError, Unreadable, clock_s
+from streamrnn.transports.base import Deadline, TopicUnfit, Transport, TransportError, Unreadable, clock_s
 from streamrnn.transports.changelog import ChangelogReader, Checkpoint
 
 log = structlog.get_logger(__name__)
@@ -28,6 +30,7 @@ SILENCE_S = 30.0
 # So often is a damaged changelog read before its partition starts without it.
 ATTEMPTS = 2
 NO_CHECKPOINT = "the changelog holds no checkpoint"
+DELETED = "its state was deleted (`streamrnn reset --state`)"
 
 
 @dataclass(slots=True)
@@ -48,6 +51,7 @@ class Restoration:
     carried: int = 0  # series whose state was of another meaning, or of a version that kept none
     plans: list[Plan] = field(default_factory=list)  # how
     cold: Counter[str] = field(default_factory=Counter)  # series of whose state nothing could be carried, by why
+    reached: int = 0  # the input offset that the furthest of its states has come to
 
 
 @dataclass(slots=True)
@@ -179,9 +183,9 @@ class Restorer:
         checkpoint = reader.checkpoints.get(partition)
         why = known.damaged or reader.unusable.get(partition, "")
         if not why and checkpoint is None:
-            why = NO_CHECKPOINT
-        if not why and checkpoint is not None and checkpoint.input != self._input:
-            why = f"the changelog is that of topic {checkpoint.input!r}"
+            why = DELETED if partition in reader.deleted else NO_CHECKPOINT
+        if checkpoint is not None and checkpoint.input != self._input:
+            raise TopicUnfit(of_another_input(self._topic, partition, checkpoint.input, self._input))
         if not why and checkpoint is not None and checkpoint.meaning is not None:
             why = Change(checkpoint.meaning, self._snapshots.meaning).cold
         there = table.series(partition)
@@ -189,7 +193,7 @@ class Restorer:
             self._engine.forget(partition, name)
         if not why and checkpoint is not None and len(found.strays(there, checkpoint.life)) == len(there):
             why = next((why for life, _, why in found.left.values() if life >= checkpoint.life), "")
-        last = max(checkpoint.life if checkpoint else 0, found.life)
+        last = max(reader.lives.get(partition, 0), found.life)
         if known.damaged:
             # Lives that lie behind the damage have a lower number: every life wrote a record at least.
             last = max(last, reader.end(partition) + 1)
@@ -205,8 +209,12 @@ class Restorer:
             if row is not None:  # its deletion does not count: with the next checkpoint it stands behind it
                 self._engine.table.changed[row] = True
         done.end = reader.end(partition)
+        table = self._engine.table
+        rows: I64 = np.fromiter(table.series(partition).values(), dtype=np.int64)
+        applied: I64 = table.columns["applied"][rows]
+        done.reached = int(applied.max(initial=0))
         if done.checkpoint is not None and done.checkpoint.at >= 0:
-            done.older = self._older(partition, known.found, done.checkpoint)
+            done.older = self._older(rows, applied, known.found, done.checkpoint)
         return done
 
     def _look_at_changes(self, done: Restoration) -> None:
@@ -224,13 +232,11 @@ class Restorer:
         done.strays += [name for name in lost if name not in known]
         done.cold = Counter(found.left[name][2] for name in lost if found.left[name][0] == done.life)
 
-    def _older(self, partition: int, found: Restored, checkpoint: Checkpoint) -> dict[str, int]:
+    def _older(self, rows: I64, applied: I64, found: Restored, checkpoint: Checkpoint) -> dict[str, int]:
         """Compaction has kept what a stranger wrote: a state of this history, but not the newest."""
-        table = self._engine.table
-        rows = np.fromiter(table.series(partition).values(), dtype=np.int64)
-        applied = table.columns["applied"][rows]
+        names = self._engine.table.names
         wrong = (found.stood[rows] > checkpoint.at) & (applied < checkpoint.offset)
-        return {table.names[row] or "": at for row, at in zip(rows[wrong], applied[wrong].tolist(), strict=True)}
+        return {names[row] or "": at for row, at in zip(rows[wrong], applied[wrong].tolist(), strict=True)}
 
     def checkpoints(self) -> dict[int, Checkpoint]:
         """Those of the partitions that were read to their ends."""

@@ -8,7 +8,10 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from streamrnn.durations import DURATION_MS_MAX, format_ms
+from streamrnn.service.members import ANOTHER_APP, other_inputs
 from streamrnn.service.outbox import transactional_id
+from streamrnn.service.sizes import Sizes, limit_for, needs_with_limits, shrinking, sizes_of
+from streamrnn.stream.snapshot import ROW_BYTES_MAX
 from streamrnn.transports.base import Admin, NotPermitted, OperatorNeeded, TopicMissing, TopicNeed, TopicUnfit
 
 if TYPE_CHECKING:
@@ -17,8 +20,6 @@ if TYPE_CHECKING:
 
 # The largest time that a topic's settings can name.
 NO_LIMIT = 2**63 - 1
-# A number in a forecast has two digits and a comma, or more.
-NUMBER_BYTES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +51,13 @@ class Access:
 
 
 async def examine_access(admin: Admin, settings: Settings) -> list[Access]:
-    """The groups and, with exactly-once, transactional ids of the service, and whether they may be used."""
+    """The groups and, with exactly-once, transactional ids of the service: whether they may be used, and whether the group is
+    this service's own."""
     found: list[Access] = []
     for group in settings.groups():
         fault = None if await admin.may_join(group) else _not_permitted("Read")
+        if fault is None and group == settings.app and (others := await other_inputs(admin, settings)):
+            fault = Fault(others, ANOTHER_APP, TopicUnfit)
         found.append(Access("group", group, fault))
     if settings.delivery == "exactly-once":
         # One for all: the permission is given by prefix.
@@ -68,8 +72,12 @@ def _not_permitted(operations: str) -> Fault:
     return Fault(f"{operations} not permitted", "deploy/README.md lists the ACLs that are needed", NotPermitted)
 
 
-async def examine(admin: Admin, settings: Settings, inputs: int | None = None) -> list[TopicState]:
-    """All topics of the service, the input first. `inputs`: how many partitions it is to have where it does not exist."""
+async def examine(
+    admin: Admin, settings: Settings, inputs: int | None = None, sizes: Sizes | None = None
+) -> list[TopicState]:
+    """All topics of the service, the input first. `inputs`: how many partitions it is to have where it does not exist;
+    `sizes` are computed where they are not given."""
+    sizes = sizes_of(settings) if sizes is None else sizes
     found = await admin.describe([settings.input, *settings.topics.names()])
     inputs = found[settings.input] or inputs or 1
     needs = [TopicNeed(settings.input, inputs, {}), *settings.topic_needs(inputs)]
@@ -80,8 +88,8 @@ async def examine(admin: Admin, settings: Settings, inputs: int | None = None) -
         TopicState(
             need,
             found[need.name],
-            _fault(need, found[need.name], configs.get(need.name, {}), forbidden, settings),
-            tuple(_hints(need.name, configs.get(need.name, {}), taken, settings)),
+            _fault(need, found[need.name], configs.get(need.name, {}), forbidden, settings, sizes),
+            tuple(_hints(need.name, configs.get(need.name, {}), taken, settings, sizes)),
         )
         for need in needs
     ]
@@ -93,6 +101,7 @@ def _fault(
     config: Mapping[str, str],
     forbidden: Mapping[str, Sequence[str]],
     settings: Settings,
+    sizes: Sizes,
 ) -> Fault | None:
     name, input_topic = need.name, settings.input
     wanted, largest = need.config.get("cleanup.policy", ""), settings.kafka.batch_bytes_max
@@ -121,12 +130,61 @@ def _fault(
             f"or set kafka.batch_bytes_max to {takes} or less",
             TopicUnfit,
         )
+    limit = int(takes) if takes.isdecimal() else NO_LIMIT
+    if (fault := _too_large(name, limit, settings, sizes)) is not None:
+        return fault
     if name in forbidden:
         return _not_permitted(" and ".join(forbidden[name]))
     return None
 
 
-def _hints(name: str, config: Mapping[str, str], taken: Mapping[str, str], settings: Settings) -> Iterator[str]:
+def _too_large(name: str, takes: int, settings: Settings, sizes: Sizes) -> Fault | None:
+    """Where a topic takes batches of so many bytes, and records of this configuration are larger."""
+    topics = settings.topics
+    if name == topics.state and sizes.state_largest > ROW_BYTES_MAX:
+        what = f"no topic takes a state record of {sizes.state_largest} bytes: {ROW_BYTES_MAX} at most"
+        return Fault(what, f"a configuration with less of {shrinking(settings)}", TopicUnfit)
+    if name == topics.state and takes < sizes.state_largest:
+        return Fault(
+            f"max.message.bytes={takes} takes no state record of this configuration: {sizes.state_usual} bytes, "
+            f"{sizes.state_largest} at most",
+            f"`streamrnn topics --create`, or {_limited(name, sizes.state_largest)}; or smaller states: less of "
+            f"{shrinking(settings)}",
+            TopicUnfit,
+        )
+    if name == topics.forecasts and takes < sizes.forecast_least:
+        return Fault(
+            f"max.message.bytes={takes} takes no forecast of these channels, quantiles and this horizon: "
+            f"{sizes.forecast_least} bytes or more, mostly {sizes.forecast_usual}",
+            f"`streamrnn topics --create`, or {_limited(name, sizes.forecast_largest)}; or less of channels "
+            f"({len(settings.channels)}), horizon ({settings.horizon}), quantiles ({len(settings.quantiles)})",
+            TopicUnfit,
+        )
+    return None
+
+
+def _limited(name: str, largest: int) -> str:
+    return _altered(name, f"max.message.bytes={limit_for(largest)}")
+
+
+async def raise_limits(admin: Admin, settings: Settings, sizes: Sizes) -> list[str]:
+    """Raises the limits of the topics that take no record of this configuration; returns their names.
+
+    Raises NotPermitted, TransportError.
+    """
+    limits = {need.name: need.config for need in needs_with_limits(settings.topic_needs(1), settings, sizes)}
+    raised: list[str] = []
+    for name, config in (await admin.configs(list(limits))).items():
+        wanted, takes = limits[name].get("max.message.bytes"), config.get("max.message.bytes", "")
+        if wanted is not None and takes.isdecimal() and int(takes) < int(wanted):
+            await admin.alter(name, {"max.message.bytes": wanted})
+            raised.append(name)
+    return raised
+
+
+def _hints(
+    name: str, config: Mapping[str, str], taken: Mapping[str, str], settings: Settings, sizes: Sizes
+) -> Iterator[str]:
     """What an output topic with this `config` loses or refuses of an input that is kept and timed as `taken` says."""
     topics = settings.topics
     if name == topics.dlq and "compact" in config.get("cleanup.policy", ""):
@@ -135,11 +193,11 @@ def _hints(name: str, config: Mapping[str, str], taken: Mapping[str, str], setti
             + _altered(name, "cleanup.policy=delete")
         )
     if name == topics.forecasts and (takes := _number(config, "max.message.bytes")) is not None:
-        least = len(settings.channels) * settings.horizon * (1 + len(settings.quantiles)) * NUMBER_BYTES
-        if least > takes:
+        if sizes.forecast_least <= takes < sizes.forecast_largest:
             yield (
-                f"max.message.bytes={takes}, and a forecast of these channels, quantiles and this horizon has {least} bytes "
-                "or more: all would be refused"
+                f"max.message.bytes={takes}, and a forecast of these channels, quantiles and this horizon has mostly "
+                f"{sizes.forecast_usual} bytes, {sizes.forecast_largest} at most: larger ones would be refused, and their "
+                f"ticks dead-lettered: {_limited(name, sizes.forecast_largest)}"
             )
     if name not in (topics.forecasts, topics.imputed) or settings.output.timestamp != "event":
         return

@@ -42,6 +42,7 @@ from streamrnn.model import device as devices
 from streamrnn.model.weights import WeightsError, WeightsMeta, fitted, pack
 from streamrnn.service.beside import Beside
 from streamrnn.service.limits import processors
+from streamrnn.service.members import refuse_other_inputs
 from streamrnn.service.notices import SharedSeries
 from streamrnn.service.supervisor import WITHOUT_GPU
 from streamrnn.service.waiting import Wait
@@ -193,6 +194,15 @@ class Trainer:
         """For how long the turn of the loop has gone on that is not over yet."""
         return 0.0 if self._turn_began_s is None else clock_s() - self._turn_began_s
 
+    async def _refuse_other_inputs(self) -> None:
+        """Raises TopicUnfit where workers of this `app` read another input: its models topic is theirs."""
+        admin = self.transport.admin()
+        await admin.start()
+        try:
+            await refuse_other_inputs(admin, self.settings)
+        finally:
+            await admin.stop()
+
     async def run(self) -> None:
         """Runs until `stop`. Raises TransportError when the broker fails, OutOfMemoryBound at the memory limit, and
         DeviceFailed."""
@@ -203,6 +213,7 @@ class Trainer:
         sink = self.transport.sink()
         keeper: asyncio.Task[None] | None = None
         try:
+            await self._refuse_other_inputs()
             await sink.start()
             await follower.start()
             self._follow(follower, await follower.catch_up())

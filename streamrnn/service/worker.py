@@ -22,6 +22,8 @@ from streamrnn.model.weights import Fitted, WeightsError, WeightsMeta, fitted
 from streamrnn.service.beside import Beside
 from streamrnn.service.checkpoint import Checkpointer, CheckpointSettings
 from streamrnn.service.http import HttpServer
+from streamrnn.service.limits import memory_bytes
+from streamrnn.service.members import refuse_other_inputs
 from streamrnn.service.observe import WorkerObserver
 from streamrnn.service.outbox import AtLeastOnce, ExactlyOnce, Outbox
 from streamrnn.service.publish import Publisher, wall_ms
@@ -30,6 +32,7 @@ from streamrnn.service.refused import RefusedOutputs
 from streamrnn.service.rehearsal import rehearse
 from streamrnn.service.restore import Restorer
 from streamrnn.service.signals import stop_on_signals
+from streamrnn.service.sizes import batch_records, refuse_impossible, sizes_of, too_much_memory, written
 from streamrnn.service.supervisor import WITHOUT_GPU, Supervisor, train_command
 from streamrnn.service.topics import examine, examine_access, refuse
 from streamrnn.service.unreadable import UnreadablePartitions
@@ -63,6 +66,8 @@ MODELS_ATTEMPTS = 3
 LOOP_PROBE_S = 0.25
 COLLECT_S = 30.0
 RETRY_LOOK_S = 5.0
+# How long it is asked who else is in the group, behind the join: nothing is read meanwhile.
+JOINED_S = 5.0
 # How long broken clients are given to leave in good order.
 LEAVING_S = 2.0
 # What of the grace is kept for closing the clients, and how far past their deadline they take when nobody answers.
@@ -86,6 +91,8 @@ class Worker:
     ) -> None:
         """`now_ms`: the time of day, for the times of records."""
         self.settings = settings
+        self.sizes = sizes_of(settings)
+        refuse_impossible(settings, self.sizes)
         self._now_ms = now_ms
         self._refused: RefusedOutputs | None = None
         self.transport = transport
@@ -103,6 +110,8 @@ class Worker:
         self._stopping = asyncio.Event()
         self._limit: asyncio.Timeout | None = None  # of `run`, from `stop` on
         self._end: Deadline | None = None
+        self._memory_told = False
+        self._alone = False  # nobody who reads another input is in our group
         self._failures = 0  # in a row, of clients that were no help
         self._failing_s = clock_s()  # since when; set anew with the first of them
         self._serving_s: float | None = None  # since when the present clients are there
@@ -140,6 +149,7 @@ class Worker:
 
     async def _run(self) -> None:
         self.observer.watch(self.decoder, self.engine.front)
+        self._say_sizes()
         await self._check_topics()
         self.follower = ModelsFollower(self.transport, self.settings.topics.models)
         await self.follower.start()
@@ -154,16 +164,43 @@ class Worker:
 
     # ── topics ───────────────────────────────────────────────────────────────────────────────────────────────────
 
+    def _say_sizes(self) -> None:
+        sizes, limit = self.sizes, memory_bytes()
+        log.info(
+            "sizes", series=written(sizes.series), series_max=sizes.series_max, memory_at_series_max=written(sizes.memory),
+            memory_limit=written(limit), state_record=written(sizes.state_usual),
+            state_record_max=written(sizes.state_largest), forecast_record_max=written(sizes.forecast_largest),
+        )  # fmt: skip
+        if told := too_much_memory(sizes, limit):
+            log.warning("series_max needs more memory than there is", why=told)
+
     async def _check_topics(self) -> None:
         admin = self.transport.admin()
         await admin.start()
         try:
-            states = await examine(admin, self.settings)
+            states = await examine(admin, self.settings, sizes=self.sizes)
             refuse(states)
             refuse((), await examine_access(admin, self.settings))
             for state in states:
                 for hint in state.hints:
                     log.warning("a topic will lose or refuse outputs", topic=state.need.name, hint=hint)
+        finally:
+            await admin.stop()
+
+    async def _look_who_else_joined(self) -> None:
+        """Two that started at the same time have not seen each other before. Once is enough: whoever comes later sees us."""
+        if self._alone:
+            return
+        admin = self.transport.admin()
+        try:
+            async with asyncio.timeout(JOINED_S):
+                await admin.start()
+                await refuse_other_inputs(admin, self.settings)
+            self._alone = True
+        except OperatorNeeded:
+            raise
+        except (TransportError, TimeoutError):
+            return  # asked again with the next clients, if there are any
         finally:
             await admin.stop()
 
@@ -189,6 +226,7 @@ class Worker:
                 if self._stopping.is_set():
                     self.pump.stop()
                 await source.start(self.pump)
+                await self._look_who_else_joined()
                 self.observer.serving()
                 self._on_serving()
                 self._serving_s = clock_s()
@@ -268,7 +306,7 @@ class Worker:
     def _pump_settings(self) -> PumpSettings:
         settings = self.settings
         return PumpSettings(
-            records_max=settings.batch_records_max,
+            records_max=min(settings.batch_records_max, batch_records(self.spec)),
             poll_timeout_ms=settings.poll_timeout_ms,
             delivery_timeout_s=settings.delivery_timeout_s,
             commit_interval_s=settings.commit_interval / 1000,
@@ -372,9 +410,19 @@ class Worker:
                     session_timeout_ms=self.settings.kafka.session_timeout_ms,
                 )
             self.observer.held(len(self.engine.table))
+            self._report_memory()
             self.observer.look()
             if self._refused is not None:
                 self._refused.report()
+
+    def _report_memory(self) -> None:
+        table = self.engine.table
+        if table.short_of_memory and not self._memory_told:
+            self._memory_told = True
+            log.error(
+                "no memory for more series: from here on the coldest make room, as at series_max",
+                series=table.rows_max, series_max=self.spec.series_max, series_bytes=self.sizes.series,
+            )  # fmt: skip
 
 
 def prepare_process() -> None:
@@ -414,6 +462,7 @@ def run(settings: Settings, config_arguments: Sequence[str] = ()) -> None:
     Raises ConfigError, OperatorNeeded, GaveUp, TransportError, ExposedError or OSError (the HTTP port is taken).
     """
     prepare_process()
+    refuse_impossible(settings, sizes_of(settings))
     for hint in settings.hints():
         log.warning("a setting has no effect", hint=hint)
     rehearse(settings)

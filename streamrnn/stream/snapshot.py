@@ -137,10 +137,12 @@ class Restored:
     left: dict[str, tuple[int, int, str]] = field(default_factory=dict)
     unknown: set[int] = field(default_factory=set)  # layouts that were not described when their records came
 
-    def for_rows(self, rows_max: int) -> None:
-        """Makes `lived`, `stood` and `through` as long as the table."""
-        if len(self.lived) < rows_max:
-            self.lived, self.stood, self.through = (np.zeros(rows_max, dtype=np.int64) for _ in range(3))
+    def for_rows(self, rows: int) -> None:
+        """Makes `lived`, `stood` and `through` so long at least."""
+        if have := max(0, rows - len(self.lived)):
+            more: I64 = np.zeros(max(have, len(self.lived), 1024), dtype=np.int64)
+            self.lived, self.stood = np.concatenate([self.lived, more]), np.concatenate([self.stood, more])
+            self.through = np.concatenate([self.through, more])
 
     def leave(self, rows: Iterable[tuple[str, int, int]], why: str) -> None:
         """Records of these (series, life, input offset that it has come to) cannot be used."""
@@ -289,6 +291,10 @@ class Snapshots:
     def layout(self) -> tuple[int, bytes]:
         """(id, description) of the records that `pack` makes now; a reader needs the description before them."""
         return self._current().id, self._text
+
+    def record_bytes(self) -> int:
+        """Of a record that `pack` makes now, without ticks held back."""
+        return self._current().size
 
     def learn(self, text: bytes) -> int:
         """Takes the description of a layout that records to come may have; returns its id. Raises SnapshotError."""
@@ -493,7 +499,7 @@ class Snapshots:
     def _take(self, partition: int, rows: _Rows, out: Restored, plan: Plan | None = None) -> bool:
         """Puts rows of the own layout into the table; returns whether it took any. `plan`: what they went through."""
         table = self._table
-        out.for_rows(table.rows_max)
+        out.for_rows(table.used)
         if "" in rows.names:  # no series has such a name
             fits: Bool = np.array([name != "" for name in rows.names])
             out.refuse("impossible", int((rows.whole & ~fits).sum()))
@@ -503,9 +509,10 @@ class Snapshots:
         applied = self._applied(rows)
         if (applied[1:] < applied[:-1]).any():
             rows = rows.take(np.argsort(applied, kind="stable"))
-        if table.room() < len(rows.names):
+        if table.room(len(rows.names)) < len(rows.names):
             rows = self._for_full_table(partition, rows, out)
         to, given, evicted = table.adopt(partition, rows.names)
+        out.for_rows(table.used)
         out.lived[given] = 0
         verdict = self._admit(partition, rows, to.astype(np.int64), out)
         taken = to[verdict == TAKEN]
@@ -546,9 +553,10 @@ class Snapshots:
 
     def _admit(self, partition: int, rows: _Rows, to: I64, out: Restored) -> U8:
         """See kernels.rows.admit; what is refused is counted."""
-        own, begin, size = self._own, rows.begin, len(rows.raw)
-        rows_max = self._table.rows_max
-        if len(begin) and (begin.min() < 0 or begin.max() + own.size > size or to.min() < -1 or to.max() >= rows_max):
+        # Asked for anew: making room may have moved the table's arrays.
+        own, begin, size = self._current(), rows.begin, len(rows.raw)
+        used = self._table.used
+        if len(begin) and (begin.min() < 0 or begin.max() + own.size > size or to.min() < -1 or to.max() >= used):
             raise IndexError(f"rows {to.min()}..{to.max()} at {begin.min()}..{begin.max()} of {size} bytes")
         verdict: U8 = np.empty(len(begin), dtype=np.uint8)
         admit(

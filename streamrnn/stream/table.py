@@ -9,7 +9,10 @@ A batch of series is then one gather, one step, one scatter, and a series' whole
    rows.
 2. At most `rows_max` rows. When they are used up, the series that has been silent longest is let go.
 3. Rows are reused only after they were reset to the fields' fill values, or written over whole (`adopt`).
-4. `changed` marks rows that moved since somebody last wrote them down (the changelog clears it); with `keep_gone` the
+4. Memory is that of the rows that were given out, whatever `rows_max` is (`stream.reserved`). Where the system reserves
+   no more addresses than it has memory, the arrays grow by copying when rows are given out, and never else: between two
+   calls of `assign` and `adopt` they stay where they are.
+5. `changed` marks rows that moved since somebody last wrote them down (the changelog clears it); with `keep_gone` the
    names of the series that were let go are kept until somebody has taken note of them.
 """
 
@@ -25,12 +28,15 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from streamrnn.records import I32, I64, U8, Bool
+from streamrnn.stream.reserved import reserve
 
 # How many of the longest silent rows are looked up at once when rows run out: one partial sort then serves many
 # newcomers. Larger finds more per search, smaller forgets less when churn stops.
 VICTIMS = 256
 # Rows behind those of the series, for what is computed on copies.
 SCRATCH = 256
+# Rows that a table which grows by copying begins with; it doubles from there.
+ROWS_FIRST = 1024
 _NONE: I64 = np.zeros(0, dtype=np.int64)
 # Bytes; the widest numbers there are, and what rows of several columns are filled up to a multiple of.
 ROUND = 8
@@ -57,29 +63,37 @@ class Field:
 
 
 class Block:
-    """Columns that lie side by side. `rows` [rows_max + SCRATCH, bytes of a row], `fresh` the bytes of an unused row.
+    """Columns that lie side by side. `rows` [capacity + SCRATCH, bytes of a row], `fresh` the bytes of an unused row.
 
     The widest numbers come first, and a row of several columns is filled up to a multiple of 8 bytes, so that every number
     lies where a machine wants it.
     """
 
-    def __init__(self, fields: Iterable[Field], rows_max: int, number: int) -> None:
+    def __init__(self, fields: Iterable[Field], capacity: int, number: int) -> None:
+        """Raises MemoryError."""
         self.fields = sorted(fields, key=lambda field: -field.width)
         if len(self.fields) > 1 and (spare := -sum(field.size for field in self.fields) % ROUND):
             # Named by its size: other fields beside it, in another version, need another one.
             self.fields.append(Field(f"spare{number}_{spare}", (spare,), np.uint8))
         self.size = sum(field.size for field in self.fields)
         self.align = ROUND if len(self.fields) > 1 else self.fields[0].width
-        # All rows are reserved at once and written when they are first given out: memory that is not touched costs
-        # nothing, and growing by copying would cost twice the table for a moment and holes in the heap for ever.
-        self.rows: U8 = np.empty((rows_max + SCRATCH, self.size), dtype=np.uint8)
+        self.rows = reserve(capacity + SCRATCH, self.size)
         self.fresh: U8 = np.empty(self.size, dtype=np.uint8)
-        self.columns: dict[str, NDArray[Any]] = {}
+        self.columns = self._columns(self.rows)
+        for field, column in zip(self.fields, self._columns(self.fresh[None]).values(), strict=True):
+            column[:] = field.fill
+
+    def _columns(self, rows: U8) -> dict[str, NDArray[Any]]:
+        found: dict[str, NDArray[Any]] = {}
         at = 0
         for field in self.fields:
-            self.columns[field.name] = _column(self.rows, field, at)
-            _column(self.fresh[None], field, at)[:] = field.fill
+            found[field.name] = _column(rows, field, at)
             at += field.size
+        return found
+
+    def move_to(self, rows: U8) -> None:
+        """Goes on in another array, into which the rows were copied."""
+        self.rows, self.columns = rows, self._columns(rows)
 
 
 def _column(rows: U8, field: Field, at: int) -> NDArray[Any]:
@@ -91,25 +105,35 @@ def _column(rows: U8, field: Field, at: int) -> NDArray[Any]:
 
 
 class SeriesTable:
-    """Rows of state by (partition, series); `columns[name]` is [rows_max + SCRATCH, *shape], of which `used` rows hold
-    something."""
+    """Rows of state by (partition, series); `columns[name]` is [capacity + SCRATCH, *shape], of which `used` rows hold
+    something.
+
+    `capacity` is `rows_max`, unless the system reserves no more memory than there is: then it grows with `used`, and
+    `rows_max` becomes what there was memory for (`short_of_memory`).
+    """
 
     def __init__(self, fields: Iterable[Field], rows_max: int) -> None:
-        self.rows_max = rows_max
+        self.rows_max = self.capacity = rows_max
+        self.short_of_memory = False
         self.fields: dict[str, Field] = {}
-        self.layouts = 0  # counts the changes of `fields`
+        self.layouts = 0  # counts the changes of `fields`, and the moves of their arrays
         self.blocks: list[Block] = []
         self.columns: dict[str, NDArray[Any]] = {}
         self.used = 0  # rows ever handed out: all live rows are below it
         self.names: list[str | None] = []
-        self.partition: I32 = np.empty(rows_max, dtype=np.int32)
-        self.changed: Bool = np.empty(rows_max, dtype=np.bool_)
+        self.partition: I32 = np.empty(0, dtype=np.int32)
+        self.changed: Bool = np.empty(0, dtype=np.bool_)
         # What the logs' clocks know a row's series by; 0: it has not spoken since it has the row.
-        self.identity: I64 = np.empty(rows_max, dtype=np.int64)
+        self.identity: I64 = np.empty(0, dtype=np.int64)
+        self._seen: I64 = np.empty(0, dtype=np.int64)
+        try:
+            self._own(self._reserved_own(rows_max))
+        except MemoryError:
+            self.capacity = min(rows_max, ROWS_FIRST)
+            self._own(self._reserved_own(self.capacity))
         self.keep_gone = False
         self.gone: list[tuple[int, str]] = []  # (partition, series) let go since it was last emptied
         self.evictions = 0
-        self._seen: I64 = np.empty(rows_max, dtype=np.int64)
         self._arrivals = 1  # ticks given a row so far; a row's entry in _seen is the last of them that was its own
         self._index: dict[int, dict[str, int]] = {}
         self._free: list[int] = []
@@ -123,7 +147,10 @@ class SeriesTable:
             raise ValueError(f"field {known[0]!r} is in the table already")
         if not fields:
             return
-        block = Block(fields, self.rows_max, len(self.blocks))
+        try:
+            block = Block(fields, self.capacity, len(self.blocks))
+        except MemoryError:
+            block = self._block_in_less(fields)
         block.rows[: self.used] = block.fresh
         self.blocks.append(block)
         self.fields |= {field.name: field for field in block.fields}
@@ -140,6 +167,51 @@ class SeriesTable:
             self.blocks.remove(block)
             del self.fields[field.name], self.columns[field.name]
         self.add([field])
+
+    # ── memory ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _reserved_own(self, capacity: int) -> list[NDArray[Any]]:
+        """Room for the four columns of the table itself."""
+        kinds = (self.partition, self.changed, self.identity, self._seen)
+        return [reserve(capacity, kind.itemsize).view(kind.dtype).reshape(capacity) for kind in kinds]
+
+    def _own(self, columns: Sequence[NDArray[Any]]) -> None:
+        self.partition, self.changed, self.identity, self._seen = columns
+
+    def _move(self, capacity: int) -> None:
+        """Puts all rows into arrays of another capacity. Raises MemoryError; then nothing has changed."""
+        own = self._reserved_own(capacity)
+        moved = [reserve(capacity + SCRATCH, block.size) for block in self.blocks]
+        used = self.used
+        for column, former in zip(own, (self.partition, self.changed, self.identity, self._seen), strict=True):
+            column[:used] = former[:used]
+        self._own(own)
+        for block, rows in zip(self.blocks, moved, strict=True):
+            rows[:used] = block.rows[:used]
+            block.move_to(rows)
+            self.columns |= block.columns
+        self.capacity = capacity
+        self.layouts += 1
+
+    def _block_in_less(self, fields: Iterable[Field]) -> Block:
+        """A block of these fields beside rows that are moved where there is room for both. Raises MemoryError."""
+        fields, capacity = list(fields), min(self.capacity, max(ROWS_FIRST, 2 * self.used))
+        while True:
+            try:
+                self._move(capacity)
+                return Block(fields, capacity, len(self.blocks))
+            except MemoryError:
+                if capacity <= max(1, self.used):
+                    raise
+                capacity = max(1, self.used, capacity // 4)
+
+    def _make_room(self, rows: int) -> None:
+        """Room for so many rows, or for as many as there is memory for; `rows_max` is that number then."""
+        while self.capacity < min(rows, self.rows_max):
+            try:
+                self._move(min(self.rows_max, max(ROWS_FIRST, 2 * self.capacity)))
+            except MemoryError:
+                self.rows_max, self.short_of_memory = self.capacity, True
 
     def __len__(self) -> int:
         return sum(len(rows) for rows in self._index.values())
@@ -232,7 +304,7 @@ class SeriesTable:
         newcomers = np.flatnonzero(new).tolist()
         if not newcomers:
             fresh: I64 = _NONE
-        elif self.room() >= len(newcomers):
+        elif self.room(len(newcomers)) >= len(newcomers):
             names = series if len(newcomers) == len(series) else [series[i] for i in newcomers]
             rows[new], fresh = self._settled(index, names)
         else:
@@ -264,8 +336,9 @@ class SeriesTable:
                 self._free.append(row)
         return rows, given
 
-    def room(self) -> int:
-        """Rows that can be given out without letting a series go."""
+    def room(self, wanted: int) -> int:
+        """Rows that can be given out without letting a series go, where so many are wanted."""
+        self._make_room(self.used + wanted - len(self._free))
         return len(self._free) + self.rows_max - self.used
 
     def _unused(self, count: int) -> list[int]:
@@ -280,6 +353,8 @@ class SeriesTable:
     def _allocate(self, arrived: int, evicted: list[int], reset: bool = True) -> int:
         if self._free:
             return self._free.pop()
+        if self.used == self.capacity < self.rows_max:
+            self._make_room(self.used + 1)
         if self.used < self.rows_max:
             self.used += 1
             self.names.append(None)
@@ -311,7 +386,7 @@ class SeriesTable:
 
     def copy_rows(self, rows: I64) -> I32:
         """Copies of these rows' columns, `SCRATCH` of them at most, in rows that no series has; returns where they are."""
-        scratch: I32 = np.arange(self.rows_max, self.rows_max + len(rows), dtype=np.int32)
+        scratch: I32 = np.arange(self.capacity, self.capacity + len(rows), dtype=np.int32)
         for block in self.blocks:
             block.rows[scratch] = block.rows[rows]
         return scratch

@@ -48,6 +48,10 @@ class TopicMissing(OperatorNeeded):
     """A topic that is needed does not exist; the message names the command that creates it."""
 
 
+class GroupAlive(OperatorNeeded):
+    """Members of a group are alive, and what was asked for would be undone or do harm while they are."""
+
+
 class TopicUnfit(OperatorNeeded):
     """A topic is not made as it must be, or holds what only a newer version reads; the message says what to do."""
 
@@ -263,6 +267,37 @@ CONFIGS_READ = (
 )
 
 
+class GroupMember(NamedTuple):
+    """A live member of a consumer group. `topics` it reads; None while that cannot be known (a rebalance runs, a pattern)."""
+
+    member: str
+    client: str
+    host: str
+    topics: tuple[str, ...] | None
+
+
+class GroupOffsets(Protocol):
+    """A group's offsets in one topic, seen and set from outside, as Kafka's own tools do it. Each call may raise
+    NotPermitted or TransportError."""
+
+    async def start(self) -> None:
+        """Raises TopicMissing."""
+        ...
+
+    async def committed(self) -> dict[int, Committed | None]: ...
+    async def begin(self) -> dict[int, int]: ...
+    async def end(self) -> dict[int, int]: ...
+    async def at_time(self, time_ms: int) -> dict[int, int | None]:
+        """The first offset whose record is of this time or later; None where there is no such."""
+        ...
+
+    async def set(self, offsets: Mapping[int, int]) -> None:
+        """Commits these for a group without members, with no note beside them."""
+        ...
+
+    async def stop(self, deadline: Deadline) -> None: ...
+
+
 class Admin(Protocol):
     async def start(self) -> None: ...
     async def describe(self, names: Sequence[str]) -> dict[str, int | None]:
@@ -293,6 +328,14 @@ class Admin(Protocol):
         """
         ...
 
+    async def members(self, group: str) -> list[GroupMember]:
+        """Of a consumer group of any protocol; none where there is no such group. Raises NotPermitted, TransportError."""
+        ...
+
+    async def alter(self, topic: str, config: Mapping[str, str]) -> None:
+        """Sets these of a topic's settings and leaves the others. Raises NotPermitted, TransportError."""
+        ...
+
     async def stop(self) -> None: ...
 
 
@@ -308,3 +351,4 @@ class Transport(Protocol):
         ...
 
     def admin(self) -> Admin: ...
+    def group_offsets(self, topic: str, group: str) -> GroupOffsets: ...

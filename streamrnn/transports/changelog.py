@@ -52,6 +52,9 @@ CLOCKS_MAX = 10
 # A log's clock (`kernels.logclock`) at an input offset; newest first.
 Clocks = tuple[tuple[int, bytes], ...]
 
+# Input offsets (first, behind the last) that an operator had skipped, oldest first.
+Skips = tuple[tuple[int, int], ...]
+
 # Which weights were in use from which input offset on, oldest first; never empty.
 History = tuple[tuple[int, str], ...]
 
@@ -85,6 +88,10 @@ class Checkpoint(msgspec.Struct, forbid_unknown_fields=False):
     clocks: tuple[tuple[InputOffset, bytes], ...] = ()
     # Of the states at `offset`; a layout of its own says it of each record. None: a version that did not keep it.
     meaning: Meaning | None = None
+    # An offset that an operator has set, and that these states honour, though nothing was committed since (-1: none); and
+    # what was skipped by such words (`service.resets`).
+    word: Stand = -1
+    skips: tuple[tuple[InputOffset, InputOffset], ...] = ()
     version: int = VERSION
 
     def clock_at(self, offset: int) -> tuple[int, bytes]:
@@ -148,6 +155,10 @@ class ChangelogReader:
         self._reader: PartitionReader = transport.reader(bulk=True)
         self._ends: dict[int, int] = {}
         self.checkpoints: dict[int, Checkpoint] = {}
+        # Partitions whose newest word is that there is no checkpoint (somebody has deleted it), and the newest incarnation
+        # of their state that was read.
+        self.deleted: set[int] = set()
+        self.lives: dict[int, int] = {}
         # Why a partition's state cannot be used, where it cannot.
         self.unusable: dict[int, str] = {}
         # Series whose state was deleted behind the newest checkpoint, by where: by its owner, who will vouch for that with
@@ -187,7 +198,7 @@ class ChangelogReader:
                     piece.layouts.append(record.value)
                 elif (record.key or b"").startswith(MEANING) and record.value is not None:
                     piece.meanings.append((text_of((record.key or b"")[len(MEANING) :]), record.value))
-                elif record.key == CHECKPOINT and record.value is not None:
+                elif record.key == CHECKPOINT:
                     self._checkpoint(found.partition, record.value)
                 else:
                     piece.ignored += 1
@@ -224,17 +235,22 @@ class ChangelogReader:
             last = np.array([ended.get(name, -1) for name in piece.states.keys()], dtype=np.int64)
             piece.states = piece.states.take(piece.states.offset > last)
 
-    def _checkpoint(self, partition: int, value: bytes) -> None:
+    def _checkpoint(self, partition: int, value: bytes | None) -> None:
+        if value is None:
+            self.checkpoints.pop(partition, None)
+            self.deleted.add(partition)
+            return
         try:
             self._check_version(partition, value)
             found = msgspec.json.decode(value, type=Checkpoint)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             self.unusable[partition] = f"the checkpoint of partition {partition} cannot be read: {error}"
             return
-        known = self.checkpoints.get(partition)
-        if known is not None and found.life < known.life:
+        if found.life < self.lives.get(partition, 0):
             return  # of one that was evicted before the partition began anew, and has written late
         self.checkpoints[partition] = found
+        self.deleted.discard(partition)
+        self.lives[partition] = max(self.lives.get(partition, 0), found.life)
         self.unusable.pop(partition, None)
 
     def _check_version(self, partition: int, value: bytes) -> None:

@@ -14,6 +14,7 @@ from aiokafka.helpers import create_ssl_context
 from streamrnn.transports.base import TransportError
 from streamrnn.transports.kafka_admin import KafkaAdmin, KafkaReader
 from streamrnn.transports.kafka_bulk import KafkaBulkReader
+from streamrnn.transports.kafka_groups import KafkaGroupOffsets
 from streamrnn.transports.kafka_sink import KafkaSink, KafkaTransactionalSink
 from streamrnn.transports.kafka_source import KafkaSource
 
@@ -157,3 +158,6 @@ class KafkaTransport:
 
     def admin(self) -> KafkaAdmin:
         return KafkaAdmin(self.settings)
+
+    def group_offsets(self, topic: str, group: str) -> KafkaGroupOffsets:
+        return KafkaGroupOffsets(self.settings, topic, group)

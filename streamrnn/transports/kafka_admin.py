@@ -20,11 +20,21 @@ from aiokafka.errors import (
 )
 
 from streamrnn.records import Record
-from streamrnn.transports.base import CONFIGS_READ, Deadline, TopicMissing, TopicNeed, TopicUnfit, TransportError
+from streamrnn.transports.base import (
+    CONFIGS_READ,
+    Deadline,
+    GroupMember,
+    TopicMissing,
+    TopicNeed,
+    TopicUnfit,
+    TransportError,
+)
 from streamrnn.transports.kafka_closing import close_consumer
 from streamrnn.transports.kafka_errors import explained, reading_failed
+from streamrnn.transports.kafka_groups import members_of
 from streamrnn.transports.kafka_permissions import GroupPermissions, TopicPermissions, forbidden, may_read
 from streamrnn.transports.kafka_starting import start_client
+from streamrnn.transports.kafka_topic_configs import AlterTopic
 
 if TYPE_CHECKING:
     from streamrnn.transports.kafka import KafkaSettings
@@ -254,6 +264,19 @@ class KafkaAdmin:
                 detail = rest[0] if rest and rest[0] else for_code(code).__name__
                 raise explained(for_code(code)(str(detail)), self._settings, f"creating topic {name}")
         return [*made, *(await self._make(plainer) if plainer else [])]
+
+    async def members(self, group: str) -> list[GroupMember]:
+        return await members_of(self._client, self._settings, group)
+
+    async def alter(self, topic: str, config: Mapping[str, str]) -> None:
+        doing = f"setting {', '.join(config)} of {topic}"
+        try:
+            answer = await self._client._send_to_controller(AlterTopic(topic, config))  # noqa: SLF001
+        except (KafkaError, OSError, NotImplementedError) as error:
+            raise explained(error, self._settings, doing) from error
+        for code, text, _, _ in answer.responses:
+            if code:
+                raise explained(for_code(code)(text or ""), self._settings, doing)
 
     async def stop(self) -> None:
         if self._client is not None:

@@ -24,7 +24,9 @@ from aiokafka.protocol.types import (
 _UNKNOWN_TOPIC = 3
 
 
-class _Uuid(AbstractType):  # type: ignore[misc] # aiokafka has no types
+class Uuid(AbstractType):  # type: ignore[misc] # aiokafka has no types
+    """A topic's id on the wire."""
+
     @classmethod
     def encode(cls, value: uuid.UUID) -> bytes:
         return value.bytes
@@ -54,7 +56,7 @@ class _Answer(Response):  # type: ignore[misc]
             CompactArray(
                 ("error_code", Int16),
                 ("topic", _TEXT),
-                ("id", _Uuid),
+                ("id", Uuid),
                 ("is_internal", Boolean),
                 (
                     "partitions",
@@ -84,7 +86,7 @@ class _Question(RequestStruct):  # type: ignore[misc]
     API_VERSION = 10
     RESPONSE_TYPE = _Answer
     SCHEMA = Schema(
-        ("topics", CompactArray(("id", _Uuid), ("topic", _TEXT), ("tags", TaggedFields))),
+        ("topics", CompactArray(("id", Uuid), ("topic", _TEXT), ("tags", TaggedFields))),
         ("allow_auto_topic_creation", Boolean),
         ("include_cluster_authorized_operations", Boolean),
         ("include_topic_authorized_operations", Boolean),

@@ -19,6 +19,7 @@ from streamrnn.transports.base import (
     Committed,
     Deadline,
     DeliveryFailed,
+    GroupMember,
     Instead,
     Listener,
     OperatorNeeded,
@@ -659,6 +660,17 @@ class MemoryAdmin:
     async def configs(self, names: Sequence[str]) -> dict[str, dict[str, str]]:
         return {}
 
+    async def members(self, group: str) -> list[GroupMember]:
+        return await self._broker.request("describe-group", self._client, lambda: self._members(group))
+
+    def _members(self, group: str) -> list[GroupMember]:
+        known = self._broker.groups.get(group)
+        return [GroupMember(str(id(m)), m.client, "", (m.topic,)) for m in known.members] if known is not None else []
+
+    async def alter(self, topic: str, config: Mapping[str, str]) -> None:
+        configs = self._broker.configs
+        await self._broker.request("alter-configs", self._client, lambda: configs.setdefault(topic, {}).update(config))
+
     async def forbidden(self, wanted: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
         return {}
 
@@ -673,11 +685,56 @@ class MemoryAdmin:
 
     def _create(self, needs: Sequence[TopicNeed]) -> list[str]:
         made = [need.name for need in needs if need.name not in self._broker.topics]
+        self._broker.configs |= {need.name: dict(need.config) for need in needs if need.name in made}
         for need in needs:
             self._broker.create(need.name, need.partitions)
         return made
 
     async def stop(self) -> None:
+        return
+
+
+class MemoryGroupOffsets:
+    """See transports.base.GroupOffsets."""
+
+    def __init__(self, broker: MemoryBroker, topic: str, group: str, client: str = "") -> None:
+        self._broker, self._topic, self._group, self._client = broker, topic, group, client
+        self._all: range = range(0)
+
+    async def start(self) -> None:
+        count = await self._broker.request(
+            "metadata", self._client, lambda: len(self._broker.topics.get(self._topic, ()))
+        )
+        if not count:
+            raise TopicMissing(f"no topic {self._topic!r}")
+        self._all = range(count)
+
+    async def committed(self) -> dict[int, Committed | None]:
+        broker = self._broker
+        return await broker.request(
+            "fetch-offsets", self._client, lambda: broker.offsets(self._group, self._topic, self._all)
+        )
+
+    async def begin(self) -> dict[int, int]:
+        return {p: self._broker.begin.get((self._topic, p), 0) for p in self._all}
+
+    async def end(self) -> dict[int, int]:
+        return {p: self._broker.end(self._topic, p) for p in self._all}
+
+    async def at_time(self, time_ms: int) -> dict[int, int | None]:
+        logs = {p: self._broker.log(self._topic, p) for p in self._all}
+        return {p: next((r.offset for r in log if r.timestamp >= time_ms), None) for p, log in logs.items()}
+
+    async def set(self, offsets: Mapping[int, int]) -> None:
+        await self._broker.request("commit", self._client, lambda: self._set(offsets))
+
+    def _set(self, offsets: Mapping[int, int]) -> None:
+        group = self._broker.group(self._group)
+        if group.members:
+            raise TransportError(f"group {self._group} has members")
+        group.committed |= {(self._topic, p): Committed(offset) for p, offset in offsets.items()}
+
+    async def stop(self, deadline: Deadline) -> None:
         return
 
 
@@ -702,3 +759,6 @@ class MemoryTransport:
 
     def admin(self) -> MemoryAdmin:
         return MemoryAdmin(self.broker, self.client)
+
+    def group_offsets(self, topic: str, group: str) -> MemoryGroupOffsets:
+        return MemoryGroupOffsets(self.broker, topic, group, self.client)

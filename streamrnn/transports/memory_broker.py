@@ -80,6 +80,7 @@ class MemoryBroker:
     def __init__(self, session_s: float | None = None, poll_interval_s: float | None = None) -> None:
         self.topics: dict[str, list[list[MemoryRecord]]] = {}
         self.ids: dict[str, str] = {}
+        self.configs: dict[str, dict[str, str]] = {}  # of topics, as an admin has set them; nothing heeds them
         self.begin: dict[tuple[str, int], int] = {}
         self.groups: dict[str, Group] = {}
         self.producers: dict[str, _Producer] = {}

@@ -220,7 +220,9 @@ class ModelsFollower:
             elif kind == "pin":
                 _check_id(rest)
                 self._pin(rest, value is not None)
-            elif kind == "current" and value is not None:
+            elif key == POINTER and value is None:  # somebody has deleted it: no weights are in use
+                self.pointer, self._told = None, None
+            elif key == POINTER and value is not None:
                 self._point(msgspec.json.decode(value, type=Pointer))
             else:
                 self._ignore("unknown-key")

@@ -390,17 +390,17 @@ async def test_a_state_of_a_newer_version_is_refused(
     assert not await sources(broker, chosen.app)
 
 
-async def test_a_state_of_another_input_is_told_and_not_believed(
+async def test_a_state_of_another_input_is_refused_and_left_alone(
     broker: Broker, tmp_path: Path, unique: Callable[[str], str]
 ) -> None:
     chosen = await prepared(broker, tmp_path, unique("other"), partitions=1)
     checkpoint = Checkpoint("elsewhere", 10, "w", None, 0)
     await put(broker, chosen.topics.state, encode_checkpoint(checkpoint), CHECKPOINT)
     await produce(broker, chosen.input, 0, 0, 20)
-    with capture_logs() as logs:
+    with pytest.raises(TopicUnfit, match=r"the states of input 'elsewhere'.*streamrnn reset --state") as refused:
         async with serving(chosen) as worker:
-            await arrived(worker, {0: 20})
-            assert worker.observer.metrics.cold_starts._value.get() == 1
-    (cold,) = told(logs, "partition starts without its state")
-    assert "'elsewhere'" in cold["why"]
-    assert set(await sources(broker, chosen.app)) == {(0, o) for o in range(20)}
+            await until(lambda: ended(worker))
+    assert exit_code_of(refused.value) is ExitCode.TOPIC
+    assert await lag(broker, chosen.app) == 20
+    assert not await sources(broker, chosen.app)
+    assert len(await read_all(broker, chosen.topics.state)) == 1

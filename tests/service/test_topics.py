@@ -10,7 +10,7 @@ from running import settings
 from structlog.testing import capture_logs
 
 from streamrnn.service.observe import WorkerObserver
-from streamrnn.service.topics import examine
+from streamrnn.service.topics import TopicState, examine
 from streamrnn.service.worker import Worker
 from streamrnn.transports.memory import MemoryAdmin, MemoryBroker, MemoryTransport
 
@@ -39,14 +39,18 @@ class Told(MemoryAdmin):
         }
 
 
-async def hints(given: Mapping[str, Mapping[str, str]], **changes: Any) -> dict[str, tuple[str, ...]]:
-    chosen, broker = settings(**changes), MemoryBroker()
+async def examined(given: Mapping[str, Mapping[str, str]], chosen: Any) -> list[TopicState]:
+    broker = MemoryBroker()
     broker.create(chosen.input, 2)
     for need in chosen.topic_needs(2):
         broker.create(need.name, need.partitions)
     admin = Told(broker)
     admin.given = given
-    states = await examine(admin, chosen)
+    return await examine(admin, chosen)
+
+
+async def hints(given: Mapping[str, Mapping[str, str]], **changes: Any) -> dict[str, tuple[str, ...]]:
+    states = await examined(given, settings(**changes))
     assert not any(state.fault for state in states)
     return {state.need.name.removeprefix("app."): state.hints for state in states if state.hints}
 
@@ -95,9 +99,13 @@ async def test_a_compacted_topic_of_dead_letters_is_named() -> None:
     assert "newest dead letter of a key" in hint
 
 
-async def test_forecasts_that_no_batch_can_hold_are_named() -> None:
-    found = await hints({}, channels=[f"c{i}" for i in range(200)], horizon=800)
-    assert "max.message.bytes=1048588, and a forecast of these channels" in found["forecasts"][0]
+async def test_forecasts_that_a_topic_may_refuse_are_named() -> None:
+    chosen = settings(channels=[f"c{i}" for i in range(100)], horizon=100, burn_in=1)
+    states = await examined({"state": {"max.message.bytes": "20000000"}}, chosen)
+    assert not any(state.fault for state in states)
+    [hint] = [hint for state in states for hint in state.hints]
+    assert "max.message.bytes=1048588, and a forecast of these channels" in hint
+    assert "--entity-name app.forecasts --add-config max.message.bytes=1310720" in hint
 
 
 async def test_a_start_says_so_in_its_log(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from streamrnn.service.checkpoint import Checkpointer, Slice
 from streamrnn.service.outbox import AtLeastOnce, ExactlyOnce
 from streamrnn.service.pump import Pump
 from streamrnn.service.refused import RefusedOutputs
+from streamrnn.service.resets import Word
 from streamrnn.service.restore import Restorer
 from streamrnn.stream.snapshot import Plan, Snapshots
 from streamrnn.transports.base import Deadline, OwnershipLost, TransportError, Unreadable
@@ -267,6 +268,15 @@ def _old_layouts_decide() -> Any:
     )
 
 
+def _words_unheard() -> Any:
+    """The checkpoint wins over an offset that an operator has set."""
+
+    def made(word_of: Any) -> Any:
+        return lambda known, checkpoint, reached: Word("", skips=checkpoint.skips)
+
+    return _patched(pump, "word_of", made)
+
+
 FIXES: Mapping[str, Fix] = {
     "await-deliveries": Fix(
         "offsets are committed when all they led to is delivered", "at-least-once", ("I1", "I3"), _unawaited
@@ -307,5 +317,6 @@ FIXES: Mapping[str, Fix] = {
     "refusals-dead-lettered": Fix("what is refused for what it holds is dead-lettered", "", ("I1",), _refusals_dropped),
     "states-by-name": Fix("a state is taken up by what it means", "", ("I4",), _shapes_suffice),
     "old-states-carried": Fix("old states in the log make nothing cold", "", ("I11", "I4"), _old_layouts_decide),
+    "words-heard": Fix("an offset that an operator has set counts", "", ("I1", "I4"), _words_unheard),
     "weights-looked-for": Fix("weights may have come to others first", "", ("I4",), _weights_not_looked_for),
 }

@@ -25,7 +25,7 @@ from streamrnn.service.config import load
 from streamrnn.service.trainer import Trainer
 from streamrnn.service.worker import Worker
 from streamrnn.stream.engine import NO_MODEL, Engine
-from streamrnn.transports.base import OperatorNeeded, TransportError
+from streamrnn.transports.base import Committed, OperatorNeeded, TransportError
 from streamrnn.transports.memory import Flaws, MemoryBroker, MemoryTransport
 from streamrnn.transports.models import ModelsFollower, ModelsWriter, Pointer, rolled_back
 
@@ -37,6 +37,8 @@ END_S = 60.0
 MADE_ANEW = 0.1
 # How many have a configuration that changes.
 CONFIGURED = 0.3
+# How many of the others begin where an operator has set the group's offsets back to the begin of an input that was served.
+SET_BACK = 0.1
 # Columns of a state that say by NaN that a value is missing.
 INCOMPLETE = ("ring",)
 
@@ -89,6 +91,11 @@ class World:
         others = self.changing.sample(CHANGES[1:], self.changing.choice([1, 1, 2])) if self.configured else []
         self.configurations = {f"@{k}": load([], {**chosen, **change}, {}) for k, change in enumerate([{}, *others])}
         self.configuration = "@0"
+        # Or an operator has it processed again: what was read of it before.
+        again = random.Random(f"set-back-{seed}")
+        self.set_back = self.former is None and again.random() < SET_BACK
+        if self.set_back:
+            self.former = [log[: again.randint(1, len(log))] for log in self.logs]
         self.content = Content(seed)
         self.broker = MemoryBroker(SESSION_S, POLL_INTERVAL_S)
         self.broker.refuses = self.content.refuses if self.content.rate else None
@@ -164,7 +171,8 @@ class World:
         self.check_end()
 
     async def _live_before(self, logs: list[list[Raw]]) -> None:
-        """An input of the same name, read to its end, then deleted and made anew while nobody was there to see it."""
+        """An input of the same name, read to its end, then deleted and made anew while nobody was there to see it; or the
+        same input, whose offsets an operator then sets back to its begin. Either way no state of then may be used."""
         now, self.logs = self.logs, logs
         self._open_books({})
         self.broker.hook = self._request
@@ -175,8 +183,13 @@ class World:
         await self._live_alone("w.former")
         self.faults.quiet = False
         former = {value: replace(packed, lineage=FORMER) for value, packed in self.recorder.packed.items()}
-        self.broker.delete("ticks")
-        self.broker.create("ticks", PARTITIONS)
+        if self.set_back:
+            begin = {("ticks", p): Committed(0) for p in range(PARTITIONS)}
+            self.broker.groups["app"].committed |= begin
+            self.faults.fired["set-back"] += 1
+        else:
+            self.broker.delete("ticks")
+            self.broker.create("ticks", PARTITIONS)
         self.logs = now
         self._open_books(former)
         self.ledger.begin()
@@ -205,7 +218,7 @@ class World:
             self._violated(Violation(f"I10 liveness: something ended without a word: {error!r} ({context['message']})"))
 
     async def _feed(self) -> None:
-        at = [0] * PARTITIONS
+        at = [len(self.broker.topics["ticks"][p]) for p in range(PARTITIONS)]
         while any(at[p] < len(self.logs[p]) for p in range(PARTITIONS)):
             p = self.random.randrange(PARTITIONS)
             for key, value, ts in self.logs[p][at[p] : at[p] + self.random.choice([1, 2, 5, 30])]:

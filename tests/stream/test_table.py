@@ -100,7 +100,7 @@ def test_adopted_series_keep_their_rows_and_the_last_named_are_the_last_let_go(
     target, model = table(rows_max), OrderedDict[str, None]()
     feed(target, [1], ["of another partition"])
     for names in batches:
-        if target.room() < len(names):
+        if target.room(len(names)) < len(names):
             names = list(dict.fromkeys(names))[:rows_max]  # each once, as it is asked for
         before = dict(target.series(0))
         rows, given_out, _ = target.adopt(0, names)
@@ -116,7 +116,7 @@ def test_adopted_series_keep_their_rows_and_the_last_named_are_the_last_let_go(
         while len(model) > len(target.series(0)):
             model.popitem(last=False)
         assert set(model) == set(target.series(0))
-        assert target.room() == rows_max - len(target)
+        assert target.room(0) == rows_max - len(target)
     # What was offered and not taken is fresh for whoever comes.
     feed(target, [0] * rows_max, [f"new {i}" for i in range(rows_max)])
     rows = np.array([*target.series(0).values()])
