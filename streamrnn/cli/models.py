@@ -81,6 +81,7 @@ async def _with_follower(
     settings: Settings, roll_back_to: str | None = None, pinned: tuple[str, bool] | None = None
 ) -> list[dict[str, Any]]:
     """The versions; before that goes back to one of them, or pins one. Raises BadUse."""
+    from streamrnn.model.weights import WeightsError, fitted
     from streamrnn.transports.base import Deadline
     from streamrnn.transports.kafka import KafkaTransport
     from streamrnn.transports.models import PINS_MAX, ModelsFollower, ModelsWriter, rolled_back
@@ -99,6 +100,11 @@ async def _with_follower(
                 raise BadUse(f"no whole weights {named}: `streamrnn models list` shows what there is")
             if pinned is not None and pinned[1] and len(follower.pinned - {named}) >= PINS_MAX:
                 raise BadUse(f"{PINS_MAX} weights are pinned already: `streamrnn models unpin` one of them first")
+            if roll_back_to is not None:
+                try:
+                    fitted(follower.blob(roll_back_to) or b"", settings.meaning())
+                except WeightsError as error:  # no worker of this configuration would serve them
+                    raise BadUse(f"{roll_back_to}: {error}") from error
             sink = transport.sink()
             await sink.start()
             try:

@@ -15,6 +15,7 @@ from streamrnn.cli.options import AsJson, Bootstrap, Config, Sets, overrides, se
 
 if TYPE_CHECKING:
     from streamrnn.service.config import Settings
+    from streamrnn.service.costs import Cost
     from streamrnn.service.sizes import Sizes
     from streamrnn.service.topics import Access, Fault, TopicState
 
@@ -70,7 +71,10 @@ def validate(
     offline: Annotated[bool, typer.Option("--offline", help="Check the configuration only, not the broker.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check configuration, broker, topics and permissions; print the effective configuration with secrets masked."""
+    """Check configuration, broker, topics and permissions; print the effective configuration with secrets masked.
+
+    States and weights that are there are held against the configuration: what would be carried, and what starts cold.
+    """
     settings = settings_from(config, overrides(sets, bootstrap_servers))
     from streamrnn.codec import Decoder
 
@@ -83,13 +87,15 @@ def validate(
     faults = [fault for fault in (*(s.fault for s in states), *(a.fault for a in access)) if fault is not None]
     ticks_s = None if offline else asyncio.run(_present_rate(settings))
     rows = [_row(state, faults) for state in states]
+    kept = [] if offline or faults else asyncio.run(_costs(settings))
+    shown = [{"of": cost.of, "partitions": cost.partitions, "cold": cost.cold, "what": cost.what} for cost in kept]
     more = [
         {"kind": each.kind, "name": each.name, "state": each.fault.what if each.fault else "permitted"}
         for each in access
     ]
     if as_json:
         document = {
-            "ok": not faults, "topics": rows, "access": more, "hints": settings.hints(),
+            "ok": not faults, "topics": rows, "access": more, "kept": shown, "hints": settings.hints(),
             "sizes": sizes.document(ticks_s, limit), "configuration": settings.effective(),
         }  # fmt: skip
         typer.echo(json.dumps(document))
@@ -103,11 +109,19 @@ def validate(
             typer.echo(f"# {row['kind']} {row['name']}: {row['state']}")
         for remedy in dict.fromkeys(fault.remedy for fault in faults):
             typer.echo(f"# {remedy}")
-        for line in (*_hints(states), *(f"hint: {hint}" for hint in settings.hints())):
+        for line in (*_hints(states), *(f"hint: {hint}" for hint in settings.hints()), *map(str, kept)):
             typer.echo(f"# {line}")
         for line in [*sizes.lines(ticks_s, limit), *filter(None, [too_much_memory(sizes, limit)])]:
             typer.echo(f"# size: {line}")
     _exit(faults)
+
+
+async def _costs(settings: Settings) -> list[Cost]:
+    """What becomes of the states and weights that are there, were a worker started with this configuration."""
+    from streamrnn.service.costs import costs
+    from streamrnn.transports.kafka import KafkaTransport
+
+    return await costs(KafkaTransport(settings.kafka_settings()), settings)
 
 
 async def _present_rate(settings: Settings) -> float | None:

@@ -1,5 +1,8 @@
 """Weights as bytes: safetensors for the numbers, JSON for the rest, a SHA-256 over both. Never pickle.
 
+What its numbers mean (`streamrnn.meaning`) stands in the JSON: a network is served, and trained on, only where they mean the
+same, or in the meaning of now as far as it can be carried by name (`fitted`).
+
 Layout: MAGIC, version (1 byte), digest (32 bytes, over everything after it), length of the JSON (4 bytes, big-endian),
 JSON, safetensors. safetensors itself has no checksum: one flipped bit in a tensor would load silently.
 """
@@ -7,7 +10,7 @@ JSON, safetensors. safetensors itself has no checksum: one flipped bit in a tens
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 import msgspec
 import torch
@@ -15,6 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from streamrnn.meaning import Change, Meaning
+from streamrnn.model.carrying import carried, carried_skill
 from streamrnn.model.network import Network
 from streamrnn.spec import ModelSpec
 
@@ -43,6 +48,7 @@ class WeightsMeta(msgspec.Struct, kw_only=True, omit_defaults=False):
 class _Document(msgspec.Struct):
     spec: ModelSpec
     meta: WeightsMeta
+    meaning: Meaning | None = None  # None: of a version that did not keep it
 
 
 def weights_id(network: Network) -> str:
@@ -54,18 +60,28 @@ def weights_id(network: Network) -> str:
     return digest.hexdigest()[:12]
 
 
-def pack(network: Network, meta: WeightsMeta) -> bytes:
+def pack(network: Network, meta: WeightsMeta, meaning: Meaning | None = None) -> bytes:
     """One blob; `meta.id` is set to the weights' id. Raises WeightsError when a weight is not finite."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     _check_finite(tensors)
     meta.id = weights_id(network)
-    document = msgspec.json.encode(_Document(network.spec, meta))
+    document = msgspec.json.encode(_Document(network.spec, meta, meaning))
     body = len(document).to_bytes(_LENGTH, "big") + document + save(tensors)
     return MAGIC + bytes([VERSION]) + hashlib.sha256(body).digest() + body
 
 
 def unpack(blob: bytes) -> tuple[ModelSpec, dict[str, Tensor], WeightsMeta]:
     """The shape, the tensors and what is known of them. Raises WeightsError for anything else."""
+    document, tensors = _unpacked(blob)
+    return document.spec, tensors, document.meta
+
+
+def meaning_of(blob: bytes) -> Meaning | None:
+    """What the weights' numbers mean; None where a version wrote them that did not keep it. Raises WeightsError."""
+    return _unpacked(blob)[0].meaning
+
+
+def _unpacked(blob: bytes) -> tuple[_Document, dict[str, Tensor]]:
     head = len(MAGIC) + 1
     if len(blob) < head + _DIGEST + _LENGTH or not blob.startswith(MAGIC):
         raise WeightsError("not a streamrnn weights blob (wrong magic, or cut short)")
@@ -82,7 +98,7 @@ def unpack(blob: bytes) -> tuple[ModelSpec, dict[str, Tensor], WeightsMeta]:
     except (msgspec.MsgspecError, SafetensorError, UnicodeDecodeError, RecursionError) as error:
         raise WeightsError(f"the weights cannot be read: {error}") from error
     _check_finite(tensors)
-    return document.spec, tensors, document.meta
+    return document, tensors
 
 
 def _tensors(body: bytes) -> dict[str, Tensor]:
@@ -99,11 +115,63 @@ def _tensors(body: bytes) -> dict[str, Tensor]:
 
 def build(blob: bytes) -> tuple[Network, WeightsMeta]:
     """A network with these weights, in evaluation mode. Raises WeightsError, also when tensors and shape disagree."""
-    spec, tensors, meta = unpack(blob)
-    _check_fit(spec, tensors)
-    network = Network(spec)
+    document, network = _built(blob)
+    return network, document.meta
+
+
+def _built(blob: bytes) -> tuple[_Document, Network]:
+    document, tensors = _unpacked(blob)
+    _check_fit(document.spec, tensors)
+    network = Network(document.spec)
     network.load_state_dict(tensors)
-    return network.eval(), meta
+    return document, network.eval()
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A network in the meaning that was asked for; `words` say what was carried and what was not, where it had another."""
+
+    network: Network
+    meta: WeightsMeta
+    words: tuple[str, ...] = ()
+
+
+def fitted(blob: bytes, meaning: Meaning) -> Fitted:
+    """A network that may serve a stream of this meaning, of weights that mean this or something near it.
+
+    Weights of a version that kept no meaning are taken for those of this stream as far as their shape agrees with it.
+    Raises WeightsError where nothing can be carried, and what `build` raises.
+    """
+    document, network = _built(blob)
+    change = change_of(document.spec, document.meaning, meaning)
+    if change is None or change.cold_weights:
+        shape = f"they are for {document.spec.channels} `channels` and {document.spec.calendars} `calendar` features"
+        why = change.cold_weights if change is not None else f"{shape}, and a version wrote them that kept no names"
+        raise WeightsError(f"weights of another meaning: {why}")
+    if not change.reshapes:
+        return Fitted(network, document.meta)
+    skill = carried_skill(document.meta.skill, meaning.horizon)
+    words = tuple(word for word in change.words if not change.cold)
+    return Fitted(carried(network, change), msgspec.structs.replace(document.meta, skill=skill), words)
+
+
+def change_of(spec: ModelSpec, before: Meaning | None, now: Meaning) -> Change | None:
+    """From the meaning of weights to another; None where it is not known, and cannot be told from their shape."""
+    if before is None:
+        if (spec.channels, spec.calendars) != (len(now.channels), len(now.calendar)):
+            return None
+        try:
+            before = msgspec.structs.replace(now, horizon=spec.horizon, quantiles=tuple(spec.quantiles))
+        except ValueError:
+            return None
+    elif (spec.channels, spec.horizon, tuple(spec.quantiles), spec.calendars) != (
+        len(before.channels),
+        before.horizon,
+        before.quantiles,
+        len(before.calendar),
+    ):
+        return None  # the description is not that of these tensors
+    return Change(before, now)
 
 
 def _check_fit(spec: ModelSpec, tensors: dict[str, Tensor]) -> None:

@@ -19,7 +19,7 @@ at which offset of the changelog it was to stand (`at`): older states that a rea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -32,11 +32,13 @@ from streamrnn.stream.snapshot import Snapshots
 from streamrnn.transports.base import LONG_AGO_S, Sink, clock_s
 from streamrnn.transports.changelog import (
     CHECKPOINT,
+    LAYOUT,
     SERIES,
     Checkpoint,
     History,
     encode_checkpoint,
     layout_key,
+    meaning_key,
     series_key,
     weights_at,
     with_clock,
@@ -92,6 +94,7 @@ class Parked:
     end: int = -1  # of the changelog, as far as it is acknowledged; -1: not known
     unacknowledged: int = 0  # records appended behind it
     strange_writes: int = 0
+    due: bool = False  # states wait to be written though nothing has come: they were carried from another meaning
 
 
 class Checkpointer:
@@ -114,11 +117,21 @@ class Checkpointer:
         engine.table.keep_gone = True
 
     def begin(
-        self, partition: int, checkpoint: Checkpoint, history: History, end: int, strays: Sequence[str] = ()
+        self,
+        partition: int,
+        checkpoint: Checkpoint,
+        history: History,
+        end: int,
+        strays: Sequence[str] = (),
+        layouts: Collection[int] = (),
+        due: bool = False,
     ) -> None:
         """A partition was restored, or starts with nothing; its changelog was read up to `end`. `strays` are states to
-        be deleted from it."""
-        self._partitions[partition] = Parked(checkpoint, clock_s(), history, gone=list(strays), end=end)
+        be deleted from it. `layouts` are described in it: a second description would let compaction take away the first,
+        which stands before the records that need it. `due`: changed states are to be written even where nothing comes."""
+        checkpoint = msgspec.structs.replace(checkpoint, meaning=self._snapshots.meaning)
+        parked = Parked(checkpoint, clock_s(), history, layouts=set(layouts), gone=list(strays), end=end, due=due)
+        self._partitions[partition] = parked
 
     def park(self, partition: int) -> Parked | None:
         """The partition is given up; what `resume` needs, should it come back before anyone has moved it."""
@@ -195,8 +208,9 @@ class Checkpointer:
             layout, text = self._snapshots.layout()
             if layout not in known.layouts:
                 known.layouts.add(layout)
-                piece.keys.append(layout_key(layout))
-                piece.values.append(text)
+                meaning = self._snapshots.meaning
+                piece.keys += [meaning_key(meaning), layout_key(layout)]
+                piece.values += [meaning.encode(), text]
             names, records = self._snapshots.pack(partition, rows, position, known.written.life)
             table.changed[rows] = False
             piece.keys += [series_key(name) for name in names]
@@ -212,11 +226,11 @@ class Checkpointer:
     def _begin_cycle(self, known: Parked, partition: int, position: int, force: bool) -> bool:
         elapsed = clock_s() - known.began_s
         since = position - known.written.offset
-        if known.waiting is not None or since <= 0:
+        if known.waiting is not None or (since <= 0 and not (known.due and since == 0)):
             return False
         if not force and elapsed < self._settings.interval_s and since < self._settings.records:
             return False
-        known.began_s = clock_s()
+        known.began_s, known.due = clock_s(), False
         front = self._engine.front
         begin = msgspec.structs.replace(
             known.written,
@@ -303,7 +317,9 @@ class Checkpointer:
         """A slice will not leave: its rows count as changed again."""
         table, known = self._engine.table, self._partitions.get(piece.partition)
         for key, value in zip(piece.keys, piece.values, strict=True):
-            if key.startswith(SERIES):
+            if key.startswith(LAYOUT) and known is not None:
+                known.layouts.clear()
+            elif key.startswith(SERIES):
                 name = key[len(SERIES) :].decode()
                 row = table.find(piece.partition, name)
                 if row is not None:

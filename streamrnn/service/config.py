@@ -30,6 +30,7 @@ from streamrnn.calendar import Align, CalendarStep, parse_step, zone_of
 from streamrnn.durations import format_ms, parse_ms
 from streamrnn.learning import LearnSpec
 from streamrnn.mapping import DecodeSpec, shape_of
+from streamrnn.meaning import Meaning, meaning_of
 from streamrnn.spec import PAST_MAX_MS, Cell, Complete, Duplicates, ModelSpec, StreamSpec, Within
 from streamrnn.transports.base import TopicNeed
 
@@ -396,6 +397,10 @@ class Settings(BaseSettings):
 
     def decode_spec(self) -> DecodeSpec:
         return DecodeSpec(**self.decode.model_dump())
+
+    def meaning(self) -> Meaning:
+        """What the numbers of states and weights mean."""
+        return meaning_of(self.stream_spec(), self.decode.ts_unit, self.decode.values, self.decode.value)
 
     def kafka_settings(self) -> KafkaSettings:
         """Connection settings with their secrets. Raises ConfigError when a secret's file cannot be read."""

@@ -127,6 +127,13 @@ class Metrics:
         )
         self.strange_writes = counter("state_strange_writes_total", "Times a stranger wrote into an owned changelog.")
         self.cold_starts = counter("cold_starts_total", "Partitions taken up without the state they should have had.")
+        self.carried_rows = counter(
+            "state_rows_carried_total", "Series' states carried over into a changed configuration."
+        )
+        self.cold_rows = counter(
+            "state_rows_cold_total",
+            "Series whose kept state nothing could be carried of, those of cold partitions included.",
+        )
         self.buffer = gauge("buffer", "What waits in memory; its unit is in its name.", "buffer")
         self.buffer_max = gauge("buffer_max", "The bound of what waits.", "buffer")
         self.unreadable = gauge("partitions_unreadable", "Partitions served only up to a damaged place in their log.")
@@ -249,6 +256,11 @@ class WorkerObserver:
 
     def waiting(self, seconds: float) -> None:
         self.health.waiting(seconds, time.monotonic())
+
+    def carried(self, partition: int, carried: int, cold: int) -> None:
+        """Of a partition's series: so many states of another meaning were carried, so many begin cold."""
+        self.metrics.carried_rows.inc(carried)
+        self.metrics.cold_rows.inc(cold)
 
     def assigned(self, partition: int, position: int, emit_from: int) -> None:
         self.health.assigned(partition, position, emit_from, time.monotonic())

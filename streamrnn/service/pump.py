@@ -111,6 +111,7 @@ class Observer(Protocol):
     def restored(
         self, partition: int, rows: int, refused: Mapping[str, int], seconds: float, why_cold: str
     ) -> None: ...
+    def carried(self, partition: int, carried: int, cold: int) -> None: ...
     def offsets_set(self, direction: str, records: int) -> None: ...
     def assigned(self, partition: int, position: int, emit_from: int) -> None: ...
     def revoked(self, partition: int) -> None: ...
@@ -775,7 +776,9 @@ class Pump:
             written = msgspec.structs.replace(checkpoint, input_id=self._input_id, skips=word.skips)
             if word.direction:
                 written = msgspec.structs.replace(written, word=word.offset)
-            self._checkpointer.begin(partition, written, history, end, done.strays)
+            due = bool(done.carried or done.strays)
+            self._checkpointer.begin(partition, written, history, end, done.strays, done.layouts, due)
+            self._report_changes(done)
             if word.direction:
                 self._ready.append(self._checkpointer.start(partition))
         else:
@@ -797,7 +800,8 @@ class Pump:
                 self._source.topic, position, serving, None, life, input_id=self._input_id, clocks=((position, b""),),
                 word=known.offset if known is not None and not is_ours(known) else -1,
             )  # fmt: skip
-            self._checkpointer.begin(partition, begun, begun.history(), end, strays)
+            self._checkpointer.begin(partition, begun, begun.history(), end, strays, done.layouts)
+            self._observer.carried(partition, 0, len(strays))
             self._ready.append(self._checkpointer.start(partition))
             if lost:
                 log.error(
@@ -812,6 +816,19 @@ class Pump:
         if refused:
             log.error("states in the changelog were refused", partition=partition, refused=refused)
         self._serve(partition, owned)
+
+    def _report_changes(self, done: Restoration) -> None:
+        """Once for each partition, and not again at the next start: by then its states are of the new meaning."""
+        if not done.carried and not done.cold:
+            return
+        what = [words for plan in done.plans if plan.change is not None for words in plan.change.words]
+        if any(not plan.described for plan in done.plans):
+            what.append("states of a version that kept no names of channels are taken for those of this configuration")
+        log.warning(
+            "the partition's states are carried over into a changed configuration", partition=done.partition,
+            carried=done.carried, cold=done.cold.total(), what=list(dict.fromkeys(what)), why_cold=dict(done.cold),
+        )  # fmt: skip
+        self._observer.carried(done.partition, done.carried, done.cold.total())
 
     def _say_word(self, partition: int, word: Word, position: int) -> None:
         self._observer.offsets_set(word.direction, word.records)

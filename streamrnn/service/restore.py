@@ -7,16 +7,18 @@ assigned, paused, and served when its state is there.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import structlog
 
+from streamrnn.meaning import Change
 from streamrnn.records import I64
 from streamrnn.service.members import of_another_input
 from streamrnn.stream.engine import Engine
-from streamrnn.stream.snapshot import LayoutMismatch, Restored, SnapshotError, Snapshots
+from streamrnn.stream.snapshot import Plan, Restored, SnapshotError, Snapshots
 from streamrnn.transports.base import Deadline, TopicUnfit, Transport, TransportError, Unreadable, clock_s
 from streamrnn.transports.changelog import ChangelogReader, Checkpoint
 
@@ -45,6 +47,10 @@ class Restoration:
     end: int = -1  # of the changelog when it was read
     # Series whose state another worker wrote over with an older one, and the input offset that this has come to.
     older: dict[str, int] = field(default_factory=dict)
+    layouts: set[int] = field(default_factory=set)  # that its changelog describes
+    carried: int = 0  # series whose state was of another meaning, or of a version that kept none
+    plans: list[Plan] = field(default_factory=list)  # how
+    cold: Counter[str] = field(default_factory=Counter)  # series of whose state nothing could be carried, by why
     reached: int = 0  # the input offset that the furthest of its states has come to
 
 
@@ -52,7 +58,8 @@ class Restoration:
 class _Partition:
     began_s: float
     found: Restored = field(default_factory=Restored)
-    gave_up: str = ""  # its states are of no use, but it is read to its end
+    layouts: set[int] = field(default_factory=set)
+    again: bool = False  # it is read for the second time
     failures: int = 0
     damaged: str = ""  # it cannot be read to its end
 
@@ -138,42 +145,65 @@ class Restorer:
         pieces, self._pieces = self._pieces, {}
         for partition, piece in pieces.items():
             known = self._waiting.get(partition)
-            if known is None or known.gave_up:
+            if known is None:
                 continue
             try:
-                for text in piece.layouts:
-                    self._snapshots.learn(text)
+                for meaning, text in piece.meanings:
+                    self._snapshots.learn_meaning(meaning, text)
+                known.layouts |= {self._snapshots.learn(text) for text in piece.layouts}
                 for name in piece.gone:
                     self._engine.forget(partition, name)
+                    known.found.left.pop(name, None)
                 self._snapshots.restore(partition, piece.states, known.found)
-            except LayoutMismatch as error:
-                known.gave_up = str(error)
             except SnapshotError as error:
                 raise TransportError(str(error)) from error
         unread = self._reading & set(reader.left())
         done = sorted(p for p in self._reading & self._waiting.keys() if p not in unread or self._waiting[p].damaged)
         if done and not self._reading - set(done):
             self._changed = True  # on to those that wait for their turn
-        return [self._finished(reader, partition) for partition in done]
+        return [self._finished(reader, p) for p in done if not self._read_again(p)]
+
+    def _read_again(self, partition: int) -> bool:
+        """Compaction may leave the description of a layout behind records that have it (where it was written twice): then
+        they are read once more, with what is known now."""
+        known = self._waiting[partition]
+        if known.again or known.damaged or not any(map(self._snapshots.knows, known.found.unknown)):
+            return False
+        for name in list(self._engine.table.series(partition)):
+            self._engine.forget(partition, name)
+        self._waiting[partition] = _Partition(known.began_s, again=True)
+        self._reading.discard(partition)
+        if not self._reading:
+            self._changed = True
+        return True
 
     def _finished(self, reader: ChangelogReader, partition: int) -> Restoration:
         known = self._waiting.pop(partition)
+        found, table = known.found, self._engine.table
         checkpoint = reader.checkpoints.get(partition)
-        why = known.damaged or known.gave_up or reader.unusable.get(partition, "")
+        why = known.damaged or reader.unusable.get(partition, "")
         if not why and checkpoint is None:
             why = DELETED if partition in reader.deleted else NO_CHECKPOINT
         if checkpoint is not None and checkpoint.input != self._input:
             raise TopicUnfit(of_another_input(self._topic, partition, checkpoint.input, self._input))
-        last = max(reader.lives.get(partition, 0), known.found.life)
+        if not why and checkpoint is not None and checkpoint.meaning is not None:
+            why = Change(checkpoint.meaning, self._snapshots.meaning).cold
+        there = table.series(partition)
+        for name in found.outdated(there, table.columns["applied"]):
+            self._engine.forget(partition, name)
+        if not why and checkpoint is not None and len(found.strays(there, checkpoint.life)) == len(there):
+            why = next((why for life, _, why in found.left.values() if life >= checkpoint.life), "")
+        last = max(reader.lives.get(partition, 0), found.life)
         if known.damaged:
             # Lives that lie behind the damage have a lower number: every life wrote a record at least.
             last = max(last, reader.end(partition) + 1)
-        done = Restoration(partition, None if why else checkpoint, why, known.found, clock_s() - known.began_s)
+        done = Restoration(partition, None if why else checkpoint, why, found, clock_s() - known.began_s)
+        done.layouts = known.layouts
         done.life = last + 1 if done.checkpoint is None else done.checkpoint.life
-        there = self._engine.table.series(partition)
-        done.strays = [*there] if done.checkpoint is None else known.found.strays(there, done.life)
+        done.strays = [*there] if done.checkpoint is None else found.strays(there, done.life)
         for name in done.strays:
             self._engine.forget(partition, name)
+        self._look_at_changes(done)
         for key in reader.doubtful[partition]:
             row = self._engine.table.find(partition, key.decode(errors="replace"))
             if row is not None:  # its deletion does not count: with the next checkpoint it stands behind it
@@ -186,6 +216,21 @@ class Restorer:
         if done.checkpoint is not None and done.checkpoint.at >= 0:
             done.older = self._older(rows, applied, known.found, done.checkpoint)
         return done
+
+    def _look_at_changes(self, done: Restoration) -> None:
+        """States that were carried are written in the meaning of now with the next checkpoint, and those of which nothing
+        could be carried are deleted: a change costs once."""
+        found, table, there = done.found, self._engine.table, self._engine.table.series(done.partition)
+        rows = np.fromiter(there.values(), dtype=np.int64, count=len(there))
+        if found.plans and len(rows):
+            through = found.through[rows]
+            changed = np.array([False, *(plan.news for plan in found.plans)])[through]
+            table.changed[rows[changed]] = True
+            done.carried = int(changed.sum())
+            done.plans = [found.plans[k - 1] for k in np.unique(through[changed]).tolist()]
+        lost, known = [name for name in found.left if name not in there], set(done.strays)
+        done.strays += [name for name in lost if name not in known]
+        done.cold = Counter(found.left[name][2] for name in lost if found.left[name][0] == done.life)
 
     def _older(self, rows: I64, applied: I64, found: Restored, checkpoint: Checkpoint) -> dict[str, int]:
         """Compaction has kept what a stranger wrote: a state of this history, but not the newest."""

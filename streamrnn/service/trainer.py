@@ -39,7 +39,7 @@ from streamrnn import __version__
 from streamrnn.codec import Decoder
 from streamrnn.learning import LearnSpec
 from streamrnn.model import device as devices
-from streamrnn.model.weights import WeightsError, WeightsMeta, build, pack
+from streamrnn.model.weights import WeightsError, WeightsMeta, fitted, pack
 from streamrnn.service.beside import Beside
 from streamrnn.service.limits import processors
 from streamrnn.service.members import refuse_other_inputs
@@ -137,7 +137,7 @@ class Trainer:
     ) -> None:
         """`now_ms` is the time of day, by which an operator's word is recent. Raises DeviceFailed."""
         self.settings, self.transport, self._now_ms = settings, transport, now_ms
-        self.spec = settings.stream_spec()
+        self.spec, self.meaning = settings.stream_spec(), settings.meaning()
         self.device = choose_device(settings.learn.device)
         devices.full_precision()
         with self._on_device():
@@ -384,7 +384,7 @@ class Trainer:
             skill=done.candidate.skill(),
             device=self.device_name,
         )
-        blob = pack(done.network, meta)
+        blob = pack(done.network, meta, self.meaning)
         # What comes between this look and our pointer is found by `base`.
         self._follow(follower, await follower.catch_up())
         known = self._pointer
@@ -424,9 +424,13 @@ class Trainer:
             return
         self._incumbent_id = model
         try:
-            network, _ = build(blob)
-            if network.spec == self.learner.model_spec:
-                self.learner.adopt(network)
+            found = fitted(blob, self.meaning)
+            if found.network.spec == self.learner.model_spec:
+                if found.words:
+                    log.info(
+                        "training goes on from weights of another configuration", model=model, what=list(found.words)
+                    )
+                self.learner.adopt(found.network)
                 return
             log.warning("the current weights have another shape; a new network is trained", model=model)
         except WeightsError as error:

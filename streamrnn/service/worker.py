@@ -18,7 +18,7 @@ import structlog
 import torch
 
 from streamrnn.codec import Decoder
-from streamrnn.model.weights import WeightsError, build
+from streamrnn.model.weights import Fitted, WeightsError, WeightsMeta, fitted
 from streamrnn.service.beside import Beside
 from streamrnn.service.checkpoint import Checkpointer, CheckpointSettings
 from streamrnn.service.http import HttpServer
@@ -100,7 +100,7 @@ class Worker:
         self._on_serving = on_serving
         self.spec = settings.stream_spec()
         self.engine = Engine(self.spec)
-        self.snapshots = Snapshots(self.engine)
+        self.snapshots = Snapshots(self.engine, settings.meaning())
         self.decoder = Decoder(self.spec, settings.decode_spec())
         self.unreadable = UnreadablePartitions(transport, settings.input, settings.batch_records_max)
         self.follower: ModelsFollower | None = None
@@ -337,9 +337,7 @@ class Worker:
             return
         (model, blob), self._pending = self._pending, None
         try:
-            network, meta = build(blob)
-            skill = np.array(meta.skill, dtype=np.float32) if meta.skill else None
-            self.engine.load(network, model, skill)
+            meta = self._load(model, fitted(blob, self.snapshots.meaning))
         except (WeightsError, ValueError) as error:
             log.error("weights refused; the ones in use stay", model=model, error=str(error))
             self.observer.weights_refused(model, str(error))
@@ -347,6 +345,16 @@ class Worker:
         self._swap_from_s = clock_s() + self.settings.learn.swap_min / 1000
         self.observer.swapped(model, meta)
         log.info("weights swapped in", model=model, loss=meta.loss)
+
+    def _load(self, model: str, found: Fitted) -> WeightsMeta:
+        """Serves with these weights, which keep their id in the meaning of now: it is the same recurrent state that they move."""
+        skill = np.array(found.meta.skill, dtype=np.float32) if found.meta.skill else None
+        self.engine.load(found.network, model, skill)
+        if found.words:
+            log.warning(
+                "the weights are carried over into a changed configuration", model=model, what=list(found.words)
+            )
+        return found.meta
 
     async def _catch_up_with_models(self) -> None:
         """All weights that there are are known after this; those of a damaged topic are gone."""
@@ -366,10 +374,10 @@ class Worker:
         if blob is None:
             return False
         try:
-            network, meta = build(blob)
-            if self.engine.table.fields["state"].shape != (network.state_size,):
+            found = fitted(blob, self.snapshots.meaning)
+            if self.engine.table.fields["state"].shape != (found.network.state_size,):
                 return False  # of another kind: the states that it moved are not restored either
-            self.engine.load(network, model, np.array(meta.skill, dtype=np.float32) if meta.skill else None)
+            self._load(model, found)
         except (WeightsError, ValueError) as error:
             log.error("weights for a replay cannot be used", model=model, error=str(error))
             return False

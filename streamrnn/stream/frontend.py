@@ -22,6 +22,9 @@ from streamrnn.spec import StreamSpec
 from streamrnn.stream.places import Places
 from streamrnn.stream.table import Field, SeriesTable
 
+# More ticks than a restored series may hold back, whatever it was permitted when they came.
+HELD_MAX = 1 << 16
+
 
 def grid_fields() -> list[Field]:
     """The columns that the grid looks at for every tick, and for silent series."""
@@ -185,7 +188,8 @@ class FrontEnd:
                 right = abs(ts) < 1 << 62 and step == self.steps.index(ts)
                 if not right or not -1 <= c < channels or values.shape != (channels,) or np.isinf(values).any():
                     raise ValueError("not ticks of this stream")
-        if not all(found.values()) or sum(map(len, found.values())) > spec.pending_max:
+        # One that holds back more than a `pending_max` that was lowered since takes no more ticks until it holds fewer.
+        if not all(found.values()) or sum(map(len, found.values())) > max(spec.pending_max, HELD_MAX):
             raise ValueError("more ticks than a series may hold back, or a step without any")
         return found
 

@@ -12,17 +12,20 @@ A record is the row of every column of the series table, packed in a fixed order
     layout    u64   which columns in which order (`layout_text`), XXH3 of that text
     row             the columns; among them `applied`, the input offset this state has come to
 
-Rows are packed and unpacked many at a time, block by block of the table; only the digest is per record. A record of
-another layout (another version of this program, another configuration) is read by the names of its columns: what is
-missing is made of others (`conversions`) or starts fresh, what is unknown is left out, and a column of another shape
-makes the record useless (`LayoutMismatch`).
+Rows are packed and unpacked many at a time, block by block of the table; only the digest is per record.
+
+A layout says what its numbers mean, too: a column of no size is named by the id of the meaning (`streamrnn.meaning`), which is
+written down beside it. Versions that know nothing of that read the other columns as they always did. A record of another
+layout is read by the names of its columns: what is missing is made of others (`conversions`) or starts fresh, what is unknown
+is left out; one of another meaning is carried by the names of channels, levels and so on (`carrying`). What nothing can be
+carried of is left where it is, and said so: it decides over nothing.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, compress
 from typing import Any, NamedTuple
@@ -34,8 +37,10 @@ import xxhash
 from streamrnn.calendar import StepGrid
 from streamrnn.kernels.grid import NEVER
 from streamrnn.kernels.rows import DAMAGED, ELSEWHERE, IMPOSSIBLE, LIFE, TAKEN, admit, lifted
+from streamrnn.meaning import Change, Meaning, MeaningError, decode_meaning, meaning_of
 from streamrnn.packed import Packed, names_of, text_of
 from streamrnn.records import I64, U8, Bool, Record
+from streamrnn.stream import carrying
 from streamrnn.stream.conversions import CONVERSIONS
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.table import Block, Field, SeriesTable
@@ -59,6 +64,8 @@ COLUMN, KIND = re.compile(r"[a-z][a-z0-9_]{0,63}"), re.compile(r"[<|][iuf][1248]
 # Far more than any configuration needs, and less than a description of a few bytes may claim.
 ROW_BYTES_MAX = 1 << 26
 STATE_MAX = 1 << 14
+# The column of no size that names the meaning.
+MEANING = re.compile(r"meaning_([0-9a-f]{16})")
 # A digest says whose row it is, not who wrote it. What is infinite or no number would spread to all that the series says:
 # in the first of these columns neither can be, in the next a missing value is written as no number, and counts are not
 # negative.
@@ -79,6 +86,7 @@ _INFINITE = {
     "f8": (0x7FFFFFFFFFFFFFFF, 0x7FF0000000000000),
 }
 _TOO_LARGE = {"i8": (-0x4000000000000000, 0x4000000000000000)}
+OTHER_STEP = "it counts steps of another length"
 _NEGATIVE = {"i4": (0x80000000,) * 2, "i8": (-0x8000000000000000,) * 2}
 _CANNOT_BE = (
     dict.fromkeys(NUMBERS, _NO_NUMBER)
@@ -96,8 +104,18 @@ class NewerVersion(SnapshotError):
     """Written by a newer version of this program: this one must not guess."""
 
 
-class LayoutMismatch(SnapshotError):
-    """The columns have other shapes: the configuration (channels, horizon, quantiles, burn_in, model) was changed."""
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How records of another layout become own ones; `cold`: why nothing can be carried of them."""
+
+    change: Change | None = None
+    cold: str = ""
+    described: bool = True  # False: of a version that kept no meaning
+
+    @property
+    def news(self) -> bool:
+        """Whether their meaning is not written down as that of now."""
+        return not self.described or (self.change is not None and not self.change.none)
 
 
 @dataclass(slots=True)
@@ -111,12 +129,34 @@ class Restored:
     # Zeros that nobody looks at take no memory.
     lived: I64 = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     stood: I64 = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    # By row of the table, 1 more than the place in `plans` of what its record went through; 0: it is of the own layout.
+    through: I64 = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    plans: list[Plan] = field(default_factory=list)
+    # Series of which a record was found that nothing can be carried of: of the newest such, the life, the input offset that
+    # it has come to, and why.
+    left: dict[str, tuple[int, int, str]] = field(default_factory=dict)
+    unknown: set[int] = field(default_factory=set)  # layouts that were not described when their records came
 
     def for_rows(self, rows: int) -> None:
-        """Makes `lived` and `stood` so long at least."""
+        """Makes `lived`, `stood` and `through` so long at least."""
         if have := max(0, rows - len(self.lived)):
             more: I64 = np.zeros(max(have, len(self.lived), 1024), dtype=np.int64)
             self.lived, self.stood = np.concatenate([self.lived, more]), np.concatenate([self.stood, more])
+            self.through = np.concatenate([self.through, more])
+
+    def leave(self, rows: Iterable[tuple[str, int, int]], why: str) -> None:
+        """Records of these (series, life, input offset that it has come to) cannot be used."""
+        for name, life, applied in rows:
+            known = self.left.get(name)
+            if known is None or (life, applied) >= known[:2]:
+                self.left[name] = life, applied, why
+            self.life = max(self.life, life)
+
+    def number(self, plan: Plan) -> int:
+        """What rows have in `through` that went through this."""
+        if plan not in self.plans:
+            self.plans.append(plan)
+        return 1 + self.plans.index(plan)
 
     def refuse(self, reason: str, count: int = 1) -> None:
         if count:
@@ -128,11 +168,20 @@ class Restored:
         odd = self.lived[rows] != life + 1
         return list(compress(series, odd.tolist())) if odd.any() else []
 
+    def outdated(self, series: Mapping[str, int], applied: I64) -> list[str]:
+        """Those of a partition's series (with their rows) of which a newer record cannot be used: this one is not the state
+        that they had last. `applied`: the table's column."""
+        found = [
+            (name, series[name], life + 1, reached) for name, (life, reached, _) in self.left.items() if name in series
+        ]
+        return [name for name, row, *rank in found if rank > [int(self.lived[row]), int(applied[row])]]
 
-def layout_text(table: SeriesTable) -> bytes:
-    """Names, types and shapes of the columns, in order: what a reader of another version goes by."""
+
+def layout_text(table: SeriesTable, meaning: str) -> bytes:
+    """Names, types and shapes of the columns, in order, and the meaning's id: what a reader of another version goes by."""
     columns = [field for block in _packed_blocks(table) for field in block.fields if field.size]
-    return msgspec.json.encode([(f.name, np.dtype(f.dtype).newbyteorder("<").str, list(f.shape)) for f in columns])
+    rows = [(f.name, np.dtype(f.dtype).newbyteorder("<").str, list(f.shape)) for f in columns]
+    return msgspec.json.encode([*rows, (f"meaning_{meaning}", "|u1", [0])])
 
 
 def _packed_blocks(table: SeriesTable) -> list[Block]:
@@ -155,9 +204,12 @@ class _Layout:
         fields: Mapping[str, Any] = self.dtype.fields or {}
         if ("applied", "<i8", ()) not in self.columns:
             raise SnapshotError("a state layout names no input offset that the state has come to")
+        # "": written by a version that kept no meaning
+        self.meaning = next((found[1] for name, _, _ in self.columns if (found := MEANING.fullmatch(name))), "")
         self.places = [(name, int(fields[name][1])) for name, _, _ in self.columns]
         self.place = dict(self.places)
         self.kinds = {name: (np.dtype(kind), math.prod(shape)) for name, kind, shape in self.columns}
+        self.shapes = {name: shape for name, _, shape in self.columns}
 
 
 class _OwnLayout(_Layout):
@@ -217,17 +269,21 @@ class _Rows(NamedTuple):
 class Snapshots:
     """Packs rows of an engine's table and puts them back. Holds no state of the stream, only layouts."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, meaning: Meaning | None = None) -> None:
+        """`meaning`: of the stream as it is read, where `decode` is not as it comes."""
         self._engine = engine
         self._table: SeriesTable = engine.table
+        self.meaning = meaning if meaning is not None else meaning_of(engine.spec)
         self._layouts: dict[int, _Layout] = {}
+        self._meanings: dict[str, Meaning] = {self.meaning.id: self.meaning}
+        self._plans: dict[tuple[int, int], Plan] = {}
         self._text, self._known = b"", -1
         self._own = self._current()
 
     def _current(self) -> _OwnLayout:
         """The table's own layout; it changes when weights of another kind bring another state column."""
         if self._table.layouts != self._known:
-            self._known, self._text = self._table.layouts, layout_text(self._table)
+            self._known, self._text = self._table.layouts, layout_text(self._table, self.meaning.id)
             self._own = _OwnLayout(self._text, self._table)
             self._layouts[self._own.id] = self._own
         return self._own
@@ -240,10 +296,24 @@ class Snapshots:
         """Of a record that `pack` makes now, without ticks held back."""
         return self._current().size
 
-    def learn(self, text: bytes) -> None:
-        """Takes the description of a layout that records to come may have. Raises SnapshotError."""
+    def learn(self, text: bytes) -> int:
+        """Takes the description of a layout that records to come may have; returns its id. Raises SnapshotError."""
         made = _Layout(text)
-        self._layouts[made.id] = made
+        if made.id != self._own.id:
+            self._layouts[made.id] = made
+        return made.id
+
+    def learn_meaning(self, meaning: str, text: bytes) -> None:
+        """Takes the meaning of this id, which layouts may name. Raises SnapshotError."""
+        try:
+            self._meanings[meaning] = decode_meaning(text)
+        except MeaningError as error:
+            raise SnapshotError(str(error)) from error
+
+    def knows(self, layout: int) -> bool:
+        """Whether a layout is described by now, and the meaning that it names."""
+        known = self._layouts.get(layout)
+        return known is not None and (not known.meaning or known.meaning in self._meanings)
 
     # ── to bytes ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -280,14 +350,14 @@ class Snapshots:
         """Takes records, oldest first, into the table and says in `out` what became of them; keys are series' names.
 
         Of two records of one series that of the newer life, or else the one that has come further, is kept; of two that
-        have come as far, the later one in the log, for compaction keeps no other.
-        Raises NewerVersion, LayoutMismatch.
+        have come as far, the later one in the log, for compaction keeps no other. Records that mean something else are
+        carried as far as they can be, and are left alone where nothing can be. Raises NewerVersion.
         """
         self._current()
         raw = np.frombuffer(states.buffer, dtype=np.uint8)
         begin, size = states.span[:, 2], states.span[:, 3] - states.span[:, 2]
         odd: Bool = np.ones(len(states), dtype=np.bool_)
-        for layout in list(self._layouts.values()):
+        for layout in [layout for layout in self._layouts.values() if self.knows(layout.id)]:
             some = odd & (size == layout.size)
             heads = _gathered(raw, begin[some], np.dtype(HEADER))
             fits = heads["_layout"] == layout.id
@@ -311,11 +381,20 @@ class Snapshots:
             for key, at, stop in zip(keys, (begin + DIGEST_BYTES).tolist(), states.span[:, 3].tolist(), strict=True)
         ]
         whole = heads["_digest"] == np.array(digests, dtype=np.uint64)
+        rows, plan = _Rows(names_of(keys), raw, begin, states.offset, whole), None
         self._make_room(layout)
         if layout.id != self._current().id:
-            raw = self._in_own(layout, b"".join(bodies[at:stop] for _, _, at, stop in states.span.tolist()))
-            begin = np.arange(len(states), dtype=np.int64) * self._own.size
-        self._take(partition, _Rows(names_of(keys), raw, begin, states.offset, whole), out)
+            plan = self._plan(layout)
+            if plan.cold:
+                out.refuse("digest", int((~whole).sum()))
+                self._leave(rows.take(np.flatnonzero(whole)), layout.place["applied"], plan.cold, out)
+                return
+            raw, odd = self._in_own(layout, plan, b"".join(bodies[at:stop] for _, _, at, stop in states.span.tolist()))
+            rows = rows._replace(raw=raw, begin=np.arange(len(states), dtype=np.int64) * self._own.size)
+            if odd.any():
+                self._leave(rows.take(np.flatnonzero(odd & whole)), self._own.place["applied"], OTHER_STEP, out)
+                rows = rows.take(np.flatnonzero(~odd))
+        self._take(partition, rows, out, plan)
 
     def _restore_odd(self, partition: int, record: Record, out: Restored) -> None:
         """One record that has ticks held back behind its row, or is damaged."""
@@ -330,42 +409,95 @@ class Snapshots:
         if int(header["_digest"]) != _digest(key, value[DIGEST_BYTES:]):
             return out.refuse("digest")
         layout = self._layouts.get(int(header["_layout"]))
-        held = int(header["_held"])
-        if layout is None or len(value) != layout.size + held:
+        held, name = int(header["_held"]), text_of(key)
+        if layout is None or not self.knows(layout.id):
+            out.unknown.add(int(header["_layout"]))
             return out.refuse("layout-unknown")
+        if len(value) != layout.size + held:
+            return out.refuse("layout-unknown")
+        self._make_room(layout)
+        row, ticks, unit_us = value[: layout.size], value[layout.size :], 1000 if "last_ts" in layout.place else 1
+        raw, plan = np.frombuffer(row, np.uint8), None
+        if layout.id != self._current().id:
+            plan = self._plan(layout)
+            why, odd = plan.cold, None
+            if not why:
+                raw, odd = self._in_own(layout, plan, row)
+            if why or (odd is not None and odd.any()):
+                applied = int(np.frombuffer(row, dtype=layout.dtype)["applied"][0])
+                return out.leave([(name, int(header["_life"]), applied)], why or OTHER_STEP)
         try:
-            unit_us = 1000 if "last_ts" in layout.place else 1
-            open_steps = self._engine.front.held_of(value[len(value) - held :], unit_us) if held else None
+            if ticks and plan is not None and plan.change is not None and not plan.change.none:
+                closed = int(raw.view(self._own.dtype)["last_step"][0])
+                steps = self._engine.front.steps
+                ticks, lost = carrying.carried_ticks(ticks, plan.change, unit_us, steps.index, closed)
+                out.refuse("held", lost)
+                unit_us = 1
+            open_steps = self._engine.front.held_of(ticks, unit_us) if ticks else None
         except ValueError:
             return out.refuse("held")
-        self._make_room(layout)
-        row = value[: layout.size]
-        raw = np.frombuffer(row, np.uint8) if layout.id == self._current().id else self._in_own(layout, row)
-        name, at = text_of(key), np.zeros(1, dtype=np.int64)
-        taken = self._take(partition, _Rows([name], raw, at, at + record.offset, np.ones(1, dtype=np.bool_)), out)
+        at = np.zeros(1, dtype=np.int64)
+        rows = _Rows([name], raw, at, at + record.offset, np.ones(1, dtype=np.bool_))
+        taken = self._take(partition, rows, out, plan)
         slot = self._table.find(partition, name) if taken and open_steps else None
         if slot is not None and open_steps:
             self._engine.front.take_held(slot, open_steps)
         return None
 
+    def _leave(self, rows: _Rows, place: int, why: str, out: Restored) -> None:
+        """`place`: where in a record the offset lies that it has come to."""
+        lives = _gathered(rows.raw, rows.begin + 4 * LIFE, np.dtype("<u4")).tolist()
+        applied = _gathered(rows.raw, rows.begin + place, np.dtype("<i8")).tolist()
+        out.leave(zip(rows.names, lives, applied, strict=True), why)
+
     def _make_room(self, layout: _Layout) -> None:
         """Before there are weights, the table has no room for the network's state. One that is restored all the same
         (the weights are on their way) is kept, or it would come back as that of its last frames alone."""
         shape = next((shape for name, kind, shape in layout.columns if (name, kind) == ("state", "<f4")), None)
+        change = self._plan(layout).change if layout.id != self._own.id else None
+        if change is not None and not change.same_inputs:
+            return
         if shape is None or len(shape) != 1 or not 0 < shape[0] <= STATE_MAX:
             return
         if self._table.fields["state"].shape == (0,):
             self._table.replace(Field("state", shape, np.float32))
 
-    def _in_own(self, theirs: _Layout, rows: bytes) -> U8:
-        """Rows of another layout in the own one, end to end. Raises LayoutMismatch."""
-        steps = self._engine.front.steps
-        return np.frombuffer(
-            _renamed(np.frombuffer(rows, dtype=theirs.dtype), theirs, self._own, self._table, steps).tobytes(), np.uint8
-        )
+    def _plan(self, theirs: _Layout) -> Plan:
+        known = self._plans.get((theirs.id, self._own.id))
+        if known is None:
+            known = self._plans[theirs.id, self._own.id] = self._planned(theirs)
+        return known
 
-    def _take(self, partition: int, rows: _Rows, out: Restored) -> bool:
-        """Puts rows of the own layout into the table; returns whether it took any."""
+    def _planned(self, theirs: _Layout) -> Plan:
+        described = bool(theirs.meaning)
+        shapes = {name: shape for name, _, shape in theirs.columns}
+        meaning = self._meanings.get(theirs.meaning) if described else carrying.inferred(shapes, self.meaning)
+        if meaning is None:
+            return Plan(None, "it has another number of `channels`, and is of a version that kept no names", described)
+        change = Change(meaning, self.meaning)
+        kinds = {name: kind for name, kind, _ in theirs.columns}
+        # Columns that have the same name and cannot be the same: other numbers, or many where there is one.
+        other = [
+            name
+            for name, kind, shape in self._own.columns
+            if kinds.get(name, kind) != kind or (not shape and shapes.get(name, ()))
+        ]
+        cold = change.cold or (f"its column {other[0]} is another one" if other else "")
+        return Plan(change, cold, described)
+
+    def _in_own(self, theirs: _Layout, plan: Plan, rows: bytes) -> tuple[U8, Bool]:
+        """(rows of another layout in the own one, end to end; which of them cannot be used: they count other steps)."""
+        assert plan.change is not None  # noqa: S101
+        spec, steps, block = self._engine.spec, self._engine.front.steps, np.frombuffer(rows, dtype=theirs.dtype)
+        with np.errstate(all="ignore"):  # what is no number is looked for when it is taken
+            made = _renamed(block, theirs, self._own, self._table, steps, plan.change)
+            odd: Bool = np.zeros(len(made), dtype=np.bool_)
+            if not plan.described:
+                odd = _of_other_steps(made, steps, spec.gap_max + 2, spec.lateness_ms)
+        return np.frombuffer(made.tobytes(), np.uint8), odd
+
+    def _take(self, partition: int, rows: _Rows, out: Restored, plan: Plan | None = None) -> bool:
+        """Puts rows of the own layout into the table; returns whether it took any. `plan`: what they went through."""
         table = self._table
         out.for_rows(table.used)
         if "" in rows.names:  # no series has such a name
@@ -388,6 +520,7 @@ class Snapshots:
         for row in given[out.lived[given] == 0].tolist():  # for records that were refused
             self._engine.forget(partition, table.names[row] or "")
         if len(taken):
+            out.through[taken] = 0 if plan is None else out.number(plan)
             out.rows += len(taken)
             out.life = max(out.life, int(out.lived[taken].max()) - 1)
         return len(taken) > 0
@@ -481,31 +614,53 @@ def _converted(block: Any, known: Mapping[str, Any], steps: StepGrid) -> dict[st
     return made
 
 
-def _renamed(block: Any, theirs: _Layout, own: _Layout, table: SeriesTable, steps: StepGrid) -> Any:
-    """A record of another layout in this one's, column by column by name."""
+def _renamed(block: Any, theirs: _Layout, own: _Layout, table: SeriesTable, steps: StepGrid, change: Change) -> Any:
+    """Records of another layout in this one's, column by column by name."""
     made = np.zeros(len(block), dtype=own.dtype)
     for name, _ in HEADER:
         made[name] = block[name]
     known = {name: (kind, shape) for name, kind, shape in theirs.columns}
     converted = _converted(block, known, steps)
-    for name, kind, shape in own.columns:
+    count: I64 = (
+        np.asarray(block["steps"], dtype=np.int64) if "steps" in known else np.zeros(len(block), dtype=np.int64)
+    )
+    for name, _, shape in own.columns:
+        field, conversion = table.fields.get(name), CONVERSIONS.get(name)
+        if field is None:  # no numbers, but the meaning's name
+            continue
+        made[name] = field.fill
         if name in converted:
-            made[name] = converted[name]
-        elif name not in known:
-            made[name] = table.fields[name].fill
-            conversion = CONVERSIONS.get(name)
-            if conversion is not None and all(source in known for source in conversion.sources):
-                values = conversion.make(block)
-                if values.shape[1:] != shape:
-                    have = list(values.shape[1:])
-                    raise LayoutMismatch(f"the kept state gives {name} {have}, this configuration needs {list(shape)}")
-                made[name] = values
-        elif known[name] == (kind, shape):
-            made[name] = block[name]
+            values = converted[name]
+        elif name in known:
+            values = block[name]
+        elif conversion is not None and all(source in known for source in conversion.sources):
+            values = conversion.make(block)
         else:
-            their_kind, their_shape = known[name]
-            of = (f" of {their_kind}", f" of {kind}") if their_kind != kind else ("", "")
-            raise LayoutMismatch(
-                f"the kept state has {name} {list(their_shape)}{of[0]}, this configuration needs {list(shape)}{of[1]}"
-            )
+            continue
+        if name == carrying.RECURRENT:
+            if change.same_inputs and values.shape[1:] == shape:
+                made[name] = values
+        elif change.none and values.shape[1:] == shape:
+            made[name] = values
+        else:
+            made[name] = carrying.carried(name, values, count, field, change)
+    here, there = own.shapes.get(carrying.RECURRENT), theirs.shapes.get(carrying.RECURRENT)
+    if here is not None and not (change.same_inputs and here == there):
+        made[carrying.GENERATION] = 0  # computed anew when the series is next touched
+    if not change.none:
+        carrying.cold_offsets(made, change, change.before.horizon)
     return made
+
+
+def _of_other_steps(made: Any, steps: StepGrid, filled: int, lateness_ms: int) -> Bool:
+    """Which rows count other steps than these: the step closed last must be about that of the newest tick, ahead of it by
+    steps that were `filled` at most, and late by `lateness_ms`. For states that do not say how long their steps are."""
+    closed, newest = made["last_step"], made["last_us"]
+    seen = (closed > NEVER) & (newest > NEVER)
+    own: I64 = np.array(
+        [steps.index(int(us)) if some else 0 for us, some in zip(newest, seen, strict=True)], dtype=np.int64
+    )
+    unit = steps.step_us or 1
+    most = (filled if steps.step_us else 1_000_000 * 864_000) + lateness_ms * 1000 // unit
+    odd: Bool = seen & (np.abs(closed - own) > most)
+    return odd

@@ -2,6 +2,7 @@
 
     s/<series>       a series' state as bytes (`stream.snapshot` knows what is in them); a tombstone: let go
     layout/<id>      the description of a layout, before the first record that has it
+    meaning/<id>     JSON: what numbers mean (`streamrnn.meaning`), before the first layout that names it
     checkpoint       JSON: from which input offset the partition's ticks must be replayed over these states, the weights
                      then in use, and where others came into use since
 
@@ -21,17 +22,20 @@ import numpy as np
 from msgspec import Meta
 
 from streamrnn.kernels.batches import NOTHING
-from streamrnn.packed import Packed, packed
+from streamrnn.meaning import Meaning
+from streamrnn.packed import Packed, packed, text_of
 from streamrnn.records import I64
-from streamrnn.transports.base import Deadline, PartitionReader, TopicUnfit, Transport
+from streamrnn.transports.base import Deadline, PartitionReader, TopicUnfit, Transport, TransportError
 
 VERSION = 1
 CHECKPOINT = b"checkpoint"
-SERIES, LAYOUT = b"s/", b"layout/"
+SERIES, LAYOUT, MEANING = b"s/", b"layout/", b"meaning/"
 # What a span moves by where the key is the series' name alone.
 _BEHIND_PREFIX: I64 = np.array([len(SERIES), 0, 0, 0], dtype=np.int64)
 # A poll of the reader: enough to unpack many rows at once, little enough that the event loop is not held up.
 RECORDS_MAX = 2000
+# How many records before the end a checkpoint is looked for in at first.
+TAIL_RECORDS = 2000
 
 
 # Offsets and lives beyond these bounds nobody has written, and arrays of them could not be compared with them.
@@ -82,6 +86,8 @@ class Checkpoint(msgspec.Struct, forbid_unknown_fields=False):
     # The log's clock (`kernels.logclock`) at this and at the checkpoints before it, by input offset, newest first. An older
     # state that another worker wrote last needs a replay that begins before `offset`.
     clocks: tuple[tuple[InputOffset, bytes], ...] = ()
+    # Of the states at `offset`; a layout of its own says it of each record. None: a version that did not keep it.
+    meaning: Meaning | None = None
     # An offset that an operator has set, and that these states honour, though nothing was committed since (-1: none); and
     # what was skipped by such words (`service.resets`).
     word: Stand = -1
@@ -120,6 +126,9 @@ class Piece:
     states: Packed
     gone: list[str] = field(default_factory=list)
     layouts: list[bytes] = field(default_factory=list)
+    meanings: list[tuple[str, bytes]] = field(
+        default_factory=list
+    )  # (id, description), to be learnt before the layouts
     ignored: int = 0
 
 
@@ -131,11 +140,18 @@ def layout_key(layout: int) -> bytes:
     return LAYOUT + f"{layout:016x}".encode()
 
 
+def meaning_key(meaning: Meaning) -> bytes:
+    return MEANING + meaning.id.encode()
+
+
 class ChangelogReader:
     """Reads some partitions of the state topic to the ends they have at the start. One use."""
 
-    def __init__(self, transport: Transport, topic: str, partitions: Sequence[int]) -> None:
-        self._topic, self._partitions = topic, tuple(partitions)
+    def __init__(
+        self, transport: Transport, topic: str, partitions: Sequence[int], begin: Mapping[int, int] | None = None
+    ) -> None:
+        """`begin`: where to begin, if not at the beginning."""
+        self._topic, self._partitions, self._begin = topic, tuple(partitions), begin
         self._reader: PartitionReader = transport.reader(bulk=True)
         self._ends: dict[int, int] = {}
         self.checkpoints: dict[int, Checkpoint] = {}
@@ -151,7 +167,7 @@ class ChangelogReader:
 
     async def start(self) -> None:
         """Raises TopicMissing, TransportError."""
-        await self._reader.start(self._topic, dict.fromkeys(self._partitions, 0))
+        await self._reader.start(self._topic, self._begin or dict.fromkeys(self._partitions, 0))
         self._ends = await self._reader.end_offsets()
 
     def left(self) -> list[int]:
@@ -180,6 +196,8 @@ class ChangelogReader:
             for record in found.take(~series):
                 if (record.key or b"").startswith(LAYOUT) and record.value is not None:
                     piece.layouts.append(record.value)
+                elif (record.key or b"").startswith(MEANING) and record.value is not None:
+                    piece.meanings.append((text_of((record.key or b"")[len(MEANING) :]), record.value))
                 elif record.key == CHECKPOINT:
                     self._checkpoint(found.partition, record.value)
                 else:
@@ -228,6 +246,8 @@ class ChangelogReader:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             self.unusable[partition] = f"the checkpoint of partition {partition} cannot be read: {error}"
             return
+        if found.life < self.lives.get(partition, 0):
+            return  # of one that was evicted before the partition began anew, and has written late
         self.checkpoints[partition] = found
         self.deleted.discard(partition)
         self.lives[partition] = max(self.lives.get(partition, 0), found.life)
@@ -244,6 +264,36 @@ class ChangelogReader:
 
     async def stop(self, deadline: Deadline) -> None:
         await self._reader.stop(deadline)
+
+
+async def newest_checkpoints(transport: Transport, topic: str, timeout_s: float) -> dict[int, Checkpoint]:
+    """The checkpoints of all partitions that have one, found from the ends of their logs without reading the states.
+
+    Raises TransportError, also where that takes longer than `timeout_s`, and TopicUnfit for those of a newer version.
+    """
+    deadline, found = Deadline(timeout_s), dict[int, Checkpoint]()
+    reader = transport.reader()
+    try:
+        await reader.start(topic, None)
+        begin, end = await reader.begin_offsets(), await reader.end_offsets()
+    finally:
+        await reader.stop(Deadline(2.0))
+    back = TAIL_RECORDS
+    wanted = {p for p in end if end[p] > begin[p]}
+    while wanted:
+        tail = ChangelogReader(transport, topic, sorted(wanted), {p: max(begin[p], end[p] - back) for p in wanted})
+        try:
+            await tail.start()
+            while tail.left():
+                await tail.read(200)
+                if deadline.passed:
+                    raise TransportError(f"{topic} could not be read to its end in {timeout_s:.0f} s")
+        finally:
+            await tail.stop(Deadline(2.0))
+        found |= tail.checkpoints
+        wanted = {p for p in wanted if p not in found and end[p] - back > begin[p]}
+        back *= 16
+    return found
 
 
 def encode_checkpoint(checkpoint: Checkpoint) -> bytes:

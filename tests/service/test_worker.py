@@ -280,7 +280,7 @@ async def test_weights_are_swapped_in_between_two_batches_and_found_again_at_a_r
 async def test_weights_that_cannot_be_served_change_nothing() -> None:
     chosen, broker = made()
     send(broker, 10)
-    other = settings(horizon=5)
+    other = settings(channels=["temp", "flow", "pressure"])
     meta = WeightsMeta()
     blob = pack(Network(other.model_spec()), meta)
     await ModelsWriter(MemorySink(broker), "app.models").publish(meta.id, blob, {}, 0)

@@ -9,6 +9,7 @@ I5 finite          no output and no weight that is not a number
 I7 one owner       committed offsets never go back; under exactly-once nobody speaks between another's words
 I8 weights         serve only after a gate or an operator said so, and never change under their name
 I9 intervals       quantiles do not cross
+I11 identity       a changed configuration makes nothing cold that can be carried (`recorder`)
 
 What the broker refuses for what it holds (`content`) must be dead-lettered instead, and is as well known beforehand.
 """

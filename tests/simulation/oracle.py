@@ -5,18 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from unittest import mock
 
 import numpy as np
 from stream import FORECASTS, IMPUTED, LETTERS, Raw
 
 from streamrnn.codec import Decoder
 from streamrnn.encode import Encoder
-from streamrnn.model.weights import build
+from streamrnn.meaning import meaning_of
+from streamrnn.model.weights import fitted
+from streamrnn.packed import PackedRecord, packed
+from streamrnn.records import I64
 from streamrnn.service.config import Settings
 from streamrnn.stream.engine import NO_MODEL, Engine
+from streamrnn.stream.snapshot import Restored, Snapshots
 from streamrnn.transports.memory import MemoryRecord
 
-# Which weights moved a series' state: (input offset, id) from there on, the first from the beginning.
+# Which weights moved a series' state: (input offset, id) from there on, the first from the beginning. Where a worker of another
+# configuration took it up, that configuration's name stands between.
+CONFIGURATION = "@"
+# As it is before a fix of it may be taken back: what is carried here is what ought to be.
+_PLANNED = Snapshots._planned
 Lineage = tuple[tuple[int, str], ...]
 
 # topic, partition, source offset, event time (0: dead letter), series
@@ -34,10 +43,11 @@ class Life:
 class Oracle:
     """An engine per partition and lineage. `blobs` are all weights by id, as they become known."""
 
-    def __init__(self, settings: Settings, logs: Sequence[Sequence[Raw]], blobs: Mapping[str, bytes]) -> None:
-        self._settings, self._logs, self._blobs = settings, logs, blobs
-        self._spec = settings.stream_spec()
-        self._encoder = Encoder(self._spec, "ticks")
+    def __init__(
+        self, configurations: Mapping[str, Settings], logs: Sequence[Sequence[Raw]], blobs: Mapping[str, bytes]
+    ) -> None:
+        """`configurations` by name, the first of them first."""
+        self._configurations, self._logs, self._blobs = configurations, logs, blobs
         self._lives: dict[tuple[int, Lineage], Life] = {}
 
     def life(self, partition: int, lineage: Lineage) -> Life:
@@ -47,18 +57,22 @@ class Oracle:
         return known
 
     def _lived(self, partition: int, lineage: Lineage) -> Life:
-        engine, decoder, log = (
-            Engine(self._spec),
-            Decoder(self._spec, self._settings.decode_spec()),
-            self._logs[partition],
-        )
+        log, name = self._logs[partition], next(iter(self._configurations))
+        engine, decoder, encoder = self._begun(name)
         said: dict[Place, bytes] = {}
+        serving = NO_MODEL
         for (begin, model), (end, _) in pairwise([*lineage, (len(log), "")]):
-            if engine.has(model):
-                engine.use(model)
-            elif model != NO_MODEL:
-                network, meta = build(self._blobs[model])
-                engine.load(network, model, np.array(meta.skill, dtype=np.float32) if meta.skill else None)
+            if model.startswith(CONFIGURATION):
+                before, (engine, decoder, encoder) = engine, self._begun(model)
+                _carry(partition, begin, before, engine)
+            else:
+                serving = model
+            if engine.has(serving):
+                engine.use(serving)
+            else:
+                found = fitted(self._blobs[serving], meaning_of(engine.spec))
+                skill = np.array(found.meta.skill, dtype=np.float32) if found.meta.skill else None
+                engine.load(found.network, serving, skill)
             records = [
                 MemoryRecord("ticks", partition, offset, ts, key, value)
                 for offset, (key, value, ts) in enumerate(log[begin:end], begin)
@@ -67,8 +81,8 @@ class Oracle:
             outputs = engine.process(batch)
             offset = batch.offset
             for topic, part, texts in (
-                (FORECASTS, outputs.forecasts, self._encoder.forecasts(outputs.forecasts, batch)),
-                (IMPUTED, outputs.imputations, self._encoder.imputations(outputs.imputations, batch)),
+                (FORECASTS, outputs.forecasts, encoder.forecasts(outputs.forecasts, batch)),
+                (IMPUTED, outputs.imputations, encoder.imputations(outputs.imputations, batch)),
             ):
                 for tick, ts, series, text in zip(part.tick, part.ts_us // 1000, part.series, texts, strict=True):
                     said[topic, partition, int(offset[tick]), int(ts), series] = text
@@ -77,3 +91,24 @@ class Oracle:
             for tick, _, _ in outputs.rejected:
                 said[LETTERS, partition, int(offset[tick]), 0, ""] = batch.records[tick].value or b""
         return Life(said, engine)
+
+    def _begun(self, name: str) -> tuple[Engine, Decoder, Encoder]:
+        chosen = self._configurations[name]
+        spec = chosen.stream_spec()
+        return Engine(spec), Decoder(spec, chosen.decode_spec()), Encoder(spec, "ticks")
+
+
+def _carry(partition: int, offset: int, before: Engine, now: Engine) -> None:
+    """All series of the partition from one configuration to another, at this input offset."""
+    rows: I64 = np.array(sorted(before.table.series(partition).values()), dtype=np.int64)
+    theirs, mine = Snapshots(before), Snapshots(now)
+    mine.learn_meaning(theirs.meaning.id, theirs.meaning.encode())
+    mine.learn(theirs.layout()[1])
+    names, states = theirs.pack(partition, rows, offset, 1)
+    records = [
+        PackedRecord("", partition, i, 0, name, state)
+        for i, (name, state) in enumerate(zip(names, states, strict=True))
+    ]
+    with mock.patch.object(Snapshots, "_planned", _PLANNED):
+        mine.restore(partition, packed(partition, records), Restored())
+    now.front.restore_clock(partition, before.front.clock(partition))

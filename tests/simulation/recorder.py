@@ -35,6 +35,7 @@ class Packed:
     lineage: Lineage
     life: int
     applied: int
+    configuration: str = ""  # of the worker that wrote it
 
 
 class Recorder:
@@ -69,8 +70,11 @@ class Recorder:
 class Watch:
     """One worker process; also its observer."""
 
-    def __init__(self, recorder: Recorder, client: str, worker: Worker) -> None:
+    def __init__(self, recorder: Recorder, client: str, worker: Worker, configuration: str, first: str) -> None:
+        """`first`: the configuration that all began with."""
         self._recorder, self._worker = recorder, worker
+        self._configuration = configuration
+        self._begin: Lineage = () if configuration == first else ((0, configuration),)
         self.rows: dict[tuple[int, str], Lineage] = {}
         self.used: dict[int, dict[int, str]] = {p: {} for p in range(PARTITIONS)}
         self.begun_anew: dict[int, dict[int, str]] = defaultdict(dict)  # weights by offset, replayed without a state
@@ -112,7 +116,7 @@ class Watch:
             lineages = self._recorder.lineages[partition]
             for name in table.series(partition):
                 if name not in names:
-                    self.rows[partition, name] = ((0, model),)
+                    self.rows[partition, name] = (*self._begin, (0, model))
                 lineages[self.rows[partition, name]] = None
         return outputs
 
@@ -135,7 +139,9 @@ class Watch:
         names, records = self._pack(partition, rows, position, life)
         applied = self._worker.engine.table.columns["applied"][rows].tolist()
         for name, record, reached in zip(names, records, applied, strict=True):
-            self._recorder.packed[record] = Packed(self.rows[partition, name.decode()], life, reached)
+            self._recorder.packed[record] = Packed(
+                self.rows[partition, name.decode()], life, reached, self._configuration
+            )
         return names, records
 
     def restore(self, partition: int, states: Block, out: Restored) -> None:
@@ -148,7 +154,10 @@ class Watch:
             of, rank = self._ranks.get(where, (None, (0, 0)))
             if of is not out or where[1] not in there or rank <= (packed.life, packed.applied):
                 self._ranks[where] = out, (packed.life, packed.applied)
-                self.rows[where] = packed.lineage
+                carried = packed.configuration != self._configuration
+                self.rows[where] = (
+                    (*packed.lineage, (packed.applied, self._configuration)) if carried else packed.lineage
+                )
                 there.add(where[1])
 
     # ── what the worker tells of itself ──────────────────────────────────────────────────────────────────────────
@@ -160,6 +169,8 @@ class Watch:
         self._begins_cold.discard(partition)
 
     def restored(self, partition: int, rows: int, refused: Mapping[str, int], seconds: float, why_cold: str) -> None:
+        if "`" in why_cold or "layout" in why_cold:  # all that changes here can be carried
+            self._recorder.fail(f"I11 identity: partition {partition} begins cold: {why_cold}")
         for cold in (self._cold, self._begins_cold):
             (cold.add if why_cold else cold.discard)(partition)
         self.begun_anew[partition].clear()

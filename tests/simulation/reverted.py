@@ -11,6 +11,7 @@ from unittest import mock
 
 import numpy as np
 
+from streamrnn.meaning import Change
 from streamrnn.service import pump
 from streamrnn.service.checkpoint import Checkpointer, Slice
 from streamrnn.service.outbox import AtLeastOnce, ExactlyOnce
@@ -18,7 +19,7 @@ from streamrnn.service.pump import Pump
 from streamrnn.service.refused import RefusedOutputs
 from streamrnn.service.resets import Word
 from streamrnn.service.restore import Restorer
-from streamrnn.stream.snapshot import Snapshots
+from streamrnn.stream.snapshot import Plan, Snapshots
 from streamrnn.transports.base import Deadline, OwnershipLost, TransportError, Unreadable
 from streamrnn.transports.memory import MemorySource
 
@@ -244,6 +245,29 @@ def _refusals_dropped() -> Any:
     return _patched(RefusedOutputs, "_letters", made)
 
 
+def _shapes_suffice() -> Any:
+    """States of the same shapes mean the same, whatever stands beside them."""
+
+    def made(planned: Any) -> Any:
+        def plan(self: Snapshots, theirs: Any) -> Plan:
+            shapes, own = (
+                {name: s for name, s in layout.shapes.items() if not name.startswith("meaning_")}
+                for layout in (theirs, self._own)
+            )
+            return Plan(Change(self.meaning, self.meaning)) if shapes == own else planned(self, theirs)
+
+        return plan
+
+    return _patched(Snapshots, "_planned", made)
+
+
+def _old_layouts_decide() -> Any:
+    """A record of another layout, wherever it stands in the log, is one that nothing can be done with."""
+    return mock.patch.object(
+        Snapshots, "_planned", lambda self, theirs: Plan(None, "the kept state has another layout")
+    )
+
+
 def _words_unheard() -> Any:
     """The checkpoint wins over an offset that an operator has set."""
 
@@ -291,6 +315,8 @@ FIXES: Mapping[str, Fix] = {
         "a record that is refused for what it holds costs that record", "", ("I10",), _refusals_fail
     ),
     "refusals-dead-lettered": Fix("what is refused for what it holds is dead-lettered", "", ("I1",), _refusals_dropped),
+    "states-by-name": Fix("a state is taken up by what it means", "", ("I4",), _shapes_suffice),
+    "old-states-carried": Fix("old states in the log make nothing cold", "", ("I11", "I4"), _old_layouts_decide),
     "words-heard": Fix("an offset that an operator has set counts", "", ("I1", "I4"), _words_unheard),
     "weights-looked-for": Fix("weights may have come to others first", "", ("I4",), _weights_not_looked_for),
 }

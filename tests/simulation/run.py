@@ -90,7 +90,17 @@ class Tally:
             {result.delivery: 1, "trained": result.trained, "virtual_s": int(result.virtual_s)}
             | {
                 name: getattr(result, name)
-                for name in ("records", "repeated", "starts", "weights", "accepted", "lineages", "refused", "inexact")
+                for name in (
+                    "records",
+                    "repeated",
+                    "starts",
+                    "weights",
+                    "accepted",
+                    "lineages",
+                    "refused",
+                    "configured",
+                    "inexact",
+                )
             }
         )
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from streamrnn.meaning import Meaning
 from streamrnn.model.network import Network
 from streamrnn.model.weights import WeightsMeta, pack, weights_id
 from streamrnn.service.config import Settings, load
@@ -48,57 +49,69 @@ LEARN: dict[str, Any] = {
 }
 
 
-def settings(rng: random.Random, delivery: str, crowded: bool = False) -> Settings:
-    """`crowded`: fewer rows than there are series."""
+# What an operator changes between two lives, and back. All of it can be carried, and none of it changes which outputs there are.
+CHANGES: list[dict[str, Any]] = [
+    {},
+    {"channels": ["b", "a"]},
+    {"horizon": 4},
+    {"horizon": 1, "burn_in": 9},
+    {"quantiles": [0.2, 0.5, 0.8]},
+    {"quantiles": [0.05, 0.1, 0.5, 0.6, 0.9]},
+    {"channels": ["b", "a"], "quantiles": [0.1, 0.9], "horizon": 3, "calendar": ["1h"]},
+]
+
+
+def written(rng: random.Random, delivery: str, crowded: bool = False) -> dict[str, Any]:
+    """A configuration as it stands in a file. `crowded`: fewer rows than there are series."""
     within = rng.choice(["one", "one", "one", "last", "mean"])
-    return load(
-        [],
-        {
-            "app": "app",
-            "input": "ticks",
-            "channels": ["a", "b"],
-            "step": "1s",
-            "horizon": 2,
-            "quantiles": [0.1, 0.5, 0.9],
-            "model": {"hidden": 4, "layers": 1},
-            "learn": LEARN,
-            "burn_in": 6,
-            "warm_up": 4,
-            "within": within,
-            "lateness": rng.choice(["0s", "2s"]) if within == "one" else "2s",
-            "complete": rng.choice(["record", "record", "channels"]),
-            "duplicates": rng.choice(["keep", "refuse"]),
-            "align": rng.choice(["floor", "floor", "nearest"]),
-            "future_max": rng.choice(["60s", "2h"]),
-            "idle_after": rng.choice(["4s", "20s", "300s"]),
-            "gap_max": rng.choice([0, 3, 20]),
-            "imputed": rng.choice(["gaps", "all"]),
-            "series_max": 3 if crowded else 64,
-            "poll_timeout": "50ms",
-            "delivery": delivery,
-            "delivery_timeout": "5s",
-            "stall_after": "3s",
-            "shutdown_grace": "3s",
-            "batch_records_max": rng.choice([1, 3, 7, 20, 60]),
-            "checkpoint": {
-                "interval": rng.choice(["10ms", "200ms", "2s", "30s"]),
-                "records": rng.choice([3, 20, 1000]),
-            },
-            "train": "off",
+    return {
+        "app": "app",
+        "input": "ticks",
+        "channels": ["a", "b"],
+        "step": "1s",
+        "horizon": 2,
+        "quantiles": [0.1, 0.5, 0.9],
+        "model": {"hidden": 4, "layers": 1},
+        "learn": LEARN,
+        "burn_in": 6,
+        "warm_up": 4,
+        "within": within,
+        "lateness": rng.choice(["0s", "2s"]) if within == "one" else "2s",
+        "complete": rng.choice(["record", "record", "channels"]),
+        "duplicates": rng.choice(["keep", "refuse"]),
+        "align": rng.choice(["floor", "floor", "nearest"]),
+        "future_max": rng.choice(["60s", "2h"]),
+        "idle_after": rng.choice(["4s", "20s", "300s"]),
+        "gap_max": rng.choice([0, 3, 20]),
+        "imputed": rng.choice(["gaps", "all"]),
+        "series_max": 3 if crowded else 64,
+        "poll_timeout": "50ms",
+        "delivery": delivery,
+        "delivery_timeout": "5s",
+        "stall_after": "3s",
+        "shutdown_grace": "3s",
+        "batch_records_max": rng.choice([1, 3, 7, 20, 60]),
+        "checkpoint": {
+            "interval": rng.choice(["10ms", "200ms", "2s", "30s"]),
+            "records": rng.choice([3, 20, 1000]),
         },
-        {},
-    )
+        "train": "off",
+    }
+
+
+def settings(rng: random.Random, delivery: str, crowded: bool = False) -> Settings:
+    return load([], written(rng, delivery, crowded), {})
 
 
 @cache
-def weights(number: int) -> tuple[str, bytes]:
-    """(id, blob) of some network. Always the same, and the trainers' random numbers are left alone."""
+def weights(number: int, meaning: Meaning | None = None) -> tuple[str, bytes]:
+    """(id, blob) of some network, which means this. Always the same, and the trainers' random numbers are left alone."""
     chosen = settings(random.Random(0), "at-least-once")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(number)
         network = Network(chosen.model_spec())
         torch.nn.init.normal_(network.out.weight, 0.0, 0.3)
-    return weights_id(network), pack(network, WeightsMeta())
+    return weights_id(network), pack(network, WeightsMeta(), meaning)
 
 
 def ticks(rng: random.Random, count: int, series_max: int = 4) -> list[list[Raw]]:

@@ -18,9 +18,10 @@ from faults import KINDS, POLL_INTERVAL_S, SESSION_S, Faults
 from ledger import EFFECTS, Ledger, Violation
 from oracle import Oracle
 from recorder import FORMER, Packed, Recorder, Watch
-from stream import LETTERS, MODELS, OUTPUTS, PARTITIONS, START, STATE, Raw, settings, ticks, weights
+from stream import CHANGES, LETTERS, MODELS, OUTPUTS, PARTITIONS, START, STATE, Raw, ticks, weights, written
 
 from streamrnn.model.weights import weights_id
+from streamrnn.service.config import load
 from streamrnn.service.trainer import Trainer
 from streamrnn.service.worker import Worker
 from streamrnn.stream.engine import NO_MODEL, Engine
@@ -34,6 +35,8 @@ HEAL_S = 200.0
 END_S = 60.0
 # How many of the runs begin in an input that was made anew.
 MADE_ANEW = 0.1
+# How many have a configuration that changes.
+CONFIGURED = 0.3
 # How many of the others begin where an operator has set the group's offsets back to the begin of an input that was served.
 SET_BACK = 0.1
 # Columns of a state that say by NaN that a value is missing.
@@ -54,6 +57,7 @@ class Report:
     accepted: int = 0  # by the trainers' gates
     lineages: int = 0
     refused: int = 0  # outputs, by the broker for what they hold
+    configured: int = 0  # times an operator changed the configuration
     inexact: int = 0  # partitions that are not held against an uninterrupted run
     virtual_s: float = 0.0
     digest: str = ""  # of all that happened: the same seed, the same digest
@@ -70,7 +74,8 @@ class World:
         rng = self.random = random.Random(f"world-{seed}")
         random.seed(seed)  # the service's own back-off
         self.crowded = rng.random() < 0.1
-        self.settings = settings(rng, delivery or rng.choice(["at-least-once", "exactly-once"]), self.crowded)
+        chosen = written(rng, delivery or rng.choice(["at-least-once", "exactly-once"]), self.crowded)
+        self.settings = load([], chosen, {})
         # Few, for each costs as much as twenty others.
         self.trained = (rng.random() < 0.03) if trained is None else trained
         self.logs = ticks(rng, rng.choice([120, 250] if self.trained else [40, 120, 250]))
@@ -80,6 +85,12 @@ class World:
         # that all else of a seed is as it would be without.
         before = random.Random(f"former-{seed}")
         self.former = ticks(before, before.choice([10, 60, 160])) if before.random() < MADE_ANEW else None
+        # What an operator changes between two lives, drawn apart as well: by name, the one that all begin with first.
+        self.changing = random.Random(f"configured-{seed}")
+        self.configured = not self.trained and self.changing.random() < CONFIGURED
+        others = self.changing.sample(CHANGES[1:], self.changing.choice([1, 1, 2])) if self.configured else []
+        self.configurations = {f"@{k}": load([], {**chosen, **change}, {}) for k, change in enumerate([{}, *others])}
+        self.configuration = "@0"
         # Or an operator has it processed again: what was read of it before.
         again = random.Random(f"set-back-{seed}")
         self.set_back = self.former is None and again.random() < SET_BACK
@@ -125,7 +136,7 @@ class World:
         self.content.refused.clear()
         self.recorder = Recorder(lambda what: self._violated(Violation(what)), former)
         blobs: dict[str, bytes] = {}
-        self.oracle = Oracle(self.settings, self.logs, blobs)
+        self.oracle = Oracle(self.configurations, self.logs, blobs)
         exactly_once = self.settings.delivery == "exactly-once"
         self.ledger = Ledger(
             self.broker, self.oracle, self.recorder, self.content, exactly_once, exact=not self.crowded
@@ -145,9 +156,11 @@ class World:
         slots = [asyncio.create_task(self._slot(f"w{i}", self._worker)) for i in range(rng.choice([1, 2, 3]))]
         if self.trained:
             slots += [asyncio.create_task(self._slot(f"t{i}", self._trainer)) for i in range(rng.choice([1, 2]))]
-        operating = asyncio.create_task(self._operate())
+        operating = [asyncio.create_task(self._operate())]
+        if self.configured:
+            operating.append(asyncio.create_task(self._reconfigure()))
         await self._feed()
-        await operating
+        await asyncio.gather(*operating)
         await asyncio.sleep(rng.uniform(0.0, 5.0))
         self.faults.stop()
         await self._healed()
@@ -224,8 +237,23 @@ class World:
             else:
                 await self._publish(number + 1)
 
+    async def _reconfigure(self) -> None:
+        """An operator changes the configuration, and perhaps back, and starts the workers anew, one after the other."""
+        rng = self.changing
+        for _ in range(rng.choice([1, 2, 2, 3])):
+            await asyncio.sleep(rng.uniform(0.3, 3.0))
+            self.configuration = rng.choice([name for name in self.configurations if name != self.configuration])
+            self.report.configured += 1
+            for client in list(self.workers):
+                await asyncio.sleep(rng.expovariate(1 / 0.3))
+                if rng.random() < 0.5:
+                    self.kill(client)
+                elif client in self._stops:
+                    self._stops.pop(client)()
+                    _loop().call_later(END_S, self._check_gone, client)
+
     async def _publish(self, number: int) -> None:
-        model, blob = weights(number)
+        model, blob = weights(number, self.settings.meaning())
         self.ledger.permitted.add(model)
         follower = await self._followed()
         await self.operator.upload(model, blob, {}, self.now_ms())
@@ -285,8 +313,10 @@ class World:
         return MemoryTransport(self.broker, client, flaws or self.faults.flaws)
 
     async def _worker(self, client: str) -> None:
-        worker = Worker(self.settings, self.transport(client), None, now_ms=self.now_ms)  # type: ignore[arg-type]
-        self.workers[client] = worker, Watch(self.recorder, client, worker)
+        chosen = self.configurations[self.configuration]
+        worker = Worker(chosen, self.transport(client), None, now_ms=self.now_ms)  # type: ignore[arg-type]
+        watch = Watch(self.recorder, client, worker, self.configuration, next(iter(self.configurations)))
+        self.workers[client] = worker, watch
         self._stops[client] = worker.stop
         await worker.run()
 

@@ -13,7 +13,7 @@ from making import START, batch, cut, feed, laid, network, own, said, spec, stat
 from streamrnn.packed import Packed
 from streamrnn.spec import StreamSpec
 from streamrnn.stream.engine import NO_MODEL, Engine
-from streamrnn.stream.snapshot import VERSION, LayoutMismatch, NewerVersion, Restored, Snapshots
+from streamrnn.stream.snapshot import VERSION, NewerVersion, Restored, Snapshots
 from streamrnn.stream.table import Field
 
 
@@ -267,17 +267,6 @@ def test_a_state_with_fewer_columns_is_read_by_their_names() -> None:
     assert newer.table.columns["both"][row] == 5
     before = older.table.columns["state"][older.table.find(0, "x")]
     assert np.array_equal(newer.table.columns["state"][row], before)
-
-
-def test_another_configuration_s_state_is_refused_with_what_differs() -> None:
-    short, long = spec(horizon=4), spec(horizon=5)
-    source = engine(short)
-    feed(source, walk(60, ["x"]))
-    keys, records = packed(source, 0, 60)
-    target = Snapshots(engine(long))
-    target.learn(Snapshots(source).layout()[1])
-    with pytest.raises(LayoutMismatch, match=r"pend_base \[4, 3\].*\[5, 3\]"):
-        target.restore(0, laid(keys, records), Restored())
 
 
 def test_the_record_that_has_come_further_is_kept_whatever_the_order() -> None:
