@@ -76,12 +76,13 @@ class History:
         watched = self._watched
         forecasts = outputs.forecasts
         last: dict[str, int] = {}
-        for row, name in enumerate(forecasts.series):
-            if name in watched:
-                tick = int(forecasts.tick[row])
-                if batch.series[tick] == name:
-                    watched[name].actual.append((milliseconds(int(forecasts.ts_us[row])), batch.values[tick].copy()))
-                last[name] = row
+        rows = [row for row, name in enumerate(forecasts.series) if name in watched]
+        ticks, times = forecasts.tick[rows].tolist(), forecasts.ts_us[rows].tolist()
+        for row, tick, ts_us in zip(rows, ticks, times, strict=True):
+            name = forecasts.series[row]
+            if batch.series[tick] == name:
+                watched[name].actual.append((milliseconds(ts_us), batch.values[tick].copy()))
+            last[name] = row
         for name, row in last.items():  # copies, or the whole batch would stay
             watched[name].forecast = _Forecast(
                 milliseconds(int(forecasts.ts_us[row])),

@@ -96,7 +96,8 @@ class OutputPart:
 def _worth_writing(scale: F32, base: F64) -> F32:
     """The scale by which digits are chosen: of a channel that has not moved, a share of its value (10 digits). [n, channel]"""
     level = np.abs(base)
-    return np.where(scale > 1e-12 * level, scale, 1e-7 * level).astype(np.float32)
+    moved = scale > 1e-12 * level
+    return scale if moved.all() else np.where(moved, scale, 1e-7 * level).astype(np.float32)
 
 
 def _step_us(spec: StreamSpec, grid: StepGrid, frames: Frames, chosen: I64) -> I64:
