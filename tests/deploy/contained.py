@@ -1,6 +1,8 @@
-"""Runs a command as a container does: root file system read-only, a small /tmp without exec, an unknown user, no home.
+"""Runs a command as a container does: root read-only, a small temporary folder without exec, an unknown user, no home.
 
-    python contained.py [--tmp-kb 16384] [--uid 10001] [--writable DIR …] [--mnt DIR] [--no-tmp] -- command …
+    python contained.py [--tmp-kb 16384] [--uid 10001] [--writable DIR …] [--no-tmp] -- command …
+
+The temporary folder is /mnt, by TMPDIR: what is tried may lie below /tmp.
 
 By namespaces of the kernel alone (user_namespaces(7), mount_namespaces(7)), so no container engine and no rights are needed.
 Exit code 125 where the kernel does not permit them.
@@ -59,27 +61,26 @@ def mount(source: str, target: str, kind: str, flags: int, options: str = "") ->
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tmp-kb", type=int, default=16_384)
-    parser.add_argument("--no-tmp", action="store_true", help="/tmp is as read-only as the rest")
+    parser.add_argument("--no-tmp", action="store_true", help="nothing can be written but what is --writable")
     parser.add_argument("--uid", type=int, default=10_001)
     parser.add_argument("--writable", action="append", default=[])
-    parser.add_argument("--mnt", help="this folder is there as /mnt")
     parser.add_argument("command", nargs="+")
     options = parser.parse_args()
 
     enter(NEW_MOUNTS, 0, 0)
-    if options.mnt:
-        mount(options.mnt, "/mnt", "", BIND)
     for path in options.writable:  # a mount of its own keeps its own attributes
         mount(path, path, "", BIND | RECURSIVE)
     set_attributes("/", Attributes(READ_ONLY, 0, PRIVATE, 0))
     for path in ["/proc", *options.writable]:
         set_attributes(path, Attributes(0, READ_ONLY, 0, 0))
     if not options.no_tmp:
-        mount("tmpfs", "/tmp", "tmpfs", NO_SUID | NO_DEVICES | NO_EXEC, f"size={options.tmp_kb}k,mode=1777")
+        mount("tmpfs", "/mnt", "tmpfs", NO_SUID | NO_DEVICES | NO_EXEC, f"size={options.tmp_kb}k,mode=1777")
     enter(0, options.uid, options.uid)
     environment = {
         name: text for name, text in os.environ.items() if name not in ("HOME", "USER", "LOGNAME", "XDG_CACHE_HOME")
     }
+    if not options.no_tmp:
+        environment["TMPDIR"] = "/mnt"
     os.chdir("/")
     os.execvpe(options.command[0], options.command, environment)  # noqa: S606
 

@@ -37,11 +37,11 @@ class Contained:
     def __init__(self, folder: Path, *arguments: object) -> None:
         (folder / "sitecustomize.py").write_text(WATCHES)
         self.log = folder / f"{arguments[0]}.log"
-        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": f"/mnt:{ROOT}", "OMP_NUM_THREADS": "1"}
+        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": f"{folder}:{ROOT}", "OMP_NUM_THREADS": "1"}
         with self.log.open("wb") as file:
             self.child = subprocess.Popen(
-                [sys.executable, str(CONTAINED), "--tmp-kb", "4096", "--mnt", str(folder), "--",
-                 sys.executable, "-m", "streamrnn", *map(str, arguments), "-c", "/mnt/streamrnn.yaml"],
+                [sys.executable, str(CONTAINED), "--tmp-kb", "4096", "--",
+                 sys.executable, "-m", "streamrnn", *map(str, arguments), "-c", folder / "streamrnn.yaml"],
                 stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment,
             )  # fmt: skip
 

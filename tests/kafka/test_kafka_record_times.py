@@ -23,6 +23,7 @@ from structlog.testing import capture_logs
 
 from streamrnn.cli.topics import _examined
 from streamrnn.service.config import Settings, load
+from streamrnn.service.sizes import sizes_of
 from streamrnn.service.worker import Worker
 from streamrnn.transports.base import Deadline, TopicNeed
 from streamrnn.transports.kafka import KafkaTransport
@@ -227,7 +228,7 @@ async def test_a_dead_letter_that_its_topic_never_takes_is_given_up(
     limits = {"max.message.bytes": "2000"}
     await alter(broker, chosen.topics.dlq, limits)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("streamrnn.service.worker.refuse", lambda states: None)  # it was altered under a running worker
+        patch.setattr("streamrnn.service.worker.refuse", lambda *states: None)  # it was altered under a running worker
         worker, _ = await served(broker, chosen)
         letters = await read_all(broker, chosen.topics.dlq)
         assert [dict(r.headers)["streamrnn-source"].rpartition(b"/")[2] for r in letters] == [b"3", b"4"]
@@ -302,7 +303,8 @@ async def test_topics_made_for_event_times_take_any_and_validate_says_what_they_
 ) -> None:
     app = unique("made")
     chosen = load([configure(tmp_path, broker, app, output={"timestamp": "event"})], {}, {})
-    states, made = await _examined(chosen, create=True, partitions=1)
+    sizes = sizes_of(chosen)
+    states, made, _ = await _examined(chosen, sizes, create=True, partitions=1)
     assert len(made) == 6
     assert not [hint for state in states for hint in state.hints]
     sink = KafkaTransport(settings_for(broker)).sink()
@@ -314,9 +316,9 @@ async def test_topics_made_for_event_times_take_any_and_validate_says_what_they_
     # All settings of a topic are given anew by this.
     kept = {"retention.ms": str(7 * DAY_MS), **chosen.topic_needs(1)[0].config}
     await alter(broker, chosen.topics.forecasts, kept)
-    states, _ = await _examined(chosen)
+    states, _, _ = await _examined(chosen, sizes)
     (hint,) = [hint for state in states for hint in state.hints]
     assert hint.startswith("keeps event times for 7d (retention.ms), the input for ever")
     command = hint[hint.index("kafka-configs.sh") :].split()
     await asyncio.to_thread(broker._run, command[0], "--bootstrap-server", broker.servers, *command[1:])
-    assert not [hint for state in (await _examined(chosen))[0] for hint in state.hints]
+    assert not [hint for state in (await _examined(chosen, sizes))[0] for hint in state.hints]

@@ -147,7 +147,7 @@ def test_what_was_found_is_not_found_again(name: str, data: bytes) -> None:
     [{}, {"loss": "x"}, {"skill": 3}, {"skill": []}, {"skill": ["x"]}, {"round": None}, {"id": "b", "bytes": -1}],
 )
 def test_a_strangers_manifest_is_listed_all_the_same(meta: dict[str, object]) -> None:
-    row = cli_models._row(Manifest("a", 1, 1, "0" * 64, meta), "a", ())
+    row = cli_models._row(Manifest("a", 1, 1, "0" * 64, meta), "a", (), ())
     assert (row["id"], row["bytes"], row["current"]) == ("a", 1, True)
     assert f"{row['loss']:.4f} {row['skill']:.3f} {row['round']:<4}" and json.dumps(row)
 
