@@ -432,7 +432,10 @@ class Pump:
         if self._load_weights(weights):
             self._engine.use(serving)
             return weights
-        log.error("weights of the time are gone: the replay uses those in use now", weights=weights, instead=serving)
+        log.warning(
+            "weights of the time are gone, or of another kind: the replay uses those in use now",
+            weights=weights, instead=serving,
+        )  # fmt: skip
         owned.history = ()
         owned.weights = serving
         return serving
@@ -802,11 +805,13 @@ class Pump:
             self._engine.drop(partition)
             fresh = waiting.begin if self.settings.start == "earliest" else waiting.end
             position, emit_from = starting_points(known, waiting.begin, waiting.end, fresh)
-            if by_tool and said is not None:
-                # No note says from where on a replay makes it warm.
+            if said is not None:
+                # No note says from where on a replay makes it warm: a tool leaves none, and ours counts steps of before,
+                # since the partition came to its owner.
                 warm_up, records = self._engine.spec.warm_up, self._checkpointer.records
                 since = emit_from - word.records if word.direction == "ahead" else emit_from
-                position = again_from(since, waiting.begin, series + len(done.found.left), warm_up, records)
+                again = again_from(since, waiting.begin, series + len(done.found.left), warm_up, records)
+                position = again if by_tool else min(position, again)
             life = done.life + (1 if done.checkpoint is not None else 0)
             serving = self._engine.model
             committed = known.offset if known is not None else -1

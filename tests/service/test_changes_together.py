@@ -77,6 +77,22 @@ async def test_offsets_set_together_with_another_step_are_said_counted_and_serve
 
 
 @BOTH
+@on_virtual_clock
+async def test_another_step_is_served_warm_however_shortly_after_a_restart(delivery: str) -> None:
+    """The note beside the offset goes back to where its worker began, and counts steps of before."""
+    _, broker = made(partitions=1)
+    send(broker, 60, partitions=1)
+    await (await Life(broker, delivery=delivery).serves()).stop()
+    send(broker, 2, first=60, partitions=1)
+    await (await Life(broker, delivery=delivery).serves()).stop()
+    begun = broker.end("app.forecasts", 0)
+    send(broker, 4, first=62, partitions=1)
+    life = await (await Life(broker, delivery=delivery, **COLD).serves()).stop()
+    assert life.worker.observer.metrics.cold_starts._value.get() == 1
+    assert [json.loads(text)["warm"] for text in texts(said(broker, begun))] == [True] * 4
+
+
+@BOTH
 @pytest.mark.parametrize("killed", [False, True])
 @on_virtual_clock
 async def test_what_is_skipped_together_with_another_step_is_in_no_state(delivery: str, killed: bool) -> None:

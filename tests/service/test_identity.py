@@ -397,7 +397,9 @@ async def test_a_checkpoint_of_an_older_life_that_comes_late_does_not_bring_that
 @on_virtual_clock
 async def test_what_nothing_came_of_is_deleted_and_the_rest_is_written_anew(name: str) -> None:
     lives = Lives("exactly-once")
-    first, changed = lives.chosen({}), lives.chosen(CASES[name].once)
+    # A replay goes back by so many records.
+    replayed = {"checkpoint": {"interval": "300ms", "records": 100}}
+    first, changed = lives.chosen({}), lives.chosen({**CASES[name].once, **replayed})
     lives.create(first)
     lives.send(40)
     worker = lives.start(first)
