@@ -25,8 +25,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from streamrnn.records import I64
-from streamrnn.service.resets import still_needed
-from streamrnn.service.restart import HISTORY_MAX
+from streamrnn.service.restart import HISTORY_MAX, still_needed
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.snapshot import Snapshots
 from streamrnn.transports.base import LONG_AGO_S, Sink, clock_s

@@ -38,7 +38,15 @@ from streamrnn.service.checkpoint import SLICE_ROWS, Checkpointer, Parked, Slice
 from streamrnn.service.outbox import Outbox
 from streamrnn.service.publish import Publisher
 from streamrnn.service.resets import Word, again_from, next_skip, word_of
-from streamrnn.service.restart import ReplayPoints, committed_with, history_of, is_of, is_ours, starting_points
+from streamrnn.service.restart import (
+    ReplayPoints,
+    committed_with,
+    history_of,
+    is_of,
+    is_ours,
+    skips_beside,
+    starting_points,
+)
 from streamrnn.service.restore import DELETED, NO_CHECKPOINT, Restoration, Restorer
 from streamrnn.stream.engine import Engine
 from streamrnn.transports.base import (
@@ -355,7 +363,9 @@ class Pump:
         count = sum(len(group.records) for group in groups)
         slices = self._take_states(ends, count)
         offsets = {
-            p: committed_with(end, self._replay_from(p, end), self._checkpointer.history(p), self._input_id)
+            p: committed_with(
+                end, self._replay_from(p, end), self._checkpointer.history(p), self._input_id, self.owned[p].skips
+            )
             for p, end in ends.items()
             if not self.owned[p].replaying
         }
@@ -752,21 +762,26 @@ class Pump:
         partition = done.partition
         waiting = self._waiting.pop(partition)
         known, checkpoint, why = waiting.committed, done.checkpoint, done.why
+        said = checkpoint or done.before  # of offsets
         # Transactions are fenced, and their markers leave gaps of their own.
         end = -1 if self._outbox.exactly_once else done.end
-        if checkpoint is not None:
-            if checkpoint.input_id and self._input_id and checkpoint.input_id != self._input_id:
-                why = f"the input was made anew: it was topic {checkpoint.input_id}, and is {self._input_id}"
-            elif checkpoint.offset < waiting.begin:
-                why = f"retention has deleted the records since its offset {checkpoint.offset}"
-            elif checkpoint.offset > waiting.end or (known is not None and known.offset > waiting.end):
-                why = f"its offset {checkpoint.offset} is not in the log: the topic was made anew"
-        word = Word("")
-        if checkpoint is not None and not why:
-            word = word_of(known, checkpoint, done.reached)
+        if said is not None:
+            if said.input_id and self._input_id and said.input_id != self._input_id:
+                why = why or f"the input was made anew: it was topic {said.input_id}, and is {self._input_id}"
+                said = None
+            elif said.offset > waiting.end or (known is not None and known.offset > waiting.end):
+                why = why or f"its offset {said.offset} is not in the log: the topic was made anew"
+                said = None
+            elif said.offset < waiting.begin:
+                why = why or f"retention has deleted the records since its offset {said.offset}"
+        if said is not None:
+            word = word_of(known, said, done.reached)
+        else:
+            word = Word("", skips=skips_beside(known))
+        by_tool = known is not None and not is_ours(known)
         # A new partition has no state to lose. A topic that is deleted takes the group's offsets with it, not the state.
         lost = bool(why) and why != DELETED and (known is not None or why != NO_CHECKPOINT)
-        if checkpoint is not None and not why and word.direction != "back":
+        if checkpoint is not None and not why and not word.anew:
             emit_from = max(checkpoint.offset, known.offset if known is not None else checkpoint.offset)
             committed = known.offset if known is not None else -1
             position, clock = self._replay_start(done, checkpoint, waiting.begin)
@@ -774,12 +789,12 @@ class Pump:
             history = history_of(known, checkpoint)
             owned = _Owned(position, emit_from, committed, weights_at(history, position), history, skips=word.skips)
             written = msgspec.structs.replace(checkpoint, input_id=self._input_id, skips=word.skips)
-            if word.direction:
+            if word.offset >= 0:
                 written = msgspec.structs.replace(written, word=word.offset)
             due = bool(done.carried or done.strays)
             self._checkpointer.begin(partition, written, history, end, done.strays, done.layouts, due)
             self._report_changes(done)
-            if word.direction:
+            if word.offset >= 0:
                 self._ready.append(self._checkpointer.start(partition))
         else:
             series = len(self._engine.table.series(partition))
@@ -787,21 +802,25 @@ class Pump:
             self._engine.drop(partition)
             fresh = waiting.begin if self.settings.start == "earliest" else waiting.end
             position, emit_from = starting_points(known, waiting.begin, waiting.end, fresh)
-            if word.direction:
+            if by_tool and said is not None:
+                # No note says from where on a replay makes it warm.
                 warm_up, records = self._engine.spec.warm_up, self._checkpointer.records
-                position = again_from(emit_from, waiting.begin, series, warm_up, records)
+                since = emit_from - word.records if word.direction == "ahead" else emit_from
+                position = again_from(since, waiting.begin, series + len(done.found.left), warm_up, records)
             life = done.life + (1 if done.checkpoint is not None else 0)
             serving = self._engine.model
-            owned = _Owned(position, emit_from, known.offset if known is not None else -1, serving)
+            committed = known.offset if known is not None else -1
+            owned = _Owned(position, emit_from, committed, serving, skips=word.skips)
             if owned.committed > emit_from:
                 owned.committed = -1  # of a topic that is no more
             # The log's clock begins with the life of the partition's state.
             begun = Checkpoint(
                 self._source.topic, position, serving, None, life, input_id=self._input_id, clocks=((position, b""),),
-                word=known.offset if known is not None and not is_ours(known) else -1,
+                word=known.offset if known is not None and by_tool else -1, skips=word.skips,
             )  # fmt: skip
             self._checkpointer.begin(partition, begun, begun.history(), end, strays, done.layouts)
-            self._observer.carried(partition, 0, len(strays))
+            if lost:
+                self._observer.carried(partition, 0, len(strays))
             self._ready.append(self._checkpointer.start(partition))
             if lost:
                 log.error(

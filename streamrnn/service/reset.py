@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from streamrnn.service.members import refuse_while_alive
 from streamrnn.service.publish import wall_ms
-from streamrnn.transports.base import Deadline, Transport, TransportError
+from streamrnn.service.restart import set_from
+from streamrnn.transports.base import Committed, Deadline, Transport, TransportError
 from streamrnn.transports.changelog import CHECKPOINT, SERIES
 from streamrnn.transports.models import POINTER
 
@@ -44,6 +45,7 @@ class Move:
     partition: int
     now: int | None
     to: int
+    note: Committed | None = None  # what is committed, with a note of where the group was
 
     @property
     def records(self) -> int:
@@ -85,9 +87,10 @@ async def plan(transport: Transport, settings: Settings, state: bool, models: bo
         try:
             await offsets.start()
             made.begin, made.end = await offsets.begin(), await offsets.end()
-            known = {p: entry.offset if entry is not None else None for p, entry in (await offsets.committed()).items()}
+            entries = await offsets.committed()
+            known = {p: entry.offset if entry is not None else None for p, entry in entries.items()}
             targets = await _targets(to, made.begin, made.end, known, offsets.at_time)
-            made.moves = [Move(p, known.get(p), at) for p, at in sorted(targets.items())]
+            made.moves = [Move(p, known.get(p), at, set_from(at, entries.get(p))) for p, at in sorted(targets.items())]
         finally:
             await offsets.stop(Deadline(5.0))
     return made
@@ -111,7 +114,7 @@ async def execute(transport: Transport, settings: Settings, plan: Plan) -> None:
         offsets = transport.group_offsets(settings.input, settings.app)
         try:
             await offsets.start()
-            await offsets.set({move.partition: move.to for move in plan.moves})
+            await offsets.set({move.partition: move.note or Committed(move.to) for move in plan.moves})
         finally:
             await offsets.stop(Deadline(5.0))
 

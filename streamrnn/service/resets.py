@@ -25,7 +25,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from streamrnn.service.restart import UNEVEN, is_ours
+from streamrnn.service.restart import UNEVEN, is_ours, was_at
 from streamrnn.transports.base import Committed
 from streamrnn.transports.changelog import Checkpoint, Skips
 
@@ -41,6 +41,7 @@ class Word:
     offset: int = -1
     skips: Skips = ()
     records: int = 0  # to be processed again, or skipped
+    anew: bool = False  # the states hold some of what is to be processed again
 
 
 def word_of(known: Committed | None, checkpoint: Checkpoint, reached: int) -> Word:
@@ -48,12 +49,20 @@ def word_of(known: Committed | None, checkpoint: Checkpoint, reached: int) -> Wo
     if known is None or is_ours(known) or known.offset == checkpoint.word:
         return Word("", skips=checkpoint.skips)
     reached = max(reached, checkpoint.offset)
-    if known.offset < reached:
-        return Word("back", known.offset, (), reached - known.offset)
-    if known.offset > reached:
-        skips = (*checkpoint.skips, (reached, known.offset))[-SKIPS_MAX:]
-        return Word("ahead", known.offset, skips, known.offset - reached)
-    return Word("", skips=checkpoint.skips)
+    # More may have been processed than the last states hold, where their worker was killed.
+    done = max(reached, was_at(known))
+    if known.offset < done:
+        skips = skipped_before(checkpoint.skips, known.offset)
+        return Word("back", known.offset, skips, done - known.offset, known.offset < reached)
+    if known.offset > done:
+        skips = (*checkpoint.skips, (done, known.offset))[-SKIPS_MAX:]
+        return Word("ahead", known.offset, skips, known.offset - done)
+    return Word("", known.offset, checkpoint.skips)
+
+
+def skipped_before(skips: Skips, offset: int) -> Skips:
+    """What stays skipped when everything from an offset on is to be processed again."""
+    return tuple((since, min(until, offset)) for since, until in skips if since < offset)
 
 
 def again_from(offset: int, begin: int, series: int, warm_up: int, records: int) -> int:
@@ -65,8 +74,3 @@ def again_from(offset: int, begin: int, series: int, warm_up: int, records: int)
 def next_skip(skips: Skips, position: int) -> tuple[int, int] | None:
     """The first stretch that is skipped from a position on."""
     return min(((since, until) for since, until in skips if until > position), default=None)
-
-
-def still_needed(skips: Skips, oldest: int) -> Skips:
-    """Those that a replay from `oldest` meets."""
-    return tuple(skip for skip in skips if skip[1] > oldest)

@@ -17,7 +17,7 @@ import msgspec
 
 from streamrnn.spec import StreamSpec
 from streamrnn.transports.base import Committed
-from streamrnn.transports.changelog import Checkpoint, History, InputOffset, TopicId, WeightsId
+from streamrnn.transports.changelog import Checkpoint, History, InputOffset, Skips, TopicId, WeightsId
 
 # A mark is kept every so many records: finer ones would cost memory, coarser ones only replay a little more.
 MARK_EVERY = 256
@@ -36,6 +36,15 @@ class _Note(msgspec.Struct, forbid_unknown_fields=False):
     weights: tuple[tuple[InputOffset, WeightsId], ...] = ()
     input_id: TopicId = ""
     at: int = -1  # the offset that it was written beside; -1: written before notes said so
+    # Input offsets (first, behind the last) that an operator had skipped, and that a replay from `replay_from` meets.
+    skips: Skips = ()
+
+
+class _Set(msgspec.Struct):
+    """Beside an offset that `streamrnn reset` has set: where the group was before."""
+
+    set: InputOffset
+    was: InputOffset
 
 
 class ReplayPoints:
@@ -77,10 +86,41 @@ class ReplayPoints:
         self._ticks.pop(partition, None)
 
 
-def committed_with(offset: int, replay_from: int, history: History = (), input_id: str = "") -> Committed:
+def committed_with(
+    offset: int, replay_from: int, history: History = (), input_id: str = "", skips: Skips = ()
+) -> Committed:
     """`history` of the weights is cut to what brokers take beside an offset (4 kB, where nobody set it lower)."""
-    note = _Note(replay_from, history[-HISTORY_MAX:], input_id, offset)
+    note = _Note(replay_from, history[-HISTORY_MAX:], input_id, offset, still_needed(skips, replay_from))
     return Committed(offset, msgspec.json.encode(note).decode())
+
+
+def set_from(offset: int, known: Committed | None) -> Committed:
+    """An operator's offset, with a note of where the group was: states may not have come so far (a worker was killed)."""
+    if known is None:
+        return Committed(offset)
+    was = was_at(known)
+    note = _Set(offset, known.offset if was < 0 else was)  # set twice: where it was before the first time
+    return Committed(offset, msgspec.json.encode(note).decode())
+
+
+def was_at(known: Committed) -> int:
+    """Where the group was before `streamrnn reset` has set this offset; -1 where it has not, or another tool since."""
+    try:
+        note = msgspec.json.decode(known.metadata, type=_Set)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return -1
+    return note.was if note.set == known.offset else -1
+
+
+def skips_beside(known: Committed | None) -> Skips:
+    """What an operator had skipped before this was committed, as far as a replay meets it."""
+    note = _note(known) if known is not None else None
+    return note.skips if note is not None else ()
+
+
+def still_needed(skips: Skips, oldest: int) -> Skips:
+    """Those that a replay from `oldest` meets."""
+    return tuple(skip for skip in skips if skip[1] > oldest)
 
 
 def is_ours(known: Committed) -> bool:

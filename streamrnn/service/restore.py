@@ -51,7 +51,10 @@ class Restoration:
     carried: int = 0  # series whose state was of another meaning, or of a version that kept none
     plans: list[Plan] = field(default_factory=list)  # how
     cold: Counter[str] = field(default_factory=Counter)  # series of whose state nothing could be carried, by why
-    reached: int = 0  # the input offset that the furthest of its states has come to
+    # The input offset that the furthest of its states has come to, of those that cannot be carried, too.
+    reached: int = 0
+    # That of states of which nothing can be carried: what it says of the input's offsets holds all the same.
+    before: Checkpoint | None = None
 
 
 @dataclass(slots=True)
@@ -186,6 +189,7 @@ class Restorer:
             why = DELETED if partition in reader.deleted else NO_CHECKPOINT
         if checkpoint is not None and checkpoint.input != self._input:
             raise TopicUnfit(of_another_input(self._topic, partition, checkpoint.input, self._input))
+        readable = not why
         if not why and checkpoint is not None and checkpoint.meaning is not None:
             why = Change(checkpoint.meaning, self._snapshots.meaning).cold
         there = table.series(partition)
@@ -199,6 +203,14 @@ class Restorer:
             last = max(last, reader.end(partition) + 1)
         done = Restoration(partition, None if why else checkpoint, why, found, clock_s() - known.began_s)
         done.layouts = known.layouts
+        if why and readable and checkpoint is not None:
+            done.before = checkpoint
+            there_of = [row for row in there.values() if found.lived[row] == checkpoint.life + 1]
+            done.reached = max(
+                int(table.columns["applied"][there_of].max(initial=0)),
+                *(applied for life, applied, _ in found.left.values() if life == checkpoint.life),
+                0,
+            )
         done.life = last + 1 if done.checkpoint is None else done.checkpoint.life
         done.strays = [*there] if done.checkpoint is None else found.strays(there, done.life)
         for name in done.strays:
@@ -212,7 +224,7 @@ class Restorer:
         table = self._engine.table
         rows: I64 = np.fromiter(table.series(partition).values(), dtype=np.int64)
         applied: I64 = table.columns["applied"][rows]
-        done.reached = int(applied.max(initial=0))
+        done.reached = max(done.reached, int(applied.max(initial=0)))
         if done.checkpoint is not None and done.checkpoint.at >= 0:
             done.older = self._older(rows, applied, known.found, done.checkpoint)
         return done

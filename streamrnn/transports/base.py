@@ -291,8 +291,8 @@ class GroupOffsets(Protocol):
         """The first offset whose record is of this time or later; None where there is no such."""
         ...
 
-    async def set(self, offsets: Mapping[int, int]) -> None:
-        """Commits these for a group without members, with no note beside them."""
+    async def set(self, offsets: Mapping[int, Committed]) -> None:
+        """Commits these for a group without members."""
         ...
 
     async def stop(self, deadline: Deadline) -> None: ...

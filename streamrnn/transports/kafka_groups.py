@@ -192,8 +192,11 @@ class KafkaGroupOffsets:
         found = await self._asked(self._consumer.offsets_for_times(dict.fromkeys(self._all, time_ms)))
         return {tp.partition: entry.offset if entry is not None else None for tp, entry in found.items()}
 
-    async def set(self, offsets: Mapping[int, int]) -> None:
-        wanted = {TopicPartition(self._topic, p): OffsetAndMetadata(offset, "") for p, offset in offsets.items()}
+    async def set(self, offsets: Mapping[int, Committed]) -> None:
+        wanted = {
+            TopicPartition(self._topic, p): OffsetAndMetadata(entry.offset, entry.metadata)
+            for p, entry in offsets.items()
+        }
         await self._asked(self._consumer.commit(wanted))
 
     async def _asked(self, asking: Any) -> Any:

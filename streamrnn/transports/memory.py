@@ -725,14 +725,14 @@ class MemoryGroupOffsets:
         logs = {p: self._broker.log(self._topic, p) for p in self._all}
         return {p: next((r.offset for r in log if r.timestamp >= time_ms), None) for p, log in logs.items()}
 
-    async def set(self, offsets: Mapping[int, int]) -> None:
+    async def set(self, offsets: Mapping[int, Committed]) -> None:
         await self._broker.request("commit", self._client, lambda: self._set(offsets))
 
-    def _set(self, offsets: Mapping[int, int]) -> None:
+    def _set(self, offsets: Mapping[int, Committed]) -> None:
         group = self._broker.group(self._group)
         if group.members:
             raise TransportError(f"group {self._group} has members")
-        group.committed |= {(self._topic, p): Committed(offset) for p, offset in offsets.items()}
+        group.committed |= {(self._topic, p): entry for p, entry in offsets.items()}
 
     async def stop(self, deadline: Deadline) -> None:
         return

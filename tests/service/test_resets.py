@@ -11,7 +11,7 @@ import pytest
 from running import committed, documents, made, on_virtual_clock, send, settings, tick, until
 from structlog.testing import capture_logs
 
-from streamrnn.service import resets
+from streamrnn.service import resets, restart
 from streamrnn.service.observe import WorkerObserver
 from streamrnn.service.restart import committed_with, is_ours
 from streamrnn.service.worker import Worker
@@ -389,4 +389,4 @@ def test_positions_go_around_what_is_skipped() -> None:
     assert resets.next_skip(skips, 0) == (10, 20)
     assert resets.next_skip(skips, 26) == (40, 50)
     assert resets.next_skip(skips, 50) is None
-    assert resets.still_needed(skips, 24) == ((20, 25), (40, 50))
+    assert restart.still_needed(skips, 24) == ((20, 25), (40, 50))
