@@ -253,15 +253,16 @@ class GridReference:
     def _find_silent(self, state: GridState, rows: int, p: int, tick: int, offset: int, found: list[Silence]) -> None:
         """See kernels.grid.find_silent; open steps are filled ahead, too."""
         clock, idle_after_ms = state.clock[p], self._rules.idle_after_ms
-        reached_ms = time_ms(clock)
-        for row in np.flatnonzero(state.partition[:rows] == p).tolist():
+        heard_ms, awake = state.heard_ms[:rows], (state.partition[:rows] == p) & (state.resting[:rows] == AWAKE)
+        # Not yet, or nothing is known of it, is what nearly all are.
+        asked = (
+            awake & (heard_ms >= 0) & (heard_ms <= time_ms(clock) - idle_after_ms) & (state.applied[:rows] <= offset)
+        )
+        for row in np.flatnonzero(asked).tolist():
             last = max(int(state.last_step[row]), max(self.open_steps.get(row, {}), default=NEVER))
-            if state.resting[row] != AWAKE or last <= NEVER:
+            if last <= NEVER:
                 continue
-            heard_ms = int(state.heard_ms[row])
-            if reached_ms - heard_ms < idle_after_ms or heard_ms < 0 or state.applied[row] > offset:
-                continue
-            passed_ms = silent_for_ms(clock, state.identity[row], state.heard_at[row], heard_ms, idle_after_ms)
+            passed_ms = silent_for_ms(clock, state.identity[row], state.heard_at[row], heard_ms[row], idle_after_ms)
             if passed_ms < 0:
                 continue
             until = min(

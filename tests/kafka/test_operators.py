@@ -703,3 +703,88 @@ async def test_two_services_with_one_app_are_refused_and_the_running_one_goes_on
 
 
 # ── sizes, offsets, starting anew, two services with one name (end) ──────────────────────────────────────────────────
+
+
+# ── what comes in (begin) ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def sent_as_they_come(
+    broker: Broker, topic: str, records: Sequence[tuple[str, int, int, dict[str, float]]]
+) -> None:
+    """(series, event time, the record's own time, values), all in partition 0."""
+    sink = KafkaTransport(settings_for(broker)).sink()
+    await sink.start()
+    for begin in range(0, len(records), 500):
+        part = records[begin : begin + 500]
+        await sink.append_many(
+            topic, 0, [name.encode() for name, *_ in part],
+            [json.dumps({"series": name, "ts": ts, "values": values}).encode() for name, ts, _, values in part],
+            [record_ms for _, _, record_ms, _ in part],
+        )  # fmt: skip
+    await (await sink.seal()).wait(Deadline(30.0))
+    await sink.stop(Deadline(5.0))
+
+
+@pytest.mark.parametrize("whose", ["an hour ahead", "two minutes slow", "a backlog at ten times the speed"])
+async def test_a_clock_that_is_wrong_costs_its_neighbours_nothing(
+    broker: Broker, tmp_path: Path, unique: Callable[[str], str], whose: str
+) -> None:
+    app, steps = unique("clocks"), 300
+    config = configured(tmp_path, broker, app, horizon=2, idle_after="30s")
+    command("topics", "-c", config, "--create", "--partitions", "1")
+    begin = int(time.time() * 1000) // 1000 * 1000 - steps * 1000
+    records = []
+    for i in range(steps):
+        now = begin + 1000 * i
+        values = {"temp": float(i % 7), "flow": float(i % 5)}
+        records += [(name, now, now, values) for name in ("good-a", "good-b")]
+        if whose == "an hour ahead":
+            records.append(("odd", now + 3_600_000, now + 3_600_000, values))
+        elif whose == "two minutes slow":
+            records.append(("odd", now - 120_000, now - 120_000, values))
+        else:
+            late = [begin - 3_600_000 + 1000 * k for k in range(10 * i, 10 * i + 10)]
+            records += [("odd", ts, ts, values) for ts in late]
+    await sent_as_they_come(broker, f"{app}.ticks", records)
+    await served(broker, config, app, tmp_path / "clocks.log")
+    assert await read_all(broker, f"{app}.dlq") == []
+    assert await read_all(broker, f"{app}.imputed") == []
+    said = Counter(json.loads(r.value)["series"] for r in await read_all(broker, f"{app}.forecasts"))
+    assert said == Counter(name for name, *_ in records)
+
+
+async def test_bursts_of_irregular_ticks_say_the_same_however_they_are_cut(
+    broker: Broker, tmp_path: Path, unique: Callable[[str], str]
+) -> None:
+    begin, records = int(time.time() * 1000) - 3_600_000, []
+    at = begin
+    for i in range(120):
+        at += 100 if i % 20 else 60_000
+        records.append(("pump", at, at, {"temp": float(i % 7), "flow": float(i % 5)}))
+    said = []
+    for most in (1, 500):
+        app = unique("bursts")
+        config = configured(tmp_path, broker, app, step="irregular", horizon=2, batch_records_max=most)
+        command("topics", "-c", config, "--create", "--partitions", "1")
+        await sent_as_they_come(broker, f"{app}.ticks", records)
+        await served(broker, config, app, tmp_path / f"{app}.log")
+        documents = [json.loads(r.value) for r in await read_all(broker, f"{app}.forecasts")]
+        said.append([{**document, "source": document["source"]["offset"]} for document in documents])
+    assert said[0] == said[1]
+    assert len(said[0]) == len(records)
+
+
+async def test_a_channel_that_never_comes_is_in_no_record_of_filled_steps(
+    broker: Broker, tmp_path: Path, unique: Callable[[str], str]
+) -> None:
+    app, begin = unique("never"), int(time.time() * 1000) // 1000 * 1000 - 300_000
+    config = configured(tmp_path, broker, app, horizon=2)
+    command("topics", "-c", config, "--create", "--partitions", "1")
+    times = [begin + 1000 * i for i in range(100) if i != 50]
+    await sent_as_they_come(broker, f"{app}.ticks", [("pump", ts, ts, {"temp": float(ts // 1000 % 7)}) for ts in times])
+    await served(broker, config, app, tmp_path / "never.log")
+    (filled,) = [json.loads(r.value) for r in await read_all(broker, f"{app}.imputed")]
+    assert (filled["ts"], filled["kind"], set(filled["imputed"])) == (begin + 50_000, "missing-tick", {"temp"})
+
+
+# ── what comes in (end) ──────────────────────────────────────────────────────────────────────────────────────────────
