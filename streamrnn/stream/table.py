@@ -183,7 +183,8 @@ class SeriesTable:
         own = self._reserved_own(capacity)
         moved = [reserve(capacity + SCRATCH, block.size) for block in self.blocks]
         used = self.used
-        for column, former in zip(own, (self.partition, self.changed, self.identity, self._seen), strict=True):
+        before: tuple[NDArray[Any], ...] = (self.partition, self.changed, self.identity, self._seen)
+        for column, former in zip(own, before, strict=True):
             column[:used] = former[:used]
         self._own(own)
         for block, rows in zip(self.blocks, moved, strict=True):
