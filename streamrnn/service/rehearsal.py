@@ -18,6 +18,7 @@ import structlog
 
 from streamrnn.encode import Encoder
 from streamrnn.kernels import caching, forecast, text
+from streamrnn.kernels.grid import frame_list
 from streamrnn.model.network import Network
 from streamrnn.packed import PackedRecord, packed
 from streamrnn.records import F32, ForecastBatch, TickBatch
@@ -95,6 +96,8 @@ def _meanwhile(spec: StreamSpec, topic: str, network: Network) -> None:
     """The other parts of `rehearse`, with frames and outputs that no engine made, of the types that it makes."""
     ticks, channels, levels = _ticks(spec), len(spec.channels), len(spec.quantiles)
     count = len(ticks)
+    # No frames at all, first: the other process comes to it when this one is through, and both have as much to do.
+    Engine(spec).front._scaled(frame_list(0), np.empty((0, channels)), None, 0, [], [], 0, [])  # noqa: SLF001
     outputs = ForecastBatch(
         tick=np.arange(count, dtype=np.int64),
         series=ticks.series,
