@@ -37,13 +37,14 @@ def enter(flags: int, uid: int, gid: int) -> None:
     """New namespaces; inside, this process is `uid` and `gid`."""
     outside = os.getuid(), os.getgid()
     asked(libc.unshare(flags | NEW_USER), "no namespaces")
-    for name, text in (
-        ("setgroups", "deny"),
-        ("uid_map", f"{uid} {outside[0]} 1"),
-        ("gid_map", f"{gid} {outside[1]} 1"),
-    ):
-        with open(f"/proc/self/{name}", "w") as file:  # noqa: PTH123 - written in one piece
-            file.write(text)
+    maps = (("setgroups", "deny"), ("uid_map", f"{uid} {outside[0]} 1"), ("gid_map", f"{gid} {outside[1]} 1"))
+    try:
+        for name, text in maps:
+            with open(f"/proc/self/{name}", "w") as file:  # noqa: PTH123 - written in one piece
+                file.write(text)
+    except OSError as error:
+        print(f"contained: no other user: {error}", file=sys.stderr)
+        sys.exit(REFUSED)
 
 
 def set_attributes(path: str, attributes: Attributes, flags: int = AT_RECURSIVE) -> None:
