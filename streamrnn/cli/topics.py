@@ -173,8 +173,8 @@ async def _examined(
 
 def _row(state: TopicState, faults: Sequence[Fault], made: Mapping[str, str] | None = None) -> dict[str, Any]:
     fault, made = state.fault if state.fault in faults else None, made or {}
-    told = fault.what if fault is not None else made.get(state.need.name, "exists")
-    row = {"topic": state.need.name, "wanted": state.need.partitions, "have": state.have, "state": told}
+    shown = fault.what if fault is not None else made.get(state.need.name, "exists")
+    row = {"topic": state.need.name, "wanted": state.need.partitions, "have": state.have, "state": shown}
     return {**row, "remedy": fault.remedy if fault is not None else "", "hints": list(state.hints)}
 
 

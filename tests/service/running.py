@@ -6,13 +6,14 @@ import asyncio
 import functools
 import json
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
+import structlog
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "simulation"))
 
@@ -24,6 +25,8 @@ from streamrnn.service.worker import Worker
 from streamrnn.transports.memory import MemoryBroker, MemoryTransport
 
 START = 1_700_000_000_000
+
+Lines = list[Any]  # of the log
 
 _tasks: WeakKeyDictionary[Worker, asyncio.Task[None]] = WeakKeyDictionary()
 
@@ -39,6 +42,27 @@ def on_virtual_clock(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable
         run(test(*arguments, **named))
 
     return made
+
+
+class Clock:
+    """A clock that goes on when it is set."""
+
+    def __init__(self) -> None:
+        self.now_s = 3.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@contextmanager
+def logs() -> Iterator[Lines]:
+    with structlog.testing.capture_logs() as lines:
+        yield lines
+
+
+def of(lines: Lines, words: str) -> Lines:
+    """Those whose event says this."""
+    return [line for line in lines if words in line["event"]]
 
 
 def settings(**changes: Any) -> Settings:

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
-import structlog
-from running import START, all_committed, documents, made, send, settings, tick, until, worker
+from running import START, Clock, all_committed, documents, logs, made, of, send, settings, tick, until, worker
 
 from streamrnn.codec import Decoder
 from streamrnn.service import observe
@@ -21,13 +18,6 @@ from streamrnn.service.observe import WorkerObserver
 from streamrnn.service.trainer import Trainer
 from streamrnn.stream.engine import Engine
 from streamrnn.transports.memory import MemoryBroker, MemoryTransport
-
-Lines = list[Any]
-
-
-def of(lines: Lines, words: str) -> Lines:
-    return [line for line in lines if words in line["event"]]
-
 
 # ── one line a minute ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -120,25 +110,11 @@ def test_good_times_after_bad_ones_are_not_blamed_for_them() -> None:
 # ── the service ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now_s = 3.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     chosen = Clock()
     monkeypatch.setattr(observe, "clock_s", chosen)
     return chosen
-
-
-@contextmanager
-def logs() -> Iterator[Lines]:
-    with structlog.testing.capture_logs() as lines:
-        yield lines
 
 
 async def test_a_stream_that_is_refused_as_a_whole_is_said_with_reason_share_and_example(clock: Clock) -> None:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
-import structlog
-from running import START, all_committed, made, send, settings, tick, until, worker
+from running import START, Clock, all_committed, logs, made, of, send, settings, tick, until, worker
 
 from streamrnn import __version__
 from streamrnn.service import observe
@@ -19,32 +16,12 @@ from streamrnn.service.notices import Fate
 from streamrnn.service.observe import WorkerObserver
 from streamrnn.transports.memory import MemoryBroker
 
-Lines = list[Any]
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now_s = 3.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     chosen = Clock()
     monkeypatch.setattr(observe, "clock_s", chosen)
     return chosen
-
-
-@contextmanager
-def logs() -> Iterator[Lines]:
-    with structlog.testing.capture_logs() as lines:
-        yield lines
-
-
-def of(lines: Lines, words: str) -> Lines:
-    return [line for line in lines if words in line["event"]]
 
 
 def metric(observer: WorkerObserver, name: str, labels: str = "") -> float:
