@@ -17,18 +17,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from streamrnn.kernels import forecast
+from streamrnn.kernels import columns, forecast
 from streamrnn.model.network import Network
 from streamrnn.records import F32, I64, Bool, Outputs, Reason, Scores, TickBatch
 from streamrnn.spec import StreamSpec
+from streamrnn.stream.forecasting import forecast_fields, settings_of, shape_of
 from streamrnn.stream.frontend import Frames, FrontEnd
 from streamrnn.stream.outputs import OutputPart, empty_scores, join_forecasts, join_imputations
 from streamrnn.stream.runner import Runner, make_runner
 from streamrnn.stream.table import SCRATCH, Field, SeriesTable
-
-# Beyond this many channels the covariance that corrects imputations by the other channels is left out: it grows with
-# the square (16 channels: 1 KiB a series).
-COVARIANCE_CHANNELS_MAX = 16
 
 NO_MODEL = "persistence"
 
@@ -56,28 +53,8 @@ NO_STATE = Field("state", (0,), np.float32)
 
 def engine_fields(spec: StreamSpec) -> list[Field]:
     """The columns that forecasting keeps per series; together with the front end's they are a series' whole state."""
-    channels, horizon, levels = len(spec.channels), spec.horizon, len(spec.quantiles)
-    cells = horizon * (horizon + 1) // 2
-    correlated = channels if 1 < channels <= COVARIANCE_CHANNELS_MAX else 0
-    nan = float("nan")
     return [
-        Field("anchor", (channels,), np.float64, nan),
-        Field("pend_base", (horizon, channels), np.float32, nan),
-        Field("pend_unit", (horizon, channels), np.uint16),
-        Field("pend_move", (cells, channels), np.int16, forecast.NO_MOVE),
-        Field("pend_weight", (cells, channels), np.uint8),
-        Field("pend_off", (cells, channels, levels), np.uint16),
-        Field("spread", (horizon, channels), np.float32),
-        Field("theta", (horizon, channels, levels), np.float32),
-        Field("loss", (horizon, channels, 2), np.float32),
-        Field("covariance", (correlated, correlated), np.float32),
-        # The lowest and the highest value seen, from the anchor.
-        Field("seen_range", (channels, 2), np.float32, nan),
-        # What the other channels have moved a missing one's fill by since it was last seen.
-        Field("carried", (channels,), np.float32),
-        # The power of a gap's length by which its fills are wider than forecasts.
-        Field("fill_width", (channels,), np.float32),
-        Field("net_ready", (), np.uint8),
+        *forecast_fields(spec),
         Field("ring", (spec.burn_in, spec.input_size), np.float16),
         Field("generation", (), np.int64),
     ]
@@ -94,7 +71,8 @@ class Engine:
         self.model = NO_MODEL
         self._served = Served(None, np.ones(spec.horizon, dtype=np.float32), 0)
         self._networks: dict[str, Served] = {NO_MODEL: self._served}
-        self._tracking = forecast.tracking_of(spec.quantiles, spec.horizon)
+        self._settings = settings_of(spec)
+        self._shape, self._layout = shape_of(spec, self.table), self.table.layouts
 
     def load(self, network: Network, model: str, skill: F32 | None = None) -> None:
         """Serves with these weights from the next tick on.
@@ -191,15 +169,22 @@ class Engine:
         net, has_net = self._run_network(frames)
         column["ring"][frames.slot, frames.number % spec.burn_in] = frames.inputs
         part = OutputPart(spec, self.front.steps, frames, silent, self.table)
+        if self._layout != self.table.layouts:
+            self._shape, self._layout = shape_of(spec, self.table), self.table.layouts
+        kernel_frames = columns.Frames(
+            frames.slot, frames.step, frames.values, frames.base, frames.scale, frames.age, frames.age_before, frames.rest,
+            frames.number, frames.phase, part.out_row, part.fill_row,
+        )  # fmt: skip
         forecast.advance(
-            frames.slot, frames.values, frames.base, frames.scale, frames.age, frames.age_before, frames.rest,
-            frames.number, part.out_row, part.fill_row, net, has_net, self._served.skill, self._tracking,
-            column["anchor"], column["pend_base"], column["pend_unit"], column["pend_move"],
-            column["pend_weight"], column["pend_off"], column["spread"], column["theta"], column["loss"],
-            column["covariance"], column["seen_range"], column["carried"], column["fill_width"], column["net_ready"],
-            part.mean, part.quantiles, part.fill_value, part.fill_lower, part.fill_upper, part.filled,
-            scores.count, scores.abs_error, scores.abs_persistence, scores.abs_network, scores.count_network,
-            scores.abs_persistence_network, scores.below, scores.inside,
+            *self._shape,
+            kernel_frames,
+            forecast.Network(net, has_net, self._served.skill[self._settings.ladder.h - 1].astype(np.float64)),
+            self._settings,
+            forecast.Written(part.mean, part.quantiles, part.fill_value, part.fill_lower, part.fill_upper, part.filled),
+            forecast.Matured(
+                scores.count, scores.abs_error, scores.abs_persistence, scores.abs_network, scores.count_network,
+                scores.abs_persistence_network, scores.below, scores.inside,
+            ),
         )  # fmt: skip
         return part
 

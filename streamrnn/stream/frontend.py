@@ -18,6 +18,7 @@ from streamrnn.kernels import features, grid
 from streamrnn.kernels.logclock import CLOCK, fresh_clocks, time_ms
 from streamrnn.kernels.steps import local_times
 from streamrnn.records import F32, F64, I16, I32, I64, U8, Bool, Reason, TickBatch
+from streamrnn.season import Phases
 from streamrnn.spec import StreamSpec
 from streamrnn.stream.places import Places
 from streamrnn.stream.table import Field, SeriesTable
@@ -67,7 +68,8 @@ class Frames:
     precision, as it is kept for rebuilding states); `base` [frame, channel] the last seen value; `scale`
     [frame, channel] the running scale of moves; `age` [frame, channel] steps since last seen, `age_before` one frame
     before; `rest` [frame, channel] observations since the last move (see `features.observe`); `number` [frame] how
-    many steps the series had taken before; `pace_us` [frame] the usual distance of irregular steps, 0 while there is none.
+    many steps the series had taken before; `pace_us` [frame] the usual distance of irregular steps, 0 while there is none;
+    `phase` [frame, season] where in the seasons its step stands (see `season.Phases`), by step ahead for one with a key.
     `owner` [frame] is the row of the series, which differs from `slot` where frames are computed on a copy of the row;
     `shown` [frame]: its outputs left before, ahead of it. `runs` [run, 3] holds (slot, start, stop) per series.
     """
@@ -86,6 +88,7 @@ class Frames:
     rest: I32
     number: I64
     pace_us: F32
+    phase: F64
     owner: I32
     shown: Bool
     runs: I64
@@ -114,6 +117,7 @@ class FrontEnd:
         steps = spec.grid()
         self.steps = steps
         self._calendar_us: I64 = np.array(spec.calendar_ms, dtype=np.int64) * 1000
+        self._phases = Phases(spec)
         self._zone = zone_offsets(spec.timezone) if spec.calendar_ms else zone_offsets("UTC")
         self._rules = grid.Rules(
             steps.step_us, steps.shift_us, steps.first, steps.edges, steps.starts, spec.idle_after_ms, spec.gap_max,
@@ -396,12 +400,13 @@ class FrontEnd:
             column["steps"], inputs, base, scale, age, age_before, rest, number, pace,
         )  # fmt: skip
         inputs = inputs.astype(np.float16).astype(np.float32)
+        phase = self._phases.ahead(step) if self._phases.keyed else self._phases.of(ts_us)
         edges = np.flatnonzero(np.diff(slot)) + 1
         starts = np.concatenate([[0], edges]) if count else np.empty(0, dtype=np.int64)
         stops = np.concatenate([edges, [count]]) if count else np.empty(0, dtype=np.int64)
         runs = np.stack([slot[starts], starts, stops], axis=1) if count else np.empty((0, 3), dtype=np.int64)
         return Frames(
-            slot, step, ts_us, kind, tick, values, inputs, base, scale, age, age_before, rest, number, pace, owner,
+            slot, step, ts_us, kind, tick, values, inputs, base, scale, age, age_before, rest, number, pace, phase, owner,
             shown.astype(np.bool_), runs.astype(np.int64), consumed, evicted, rejected, skipped, silent,
         )  # fmt: skip
 

@@ -91,6 +91,15 @@ class Block:
             at += field.size
         return found
 
+    def place(self, name: str) -> int:
+        """Where in a row a field begins, in bytes."""
+        at = 0
+        for field in self.fields:
+            if field.name == name:
+                return at
+            at += field.size
+        raise KeyError(name)
+
     def move_to(self, rows: U8) -> None:
         """Goes on in another array, into which the rows were copied."""
         self.rows, self.columns = rows, self._columns(rows)

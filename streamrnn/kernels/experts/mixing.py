@@ -1,0 +1,147 @@
+"""How experts become one forecast: weights by what has matured, and a guard against no change at all.
+
+Weights, per channel and rung, are exponential in a loss relative to the best expert's,
+
+    w_k ∝ exp(−η (L_k − L_min) / L_min),   η = min(`ETA`, `ETA_SHARE` · n_y),   n_y = (Σ y²)² / Σ y⁴
+
+of the discounted squared errors L (exponentially weighted averages: Vovk, 1990; Cesa-Bianchi and Lugosi, "Prediction, Learning,
+and Games", 2006, ch. 2; relative to the best, so that neither a unit nor the number of experts matters). n_y counts the
+moves that carry the energy: after one large move nobody has proven anything. One error enters as at most `CAP` usual
+squared moves. An expert that has not spoken long enough has the loss of persistence, and half as much again: it must not inherit
+trust.
+
+The guard. With m the mixed move and y what came, β = Σ m y / Σ m² is what the move was worth, with the standard error
+se = √(v V / Σ m²), v forecasts overlapping at a time. What is emitted is m · clip(β, 0, 1) · clip(β / se − ½, 0, 1): on prices, where nothing is to be foreseen,
+that is no change at all, and never worse.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from streamrnn.kernels import inlined
+from streamrnn.kernels.columns import DEVIATIONS, EXPERTS, MOVES, NETWORK, PERSISTENCE, STACK
+from streamrnn.kernels.experts import stack
+from streamrnn.records import F32, I64
+
+DISCOUNT = 0.998
+FADE = 0.9995
+ETA, ETA_SHARE = 10.0, 1.5
+CAP = np.float32(100.0)
+ASLEEP = np.float32(1.5)
+BELIEVED = 10.0  # an expert's move goes as far as so many usual moves over the rung
+STANDARD = 0.5  # standard errors that the guard takes from β
+ABSURD = np.float32(1000.0)  # a squared move beyond so many usual ones weighs less in slow sums
+FIRST = 8  # frames of a channel that nothing is scored on
+NEGLIGIBLE = 20.0  # a weight of e^−20 is 0
+# Weights and stacks are solved for at every 4th forecast of a rung, at each one while the channel is young.
+SELDOM, YOUNG = 4, 256
+
+
+@inlined
+def score(
+    r: int, age: int, h: int, stride: int, turn: int, discount: float, fade: float, y: np.float32, moves: F32,
+    raw: np.float32, loss: F32, size: F32, energy: F32, slope: F32, stack_gram: F32, stack_right: F32, stack_weight: F32,
+    place: I64, wakes: I64, factor: F32,
+) -> None:
+    """Takes in what came of a channel: `y` the move over rung r, `moves` [expert] what each had said (NaN for a network that had
+    not), `raw` the mixture.
+
+    `age`: frames between the channel's first and the target; `turn`: number of the forecast among those of this rung, by which
+    solving takes turns. The arrays are those of `Mixture`, of one channel; `loss` [expert in use] and the stack's of one rung.
+    """  # fmt: skip
+    settled = age > h + 38
+    usual = size[r]
+    faded, discounted = np.float32(fade), np.float32(discount)
+    if settled and usual > np.float32(0.0):
+        limit = np.float32(BELIEVED) * np.sqrt(usual)
+        for k in range(1, EXPERTS):
+            moves[k] = min(max(moves[k], -limit), limit) if moves[k] == moves[k] else moves[k]
+    squared = y * y
+    if settled and usual > np.float32(0.0):
+        squared = min(squared, CAP * usual)
+    count = (age - FIRST - h) // stride + 1
+    rate = np.float32(max(1.0 - discount, 1.0 / max(count, 1)))
+    usual += rate * (squared - usual)
+    size[r] = usual
+    cap = CAP * usual
+    squared = min(y * y, cap)
+    energy[r, 0] = faded * energy[r, 0] + squared
+    energy[r, 1] = faded * energy[r, 1] + squared * squared
+    # losses
+    spoken = age - h
+    first = place[PERSISTENCE]
+    for k in range(EXPERTS):
+        at = place[k]
+        if at >= 0 and moves[k] == moves[k]:
+            lost = loss[at]
+            if k != PERSISTENCE and k != NETWORK and spoken < wakes[k] + (h if k < MOVES else 0):
+                lost = ASLEEP * loss[first]
+            d = moves[k] - y
+            loss[at] = discounted * lost + min(d * d, cap)
+    # the guard, the stack
+    weight = np.float32(1.0)
+    if y * y > ABSURD * usual:
+        weight = ABSURD * usual / (y * y)
+    slope[r, 0] = faded * slope[r, 0] + weight * raw * y
+    slope[r, 1] = faded * slope[r, 1] + weight * raw * raw
+    if place[STACK] >= 0:
+        trusted = DEVIATIONS if place[DEVIATIONS] >= 0 else MOVES
+        members = 0
+        for k in range(1, NETWORK + 1):
+            if place[k] >= 0:
+                members += 1
+            if place[k] < 0 or moves[k] != moves[k]:
+                moves[k] = np.float32(0.0)
+        stack.learn(stack_gram, stack_right, moves, y - moves[trusted], weight, faded)
+        if age < YOUNG or turn % SELDOM == 0:
+            samples = (1.0 - fade ** max(count, 1)) / (1.0 - fade)
+            if energy[r, 1] > np.float32(0.0):
+                samples = min(samples, 3.0 * energy[r, 0] * energy[r, 0] / energy[r, 1])
+            stack.solve(stack_gram, stack_right, stack_weight, members, trusted, energy[r, 0], samples, factor)
+
+
+@inlined
+def weigh(
+    loss: F32, weight: F32, usual: np.float32, energy: F32, slope: F32, known: bool, cells: int, place: I64, net_ready: bool,
+    skill: float,
+) -> None:
+    """The weights of a rung by the losses so far, and in the last place how far its move is believed.
+
+    Before anything is `known` to have matured there are only persistence and the network, weighed by its `skill`: its squared
+    error over persistence's on held-out data. `usual`: mean square of the rung's moves.
+    """  # fmt: skip
+    used = loss.shape[0]
+    net, first = place[NETWORK], place[PERSISTENCE]
+    best = np.float32(np.inf)
+    for k in range(used):
+        if k != net or net_ready:
+            best = min(best, loss[k])
+    sharp = np.float32(ETA)
+    if energy[1] > np.float32(0.0):
+        sharp = min(sharp, np.float32(ETA_SHARE) * energy[0] * energy[0] / energy[1])
+    total = np.float32(0.0)
+    for k in range(used):
+        w = np.float32(0.0)
+        if not known:
+            if k == first:
+                w = np.float32(np.exp(-ETA * max(1.0 / skill - 1.0, 0.0)) if net_ready else 1.0)
+            elif k == net and net_ready:
+                w = np.float32(np.exp(-ETA * max(skill - 1.0, 0.0)))
+        elif k != net or net_ready:
+            d = loss[k] - best
+            w = np.float32(1.0)
+            if d > np.float32(0.0):
+                power = sharp * d / best
+                w = np.exp(-power) if power < np.float32(NEGLIGIBLE) else np.float32(0.0)
+        weight[k] = w
+        total += w
+    for k in range(used):
+        weight[k] /= total
+    believed = np.float32(0.0 if known else 1.0)
+    if slope[1] > np.float32(0.0) and slope[0] > np.float32(0.0):
+        beta = slope[0] / slope[1]
+        error = np.sqrt(np.float32(cells) * usual / slope[1])
+        sure = beta / error - np.float32(STANDARD) if error > np.float32(0.0) else np.float32(1.0)
+        believed = min(beta, np.float32(1.0)) * min(max(sure, np.float32(0.0)), np.float32(1.0))
+    weight[used] = believed

@@ -1,0 +1,263 @@
+"""What is missing is filled from the past and from the other channels of the same frame.
+
+A channel's one-step error is its value minus the mixture's move one step ahead (before the guard, which would flatten the
+season in long gaps). Errors, in units of their running root mean squares, have a second moment over the channels. A missing
+channel is filled with its forecast plus what the errors of those that came say of its own (the conditional mean of a
+Gaussian), and enters the moment with its conditional mean and variance (the E step of EM: Dempster, Laird, Rubin, 1977;
+Little & Rubin, "Statistical analysis with missing data", ch. 11), so it is a mean of matrices that are positive
+semidefinite and stays one. What an older version left is mended where it is found not to be.
+
+Fills go into the rings: the next forecast is made from them. A fill lies no further out than the channel has ever been, but
+for the moves that it may have made since.
+
+Intervals of fills are those of a forecast as long as the gap, narrower by what the other channels explain, and wider by two
+numbers that are tracked as quantiles are: one for the first step of a gap (every frame one channel that came is taken for
+missing, by turns), one for the gap's length (a channel that comes back shows what the fill of that very step would have
+missed).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from streamrnn.kernels import compiled
+from streamrnn.kernels.columns import (
+    Calibration,
+    Filling,
+    Frames,
+    History,
+    Ladder,
+    Pending,
+    Tracking,
+)
+from streamrnn.kernels.features import REST
+from streamrnn.records import F32, F64, I64, Bool
+
+SHARE = 0.002  # weight of the newest frame in the second moment
+ERROR_SHARE, ERROR_CAP = 0.01, 25.0
+RIDGE = 0.02
+CLIP = 6.0  # in root mean squares: what a one-step error enters the moment with, and moves a fill by, at most
+# Fills reach wider by so much more or less at each test.
+FILL_RATE, FILL_WIDTH_MAX = 0.05, 1.5
+LONGEST_GAP = 1e6  # in steps: a gap is no longer than this, whatever a foreign record says
+FURTHER = 4  # moves beyond what it has shown that a missing channel may have made, at most one a step
+TESTED = 4096  # frames since anything was missing for which widths are tested
+
+
+@compiled
+def _factored(covariance: F32, known: I64, n: int, factor: F64) -> bool:
+    """Writes the Cholesky factor of the block of `known` channels plus the ridge into `factor`; whether there is one."""
+    for a in range(n):
+        for b in range(a + 1):
+            total = np.float64(covariance[known[a], known[b]])
+            if a == b:
+                total += RIDGE
+            for k in range(b):
+                total -= factor[a, k] * factor[b, k]
+            if a == b:
+                if not total >= 0.5 * RIDGE:
+                    return False
+                factor[a, a] = np.sqrt(total)
+            else:
+                factor[a, b] = total / factor[b, b]
+    return True
+
+
+@compiled
+def _solved(known: I64, n: int, residual: F64, factor: F64, solved: F64) -> None:
+    """The residuals of the `known` channels, made independent of each other by the factor of their covariance."""
+    for a in range(n):
+        total = residual[known[a]]
+        for k in range(a):
+            total -= factor[a, k] * solved[k]
+        solved[a] = total / factor[a, a]
+
+
+@compiled
+def _explained(covariance: F32, c: int, known: I64, n: int, factor: F64, solved: F64, part: F64) -> tuple[float, float]:
+    """(mean, variance) of channel c's residual that the known ones explain; `part` [n]: by each of `solved`."""
+    mean, variance = 0.0, 0.0
+    for a in range(n):
+        total = np.float64(covariance[c, known[a]])
+        for k in range(a):
+            total -= factor[a, k] * part[k]
+        part[a] = total / factor[a, a]
+        mean += part[a] * solved[a]
+        variance += part[a] * part[a]
+    return mean, variance
+
+
+@compiled
+def _mend(covariance: F32, everyone: I64, factor: F64) -> None:
+    """Makes a matrix that is no covariance one: what is between the channels is halved until it is."""
+    channels = covariance.shape[0]
+    for c in range(channels):
+        covariance[c, c] = min(max(covariance[c, c], np.float32(0.0)), np.float32(CLIP**2))
+    for turn in range(8):
+        share = 0.5 if turn < 7 else 0.0
+        for a in range(channels):
+            for b in range(channels):
+                if a != b:
+                    covariance[a, b] = np.float32(share * covariance[a, b])
+        if _factored(covariance, everyone, channels, factor):
+            return
+
+
+@compiled
+def _interval(
+    c: int, gap: int, explained: float, calibration: Calibration, filling: Filling, tracking: Tracking, ladder: Ladder
+) -> tuple[float, float]:
+    """(lower, upper) bounds of a fill from its center, in the channel's own numbers."""
+    horizon = ladder.share.shape[0]
+    at = min(gap, horizon) - 1
+    low, high, share = ladder.below[at], ladder.above[at], np.float64(ladder.share[at])
+    last = tracking.level.shape[0] - 1
+    sigma, theta = calibration.sigma[c], calibration.theta[c]
+    lower, upper = 0.0, 0.0
+    for q in (0, last):
+        a = (tracking.normal[q] + np.float64(theta[low, q])) * np.float64(sigma[low])
+        b = (tracking.normal[q] + np.float64(theta[high, q])) * np.float64(sigma[high])
+        offset = a + share * (b - a)
+        if q == 0:
+            lower, upper = offset, offset
+        lower, upper = min(lower, offset), max(upper, offset)
+    # What the others explain of the move is in the center already, so the interval lies around that.
+    middle = explained * (lower + upper) / 2.0
+    wide = np.sqrt(max(1.0 - explained, 0.05)) * np.exp(np.float64(filling.width[c, 0]))
+    wide *= np.float64(gap) ** np.float64(filling.width[c, 1])
+    return min((lower - middle) * wide, 0.0), max((upper - middle) * wide, 0.0)
+
+
+@compiled
+def fill(
+    i: int, x: F32, came: Bool, frames: Frames, history: History, pending: Pending, calibration: Calibration,
+    filling: Filling, tracking: Tracking, ladder: Ladder, seen: I64, residual: F64, left: F64, part: F64, factor: F64,
+    solved: F64, explained: F64, known: I64, missing: I64, but: I64, everyone: I64,
+    value_out: F64, lower_out: F64, upper_out: F64, filled_out: Bool,
+) -> None:
+    """Fills `x` [channel] where nothing `came`, writes fills to their outputs, and learns from what came.
+
+    `seen` [channel]: whether a channel has begun. What follows is scratch.
+    """  # fmt: skip
+    s, n = frames.slot[i], frames.number[i]
+    row = frames.fill_row[i]
+    channels = x.shape[0]
+    length = history.x.shape[1]
+    before = (n - 1) % length
+    covariance = filling.covariance
+    correlated = covariance.shape[0] > 0
+    levels = tracking.level
+    others, absent = 0, 0
+    for c in range(channels):
+        residual[c] = np.nan
+        explained[c] = 0.0
+        if seen[c] == 0:
+            continue
+        if not came[c]:
+            missing[absent] = c
+            absent += 1
+        elif n > history.born[c]:
+            # The forecast of one step reached further where the value before it was missing.
+            error = np.float64(x[c] - (history.x[c, before] + pending.next[c]))
+            usual = np.float64(filling.error[c])
+            if usual > 0.0:
+                residual[c] = min(max(error / np.sqrt(usual), -CLIP), CLIP)
+                known[others] = c
+                others += 1
+            age = n - history.born[c]
+            squared = error * error
+            if age > 60 and usual > 0.0:
+                squared = min(squared, ERROR_CAP * usual)
+            filling.error[c] = np.float32(usual + max(ERROR_SHARE, 1.0 / age) * (squared - usual))
+    if absent > 0:
+        filling.missed[0] = n
+    joint = correlated and others > 0
+    if joint and absent > 0:
+        if not _factored(covariance, known, others, factor):
+            _mend(covariance, everyone, factor)
+            _factored(covariance, known, others, factor)
+        _solved(known, others, residual, factor, solved)
+        for m in range(absent):
+            c = missing[m]
+            shift, variance = _explained(covariance, c, known, others, factor, solved, part[m])
+            residual[c] = min(max(shift, -CLIP), CLIP)
+            total = np.float64(covariance[c, c])
+            explained[c] = min(max(variance / total, 0.0), 1.0) if total > 0.0 else 0.0
+            for k in range(m + 1):
+                total = np.float64(covariance[c, missing[k]])
+                for a in range(others):
+                    total -= part[m, a] * part[k, a]
+                left[m, k] = total
+            left[m, m] = max(left[m, m], 0.0)
+    for m in range(absent):
+        c = missing[m]
+        unit = np.float64(history.unit[c])
+        value = np.float64(history.x[c, before])
+        if n > history.unbroken[0]:
+            value += np.float64(pending.next[c])
+        if joint:
+            value += residual[c] * np.sqrt(np.float64(filling.error[c]))
+        gap = int(np.rint(min(max(np.float64(frames.age[i, c]), 1.0), LONGEST_GAP)))
+        further = min(gap, FURTHER) * np.float64(frames.scale[i, c])
+        if filling.reach[c, 0] <= filling.reach[c, 1] and unit > 0.0:
+            low = (np.float64(filling.reach[c, 0]) - further) / unit
+            high = (np.float64(filling.reach[c, 1]) + further) / unit
+            value = min(max(value, low), high)
+        x[c] = np.float32(value)
+        if row >= 0:
+            lower, upper = _interval(c, gap, explained[c], calibration, filling, tracking, ladder)
+            center = history.anchor[c] + np.float64(x[c]) * unit
+            filled_out[row, c] = True
+            value_out[row, c] = center
+            lower_out[row, c] = center + lower
+            upper_out[row, c] = center + upper
+    if n - filling.missed[0] < TESTED and filling.missed[0] >= 0:
+        turn = n % channels
+        for c in range(channels):
+            returns = came[c] and frames.age_before[i, c] > 0.0
+            if not (returns or c == turn) or np.isnan(residual[c]) or not came[c]:
+                continue
+            if frames.rest[i, c] > REST or not frames.scale[i, c] > 0.0:
+                continue
+            shift, share = 0.0, 0.0
+            if joint and others > 1:
+                rest_of = 0
+                for a in range(others):
+                    if known[a] != c:
+                        but[rest_of] = known[a]
+                        rest_of += 1
+                if _factored(covariance, but, rest_of, factor):
+                    _solved(but, rest_of, residual, factor, solved)
+                    shift, variance = _explained(covariance, c, but, rest_of, factor, solved, part[0])
+                    shift = min(max(shift, -CLIP), CLIP)
+                    total = np.float64(covariance[c, c])
+                    share = min(max(variance / total, 0.0), 1.0) if total > 0.0 else 0.0
+            gap = int(np.rint(min(np.float64(frames.age_before[i, c]) + 1.0, LONGEST_GAP)))
+            lower, upper = _interval(c, gap, share, calibration, filling, tracking, ladder)
+            foreseen = history.x[c, before] + pending.next[c] + shift * np.sqrt(filling.error[c])
+            error = (np.float64(x[c]) - foreseen) * np.float64(history.unit[c])
+            missed = 0.0 if lower <= error <= upper else 1.0
+            which = 0 if gap == 1 else 1
+            by = FILL_RATE * (missed - 1.0 + levels[len(levels) - 1] - levels[0])
+            if which == 1:
+                by /= max(np.log(np.float64(gap)), 1.0)
+            moved = np.float64(filling.width[c, which]) + by
+            filling.width[c, which] = np.float32(min(max(moved, -FILL_WIDTH_MAX), FILL_WIDTH_MAX))
+    if joint:
+        oldest = n
+        for c in range(channels):
+            if seen[c] > 0:
+                oldest = min(oldest, history.born[c])
+        share = max(SHARE, 1.0 / max(n - oldest, 1))
+        for a in range(channels):
+            if np.isnan(residual[a]):
+                continue
+            for b in range(channels):
+                if not np.isnan(residual[b]):
+                    product = residual[a] * residual[b]
+                    covariance[a, b] += np.float32(share * (product - covariance[a, b]))
+        for m in range(absent):
+            for k in range(m + 1):
+                covariance[missing[m], missing[k]] += np.float32(share * left[m, k])
+                if k < m:
+                    covariance[missing[k], missing[m]] = covariance[missing[m], missing[k]]

@@ -1,0 +1,150 @@
+"""A series' row of the table as arrays, made where the kernels run.
+
+The columns of a series lie side by side in one row of bytes. Slices of the table's own columns would have strides that are
+known at run time only, and each would count its owner twice: both cost more than what is done with most of them. A view made
+from the row's address has neither.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import carray, types
+from numba.extending import intrinsic
+
+from streamrnn.kernels import inlined
+from streamrnn.kernels.columns import Calibration, Filling, History, Mixture, Pending, Regression
+from streamrnn.records import I64, U8
+
+
+class State(NamedTuple):
+    """All that forecasting keeps of one series."""
+
+    history: History
+    moves: Regression
+    deviations: Regression
+    mixture: Mixture
+    pending: Pending
+    calibration: Calibration
+    filling: Filling
+    net_ready: U8
+
+
+class Shape(NamedTuple):
+    """Lengths of a row's axes; `at` [field]: where in the row each field begins, in the order of `FIELDS`; `size` in bytes."""
+
+    at: I64
+    size: int
+    channels: int
+    x: int
+    known: int
+    deviation: int
+    phases: int
+    seasons: int
+    bins: int
+    means: int
+    deviation_means: int
+    week: int
+    moves: int
+    moves_packed: int
+    deviations: int
+    deviations_packed: int
+    rungs: int
+    losses: int
+    stack: int
+    stack_packed: int
+    cells: int
+    kept: int
+    levels: int
+    correlated: int
+
+
+# The order of `Shape.at`.
+FIELDS = (
+    "anchor", "unit", "born", "unbroken", "frame_step", "x", "known", "deviation", "phases", "profile", "visits", "means",
+    "deviation_means", "sizes", "week",
+    "moves_gram", "moves_right", "moves_weights", "moves_seen",
+    "deviations_gram", "deviations_right", "deviations_weights", "deviations_seen",
+    "losses", "weight", "move_size", "energy", "slope", "stack_gram", "stack_right", "stack_weight",
+    "pend_mean", "pend_raw", "pend_moves", "pend_offsets", "next_move", "sigma", "level_theta",
+    "covariance", "one_step", "seen_range", "fill_widths", "missed", "net_ready",
+)  # fmt: skip
+
+
+@intrinsic
+def _pointer(typingctx: Any, address: Any) -> Any:
+    """An address as a pointer."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+    return types.voidptr(types.intp), codegen
+
+
+@inlined
+def series_row(address: int, shape: Shape) -> State:
+    """The arrays of the row that begins at `address`. The table's arrays must stay where they are while these are used."""
+    at = shape.at
+    c, r = shape.channels, shape.rungs
+    f32, f64, i64, u8, u16 = np.float32, np.float64, np.int64, np.uint8, np.uint16
+    return State(
+        History(
+            carray(_pointer(address + at[0]), (c,), f64),
+            carray(_pointer(address + at[1]), (c,), f32),
+            carray(_pointer(address + at[2]), (c,), i64),
+            carray(_pointer(address + at[3]), (1,), i64),
+            carray(_pointer(address + at[4]), (1,), i64),
+            carray(_pointer(address + at[5]), (c, shape.x), f32),
+            carray(_pointer(address + at[6]), (c, shape.known), u8),
+            carray(_pointer(address + at[7]), (c, shape.deviation), f32),
+            carray(_pointer(address + at[8]), (shape.phases, shape.seasons), f32),
+            carray(_pointer(address + at[9]), (c, shape.bins), f32),
+            carray(_pointer(address + at[10]), (c, shape.bins), u16),
+            carray(_pointer(address + at[11]), (c, 2, shape.means), f32),
+            carray(_pointer(address + at[12]), (c, 2, shape.deviation_means), f32),
+            carray(_pointer(address + at[13]), (c, 3), f32),
+            carray(_pointer(address + at[14]), (c, shape.week), f32),
+        ),
+        Regression(
+            carray(_pointer(address + at[15]), (c, shape.moves_packed), f32),
+            carray(_pointer(address + at[16]), (c, shape.moves, r), f32),
+            carray(_pointer(address + at[17]), (c, shape.moves, r), f32),
+            carray(_pointer(address + at[18]), (c, 3), f32),
+        ),
+        Regression(
+            carray(_pointer(address + at[19]), (c, shape.deviations_packed), f32),
+            carray(_pointer(address + at[20]), (c, shape.deviations, r), f32),
+            carray(_pointer(address + at[21]), (c, shape.deviations, r), f32),
+            carray(_pointer(address + at[22]), (c, 3), f32),
+        ),
+        Mixture(
+            carray(_pointer(address + at[23]), (c, r, shape.losses), f32),
+            carray(_pointer(address + at[24]), (c, r, shape.losses + 1), f32),
+            carray(_pointer(address + at[25]), (c, r), f32),
+            carray(_pointer(address + at[26]), (c, r, 2), f32),
+            carray(_pointer(address + at[27]), (c, r, 2), f32),
+            carray(_pointer(address + at[28]), (c, r, shape.stack_packed), f32),
+            carray(_pointer(address + at[29]), (c, r, shape.stack), f32),
+            carray(_pointer(address + at[30]), (c, r, shape.stack), f32),
+        ),
+        Pending(
+            carray(_pointer(address + at[31]), (c, shape.cells), f32),
+            carray(_pointer(address + at[32]), (c, shape.cells), u16),
+            carray(_pointer(address + at[33]), (c, shape.cells, shape.kept), u16),
+            carray(_pointer(address + at[34]), (c, shape.cells, shape.levels), u16),
+            carray(_pointer(address + at[35]), (c,), f32),
+        ),
+        Calibration(
+            carray(_pointer(address + at[36]), (c, r), f32),
+            carray(_pointer(address + at[37]), (c, r, shape.levels), f32),
+        ),
+        Filling(
+            carray(_pointer(address + at[38]), (shape.correlated, shape.correlated), f32),
+            carray(_pointer(address + at[39]), (c,), f32),
+            carray(_pointer(address + at[40]), (c, 2), f32),
+            carray(_pointer(address + at[41]), (c, 2), f32),
+            carray(_pointer(address + at[42]), (1,), i64),
+        ),
+        carray(_pointer(address + at[43]), (1,), u8),
+    )
