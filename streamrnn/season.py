@@ -81,16 +81,12 @@ class Season:
 
 @dataclass(frozen=True, slots=True)
 class SeasonSetting:
-    """`season` as it is configured. `names` of the periods, shortest first; `auto`: as the step suggests; neither: off.
-
-    `country`: whose public holidays count beside the dates in `holidays`, "" for none.
-    """
+    """`season` as it is configured. `names` of the periods, shortest first; `auto`: as the step suggests; neither: off."""
 
     auto: bool = True
     names: tuple[str, ...] = ()
     key: str = ""
     holidays: tuple[date, ...] = ()
-    country: str = ""
 
     def plain(self) -> str | list[str] | dict[str, Any]:
         """As it is written in a file; `season_setting` reads it back."""
@@ -98,8 +94,6 @@ class SeasonSetting:
             return AUTO if self.auto else OFF
         if not self.key:
             return self.names[0] if len(self.names) == 1 else list(self.names)
-        if self.country:
-            return {"key": self.key, "holidays": self.country}
         return {"key": self.key, "holidays": [day.isoformat() for day in self.holidays]}
 
 
@@ -165,16 +159,15 @@ def _keyed_setting(section: Mapping[Any, Any]) -> SeasonSetting:
         if key not in ("key", "holidays"):
             near = difflib.get_close_matches(str(key), ("key", "holidays"), n=1)
             raise ValueError(
-                f"{str(key)[:40]}: unknown key; " + (f"did you mean {near[0]}?" if near else "it has key and holidays")
+                f"{str(key)[:40]!r}: unknown key; "
+                + (f"did you mean {near[0]}?" if near else "it has key and holidays")
             )
     if section.get("key") != DAY_TYPE:
-        said = f"key: {str(section['key'])[:40]} is not known; " if "key" in section else ""
+        said = f"key: {str(section['key'])[:40]!r} is not known; " if "key" in section else ""
         raise ValueError(f"{said}write {{key: {DAY_TYPE}}}, with holidays where there are any")
     given = section.get("holidays") or ()
-    if isinstance(given, str):
-        return SeasonSetting(False, key=DAY_TYPE, country=given.strip())
     if not isinstance(given, (list, tuple)):
-        raise ValueError("holidays: write a list of dates such as [2026-12-25, 2027-01-01], or a country such as GB")
+        raise ValueError("holidays: write a list of dates such as [2026-12-25, 2027-01-01]")
     return SeasonSetting(False, key=DAY_TYPE, holidays=tuple(sorted({_date(each) for each in given})))
 
 
@@ -196,12 +189,10 @@ def season_of(
     step_ms: int,
     calendar_step: CalendarStep | None,
     horizon: int,
-    holidays: Sequence[date] = (),
 ) -> tuple[Season, ...]:
     """The seasons of a stream of such steps, the shortest first; () for none.
 
-    `step_ms` 0 is irregular. `holidays`: those of the setting's country, beside its own. Raises ValueError where the steps
-    cannot have this season.
+    `step_ms` 0 is irregular. Raises ValueError where the steps cannot have this season.
     """
     if setting.auto:
         return tuple(_season(name, step_ms, calendar_step) for name in _usual(step_ms, calendar_step, horizon))
@@ -210,7 +201,7 @@ def season_of(
     if step_ms == 0:
         raise ValueError("with step: irregular no step is known to be a season ahead: write auto or off")
     if setting.key:
-        return (_day_types(step_ms, calendar_step, (*setting.holidays, *holidays)),)
+        return (_day_types(step_ms, calendar_step, setting.holidays),)
     return tuple(_season(name, step_ms, calendar_step) for name in setting.names)
 
 

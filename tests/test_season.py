@@ -122,8 +122,8 @@ def test_a_season_that_is_named(step: str, season: Any, expected: list[tuple[str
         ("1h", ["1d", "24h"], "each once"),
         ("1h", ["8h", "1d", "7d"], "2 at most"),
         ("1h", [], "write auto, off"),
-        ("1h", {"kye": "day_type"}, "kye: unknown key; did you mean key"),
-        ("1h", {"key": "daytype"}, "daytype is not known; write .key: day_type"),
+        ("1h", {"kye": "day_type"}, "'kye': unknown key; did you mean key"),
+        ("1h", {"key": "daytype"}, "'daytype' is not known; write .key: day_type"),
         ("1h", {"holidays": ["2026-12-25"]}, "write .key: day_type"),
         ("1h", {"key": "day_type", "holidays": ["25.12.2026"]}, "'25.12.2026' is not a date"),
         ("1h", {"key": "day_type", "holidays": 25}, "a list of dates"),
@@ -134,10 +134,7 @@ def test_what_no_season_can_be_is_refused_with_what_to_write(step: str, season: 
         spec(step, season)
 
 
-@pytest.mark.parametrize(
-    "season", ["auto", "off", "1d", ["1d", "7d"], {"key": "day_type", "holidays": ["2026-12-25"]},
-               {"key": "day_type", "holidays": "GB"}],
-)  # fmt: skip
+@pytest.mark.parametrize("season", ["auto", "off", "1d", ["1d", "7d"], {"key": "day_type", "holidays": ["2026-12-25"]}])
 def test_a_setting_is_written_as_it_is_read(season: Any) -> None:
     assert season_setting(season).plain() == season
     assert season_setting(season_setting(season).plain()) == season_setting(season)
