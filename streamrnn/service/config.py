@@ -391,6 +391,20 @@ class Settings(BaseSettings):
         """Which experts there are, and why."""
         return choose(self.experts, self._stream_spec(), self.experts_memory_max)
 
+    def forecasting(self) -> dict[str, Any]:
+        """What forecasts are made by, and why: for people, and for scripts."""
+        spec, choice = self.stream_spec(), self.expert_choice()
+        return {
+            "season": [season.name for season in spec.seasons],
+            "season_setting": self.season.plain(),
+            "experts": list(choice.experts),
+            "experts_setting": self.experts if isinstance(self.experts, str) else list(self.experts),
+            "experts_chosen": choice.kind,
+            "experts_why": choice.why,
+            "experts_series_bytes": choice.series_bytes,
+            "experts_bytes": choice.series_bytes * self.series_max,
+        }
+
     def stream_spec(self) -> StreamSpec:
         return replace(self._stream_spec(), experts=self.expert_choice().experts)
 
