@@ -20,6 +20,8 @@ FULL, LIGHT, OFF, AUTO = "full", "light", "off", "auto"
 SETS: Final[dict[str, tuple[str, ...]]] = {FULL: EXPERTS, LIGHT: (SEASON_AGO, PROFILE), OFF: ()}
 # What has nothing to say without a season.
 SEASONAL: Final = (SEASON_AGO, PROFILE, DEVIATIONS)
+# Of memory, for the experts of all series, where the configuration does not say.
+EXPERTS_MEMORY_MAX: Final = 1 << 30
 # Horizons that experts are weighed at; the last one is always among them.
 RUNGS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96)
 

@@ -31,7 +31,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from streamrnn.calendar import Align, CalendarStep, parse_step, zone_of
 from streamrnn.durations import format_ms, parse_ms
-from streamrnn.experts import SEASONAL, Choice, choose, experts_setting
+from streamrnn.experts import EXPERTS_MEMORY_MAX, SEASONAL, Choice, choose, experts_setting
 from streamrnn.learning import LearnSpec
 from streamrnn.mapping import DecodeSpec, shape_of
 from streamrnn.meaning import Meaning, meaning_of
@@ -285,7 +285,7 @@ class Settings(BaseSettings):
     ] = SeasonSetting()
     experts: Annotated[str | tuple[str, ...], PlainValidator(experts_setting)] = "auto"
     # Of memory, for the experts of `series_max` series: with `experts: auto` no more are chosen than fit.
-    experts_memory_max: Annotated[Memory, Field(ge=0)] = 1 << 30
+    experts_memory_max: Annotated[Memory, Field(ge=0)] = EXPERTS_MEMORY_MAX
     forecast_every: Annotated[int, Field(ge=1)] = 1
     imputed: Literal["gaps", "all"] = "gaps"
     delivery: Literal["at-least-once", "exactly-once"] = "at-least-once"
