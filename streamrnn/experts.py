@@ -51,6 +51,11 @@ def experts_setting(value: Any) -> str | tuple[str, ...]:
     return tuple(name for name in EXPERTS if name in value)
 
 
+def written_experts(setting: str | tuple[str, ...]) -> str | list[str]:
+    """As it is written in a file; `experts_setting` reads it back."""
+    return setting if isinstance(setting, str) else list(setting)
+
+
 def _meant(word: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(word.lower(), known, n=1)
     return f", did you mean {near[0]}?" if near else ""

@@ -31,7 +31,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from streamrnn.calendar import Align, CalendarStep, parse_step, zone_of
 from streamrnn.durations import format_ms, parse_ms
-from streamrnn.experts import EXPERTS_MEMORY_MAX, SEASONAL, Choice, choose, experts_setting
+from streamrnn.experts import EXPERTS_MEMORY_MAX, SEASONAL, Choice, choose, experts_setting, written_experts
 from streamrnn.learning import LearnSpec
 from streamrnn.mapping import DecodeSpec, shape_of
 from streamrnn.meaning import Meaning, meaning_of
@@ -283,7 +283,9 @@ class Settings(BaseSettings):
     season: Annotated[
         SeasonSetting, PlainValidator(season_setting), PlainSerializer(SeasonSetting.plain, when_used="json")
     ] = SeasonSetting()
-    experts: Annotated[str | tuple[str, ...], PlainValidator(experts_setting)] = "auto"
+    experts: Annotated[
+        str | tuple[str, ...], PlainValidator(experts_setting), PlainSerializer(written_experts, when_used="json")
+    ] = "auto"
     # Of memory, for the experts of `series_max` series: with `experts: auto` no more are chosen than fit.
     experts_memory_max: Annotated[Memory, Field(ge=0)] = EXPERTS_MEMORY_MAX
     forecast_every: Annotated[int, Field(ge=1)] = 1
@@ -398,7 +400,7 @@ class Settings(BaseSettings):
             "season": [season.name for season in spec.seasons],
             "season_setting": self.season.plain(),
             "experts": list(choice.experts),
-            "experts_setting": self.experts if isinstance(self.experts, str) else list(self.experts),
+            "experts_setting": written_experts(self.experts),
             "experts_chosen": choice.kind,
             "experts_why": choice.why,
             "experts_series_bytes": choice.series_bytes,

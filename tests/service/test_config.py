@@ -163,6 +163,13 @@ def test_experts_are_as_many_as_memory_allows(file: Path) -> None:
     assert load([file], {**hours, "experts_memory_max": "0"}, {}).expert_choice().kind == "off"
 
 
+def test_experts_by_name_are_shown_as_they_are_written(file: Path) -> None:
+    settings = load([file], {"step": "1h", "experts": ["moves", "profile"]}, {})
+    assert settings.stream_spec().experts == ("profile", "moves")
+    assert settings.effective()["experts"] == settings.forecasting()["experts_setting"] == ["profile", "moves"]
+    assert load([], json.loads(json.dumps(settings.effective())), {}) == settings
+
+
 def test_what_has_no_effect_of_season_and_experts_is_said(file: Path) -> None:
     (hint,) = load([file], {"experts": ["profile", "moves"]}, {}).hints()
     assert hint.startswith("experts: profile: without effect")
