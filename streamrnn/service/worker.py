@@ -180,11 +180,11 @@ class Worker:
     def _say_experts(self) -> None:
         said = self.settings.forecasting()
         log.info(
-            "experts", season=said["season"], experts=said["experts"], chosen=said["experts_chosen"], why=said["experts_why"],
+            "experts", season=said["season"], experts=said["experts"], chosen=said["experts_chosen"], reason=said["experts_why"],
             series=format_bytes(said["experts_series_bytes"]), memory_at_series_max=format_bytes(said["experts_bytes"]),
         )  # fmt: skip
         if self.settings.experts == AUTO and said["experts_chosen"] != FULL:
-            log.warning("experts_memory_max has no room for all experts", why=said["experts_why"])
+            log.warning("experts_memory_max has no room for all experts", reason=said["experts_why"])
 
     async def _check_topics(self) -> None:
         admin = self.transport.admin()

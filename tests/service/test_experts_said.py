@@ -41,8 +41,8 @@ async def test_each_start_says_which_experts_there_are_and_why() -> None:
     logs, status = await started(SMALL)
     (said,) = [line for line in logs if line["event"] == "experts"]
     assert (said["chosen"], said["season"], said["experts"]) == ("full", ["1d", "7d"], list(EXPERTS))
-    assert "within experts_memory_max (1GiB)" in said["why"]
-    assert status["forecasting"]["experts_why"] == said["why"]
+    assert "within experts_memory_max (1GiB)" in said["reason"]
+    assert status["forecasting"]["experts_why"] == said["reason"]
     assert (status["forecasting"]["season"], status["forecasting"]["experts"]) == (["1d", "7d"], list(EXPERTS))
     assert not [line for line in logs if line["event"].startswith("experts_memory_max")]
 
@@ -51,7 +51,7 @@ async def test_each_start_says_which_experts_there_are_and_why() -> None:
 async def test_a_start_with_fewer_than_all_warns_with_what_all_would_take() -> None:
     logs, status = await started(TOO_MANY)
     (warned,) = [line for line in logs if line["event"] == "experts_memory_max has no room for all experts"]
-    assert warned["log_level"] == "warning" and "full takes" in warned["why"] and "light takes" in warned["why"]
+    assert warned["log_level"] == "warning" and "full takes" in warned["reason"] and "light takes" in warned["reason"]
     assert status["forecasting"]["experts_chosen"] == "light"
     logs, _ = await started({**TOO_MANY, "experts": "light"})  # so chosen, and not for want of memory
     assert not [line for line in logs if line["event"].startswith("experts_memory_max")]
