@@ -5,7 +5,7 @@ number, steps of another length. So what was kept says what it means, by name, a
 that. `change` says, for two meanings, what one can take over from the other, and in the words of the configuration what
 it cannot.
 
-    carried by name   channels, quantile levels, horizons, calendar features
+    carried by name   channels, quantile levels, horizons, calendar features, seasons, experts
     carried whole     `align` and `complete`: which ticks make a step may differ by one tick, its numbers mean the same
     begins anew       another `step`, `within` or `decode.ts_unit`; a channel that is read from another field is a new one
 
@@ -26,6 +26,7 @@ from msgspec import Meta
 
 from streamrnn.calendar import is_utc
 from streamrnn.durations import format_ms
+from streamrnn.experts import SEASONAL, STACK
 from streamrnn.spec import StreamSpec
 
 VERSION = 1
@@ -40,9 +41,10 @@ class MeaningError(ValueError):
 
 
 class Meaning(msgspec.Struct, frozen=True, omit_defaults=False, forbid_unknown_fields=False):
-    """`step` and `calendar` (periods of the calendar features) name their time zone where they depend on it.
+    """`step`, `calendar` (periods of the calendar features) and `season` name their time zone where they depend on it.
 
-    `fields`: for each channel the field of a record that it is read from, "" where the contract says it.
+    `fields`: for each channel the field of a record that it is read from, "" where the contract says it. `experts` beside
+    persistence and the network. States that name none of `season` and `experts` are of a version that kept none.
     """
 
     channels: _Words
@@ -56,6 +58,8 @@ class Meaning(msgspec.Struct, frozen=True, omit_defaults=False, forbid_unknown_f
     ts_unit: _Word = "ms"
     fields: _Words = ()
     version: int = VERSION
+    season: _Words = ()
+    experts: _Words = ()
 
     def __post_init__(self) -> None:
         if len(set(self.channels)) != len(self.channels) or len(set(self.quantiles)) != len(self.quantiles):
@@ -107,6 +111,8 @@ def meaning_of(
         complete=spec.complete,
         ts_unit=ts_unit,
         fields=fields if any(fields) else (),
+        season=tuple(season.name + zone for season in spec.seasons),
+        experts=spec.experts,
     )
 
 
@@ -138,6 +144,27 @@ class Change:
     def calendar(self) -> tuple[int, ...]:
         """For each calendar feature of now, its place before, or −1."""
         return _places(self.before.calendar, self.now.calendar)
+
+    @cached_property
+    def seasons(self) -> tuple[int, ...]:
+        """For each season of now, its place before, or −1: the same one, on top of the same ones, for each is of what those
+        before it leave."""
+        return tuple(
+            k if self.before.season[: k + 1] == self.now.season[: k + 1] else -1 for k in range(len(self.now.season))
+        )
+
+    @cached_property
+    def experts(self) -> tuple[int, ...]:
+        """For each expert of now, its place before, or −1: those that follow the season have another one where the first
+        season is another, and the stack where it is of other experts."""
+        found = list(_places(self.before.experts, self.now.experts))
+        other = self.before.season[:1] != self.now.season[:1]
+        for i, name in enumerate(self.now.experts):
+            if name in SEASONAL and other:
+                found[i] = -1
+        if STACK in self.now.experts and (other or self.before.experts != self.now.experts):
+            found[self.now.experts.index(STACK)] = -1
+        return tuple(found)
 
     @property
     def same_inputs(self) -> bool:
@@ -174,6 +201,18 @@ class Change:
             return f"its description is of a newer version ({self.before.version}; this one reads up to {VERSION})"
         return self._no_channel()
 
+    def _words_of_experts(self) -> Iterator[str]:
+        before, now = self.before, self.now
+        cold = [name for name, place in zip(now.experts, self.experts, strict=True) if place < 0]
+        new = [name for name in cold if name not in before.experts]
+        if before.season != now.season:
+            again = [name for name in cold if name not in new and (name != STACK or before.experts == now.experts)]
+            again += [season for season, place in zip(now.season[1:], self.seasons[1:], strict=True) if place < 0]
+            yield f"`season` was {_listed(before.season)}, and is {_listed(now.season)}: {_started_cold(again)}"
+        if before.experts != now.experts:
+            again = [name for name in cold if name in new or name == STACK]
+            yield f"`experts` was {_listed(before.experts)}, and is {_listed(now.experts)}: {_started_cold(again)}"
+
     def _no_channel(self) -> str:
         if any(place >= 0 for place in self.channels):
             return ""
@@ -192,6 +231,12 @@ class Change:
     def words(self) -> tuple[str, ...]:
         """What is carried and what starts cold, setting by setting; empty where the meanings are equal."""
         return tuple(self._words())
+
+    @cached_property
+    def words_of_weights(self) -> tuple[str, ...]:
+        """The same of a network, which knows nothing of seasons and experts."""
+        now = msgspec.structs.replace(self.now, season=self.before.season, experts=self.before.experts)
+        return Change(self.before, now).words
 
     def _words(self) -> Iterator[str]:
         if self.cold:
@@ -217,6 +262,7 @@ class Change:
             yield f"`quantiles` was {_listed(before.quantiles)}: scales and the levels of both are carried{cold}"
         if before.calendar != now.calendar:
             yield f"`calendar` was {_listed(before.calendar)}, and is {_listed(now.calendar)}: the rest is carried"
+        yield from self._words_of_experts()
         for name in ("align", "complete"):
             if getattr(before, name) != getattr(now, name):
                 yield f"`{name}` was {getattr(before, name)}, and is {getattr(now, name)}: everything is carried"
@@ -232,6 +278,14 @@ def _places(before: Sequence[object], now: Sequence[object]) -> tuple[int, ...]:
 def _field_of(meaning: Meaning, channel: str) -> str:
     at = meaning.channels.index(channel) if channel in meaning.channels else -1
     return meaning.fields[at] if 0 <= at < len(meaning.fields) else ""
+
+
+def _started_cold(names: Sequence[str]) -> str:
+    return (
+        f"{_listed(names)} start{'s' if len(names) == 1 else ''} cold, the rest is carried"
+        if names
+        else "the rest is carried"
+    )
 
 
 def _listed(names: Sequence[object]) -> str:

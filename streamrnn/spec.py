@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from streamrnn.calendar import Align, CalendarStep, StepGrid, step_grid
+from streamrnn.season import Season
 
 Within = Literal["one", "last", "mean", "sum"]
 Cell = Literal["rnn", "gru", "lstm", "gru-d"]
 Complete = Literal["record", "channels"]
 Duplicates = Literal["keep", "refuse"]
+# What a series can be forecast by beside its last value and the network, which are always there.
+EXPERTS = ("season-ago", "profile", "moves", "deviations", "stack")
 
 DAY_MS = 86_400_000
 # Thirty years: seconds that are read as milliseconds are in 1970, and what a deployment replays is seldom older.
@@ -63,6 +66,10 @@ class StreamSpec:
     duplicates: Duplicates = "keep"
     # A tick so far before its record's Kafka timestamp has a time in another unit, or none.
     past_max_ms: int = PAST_MAX_MS
+    # What repeats, the shortest first; at most two.
+    seasons: tuple[Season, ...] = ()
+    # Of EXPERTS, in their order.
+    experts: tuple[str, ...] = EXPERTS
 
     def grid(self) -> StepGrid:
         """Numbers and begins of the stream's steps."""

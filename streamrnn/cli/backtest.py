@@ -89,7 +89,17 @@ def backtest(
     ] = ("persistence,seasonal,rls,ewa"),
     season: Annotated[
         str | None,
-        typer.Option(help="The seasonal baseline's period; by default 1d, of daily rows 1w, of longer steps 1y."),
+        typer.Option(
+            help="What repeats: auto, off, 1d, or 1d,7d (the second on top). The seasonal baseline takes the first; by default "
+            "1d, of daily rows 1w, of longer steps 1y."
+        ),
+    ] = None,
+    experts: Annotated[
+        str | None,
+        typer.Option(
+            help="auto, full, light, off, or names: season-ago,profile,moves,deviations,stack; beside the last value and the "
+            "network."
+        ),
     ] = None,
     calendar: Annotated[
         str | None, typer.Option(help="Periods whose phase the network is shown; 1d,7d without a configuration.")
@@ -129,7 +139,9 @@ def backtest(
             score_rows=_rows(score_rows, "--score-rows"),
             seeds=seeds,
             baselines=_list(baselines),
-            season=season,
+            season=_first_season(season),
+            seasons=season,
+            experts=experts,
             calendar=None if calendar is None else _list(calendar),
             train=train,
             train_every=train_every,
@@ -160,6 +172,11 @@ def backtest(
 
 def _list(text: str | None) -> tuple[str, ...]:
     return tuple(part for part in (text or "").split(",") if part)
+
+
+def _first_season(text: str | None) -> str | None:
+    """The period of the seasonal baseline, where one is named."""
+    return next((part for part in _list(text) if part not in ("auto", "off")), None)
 
 
 def _rows(text: str | None, option: str) -> tuple[int, int] | None:

@@ -96,7 +96,8 @@ def validate(
     if as_json:
         document = {
             "ok": not faults, "topics": rows, "access": more, "kept": shown, "hints": settings.hints(),
-            "sizes": sizes.document(ticks_s, limit), "configuration": settings.effective(),
+            "sizes": sizes.document(ticks_s, limit), "forecasting": settings.forecasting(),
+            "configuration": settings.effective(),
         }  # fmt: skip
         typer.echo(json.dumps(document))
     else:
@@ -111,9 +112,20 @@ def validate(
             typer.echo(f"# {remedy}")
         for line in (*_hints(states), *(f"hint: {hint}" for hint in settings.hints()), *map(str, kept)):
             typer.echo(f"# {line}")
+        for line in _forecasting(settings.forecasting()):
+            typer.echo(f"# {line}")
         for line in [*sizes.lines(ticks_s, limit), *filter(None, [too_much_memory(sizes, limit)])]:
             typer.echo(f"# size: {line}")
     _exit(faults)
+
+
+def _forecasting(said: Mapping[str, Any]) -> list[str]:
+    """What forecasts are made by, beside the last value and the network."""
+    auto = " (auto)" if said["season_setting"] == "auto" else ""
+    return [
+        f"season: {', '.join(said['season']) or 'none'}{auto}",
+        f"experts: {said['experts_chosen']} ({', '.join(said['experts']) or 'none'}): {said['experts_why']}",
+    ]
 
 
 async def _costs(settings: Settings) -> list[Cost]:

@@ -151,7 +151,7 @@ def fitted(blob: bytes, meaning: Meaning) -> Fitted:
     if not change.reshapes:
         return Fitted(network, document.meta)
     skill = carried_skill(document.meta.skill, meaning.horizon)
-    words = tuple(word for word in change.words if not change.cold)
+    words = tuple(word for word in change.words_of_weights if not change.cold)
     return Fitted(carried(network, change), msgspec.structs.replace(document.meta, skill=skill), words)
 
 

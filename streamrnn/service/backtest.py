@@ -128,6 +128,8 @@ def run(options: Options) -> Accounts:
             "rows": accounts.total,
             "steps": len(steps.rows),
             "series": len(steps.names),
+            "seasons": [each.name for each in spec.seasons],
+            "experts": list(spec.experts),
             "step": stream.step.text,
             "step_ms": spec.step_ms,
             "channels": list(channels),

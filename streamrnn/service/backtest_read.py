@@ -18,8 +18,10 @@ import numpy as np
 import orjson
 
 from streamrnn.codec import Decoder
+from streamrnn.experts import AUTO, EXPERTS_MEMORY_MAX, FULL, choose, experts_setting
 from streamrnn.mapping import DecodeSpec, split_path
 from streamrnn.records import F64, I64, Bool, TickBatch, take
+from streamrnn.season import Season, SeasonSetting, season_of, season_setting
 from streamrnn.service import backtest_steps as steps
 from streamrnn.service.backtest_steps import Step
 from streamrnn.spec import StreamSpec
@@ -48,7 +50,9 @@ class Options:
     score_rows: tuple[int, int] | None = None
     seeds: int = 1
     baselines: tuple[str, ...] = ("persistence", "seasonal", "rls", "ewa")
-    season: str | None = None
+    season: str | None = None  # of the seasonal baseline
+    seasons: str | None = None  # of the stream: the setting `season`, `1d,7d` for a list
+    experts: str | None = None  # the setting of that name, `a,b` for names
     calendar: tuple[str, ...] | None = None
     train: bool = True
     train_every: int = 240
@@ -424,6 +428,34 @@ def _taken(batch: TickBatch, number: Callable[[I64], I64]) -> int:
     return len(found) - len(set(found))
 
 
+def _experts(stream: Stream, options: Options, spec: StreamSpec) -> tuple[tuple[Season, ...], tuple[str, ...]]:
+    """What repeats, and the experts: as the options or the configuration say, else as the service chooses. Raises InputError."""
+    settings = options.settings
+    season = settings.season if settings is not None else SeasonSetting()
+    experts = settings.experts if settings is not None else AUTO
+    series_max = settings.series_max if settings is not None else len(set(stream.batch.series))
+    memory_max = settings.experts_memory_max if settings is not None else EXPERTS_MEMORY_MAX
+    try:
+        if options.seasons is not None:
+            season = season_setting(_one_or_many(options.seasons))
+        seasons = season_of(season, stream.step.ms, stream.step.of_the_calendar(), spec.horizon)
+    except ValueError as error:
+        raise InputError(f"--season {options.seasons or 'of the configuration'}: {error}") from error
+    try:
+        if options.experts is not None:
+            experts = experts_setting(_one_or_many(options.experts))
+    except ValueError as error:
+        raise InputError(f"--experts {options.experts}: {error}") from error
+    choice = choose(experts, replace(spec, seasons=seasons, series_max=series_max), memory_max)
+    if options.experts is None and experts == AUTO and choice.kind != FULL:
+        stream.notes.append(f"experts: {choice.kind}: {choice.why}")
+    return seasons, choice.experts
+
+
+def _one_or_many(text: str) -> str | list[str]:
+    return [part.strip() for part in text.split(",")] if "," in text else text
+
+
 def _spec(stream: Stream, options: Options) -> StreamSpec:
     """The service's own settings where there is a configuration, without the clocks that a file does not have."""
     settings = options.settings
@@ -435,6 +467,7 @@ def _spec(stream: Stream, options: Options) -> StreamSpec:
         if settings is not None
         else StreamSpec(channels=channels, step_ms=step_ms, horizon=horizon, quantiles=QUANTILES)
     )
+    seasons, experts = _experts(stream, options, replace(base, channels=channels, horizon=horizon))
     if options.calendar is not None or settings is None:
         texts = options.calendar if options.calendar is not None else ("1d", "7d")
         lengths = [length for text in texts if (length := steps.step_of(text).ms) > max(step_ms, 0)]
@@ -446,6 +479,8 @@ def _spec(stream: Stream, options: Options) -> StreamSpec:
         channels=channels,
         step_ms=step_ms,
         calendar_step=calendar_step,
+        seasons=seasons,
+        experts=experts,
         timezone=stream.step.zone or options.timezone or base.timezone,
         horizon=horizon,
         gap_max=max(64, horizon, base.gap_max),

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,6 +21,8 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
+    PlainValidator,
     SecretStr,
     ValidationError,
     model_validator,
@@ -28,9 +31,12 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from streamrnn.calendar import Align, CalendarStep, parse_step, zone_of
 from streamrnn.durations import format_ms, parse_ms
+from streamrnn.experts import EXPERTS_MEMORY_MAX, SEASONAL, Choice, choose, experts_setting, written_experts
 from streamrnn.learning import LearnSpec
 from streamrnn.mapping import DecodeSpec, shape_of
 from streamrnn.meaning import Meaning, meaning_of
+from streamrnn.memory import exact_bytes, parse_bytes
+from streamrnn.season import Season, SeasonSetting, season_of, season_setting
 from streamrnn.spec import PAST_MAX_MS, Cell, Complete, Duplicates, ModelSpec, StreamSpec, Within
 from streamrnn.transports.base import TopicNeed
 
@@ -56,6 +62,16 @@ def _duration(value: Any) -> Any:
 
 # Durations are written `250ms`, `1s`, `15m`, `1d` and held in milliseconds.
 Duration = Annotated[int, BeforeValidator(_duration)]
+
+
+def _memory(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise ValueError("write an amount of memory such as 1GiB or 512MB")
+    return parse_bytes(str(value))
+
+
+# Amounts of memory are written `1GiB`, `512MB` and held in bytes.
+Memory = Annotated[int, BeforeValidator(_memory)]
 
 
 def _switch(value: Any) -> Any:
@@ -264,6 +280,14 @@ class Settings(BaseSettings):
     future_max: Duration = 60_000
     past_max: Annotated[Duration, Field(ge=1)] = PAST_MAX_MS
     calendar: tuple[Duration, ...] = ()
+    season: Annotated[
+        SeasonSetting, PlainValidator(season_setting), PlainSerializer(SeasonSetting.plain, when_used="json")
+    ] = SeasonSetting()
+    experts: Annotated[
+        str | tuple[str, ...], PlainValidator(experts_setting), PlainSerializer(written_experts, when_used="json")
+    ] = "auto"
+    # Of memory, for the experts of `series_max` series: with `experts: auto` no more are chosen than fit.
+    experts_memory_max: Annotated[Memory, Field(ge=0)] = EXPERTS_MEMORY_MAX
     forecast_every: Annotated[int, Field(ge=1)] = 1
     imputed: Literal["gaps", "all"] = "gaps"
     delivery: Literal["at-least-once", "exactly-once"] = "at-least-once"
@@ -314,6 +338,11 @@ class Settings(BaseSettings):
             object.__setattr__(self, "idle_after", max(self.idle_after, 3 * step_ms + self.lateness))
         elif step_ms and self.idle_after < step_ms + self.lateness:
             faults.append("idle_after: must be at least step + lateness, or every series looks idle")
+        if not faults:
+            try:
+                self.seasons()
+            except ValueError as error:
+                faults.append(f"season: {error}")
         if self.past_max <= self.future_max:
             faults.append("past_max: must be more than future_max")
         if self.learn.length <= self.learn.burn_in:
@@ -356,7 +385,32 @@ class Settings(BaseSettings):
     def shutdown_grace_s(self) -> float:
         return self.shutdown_grace / 1000
 
+    def seasons(self) -> tuple[Season, ...]:
+        """What repeats in a stream of this step. Raises ValueError."""
+        return season_of(self.season, self.step_ms, self.calendar_step, self.horizon)
+
+    def expert_choice(self) -> Choice:
+        """Which experts there are, and why."""
+        return choose(self.experts, self._stream_spec(), self.experts_memory_max)
+
+    def forecasting(self) -> dict[str, Any]:
+        """What forecasts are made by, and why: for people, and for scripts."""
+        spec, choice = self.stream_spec(), self.expert_choice()
+        return {
+            "season": [season.name for season in spec.seasons],
+            "season_setting": self.season.plain(),
+            "experts": list(choice.experts),
+            "experts_setting": written_experts(self.experts),
+            "experts_chosen": choice.kind,
+            "experts_why": choice.why,
+            "experts_series_bytes": choice.series_bytes,
+            "experts_bytes": choice.series_bytes * self.series_max,
+        }
+
     def stream_spec(self) -> StreamSpec:
+        return replace(self._stream_spec(), experts=self.expert_choice().experts)
+
+    def _stream_spec(self) -> StreamSpec:
         return StreamSpec(
             channels=self.channels,
             step_ms=self.step_ms,
@@ -380,6 +434,7 @@ class Settings(BaseSettings):
             complete=self.complete,
             duplicates=self.duplicates,
             past_max_ms=self.past_max,
+            seasons=self.seasons(),
         )
 
     def model_spec(self) -> ModelSpec:
@@ -481,12 +536,23 @@ class Settings(BaseSettings):
 
     def hints(self) -> list[str]:
         """What is set and has no effect in a worker of this configuration; no reason not to start."""
-        if self.train == "auto" or "model" not in self.model_fields_set:
-            return []
-        return [
-            "model: has no effect beside train: off: what is served is of the kind that `streamrnn train` made, whose "
-            "configuration says which"
-        ]
+        found = []
+        if self.train == "off" and "model" in self.model_fields_set:
+            found.append(
+                "model: has no effect beside train: off: what is served is of the kind that `streamrnn train` made, whose "
+                "configuration says which"
+            )
+        chosen = self.expert_choice().experts
+        if isinstance(self.experts, tuple) and (idle := [n for n in self.experts if n in SEASONAL and n not in chosen]):
+            found.append(
+                f"experts: {', '.join(idle)}: without effect where there is no `season`, or no whole number of steps in it"
+            )
+        if self.season.holidays and self.season.holidays[-1] < datetime.now(UTC).date():
+            found.append(
+                f"season.holidays: none has an effect any more, the last is {self.season.holidays[-1]}: days to come are taken "
+                "for what their weekday says"
+            )
+        return found
 
     def effective(self) -> dict[str, Any]:
         """Everything as it is in force, secrets masked, durations as they are written."""
@@ -497,6 +563,7 @@ class Settings(BaseSettings):
                 at = at[part]
             value = at[path[-1]]
             at[path[-1]] = [format_ms(v) for v in value] if isinstance(value, list) else format_ms(value)
+        shown["experts_memory_max"] = exact_bytes(self.experts_memory_max)
         return shown
 
 

@@ -171,10 +171,14 @@ class WorkerObserver:
     """The pump's and the worker's listener; the HTTP server reads from it."""
 
     def __init__(
-        self, spec: StreamSpec, effective: Mapping[str, Any] | None = None, ready_refused_max: float = 0.5
+        self,
+        spec: StreamSpec,
+        effective: Mapping[str, Any] | None = None,
+        ready_refused_max: float = 0.5,
+        forecasting: Mapping[str, Any] | None = None,
     ) -> None:
         """`effective`: the whole configuration as it is shown. `ready_refused_max`: the share of a partition's records that
-        may be refused in a minute."""
+        may be refused in a minute. `forecasting`: `Settings.forecasting`."""
         self.spec = spec
         self._ready_refused_max = ready_refused_max
         self.metrics = Metrics()
@@ -182,6 +186,8 @@ class WorkerObserver:
         self.history = History(spec)
         self.health = Health()
         self.effective = dict(effective or {})
+        made_by = {"season": [season.name for season in spec.seasons], "experts": list(spec.experts)}
+        self.forecasting = {**made_by, **(forecasting or {})}
         self.model = NO_MODEL
         self.swaps = 0
         self.trainer: dict[str, Any] = {}
@@ -417,6 +423,8 @@ class WorkerObserver:
             channels=len(self.spec.channels),
             step=chosen.get("step"),
             horizon=self.spec.horizon,
+            season=self.forecasting["season"],
+            experts=self.forecasting["experts"],
             delivery=chosen.get("delivery"),
             train=chosen.get("train"),
             weights=self.model,
@@ -437,6 +445,7 @@ class WorkerObserver:
             "swaps": self.swaps,
             "series": self._series,
             "channels": list(self.spec.channels),
+            "forecasting": self.forecasting,
             "partitions": partitions,
             "lag": sum(entry["lag"] or 0 for entry in partitions.values()),
             "rejected": dict(self.rejected),

@@ -177,6 +177,8 @@ def shrinking(settings: Settings) -> str:
     spec = settings.stream_spec()
     kept = [f"channels ({len(spec.channels)})", f"horizon ({spec.horizon})", f"quantiles ({len(spec.quantiles)})"]
     kept += [f"burn_in ({spec.burn_in})"]
+    if spec.experts:
+        kept.append(f"experts ({settings.expert_choice().kind})")
     if _held(spec) > _held(replace(spec, lateness_ms=0, within="one")):
         kept.append(f"pending_max ({spec.pending_max})")
     return ", ".join(kept)

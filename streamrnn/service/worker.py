@@ -18,6 +18,8 @@ import structlog
 import torch
 
 from streamrnn.codec import Decoder
+from streamrnn.experts import AUTO, FULL
+from streamrnn.memory import format_bytes
 from streamrnn.model.weights import Fitted, WeightsError, WeightsMeta, fitted
 from streamrnn.service.beside import Beside
 from streamrnn.service.checkpoint import Checkpointer, CheckpointSettings
@@ -150,6 +152,7 @@ class Worker:
     async def _run(self) -> None:
         self.observer.watch(self.decoder, self.engine.front)
         self._say_sizes()
+        self._say_experts()
         await self._check_topics()
         self.follower = ModelsFollower(self.transport, self.settings.topics.models)
         await self.follower.start()
@@ -173,6 +176,15 @@ class Worker:
         )  # fmt: skip
         if told := too_much_memory(sizes, limit):
             log.warning("series_max needs more memory than there is", why=told)
+
+    def _say_experts(self) -> None:
+        said = self.settings.forecasting()
+        log.info(
+            "experts", season=said["season"], experts=said["experts"], chosen=said["experts_chosen"], reason=said["experts_why"],
+            series=format_bytes(said["experts_series_bytes"]), memory_at_series_max=format_bytes(said["experts_bytes"]),
+        )  # fmt: skip
+        if self.settings.experts == AUTO and said["experts_chosen"] != FULL:
+            log.warning("experts_memory_max has no room for all experts", reason=said["experts_why"])
 
     async def _check_topics(self) -> None:
         admin = self.transport.admin()
@@ -470,7 +482,9 @@ def run(settings: Settings, config_arguments: Sequence[str] = ()) -> None:
 
 
 async def _run(settings: Settings, config_arguments: Sequence[str]) -> None:
-    observer = WorkerObserver(settings.stream_spec(), settings.effective(), settings.http.ready_refused_max)
+    observer = WorkerObserver(
+        settings.stream_spec(), settings.effective(), settings.http.ready_refused_max, settings.forecasting()
+    )
     worker = Worker(settings, KafkaTransport(settings.kafka_settings()), observer, settle_memory)
     supervisor: Supervisor | None = None
     ending: asyncio.Task[None] | None = None

@@ -40,6 +40,7 @@ async def test_the_page_shows_what_the_worker_does(tmp_path: Path) -> None:
     page = await shown_by(server, tmp_path)
     assert "ready" in page
     assert "ticks per second" in page
+    assert "experts, season none" in page
     assert page.count("<canvas") == 2  # a panel per channel
     assert "<img" not in page
     assert html.escape(HOSTILE, quote=False).split("/")[0] in page or "&lt;img" in page

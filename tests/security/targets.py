@@ -395,6 +395,8 @@ CONFIGS = [
     b"decode: {series: device.id, ts: time, ts_unit: s, values: {a: readings.a}, channel: null, value: null}\n"
     b"http: {port: 0}\nlog: {level: debug}\nkafka:\n  security_protocol: SASL_SSL\n  sasl_plain_username: u\n"
     b"  sasl_plain_password_file: /nowhere\nmodel: {cell: lstm, hidden: 8}\nlearn: {budget: 1s}\n",
+    b"input: t\nchannels: [a]\nstep: 1h\nhorizon: 24\nexperts: [moves, stack]\nexperts_memory_max: 1GiB\n"
+    b"season: {key: day_type, holidays: [2026-12-25, '2027-01-01']}\n",
     b"a: &a [x, x]\nb: &b [*a, *a]\nchannels: *b\n? [c]\n: !!binary eA==\nd: 2026-11-23\ne: 0x1F\nf: 1_0\n<<: {g: .nan}\n",
 ]
 _SMALLEST = CONFIGS[0]
@@ -416,6 +418,8 @@ def config(data: bytes) -> None:
         ([first, second], {}, {}),
         ([first], {}, {"STREAMRNN__LATENESS": text, "STREAMRNN__DECODE__VALUES": text}),
         ([first], {"kafka.client_id": text, "channels": text}, {}),
+        ([first], {"season": text, "experts": text, "experts_memory_max": text}, {}),
+        ([first], {"season": text, "step": "1h"}, {"STREAMRNN__EXPERTS": text}),
         ([first], {}, {"STREAMRNN__" + text[:40].upper(): "1"}),
     ):
         try:

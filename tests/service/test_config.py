@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from streamrnn.experts import SETS
 from streamrnn.service.config import ConfigError, load
+from streamrnn.spec import EXPERTS
 from streamrnn.transports.base import TransportError
 
 SMALLEST = """
@@ -73,6 +77,16 @@ def test_kafkas_own_spelling_and_other_shapes_are_accepted(file: Path) -> None:
         ({"horizon": 0}, "horizon"),
         ({"kafka.security_protocol": "SASL_SSL"}, "sasl_plain_username"),
         ({"model.cell": "transformer"}, "model.cell"),
+        ({"season": "dayly"}, "season: .*did you mean 1d"),
+        ({"season": "1s"}, "season: 1s: a season has two steps at least"),
+        ({"season": ["7d", "1d"]}, "season: .*shorter season first"),
+        ({"season": "1d", "step": "irregular"}, "season: with step: irregular"),
+        ({"season": {"key": "day_type", "holiday": []}}, "season: 'holiday': unknown key; did you mean holidays"),
+        ({"season": {"key": "day_type"}, "step": "1w"}, "season: key: day_type: a step is a day or shorter"),
+        ({"experts": "lite"}, "experts: .*did you mean light"),
+        ({"experts": ["ridge"]}, "experts: .*there are season-ago"),
+        ({"experts_memory_max": "1 gigabyte"}, "experts_memory_max: .*1GiB"),
+        ({"experts_memory_max": -1}, "experts_memory_max"),
     ],
 )
 def test_faults_are_named_with_their_key(file: Path, change: dict[str, Any], words: str) -> None:
@@ -100,6 +114,68 @@ def test_calendar_steps_are_written_as_such(
     # Where nothing is said of it, a series may miss a step or two before it counts as silent.
     assert spec.idle_after_ms >= 2 * spec.step_ms
     assert load([], settings.effective(), {}).stream_spec() == spec
+
+
+@pytest.mark.parametrize(
+    ("season", "names"),
+    [
+        ("auto", ["1d", "7d"]),
+        ("off", []),
+        (False, []),
+        ("1d", ["1d"]),
+        ("[1d, 1w]", ["1d", "7d"]),
+        (["8h", "1d"], ["8h", "1d"]),
+        ({"key": "day_type", "holidays": [date(2099, 12, 25)]}, ["day_type"]),
+    ],
+)
+def test_seasons_are_those_of_the_step_or_as_they_are_named(file: Path, season: Any, names: list[str]) -> None:
+    settings = load([file], {"step": "1h", "season": season, "timezone": "Europe/London"}, {})
+    spec = settings.stream_spec()
+    assert [each.name for each in spec.seasons] == names
+    assert spec.experts == (EXPERTS if names else ("moves", "stack"))
+    assert load([], settings.effective(), {}).stream_spec() == spec
+    assert load([], json.loads(json.dumps(settings.effective())), {}).season == settings.season
+    assert settings.hints() == []
+
+
+def test_a_season_in_files_and_the_environment(file: Path, tmp_path: Path) -> None:
+    other = tmp_path / "season.yaml"
+    other.write_text(
+        "step: 1h\nseason:\n  key: day_type\n  holidays: [2099-12-25, 2099-01-01]\nexperts_memory_max: 1MiB\n"
+    )
+    (season,) = load([file, other], {}, {}).stream_spec().seasons
+    assert season.holidays == tuple((date(2099, m, d) - date(1970, 1, 1)).days for m, d in ((1, 1), (12, 25)))
+    environment = {"STREAMRNN__SEASON": "[1d, 7d]", "STREAMRNN__EXPERTS": "off", "STREAMRNN__EXPERTS_MEMORY_MAX": "2GB"}
+    settings = load([file, other], {}, environment)
+    assert [each.name for each in settings.seasons()] == ["1d", "7d"]
+    assert settings.stream_spec().experts == () and settings.experts_memory_max == 2_000_000_000
+    with pytest.raises(ConfigError, match="STREAMRNN__EXPERTS_MEMORY_MAX"):
+        load([file], {}, {"STREAMRNN_EXPERTS_MEMORY_MAX": "2GB"})
+
+
+def test_experts_are_as_many_as_memory_allows(file: Path) -> None:
+    hours = {"step": "1h", "channels": ["a", "b", "c", "d"]}
+    for series_max, kind in ((10_000, "full"), (100_000, "light"), (10_000_000, "off")):
+        settings = load([file], {**hours, "series_max": series_max}, {})
+        assert settings.stream_spec().experts == SETS[kind] and settings.expert_choice().kind == kind
+        assert settings.effective()["experts"] == "auto"
+        assert load([file], {**hours, "series_max": series_max, "experts": "full"}, {}).stream_spec().experts == EXPERTS
+    assert load([file], {**hours, "experts_memory_max": "0"}, {}).expert_choice().kind == "off"
+
+
+def test_experts_by_name_are_shown_as_they_are_written(file: Path) -> None:
+    settings = load([file], {"step": "1h", "experts": ["moves", "profile"]}, {})
+    assert settings.stream_spec().experts == ("profile", "moves")
+    assert settings.effective()["experts"] == settings.forecasting()["experts_setting"] == ["profile", "moves"]
+    assert load([], json.loads(json.dumps(settings.effective())), {}) == settings
+
+
+def test_what_has_no_effect_of_season_and_experts_is_said(file: Path) -> None:
+    (hint,) = load([file], {"experts": ["profile", "moves"]}, {}).hints()
+    assert hint.startswith("experts: profile: without effect")
+    holidays = {"key": "day_type", "holidays": ["2001-12-25"]}
+    (hint,) = load([file], {"season": holidays}, {}).hints()
+    assert "season.holidays" in hint and "2001-12-25" in hint
 
 
 def test_all_faults_are_told_at_once(file: Path) -> None:

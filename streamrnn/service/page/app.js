@@ -22,6 +22,10 @@ function element(tag, text, className) {
   return made;
 }
 
+function experts(forecasting) {
+  return forecasting.experts_chosen && forecasting.experts_chosen !== "named" ? forecasting.experts_chosen : forecasting.experts.join(" ") || "off";
+}
+
 function figures(status) {
   const s = status.summary;
   const t = status.trainer || {};
@@ -32,6 +36,7 @@ function figures(status) {
     [percent(s.coverage), "inside the " + percent(s.coverage_nominal) + " interval"],
     [s.network_ratio === null ? "–" : number(s.network_ratio), "network error / persistence"],
     [number(s.forecast_ratio), "forecast error / persistence"],
+    [experts(status.forecasting), "experts, season " + (status.forecasting.season.join(" and ") || "none")],
     [status.model, "weights in use, " + status.swaps + " swaps"],
     [t.up === undefined ? "off" : t.up || t.state === "starting" ? t.state || "starting" : "down", "trainer, " + (t.waits ? "has " + t.waits : (t.accepted ?? 0) + " accepted, " + (t.refused ?? 0) + " refused")],
   ];
