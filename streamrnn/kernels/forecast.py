@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from streamrnn.kernels import compiled, fused, inlined
+from streamrnn.kernels import inlined, lean
 from streamrnn.kernels import filling as fills
 from streamrnn.kernels.columns import (
     DEVIATIONS,
@@ -125,10 +125,11 @@ class Scratch(NamedTuple):
     origin: I64
     turn: I64
     label_at: I64
-    factor: F32
-    column: F32
+    work: F32
+    inverse: F32
     offsets: F64  # [level]
     sigma: F64  # [rung]
+    phases: F32  # [season]
     residual: F64
     left: F64
     part: F64
@@ -141,47 +142,54 @@ class Scratch(NamedTuple):
     everyone: I64
 
 
-@compiled
-def _scratch(channels: int, horizon: int, rungs: int, levels: int, widest: int) -> Scratch:
+def scratch_of(shape: Shape, horizon: int) -> Scratch:
+    """Room for a frame's numbers, to be made once."""
+    channels, rungs, widest = shape.channels, shape.rungs, max(shape.moves, shape.deviations, 8)
+    f32 = np.float32
+
+    def whole(count: int) -> I64:
+        return np.zeros(count, dtype=np.int64)
+
     return Scratch(
-        np.empty(channels, dtype=np.float32),
-        np.empty(channels, dtype=np.bool_),
-        np.empty(channels, dtype=np.int64),
-        np.empty(EXPERTS, dtype=np.float32),
-        np.empty(rungs, dtype=np.float32),
-        np.empty(rungs, dtype=np.float32),
-        np.empty(widest, dtype=np.float32),
-        np.empty(4, dtype=np.float32),
-        np.empty(4, dtype=np.float32),
-        np.empty(1 + horizon, dtype=np.float32),
-        np.zeros((EXPERTS, horizon), dtype=np.float32),
-        np.empty(horizon, dtype=np.float32),
-        np.empty(horizon, dtype=np.float32),
-        np.sqrt(np.arange(1.0, horizon + 1.0)).astype(np.float32),
-        np.empty(rungs, dtype=np.int64),
-        np.empty(rungs, dtype=np.int64),
-        np.empty(rungs, dtype=np.int64),
-        np.empty(rungs, dtype=np.int64),
-        np.empty(rungs, dtype=np.int64),
-        np.empty(rungs, dtype=np.int64),
-        np.empty((widest, widest), dtype=np.float32),
-        np.empty(widest, dtype=np.float32),
-        np.empty(levels),
-        np.empty(rungs),
-        np.empty(channels),
-        np.empty((channels, channels)),
-        np.empty((channels, channels)),
-        np.empty((channels, channels)),
-        np.empty(channels),
-        np.empty(channels),
-        np.empty(channels, dtype=np.int64),
-        np.empty(channels, dtype=np.int64),
-        np.empty(channels, dtype=np.int64),
-        np.arange(channels),
+        x=np.zeros(channels, dtype=f32),
+        came=np.zeros(channels, dtype=np.bool_),
+        seen=whole(channels),
+        said=np.zeros(EXPERTS, dtype=f32),
+        moves=np.zeros(rungs, dtype=f32),
+        labels=np.zeros(rungs, dtype=f32),
+        features=np.zeros(widest, dtype=f32),
+        wave=np.zeros(4, dtype=f32),
+        wave_ago=np.zeros(4, dtype=f32),
+        level=np.zeros(1 + horizon, dtype=f32),
+        told=np.zeros((EXPERTS, horizon), dtype=f32),
+        raw=np.zeros(horizon, dtype=f32),
+        mean=np.zeros(horizon, dtype=f32),
+        root=np.sqrt(np.arange(1.0, horizon + 1.0)).astype(f32),
+        due=whole(rungs),
+        cell=whole(rungs),
+        newest=whole(rungs),
+        origin=whole(rungs),
+        turn=whole(rungs),
+        label_at=whole(rungs),
+        work=np.zeros((widest, widest + rungs), dtype=f32),
+        inverse=np.zeros(widest, dtype=f32),
+        offsets=np.zeros(shape.levels),
+        sigma=np.zeros(rungs),
+        phases=np.zeros(2, dtype=f32),
+        residual=np.zeros(channels),
+        left=np.zeros((channels, channels)),
+        part=np.zeros((channels, channels)),
+        joint=np.zeros((channels, channels)),
+        solved=np.zeros(channels),
+        explained=np.zeros(channels),
+        known=whole(channels),
+        missing=whole(channels),
+        but=whole(channels),
+        everyone=np.arange(channels, dtype=np.int64),
     )
 
 
-@compiled
+@lean
 def _forget(c: int, n: int, state: State) -> None:
     """Begins a channel with frame n: nothing of what was is used any more, but how its errors were."""
     forgotten(c, n, state.history)
@@ -204,7 +212,7 @@ def _forget(c: int, n: int, state: State) -> None:
     state.filling.error[c] = 0.0
 
 
-@compiled
+@lean
 def _arrive(i: int, frames: Frames, state: State, settings: Settings, x: F32, came: Bool, seen: I64) -> None:
     """Writes each channel's value in its own numbers to `x`, whether it `came`, and whether it was ever `seen`."""
     n = frames.number[i]
@@ -267,7 +275,7 @@ def _places(n: int, length: int, ladder: Ladder, due: I64, cell: I64, newest: I6
         origin[r] = since % length
 
 
-@fused
+@lean
 def _score(i: int, frames: Frames, state: State, settings: Settings, matured: Matured, scratch: Scratch) -> None:
     n = frames.number[i]
     ladder, plan, tracking = settings.ladder, settings.plan, settings.tracking
@@ -305,7 +313,7 @@ def _score(i: int, frames: Frames, state: State, settings: Settings, matured: Ma
                     r, age, h, ladder.stride[r], scratch.turn[r] + c, ladder.discount[r], ladder.fade[r], y, said,
                     from_bits(pending.raw[c, cell[r]]), mixture.loss[c, r], mixture.size[c], mixture.energy[c],
                     mixture.slope[c], mixture.stack_gram[c, r], mixture.stack_right[c, r], mixture.stack_weight[c, r],
-                    place, plan.wakes, scratch.factor,
+                    place, plan.wakes, scratch.work,
                 )  # fmt: skip
             error = np.float64(y - mean) * unit
             naive = np.float64(y) * unit * per_size
@@ -324,7 +332,7 @@ def _score(i: int, frames: Frames, state: State, settings: Settings, matured: Ma
                 matured.inside[c, h - 1] += 1
 
 
-@fused
+@lean
 def _learn(i: int, frames: Frames, state: State, settings: Settings, scratch: Scratch) -> None:
     """The linear experts take in the frame that is a horizon old."""
     n = frames.number[i]
@@ -384,7 +392,7 @@ def _learn(i: int, frames: Frames, state: State, settings: Settings, scratch: Sc
             )
             if solving:
                 ridge.solve(
-                    regression.gram[c], regression.right[c], regression.seen[c], weights, scratch.factor, scratch.column
+                    regression.gram[c], regression.right[c], regression.seen[c], weights, scratch.work, scratch.inverse
                 )
 
 
@@ -487,7 +495,7 @@ def _mixed(
             mean[h] = raw[h] * (w + ladder.share[h] * rise)
 
 
-@fused
+@lean
 def _say(
     i: int, frames: Frames, net: Network, state: State, settings: Settings, written: Written, scratch: Scratch
 ) -> None:
@@ -603,7 +611,7 @@ def _say(
                     written.quantiles[row, c, q, h] = middle + offsets[q]
 
 
-@compiled
+@lean
 def _network_joins(state: State, settings: Settings, net: Network) -> None:
     """A first network has the loss of the best linear expert, or what its skill makes of persistence's, if that is more."""
     mixture, plan = state.mixture, settings.plan
@@ -619,17 +627,15 @@ def _network_joins(state: State, settings: Settings, net: Network) -> None:
     state.net_ready[0] = 1
 
 
-@compiled
+@lean
 def advance(
-    rows: U8, shape: Shape, frames: Frames, net: Network, settings: Settings, written: Written, matured: Matured
+    address: int, shape: Shape, frames: Frames, net: Network, settings: Settings, written: Written, matured: Matured,
+    scratch: Scratch,
 ) -> None:
-    """One pass over frames in (series, time) order. `rows` [row, byte]: the block of the table that `shape` describes."""
+    """One pass over frames in (series, time) order. `address`: where the block of rows begins that `shape` describes."""  # fmt: skip
     channels, horizon = frames.values.shape[1], settings.ladder.share.shape[0]
-    scratch = _scratch(channels, horizon, shape.rungs, shape.levels, max(shape.moves, shape.deviations, 8))
-    seasons = settings.seasons
+    seasons, phases = settings.seasons, scratch.phases
     linear = settings.plan.place[MOVES] >= 0 or settings.plan.place[DEVIATIONS] >= 0
-    phases = np.zeros(2, dtype=np.float32)
-    address = rows.ctypes.data
     for i in range(frames.slot.shape[0]):
         n = frames.number[i]
         state = series_row(address + frames.slot[i] * shape.size, shape)

@@ -10,8 +10,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import carray, types
+from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
+from numba.np import arrayobj
 
 from streamrnn.kernels import inlined
 from streamrnn.kernels.columns import Calibration, Filling, History, Mixture, Pending, Regression
@@ -73,13 +75,29 @@ FIELDS = (
 
 
 @intrinsic
-def _pointer(typingctx: Any, address: Any) -> Any:
-    """An address as a pointer."""
+def _array(typingctx: Any, address: Any, shape: Any, dtype: Any) -> Any:
+    """The array of this shape and kind whose numbers begin at an address, one after the other. Nobody owns it."""
+    kind = types.Array(dtype.dtype, shape.count, "C")
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+        made = arrayobj.make_array(kind)(context, builder)
+        number = context.get_data_type(kind.dtype)
+        width = context.get_constant(types.intp, context.get_abi_sizeof(number))
+        lengths = cgutils.unpack_tuple(builder, arguments[1])
+        strides = [width]
+        for length in reversed(lengths[1:]):
+            strides.insert(0, builder.mul(strides[0], length))
+        arrayobj.populate_array(
+            made,
+            data=builder.inttoptr(arguments[0], number.as_pointer()),
+            shape=lengths,
+            strides=strides,
+            itemsize=width,
+            meminfo=None,
+        )
+        return made._getvalue()  # noqa: SLF001 - there is no other way to a struct's value
 
-    return types.voidptr(types.intp), codegen
+    return kind(types.intp, shape, dtype), codegen
 
 
 @inlined
@@ -90,61 +108,61 @@ def series_row(address: int, shape: Shape) -> State:
     f32, f64, i64, u8, u16 = np.float32, np.float64, np.int64, np.uint8, np.uint16
     return State(
         History(
-            carray(_pointer(address + at[0]), (c,), f64),
-            carray(_pointer(address + at[1]), (c,), f32),
-            carray(_pointer(address + at[2]), (c,), i64),
-            carray(_pointer(address + at[3]), (1,), i64),
-            carray(_pointer(address + at[4]), (1,), i64),
-            carray(_pointer(address + at[5]), (c, shape.x), f32),
-            carray(_pointer(address + at[6]), (c, shape.known), u8),
-            carray(_pointer(address + at[7]), (c, shape.deviation), f32),
-            carray(_pointer(address + at[8]), (shape.phases, shape.seasons), f32),
-            carray(_pointer(address + at[9]), (c, shape.bins), f32),
-            carray(_pointer(address + at[10]), (c, shape.bins), u16),
-            carray(_pointer(address + at[11]), (c, 2, shape.means), f32),
-            carray(_pointer(address + at[12]), (c, 2, shape.deviation_means), f32),
-            carray(_pointer(address + at[13]), (c, 3), f32),
-            carray(_pointer(address + at[14]), (c, shape.week), f32),
+            _array(address + at[0], (c,), f64),
+            _array(address + at[1], (c,), f32),
+            _array(address + at[2], (c,), i64),
+            _array(address + at[3], (1,), i64),
+            _array(address + at[4], (1,), i64),
+            _array(address + at[5], (c, shape.x), f32),
+            _array(address + at[6], (c, shape.known), u8),
+            _array(address + at[7], (c, shape.deviation), f32),
+            _array(address + at[8], (shape.phases, shape.seasons), f32),
+            _array(address + at[9], (c, shape.bins), f32),
+            _array(address + at[10], (c, shape.bins), u16),
+            _array(address + at[11], (c, 2, shape.means), f32),
+            _array(address + at[12], (c, 2, shape.deviation_means), f32),
+            _array(address + at[13], (c, 3), f32),
+            _array(address + at[14], (c, shape.week), f32),
         ),
         Regression(
-            carray(_pointer(address + at[15]), (c, shape.moves_packed), f32),
-            carray(_pointer(address + at[16]), (c, shape.moves, r), f32),
-            carray(_pointer(address + at[17]), (c, shape.moves, r), f32),
-            carray(_pointer(address + at[18]), (c, 3), f32),
+            _array(address + at[15], (c, shape.moves_packed), f32),
+            _array(address + at[16], (c, shape.moves, r), f32),
+            _array(address + at[17], (c, shape.moves, r), f32),
+            _array(address + at[18], (c, 3), f32),
         ),
         Regression(
-            carray(_pointer(address + at[19]), (c, shape.deviations_packed), f32),
-            carray(_pointer(address + at[20]), (c, shape.deviations, r), f32),
-            carray(_pointer(address + at[21]), (c, shape.deviations, r), f32),
-            carray(_pointer(address + at[22]), (c, 3), f32),
+            _array(address + at[19], (c, shape.deviations_packed), f32),
+            _array(address + at[20], (c, shape.deviations, r), f32),
+            _array(address + at[21], (c, shape.deviations, r), f32),
+            _array(address + at[22], (c, 3), f32),
         ),
         Mixture(
-            carray(_pointer(address + at[23]), (c, r, shape.losses), f32),
-            carray(_pointer(address + at[24]), (c, r, shape.losses + 1), f32),
-            carray(_pointer(address + at[25]), (c, r), f32),
-            carray(_pointer(address + at[26]), (c, r, 2), f32),
-            carray(_pointer(address + at[27]), (c, r, 2), f32),
-            carray(_pointer(address + at[28]), (c, r, shape.stack_packed), f32),
-            carray(_pointer(address + at[29]), (c, r, shape.stack), f32),
-            carray(_pointer(address + at[30]), (c, r, shape.stack), f32),
+            _array(address + at[23], (c, r, shape.losses), f32),
+            _array(address + at[24], (c, r, shape.losses + 1), f32),
+            _array(address + at[25], (c, r), f32),
+            _array(address + at[26], (c, r, 2), f32),
+            _array(address + at[27], (c, r, 2), f32),
+            _array(address + at[28], (c, r, shape.stack_packed), f32),
+            _array(address + at[29], (c, r, shape.stack), f32),
+            _array(address + at[30], (c, r, shape.stack), f32),
         ),
         Pending(
-            carray(_pointer(address + at[31]), (c, shape.cells), f32),
-            carray(_pointer(address + at[32]), (c, shape.cells), u16),
-            carray(_pointer(address + at[33]), (c, shape.cells, shape.kept), u16),
-            carray(_pointer(address + at[34]), (c, shape.cells, shape.levels), u16),
-            carray(_pointer(address + at[35]), (c,), f32),
+            _array(address + at[31], (c, shape.cells), f32),
+            _array(address + at[32], (c, shape.cells), u16),
+            _array(address + at[33], (c, shape.cells, shape.kept), u16),
+            _array(address + at[34], (c, shape.cells, shape.levels), u16),
+            _array(address + at[35], (c,), f32),
         ),
         Calibration(
-            carray(_pointer(address + at[36]), (c, r), f32),
-            carray(_pointer(address + at[37]), (c, r, shape.levels), f32),
+            _array(address + at[36], (c, r), f32),
+            _array(address + at[37], (c, r, shape.levels), f32),
         ),
         Filling(
-            carray(_pointer(address + at[38]), (shape.correlated, shape.correlated), f32),
-            carray(_pointer(address + at[39]), (c,), f32),
-            carray(_pointer(address + at[40]), (c, 2), f32),
-            carray(_pointer(address + at[41]), (c, 2), f32),
-            carray(_pointer(address + at[42]), (1,), i64),
+            _array(address + at[38], (shape.correlated, shape.correlated), f32),
+            _array(address + at[39], (c,), f32),
+            _array(address + at[40], (c, 2), f32),
+            _array(address + at[41], (c, 2), f32),
+            _array(address + at[42], (1,), i64),
         ),
-        carray(_pointer(address + at[43]), (1,), u8),
+        _array(address + at[43], (1,), u8),
     )

@@ -72,7 +72,13 @@ class Engine:
         self._served = Served(None, np.ones(spec.horizon, dtype=np.float32), 0)
         self._networks: dict[str, Served] = {NO_MODEL: self._served}
         self._settings = settings_of(spec)
-        self._shape, self._layout = shape_of(spec, self.table), self.table.layouts
+        self._place()
+
+    def _place(self) -> None:
+        """Notes where the table's arrays are, for the kernels."""
+        self._rows, self._shape = shape_of(self.spec, self.table)
+        self._scratch = forecast.scratch_of(self._shape, self.spec.horizon)
+        self._layout = self.table.layouts
 
     def load(self, network: Network, model: str, skill: F32 | None = None) -> None:
         """Serves with these weights from the next tick on.
@@ -170,13 +176,14 @@ class Engine:
         column["ring"][frames.slot, frames.number % spec.burn_in] = frames.inputs
         part = OutputPart(spec, self.front.steps, frames, silent, self.table)
         if self._layout != self.table.layouts:
-            self._shape, self._layout = shape_of(spec, self.table), self.table.layouts
+            self._place()
         kernel_frames = columns.Frames(
             frames.slot, frames.step, frames.values, frames.base, frames.scale, frames.age, frames.age_before, frames.rest,
             frames.number, frames.phase, part.out_row, part.fill_row,
         )  # fmt: skip
         forecast.advance(
-            *self._shape,
+            self._rows.ctypes.data,
+            self._shape,
             kernel_frames,
             forecast.Network(net, has_net, self._served.skill[self._settings.ladder.h - 1].astype(np.float64)),
             self._settings,
@@ -185,6 +192,7 @@ class Engine:
                 scores.count, scores.abs_error, scores.abs_persistence, scores.abs_network, scores.count_network,
                 scores.abs_persistence_network, scores.below, scores.inside,
             ),
+            self._scratch,
         )  # fmt: skip
         return part
 

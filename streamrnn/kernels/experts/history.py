@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from streamrnn.kernels import compiled, fused, inlined
+from streamrnn.kernels import inlined, lean
 from streamrnn.kernels.columns import HALF_LIVES, LEVELS, Filling, History, Seasons, within
 from streamrnn.records import F32, I64, U16, Bool
 
@@ -40,7 +40,7 @@ RATES = 1.0 - 0.5 ** (1.0 / np.array(HALF_LIVES))
 WEEK_LOW, WEEK_WIDTH = 0.1, 0.2
 
 
-@compiled
+@lean
 def power_of_two(x: float) -> np.float32:
     """The power of two nearest to x > 0."""
     return np.float32(2.0 ** np.rint(np.log2(x)))
@@ -52,7 +52,7 @@ def is_known(history: History, c: int, at: int) -> bool:
     return (history.known[c, at >> 3] >> (at & 7)) & 1 == 1
 
 
-@compiled
+@lean
 def forgotten(c: int, n: int, history: History) -> None:
     """Begins a channel's history with frame n."""
     history.born[c] = n
@@ -68,7 +68,7 @@ def forgotten(c: int, n: int, history: History) -> None:
     history.week[c] = 0.0
 
 
-@compiled
+@lean
 def fits(c: int, n: int, scale: float, moving: bool, history: History) -> bool:
     """Whether what is kept of a channel can be gone on with: its unit fits a scale of today."""
     unit = np.float64(history.unit[c])
@@ -80,7 +80,7 @@ def fits(c: int, n: int, scale: float, moving: bool, history: History) -> bool:
     return scale <= high * unit and (scale >= low * unit or not moving)
 
 
-@compiled
+@lean
 def move_anchor(c: int, to: float, history: History, filling: Filling, seasons: Seasons) -> None:
     """Says everything of a channel from another anchor."""
     shift = to - history.anchor[c]
@@ -230,7 +230,7 @@ def _taken(
             sizes[k] = usual + rate * (squared - usual) if usual > 0.0 else squared
 
 
-@fused
+@lean
 def take_in(
     n: int, values: F32, came: Bool, seen: I64, horizon: int, phases: F32, history: History, seasons: Seasons
 ) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from streamrnn.kernels import fused
+from streamrnn.kernels import lean
 from streamrnn.records import F32
 
 FORGETTING = np.float32(0.9998)
@@ -22,14 +22,16 @@ NOTHING = np.float32(1e-5)
 # A sample whose one feature has this many times its usual energy weighs less: it is absurd.
 LEVERAGE = 1000.0
 ENOUGH = 30.0
+# An old channel's equations are solved at every 16th frame: their solution hardly moves between.
+SELDOM = 16
 
 
 def packed(features: int) -> int:
-    """Numbers in the lower triangle of a square matrix."""
+    """Numbers in the upper triangle of a square matrix."""
     return features * (features + 1) // 2
 
 
-@fused
+@lean
 def say(weights: F32, features: F32, said: F32) -> None:
     """`said` [rung] ← what the weights [feature, rung] make of the features."""
     rungs = weights.shape[1]
@@ -40,7 +42,7 @@ def say(weights: F32, features: F32, said: F32) -> None:
             said[r] += weights[j, r] * f
 
 
-@fused
+@lean
 def learn(gram: F32, right: F32, seen: F32, features: F32, labels: F32, leverage: float) -> None:
     """Takes one sample in; one that is absurd, with a feature of more than `leverage` times its usual energy, weighs less."""
     size, rungs = right.shape
@@ -52,19 +54,19 @@ def learn(gram: F32, right: F32, seen: F32, features: F32, labels: F32, leverage
         most = np.float32(0.0)
         at = 0
         for j in range(size):
-            at += j
-            usual = gram[at + j]
+            usual = gram[at]
             odd = features[j] * features[j] * seen[0]
-            if odd > most * usual:
-                most = odd / usual if usual > 0.0 else most
+            if odd > most * usual and usual > np.float32(0.0):
+                most = odd / usual
+            at += size - j
         if most > leverage:
             weight = np.float32(leverage) / most
     at = 0
     for i in range(size):
         a = weight * features[i]
-        for j in range(i + 1):
-            gram[at + j] = FORGETTING * gram[at + j] + a * features[j]
-        at += i + 1
+        for j in range(i, size):
+            gram[at + j - i] = FORGETTING * gram[at + j - i] + a * features[j]
+        at += size - i
         for r in range(rungs):
             right[i, r] = FORGETTING * right[i, r] + a * labels[r]
     energy *= weight
@@ -73,53 +75,67 @@ def learn(gram: F32, right: F32, seen: F32, features: F32, labels: F32, leverage
     seen[2] = FORGETTING * seen[2] + energy * energy
 
 
-@fused
-def solve(gram: F32, right: F32, seen: F32, weights: F32, factor: F32, column: F32) -> None:
-    """`weights` [feature, rung] ← the solution, by Cholesky's factor. `factor` [≥ p, ≥ p], `column` [≥ p]: scratch."""
+@lean
+def solve(gram: F32, right: F32, seen: F32, weights: F32, work: F32, inverse: F32) -> None:
+    """`weights` [feature, rung] ← the solution, by elimination (L D Lᵀ) of the equations and their right sides together.
+
+    Four pivots at a time: a row is loaded and stored once for all of them. `work` [≥ p, ≥ p + rungs], `inverse` [≥ p]: scratch.
+    """
     size, rungs = right.shape
+    width = size + rungs
     count = seen[0]
     if seen[2] > 0.0:
         count = min(count, seen[1] * seen[1] / seen[2])
     stretched = np.float32(1.0 + RIDGE / max(count, 1e-3))
     at = 0
     for i in range(size):
-        for j in range(i + 1):
-            factor[i, j] = gram[at + j]
-        at += i + 1
-        factor[i, i] *= stretched
-    for i in range(size):
+        for j in range(i, size):
+            work[i, j] = gram[at + j - i]
+        at += size - i
+        inverse[i] = NOTHING * work[i, i]  # what the pivot has to exceed
+        work[i, i] *= stretched
         for r in range(rungs):
-            weights[i, r] = right[i, r]
-    at = 0
-    for j in range(size):
-        at += j
-        pivot = factor[j, j]
-        inverse = np.float32(0.0)
-        if pivot > NOTHING * gram[at + j]:
-            inverse = np.float32(1.0) / np.sqrt(pivot)
-        factor[j, j] = inverse  # what the solutions need
+            work[i, size + r] = right[i, r]
+    j = 0
+    while j < size:
+        after = min(j + 4, size)
+        for b in range(j, after):
+            share = np.float32(0.0)
+            if work[b, b] > inverse[b]:
+                share = np.float32(1.0) / work[b, b]
+            inverse[b] = share
+            for i in range(b + 1, after):
+                left = work[b, i] * share
+                for k in range(i, width):
+                    work[i, k] -= left * work[b, k]
+        if after < size:
+            for i in range(after, size):
+                a, b = work[j, i] * inverse[j], work[j + 1, i] * inverse[j + 1]
+                c, d = work[j + 2, i] * inverse[j + 2], work[j + 3, i] * inverse[j + 3]
+                for k in range(i, width):
+                    work[i, k] -= (a * work[j, k] + b * work[j + 1, k]) + (c * work[j + 2, k] + d * work[j + 3, k])
+        j = after
+    for i in range(size - 1, -1, -1):
         for r in range(rungs):
-            weights[j, r] *= inverse
-        for i in range(j + 1, size):
-            column[i] = factor[i, j] * inverse
-        for i in range(j + 1, size):
-            left = column[i]
-            factor[i, j] = left
-            for k in range(j + 1, i + 1):
-                factor[i, k] -= left * column[k]
+            weights[i, r] = work[i, size + r]
+        k = i + 1
+        while k + 3 < size:
+            a, b, c, d = work[i, k], work[i, k + 1], work[i, k + 2], work[i, k + 3]
             for r in range(rungs):
-                weights[i, r] -= left * weights[j, r]
-    for j in range(size - 1, -1, -1):
-        inverse = factor[j, j]
-        for r in range(rungs):
-            weights[j, r] *= inverse
-        for i in range(j):
-            left = factor[j, i]
+                weights[i, r] -= (a * weights[k, r] + b * weights[k + 1, r]) + (
+                    c * weights[k + 2, r] + d * weights[k + 3, r]
+                )
+            k += 4
+        while k < size:
+            a = work[i, k]
             for r in range(rungs):
-                weights[i, r] -= left * weights[j, r]
+                weights[i, r] -= a * weights[k, r]
+            k += 1
+        for r in range(rungs):
+            weights[i, r] *= inverse[i]
 
 
-@fused
+@lean
 def solves(n: int, c: int, age: int, horizon: int) -> bool:
     """Whether channel c solves its equations at frame n: always while it is young, then more seldom, by turns."""
-    return age < horizon + 64 or (n + c) % 8 == 0 or (age < 512 and (n + c) % 4 == 0)
+    return age < horizon + 64 or (n + c) % SELDOM == 0 or (age < 512 and (n + c) % 4 == 0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from streamrnn.kernels import fused
+from streamrnn.kernels import lean
 from streamrnn.kernels.columns import F32
 
 MEMBERS = 5  # experts 1..5: persistence says 0
@@ -18,7 +18,7 @@ STRENGTH = 50.0
 BEYOND = np.float32(0.25)
 
 
-@fused
+@lean
 def learn(gram: F32, right: F32, moves: F32, error: np.float32, weight: np.float32, fade: np.float32) -> None:
     """Takes in what the experts said (`moves` [expert]) and by how much the trusted one was short."""
     at = 0
@@ -30,7 +30,7 @@ def learn(gram: F32, right: F32, moves: F32, error: np.float32, weight: np.float
         right[i] = fade * right[i] + a * error
 
 
-@fused
+@lean
 def solve(
     gram: F32, right: F32, weights: F32, members: int, trusted: int, energy: float, count: float, factor: F32
 ) -> None:
