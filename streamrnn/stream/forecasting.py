@@ -60,25 +60,43 @@ def experts_of(spec: StreamSpec) -> set[int]:
     return wanted
 
 
-def _lags(spec: StreamSpec) -> list[int]:
+def used_experts(spec: StreamSpec) -> list[int]:
+    """The experts in the order in which losses and weights are kept."""
+    return sorted(experts_of(spec) | {PERSISTENCE, NETWORK})
+
+
+def kept_experts(spec: StreamSpec) -> list[int]:
+    """Those whose moves are kept until their targets come; what the others said is seen from the history."""
+    return [expert for expert in used_experts(spec) if expert not in (PERSISTENCE, SEASON_AGO)]
+
+
+def lags_of(spec: StreamSpec) -> list[int]:
+    """Steps of the seasons."""
     return [season.lag for season in spec.seasons if season.lag]
+
+
+def ring_of(spec: StreamSpec) -> int:
+    """Frames whose values are kept."""
+    experts, horizon = experts_of(spec), spec.horizon
+    frames = horizon + (moves.LAGS if experts & {MOVES, DEVIATIONS} else 0) + 2
+    if SEASON_AGO in experts:
+        lag = spec.seasons[0].lag
+        frames = max(frames, lag * -(-horizon // lag) + 2)
+    return frames
 
 
 def forecast_fields(spec: StreamSpec) -> list[Field]:
     """The columns of a stream, a row of each per series."""
     channels, horizon, levels = len(spec.channels), spec.horizon, len(spec.quantiles)
     experts = experts_of(spec)
-    rungs, cells = len(rungs_of(horizon)), sum(cells_of(horizon, _lags(spec)))
+    rungs, cells = len(rungs_of(horizon)), sum(cells_of(horizon, lags_of(spec)))
     correlated = channels if 1 < channels <= CROSS_CHANNELS_MAX else 0
     cross = channels <= CROSS_CHANNELS_MAX
     linear, seasonal, deviating = bool(experts & {MOVES, DEVIATIONS}), PROFILE in experts, DEVIATIONS in experts
-    x = horizon + (moves.LAGS if linear else 0) + 2
-    if SEASON_AGO in experts:
-        lag = spec.seasons[0].lag
-        x = max(x, lag * -(-horizon // lag) + 2)
+    x = ring_of(spec)
     ring = horizon + deviations.LAGS + 2 if deviating else 0
     bins = sum(season.bins for season in spec.seasons) if seasonal else 0
-    kept = 1 + len(experts - {SEASON_AGO})
+    kept = len(kept_experts(spec))
     p = moves.features(channels, cross) if MOVES in experts else 0
     q = deviations.features(channels, cross) if deviating else 0
     members = (stack.TRIANGLE, stack.MEMBERS) if STACK in experts else (0, 0)
@@ -100,7 +118,7 @@ def forecast_fields(spec: StreamSpec) -> list[Field]:
         Field("means", (channels, 2, LEVELS if linear else 0), f32),
         Field("deviation_means", (channels, 2, LEVELS if deviating else 0), f32),
         Field("sizes", (channels, 3), f32),
-        Field("week", (channels, 4 if len(spec.seasons) > 1 and seasonal else 0), f32),
+        Field("week", (channels, 3 if len(spec.seasons) > 1 and seasonal else 0), f32),
         # the linear experts
         Field("moves_gram", (channels, ridge.packed(p)), f32),
         Field("moves_right", (channels, p, rungs), f32),
@@ -158,7 +176,7 @@ def shape_of(spec: StreamSpec, table: SeriesTable) -> tuple[U8, Shape]:
 def settings_of(spec: StreamSpec) -> forecast.Settings:
     """What is settled with the stream's settings."""
     experts = experts_of(spec)
-    ladder = ladder_of(spec.horizon, _lags(spec), mixing.DISCOUNT, mixing.FADE)
+    ladder = ladder_of(spec.horizon, lags_of(spec), mixing.DISCOUNT, mixing.FADE)
     seasonal = PROFILE in experts or SEASON_AGO in experts
     found = spec.seasons if seasonal else ()
     bins: I64 = np.array([season.bins for season in found], dtype=np.int64)
@@ -176,11 +194,10 @@ def settings_of(spec: StreamSpec) -> forecast.Settings:
 
 def _plan(spec: StreamSpec, experts: set[int], ladder: Ladder) -> Plan:
     horizon = spec.horizon
-    used = sorted(experts | {PERSISTENCE, NETWORK})
+    used, waiting = used_experts(spec), kept_experts(spec)
     place: I64 = np.full(EXPERTS, -1, dtype=np.int64)
     place[used] = np.arange(len(used))
     kept: I64 = np.full(EXPERTS, -1, dtype=np.int64)
-    waiting = [expert for expert in used if expert not in (PERSISTENCE, SEASON_AGO)]
     kept[waiting] = np.arange(len(waiting))
     season = season_steps(spec, 0) if spec.seasons else 0
     wakes: I64 = np.zeros(EXPERTS, dtype=np.int64)

@@ -41,7 +41,7 @@ from streamrnn.meaning import Change, Meaning, MeaningError, decode_meaning, mea
 from streamrnn.packed import Packed, names_of, text_of
 from streamrnn.records import I64, U8, Bool, Record
 from streamrnn.stream import carrying
-from streamrnn.stream.conversions import CONVERSIONS
+from streamrnn.stream.conversions import converted
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.table import Block, Field, SeriesTable
 
@@ -70,10 +70,14 @@ MEANING = re.compile(r"meaning_([0-9a-f]{16})")
 # in the first of these columns neither can be, in the next a missing value is written as no number, and counts are not
 # negative.
 NUMBERS = (
-    "last", "level", "level_spread", "move_scale", "since", "dt_mean", "spread", "theta", "loss", "covariance", "carried",
-    "fill_width", "pend_unit", "pend_off", "state",
+    "last", "level", "level_spread", "move_scale", "since", "dt_mean", "state",
+    "unit", "x", "deviation", "phases", "profile", "means", "deviation_means", "sizes", "week",
+    "moves_gram", "moves_right", "moves_weights", "moves_seen",
+    "deviations_gram", "deviations_right", "deviations_weights", "deviations_seen",
+    "losses", "weight", "move_size", "energy", "slope", "stack_gram", "stack_right", "stack_weight",
+    "pend_raw", "pend_offsets", "next_move", "sigma", "level_theta", "covariance", "one_step", "fill_widths",
 )  # fmt: skip
-NUMBERS_OR_NONE = ("anchor", "pend_base", "seen_range", "ring")
+NUMBERS_OR_NONE = ("anchor", "seen_range", "ring", "pend_mean", "pend_moves")
 COUNTS = ("applied", "steps", "seen")
 # Sums of these have to fit 64 bits.
 TIMES = ("last_step", "last_us", "heard_at", "heard_ms", "previewed", "prev_step")
@@ -490,7 +494,7 @@ class Snapshots:
         assert plan.change is not None  # noqa: S101
         spec, steps, block = self._engine.spec, self._engine.front.steps, np.frombuffer(rows, dtype=theirs.dtype)
         with np.errstate(all="ignore"):  # what is no number is looked for when it is taken
-            made = _renamed(block, theirs, self._own, self._table, steps, plan.change)
+            made = _renamed(block, theirs, self._own, self._table, steps, carrying.Carrying(plan.change, spec))
             odd: Bool = np.zeros(len(made), dtype=np.bool_)
             if not plan.described:
                 odd = _of_other_steps(made, steps, spec.gap_max + 2, spec.lateness_ms)
@@ -589,7 +593,7 @@ def _digest(key: bytes, body: bytes | memoryview) -> int:
     return xxhash.xxh3_64_intdigest(body, xxhash.xxh3_64_intdigest(key))
 
 
-def _converted(block: Any, known: Mapping[str, Any], steps: StepGrid) -> dict[str, Any]:
+def _times(block: Any, known: Mapping[str, Any], steps: StepGrid) -> dict[str, Any]:
     """Columns of earlier layouts in today's meaning, by today's names.
 
     Until event time kept microseconds, a layout had `last_ts` in milliseconds, numbers of irregular steps likewise, and
@@ -614,28 +618,28 @@ def _converted(block: Any, known: Mapping[str, Any], steps: StepGrid) -> dict[st
     return made
 
 
-def _renamed(block: Any, theirs: _Layout, own: _Layout, table: SeriesTable, steps: StepGrid, change: Change) -> Any:
+def _renamed(
+    block: Any, theirs: _Layout, own: _Layout, table: SeriesTable, steps: StepGrid, carry: carrying.Carrying
+) -> Any:
     """Records of another layout in this one's, column by column by name."""
+    change = carry.change
     made = np.zeros(len(block), dtype=own.dtype)
     for name, _ in HEADER:
         made[name] = block[name]
     known = {name: (kind, shape) for name, kind, shape in theirs.columns}
-    converted = _converted(block, known, steps)
+    times = _times(block, known, steps)
     count: I64 = (
         np.asarray(block["steps"], dtype=np.int64) if "steps" in known else np.zeros(len(block), dtype=np.int64)
     )
     for name, _, shape in own.columns:
-        field, conversion = table.fields.get(name), CONVERSIONS.get(name)
+        field = table.fields.get(name)
         if field is None:  # no numbers, but the meaning's name
             continue
         made[name] = field.fill
-        if name in converted:
-            values = converted[name]
-        elif name in known:
-            values = block[name]
-        elif conversion is not None and all(source in known for source in conversion.sources):
-            values = conversion.make(block)
-        else:
+        values = times.get(name)
+        if values is None:
+            values = block[name] if name in known else converted(name, block)
+        if values is None:
             continue
         if name == carrying.RECURRENT:
             if change.same_inputs and values.shape[1:] == shape:
@@ -643,12 +647,12 @@ def _renamed(block: Any, theirs: _Layout, own: _Layout, table: SeriesTable, step
         elif change.none and values.shape[1:] == shape:
             made[name] = values
         else:
-            made[name] = carrying.carried(name, values, count, field, change)
+            made[name] = carry.column(name, values, count, field)
     here, there = own.shapes.get(carrying.RECURRENT), theirs.shapes.get(carrying.RECURRENT)
     if here is not None and not (change.same_inputs and here == there):
         made[carrying.GENERATION] = 0  # computed anew when the series is next touched
     if not change.none:
-        carrying.cold_offsets(made, change, change.before.horizon)
+        carry.settle(made, block, count)
     return made
 
 

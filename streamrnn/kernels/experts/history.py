@@ -92,11 +92,11 @@ def move_anchor(c: int, to: float, history: History, filling: Filling, seasons: 
     units = np.float32(shift / np.float64(history.unit[c]))
     for k in range(history.x.shape[1]):
         history.x[c, k] -= units
-    first = seasons.bins[0] if len(seasons.bins) > 0 else 0
+    first = seasons.bins[0] if history.profile.shape[1] > 0 else 0
     for k in range(first):
         if history.visits[c, k] > 0:
             history.profile[c, k] -= units
-    for k in range(LEVELS):
+    for k in range(history.means.shape[2]):
         history.means[c, 0, k] -= units
         history.means[c, 1, k] -= units
 
@@ -182,7 +182,8 @@ def _taken(
     limit_r = np.float32(SPIKE) * np.sqrt(sizes[1]) if bounded else huge
     r = np.float32(0.0)
     ring = history.deviation.shape[1]
-    seasonal = len(seasons.bins)
+    # "A season ago" needs no profile.
+    seasonal = len(seasons.bins) if history.profile.shape[1] > 0 else 0
     if seasonal > 0:
         expected = value_at(history.profile[c], history.visits[c], seasons.begin[0], seasons.cells[0], np.float64(phases[0]))
         r = x - expected if expected == expected else np.float32(0.0)
