@@ -116,8 +116,6 @@ def backtest(
     from streamrnn.service.backtest import Options, run
 
     changes = overrides(sets)
-    if changes and not config:
-        raise BadUse("--set changes a configuration: give one with -c")
     accounts = run(
         Options(
             file=file,
@@ -138,6 +136,7 @@ def backtest(
             plots=plots,
             hide=hide,
             settings=settings_from(config, changes) if config else None,
+            changes={} if config else changes,
             series=_list(series),
             time_format=time_format,
             timezone=timezone,

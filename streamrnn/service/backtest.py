@@ -32,10 +32,11 @@ from streamrnn.learning import LearnSpec, TrainSpec
 from streamrnn.records import F64, Bool, ForecastBatch, ImputationBatch, TickBatch, take
 from streamrnn.service import backtest_report as report
 from streamrnn.service import backtest_steps
-from streamrnn.service.backtest_read import Options, Stream, read
+from streamrnn.service.backtest_read import Options, Stream, read, settled
 from streamrnn.service.backtest_score import (
     Fills,
     Forecasts,
+    Row,
     Scale,
     Steps,
     imputation_rows,
@@ -78,16 +79,42 @@ class Accounts:
     hints: list[str]
 
 
-def run(options: Options) -> Accounts:
-    """Reads, runs, scores, prints, writes; returns where the rows went. Raises InputError."""
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A file, served and forecast, before it is scored: what every score is made of."""
+
+    options: Options
+    stream: Stream
+    steps: Steps
+    scale: Scale
+    train_rows: tuple[int, int]
+    score_rows: tuple[int, int]
+    season: int
+    shown: F64
+    hidden: Bool | None
+    results: list[Result]  # by seed
+    models: list[tuple[str, int, Forecasts]]  # name, seed
+
+    def rows(self, score_rows: tuple[int, int] | None = None) -> list[Row]:
+        """Scores over `score_rows` (by default those of the options). Raises InputError where there is no cell."""
+        spec, scored = self.stream.spec, score_rows or self.score_rows
+        rows = score(self.models, self.steps, spec, self.scale, scored)
+        if self.hidden is not None:
+            filled = [("streamrnn", seed, result.fills) for seed, result in enumerate(self.results)]
+            filled += [(name, 0, fills) for name, fills in plain_fills(self.steps, self.shown).items()]
+            rows += imputation_rows(filled, self.steps, spec.channels, self.hidden, self.scale, scored)
+        return rows
+
+
+def measure(options: Options) -> Measured:
+    """Reads the file and runs the service and the baselines over it. Raises InputError."""
     torch.set_num_threads(1)
-    began_s = time.perf_counter()
     stream = read(options)
+    options = settled(stream, options)
     spec, channels = stream.spec, stream.spec.channels
     steps = layout(stream)
     train_rows, score_rows = ranges(options, len(steps.rows), spec.horizon)
-    season_text = options.season or backtest_steps.usual_season(stream.step)
-    season = backtest_steps.rows_of(season_text, stream.step)
+    season = backtest_steps.rows_of(options.season or backtest_steps.usual_season(stream.step), stream.step)
     scale = Scale.of(steps, channels, train_rows, season)
     _has_scale(scale, steps, options, train_rows)
     if len(origins_of(steps, score_rows, spec.horizon)) == 0:
@@ -116,12 +143,18 @@ def run(options: Options) -> Accounts:
             task = progress.add_task(name, total=len(steps))
             made = baseline(name, shown, steps, stream, season, partial(_show, progress, task))
             models.append((name, 0, made))
-    rows = score(models, steps, spec, scale, score_rows)
-    if hidden is not None:
-        filled = [("streamrnn", seed, result.fills) for seed, result in enumerate(results)]
-        filled += [(name, 0, fills) for name, fills in plain_fills(steps, shown).items()]
-        rows += imputation_rows(filled, steps, channels, hidden, scale, score_rows)
-    accounts = account(stream, results[0], scale)
+    return Measured(
+        options, stream, steps, scale, train_rows, score_rows, season, shown, hidden, results, models
+    )
+
+
+def run(options: Options) -> Accounts:
+    """Reads, runs, scores, prints, writes; returns where the rows went. Raises InputError."""
+    began_s = time.perf_counter()
+    found = measure(options)
+    stream, steps, spec, results = found.stream, found.steps, found.stream.spec, found.results
+    rows = found.rows()
+    accounts = account(stream, results[0], found.scale)
     document = {
         "protocol": {
             "file": options.file.name,
@@ -130,14 +163,14 @@ def run(options: Options) -> Accounts:
             "series": len(steps.names),
             "step": stream.step.text,
             "step_ms": spec.step_ms,
-            "channels": list(channels),
+            "channels": list(spec.channels),
             "horizon": spec.horizon,
-            "train_rows": list(train_rows),
-            "score_rows": list(score_rows),
+            "train_rows": list(found.train_rows),
+            "score_rows": list(found.score_rows),
             "seeds": options.seeds,
             "train_every": options.train_every if options.train else None,
-            "season": season_text,
-            "season_rows": season,
+            "season": options.season or backtest_steps.usual_season(stream.step),
+            "season_rows": found.season,
             "scale": "z-scored by the train rows",
         },
         "rows": [asdict(row) for row in rows],
@@ -145,7 +178,7 @@ def run(options: Options) -> Accounts:
         "rows_refused": accounts.refused,
         "rows_open": accounts.open,
         "notes": accounts.notes,
-        "unscaled": scale.still,
+        "unscaled": found.scale.still,
         "swaps": [result.swaps for result in results],
         "wall_s": round(time.perf_counter() - began_s, 2),
         "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
@@ -155,7 +188,7 @@ def run(options: Options) -> Accounts:
     if options.forecasts_out:
         options.forecasts_out.write_bytes(b"".join(line + b"\n" for line in results[0].documents))
     if options.plots:
-        report.plots(options.plots, rows, results[0].forecasts, results[0].swaps, steps, spec, score_rows)
+        report.plots(options.plots, rows, results[0].forecasts, results[0].swaps, steps, spec, found.score_rows)
     report.table(Console(), rows, document)
     return accounts
 
@@ -385,4 +418,4 @@ def account(stream: Stream, result: Result, scale: Scale) -> Accounts:
     )
 
 
-__all__ = ["Accounts", "Options", "Result", "run", "serve"]
+__all__ = ["Accounts", "Measured", "Options", "Result", "measure", "run", "serve"]
