@@ -7,12 +7,20 @@ from streamrnn.baselines.ewa import Ewa
 from streamrnn.baselines.naive import Persistence, Seasonal
 from streamrnn.baselines.rls import Rls
 
-BASELINES = ("persistence", "seasonal", "rls", "ewa", "holt-winters", "snarimax")
+BASELINES = ("persistence", "ewma94", "seasonal", "rls", "ewa", "holt-winters", "snarimax")
+
+# Decay of the running mean of squared errors that gives a baseline its normal interval.
+INTERVAL_DECAY = 0.97
+RISKMETRICS_DECAY = 0.94  # of daily returns (RiskMetrics, 1996)
+
+
+def interval_decay(name: str) -> float:
+    return RISKMETRICS_DECAY if name == "ewma94" else INTERVAL_DECAY
 
 
 def make(name: str, channels: int, horizon: int, season: int) -> Baseline:
     """Raises ValueError naming the ones there are."""
-    if name == "persistence":
+    if name in ("persistence", "ewma94"):  # they differ in their interval
         return Persistence(channels, horizon)
     if name == "seasonal":
         return Seasonal(channels, horizon, season)

@@ -40,6 +40,7 @@ from streamrnn.service.backtest_score import (
     Scale,
     Steps,
     imputation_rows,
+    normal_sigma,
     origins_of,
     plain_fills,
     score,
@@ -143,9 +144,7 @@ def measure(options: Options) -> Measured:
             task = progress.add_task(name, total=len(steps))
             made = baseline(name, shown, steps, stream, season, partial(_show, progress, task))
             models.append((name, 0, made))
-    return Measured(
-        options, stream, steps, scale, train_rows, score_rows, season, shown, hidden, results, models
-    )
+    return Measured(options, stream, steps, scale, train_rows, score_rows, season, shown, hidden, results, models)
 
 
 def run(options: Options) -> Accounts:
@@ -172,6 +171,8 @@ def run(options: Options) -> Accounts:
             "season": options.season or backtest_steps.usual_season(stream.step),
             "season_rows": found.season,
             "scale": "z-scored by the train rows",
+            "quantiles": list(spec.quantiles),
+            "baseline_intervals": "normal, of an EWMA of a baseline's own squared errors",
         },
         "rows": [asdict(row) for row in rows],
         "rows_used": accounts.used,
@@ -388,6 +389,7 @@ def baseline(name: str, shown: F64, steps: Steps, stream: Stream, season: int, t
             done += 1
             if done % 200 == 0:
                 tell(done)
+    made.sigma = normal_sigma(made.mean, shown, steps, registry.interval_decay(name))
     return made
 
 

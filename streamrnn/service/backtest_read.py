@@ -490,7 +490,9 @@ def settled(stream: Stream, options: Options) -> Options:
         named = key.split(".")[0]
         if named in READING:
             instead = f"{READING[named]}, or" if READING[named] else "a configuration"
-            raise InputError(f"--set {key} decides how the file is read: give {instead} -c".replace(", or -c", " or -c"))
+            raise InputError(
+                f"--set {key} decides how the file is read: give {instead} -c".replace(", or -c", " or -c")
+            )
     spec = stream.spec
     base = {
         "input": options.file.name,

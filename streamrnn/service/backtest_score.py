@@ -3,16 +3,22 @@
 All models are scored on the same cells: an origin, channel and horizon counts where its target was measured and every
 model made a forecast; every origin is scored on all its horizons. A channel that stands still over the train rows has no
 such scale: its errors are null, and no mean over channels holds it.
+
+A baseline makes no quantiles. It is given those of a normal distribution around its forecast, whose variance is a running
+mean (EWMA) of its own squared errors at that horizon, as far as they were known: `normal_sigma`. Its first cells, before
+any error was known, count in its errors and not in its interval scores.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from streamrnn.records import F64, I64, Bool
+from streamrnn.service.backtest_intervals import crps, interval_score, nll, normal_scores, rolling_coverage
 from streamrnn.spec import StreamSpec
 from streamrnn.stream.frontend import Frames
 from streamrnn.transports.files import InputError
@@ -20,6 +26,9 @@ from streamrnn.transports.files import InputError
 # A spread over the train rows below this share of the spread over all rows, or of rounding, is standing still.
 STILL_SHARE = 1e-4
 STILL_ROUNDING = 64 * float(np.finfo(np.float64).eps)
+
+# Cells (origin, channel, horizon) whose quantiles are scored together: some 20 MB of each array.
+CELLS_AT_ONCE = 2**18
 
 LAST, LINEAR = "last-value", "linear (sees the future)"
 
@@ -89,10 +98,23 @@ def steps_of(parts: Sequence[Frames], names: Mapping[int, str], irregular: bool)
 
 @dataclass(slots=True)
 class Forecasts:
-    """By origin [frame]: `mean` [n, channel, horizon], `quantiles` [n, channel, level, horizon] or None; NaN: not made."""
+    """By origin [frame]: `mean` [n, channel, horizon], `quantiles` [n, channel, level, horizon] or None; NaN: not made.
+
+    Without quantiles of its own, `sigma` [n, channel, horizon] is that of the normal distribution it is given.
+    """
 
     mean: F64
     quantiles: F64 | None
+    sigma: F64 | None = None
+
+    def quantiles_at(self, origins: I64, levels: Sequence[float]) -> F64:
+        """[origin, channel, level, horizon]; NaN: none yet."""
+        if self.quantiles is not None:
+            return self.quantiles[origins]
+        assert self.sigma is not None  # noqa: S101 - one of the two is there
+        z = normal_scores(levels)[:, None]
+        found: F64 = self.mean[origins][:, :, None, :] + z * self.sigma[origins][:, :, None, :]
+        return found
 
     @classmethod
     def empty(cls, count: int, spec: StreamSpec, quantiles: bool) -> Forecasts:
@@ -108,6 +130,9 @@ class Row:
     """One line of the result; `channel` or `horizon` None is the mean over them; `coverage` maps a level to its share.
 
     `n` cells are in it. Errors are None where the train rows give no scale. `unfilled`: hidden cells left empty.
+    `inside` is the share between the outer levels, ends included; `winkler` and `width` are that interval's, `rolling_min`
+    and `rolling_max` its coverage in the worst and the best 500 consecutive cells of one series, channel and horizon
+    (None with fewer). `crps`, `nll` and `winkler` are defined in backtest_intervals.
     """
 
     model: str
@@ -122,6 +147,13 @@ class Row:
     seed: int = 0
     task: str = "forecast"
     unfilled: int | None = None
+    inside: float | None = None
+    crps: float | None = None
+    nll: float | None = None
+    winkler: float | None = None
+    width: float | None = None
+    rolling_min: float | None = None
+    rolling_max: float | None = None
 
 
 @dataclass(slots=True)
@@ -219,14 +251,9 @@ def _scored(
     spread, move = scale.spread[who], scale.move[who]  # [n, C]
     error = (made.mean[origins] - target) / spread[:, :, None]
     scaled = np.abs(error) / move[:, :, None]
-    levels = np.array(spec.quantiles)
-    pinball = hit = None
-    if made.quantiles is not None:
-        gap = target[:, :, None, :] - made.quantiles[origins]  # [n, C, Q, H]
-        hit = gap <= 0.0
-        gap = gap / spread[:, :, None, None]
-        pinball = np.maximum(levels[:, None] * gap, (levels[:, None] - 1.0) * gap).mean(axis=2)
+    spans = _Spans.of(made, origins, target, spread, spec.quantiles)
     measured = np.isfinite(spread)
+    rolling = _rolling(spans, common, who)
     rows: list[Row] = []
     names: list[str | None] = [None, *spec.channels]
     ahead: list[int | None] = [None, *range(1, spec.horizon + 1)]
@@ -244,25 +271,135 @@ def _scored(
             part = error[:, c, h][good]
             against = scaled[:, c, h][good]
             against = against[np.isfinite(against)]
-            coverage: dict[str, float] = {}
-            if hit is not None:
-                for q, level in enumerate(spec.quantiles):
-                    coverage[f"{level:g}"] = float(hit[:, c, q, h][good].mean())
-            rows.append(
-                Row(
-                    model,
-                    name,
-                    step,
-                    n,
-                    float((part**2).mean()) if has_scale else None,
-                    float(np.abs(part).mean()) if has_scale else None,
-                    float(against.mean()) if has_scale and len(against) else None,
-                    float(pinball[:, c, h][good].mean()) if has_scale and pinball is not None else None,
-                    coverage,
-                    seed,
-                )
+            row = Row(
+                model,
+                name,
+                step,
+                n,
+                float((part**2).mean()) if has_scale else None,
+                float(np.abs(part).mean()) if has_scale else None,
+                float(against.mean()) if has_scale and len(against) else None,
+                None,
+                {},
+                seed,
             )
+            if spans is not None:
+                row = spans.into(row, good, (c, h), has_scale, rolling[:, c, h])
+            rows.append(row)
     return rows
+
+
+@dataclass(slots=True)
+class _Spans:
+    """Interval scores by cell [origin, channel, horizon] on the z-scale; `hit` [origin, channel, level, horizon]."""
+
+    levels: tuple[float, ...]
+    known: Bool
+    hit: Bool
+    pinball: F64
+    inside: Bool
+    scores: dict[str, F64] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, made: Forecasts, origins: I64, target: F64, spread: F64, levels: tuple[float, ...]) -> _Spans | None:
+        if made.quantiles is None and made.sigma is None:
+            return None
+        many = max(1, CELLS_AT_ONCE // (target.shape[1] * target.shape[2]))
+        parts = [
+            cls._part(made, origins[i : i + many], target[i : i + many], spread[i : i + many], levels)
+            for i in range(0, len(origins), many)
+        ]
+        return cls(
+            levels,
+            np.concatenate([part.known for part in parts]),
+            np.concatenate([part.hit for part in parts]),
+            np.concatenate([part.pinball for part in parts]),
+            np.concatenate([part.inside for part in parts]),
+            {name: np.concatenate([part.scores[name] for part in parts]) for name in parts[0].scores},
+        )
+
+    @classmethod
+    def _part(cls, made: Forecasts, origins: I64, target: F64, spread: F64, levels: tuple[float, ...]) -> _Spans:
+        quantiles = made.quantiles_at(origins, levels)
+        known: Bool = np.isfinite(quantiles).all(axis=2)
+        gap = target[:, :, None, :] - quantiles
+        hit: Bool = np.less_equal(gap, 0.0)
+        inside: Bool = (gap[:, :, 0] >= 0.0) & hit[:, :, -1]
+        gap /= spread[:, :, None, None]
+        share = np.array(levels)[:, None]
+        found = cls(levels, known, hit, np.maximum(share * gap, (share - 1.0) * gap).mean(axis=2), inside)
+        if len(levels) > 1:
+            # All relative to the target: scores stay the same, and digits are kept where values are far from zero.
+            outer = (levels[0], levels[-1])
+            low, high = -gap[:, :, 0], -gap[:, :, -1]
+            zero = np.zeros_like(low)
+            off = (made.mean[origins] - target) / spread[:, :, None]
+            shape = np.where(np.isfinite(gap), -gap, 0.0).transpose(0, 1, 3, 2)
+            found.scores = {
+                "crps": crps(shape, levels, zero),
+                "nll": nll(off, low, high, outer, zero),
+                "winkler": interval_score(low, high, outer, zero),
+                "width": high - low,
+            }
+        return found
+
+    def into(self, row: Row, good: Bool, cells: tuple[slice, slice], has_scale: bool, rolling: F64) -> Row:
+        c, h = cells
+        mine = good & self.known[:, c, h]
+        if not mine.any():
+            return row
+        coverage = {f"{level:g}": float(self.hit[:, c, q, h][mine].mean()) for q, level in enumerate(self.levels)}
+        row = replace(row, coverage=coverage, inside=float(self.inside[:, c, h][mine].mean()))
+        if has_scale:
+            means: dict[str, Any] = {name: float(each[:, c, h][mine].mean()) for name, each in self.scores.items()}
+            row = replace(row, pinball=float(self.pinball[:, c, h][mine].mean()), **means)
+        if np.isfinite(rolling).any():
+            row = replace(row, rolling_min=float(np.nanmin(rolling[0])), rolling_max=float(np.nanmax(rolling[1])))
+        return row
+
+
+def _rolling(spans: _Spans | None, common: Bool, who: I64) -> F64:
+    """Least and greatest rolling coverage, [2, channel, horizon]; NaN where there are too few cells."""
+    found = np.full((2, *common.shape[1:]), np.nan)
+    if spans is None:
+        return found
+    cells = common & spans.known
+    for c, h in np.ndindex(common.shape[1:]):
+        good = cells[:, c, h]
+        shares = rolling_coverage(spans.inside[good, c, h], who[good])
+        if len(shares):
+            found[:, c, h] = shares.min(), shares.max()
+    return found
+
+
+def normal_sigma(made: F64, shown: F64, steps: Steps, decay: float) -> F64:
+    """Standard deviation of a model's errors, as known at each origin. [frame, channel, horizon]
+
+    `made` [frame, channel, horizon] are its forecasts, `shown` [frame, channel] what it saw. Running mean of squared errors,
+    each from the step on at which its target came; with fewer than 1 / (1 − decay) of them the plain mean.
+    """
+    count, channels, horizon = made.shape
+    sigma = np.full(made.shape, np.nan)
+    variance, seen = np.zeros((channels, horizon)), np.zeros((channels, horizon))
+    back = np.arange(1, horizon + 1)
+    last_step = -1
+    for at in range(count):
+        first = at == 0 or steps.series[at] != steps.series[at - 1]
+        if first:
+            variance[:], seen[:] = 0.0, 0.0
+            last_step = at
+        origins = at - back
+        there = origins >= last_step
+        origins = np.where(there, origins, at)
+        if not steps.irregular:
+            there &= steps.step[origins] == steps.step[at] - back
+        error = shown[at][:, None] - made[origins, :, back - 1].T
+        good = there & np.isfinite(error)
+        seen += good
+        rate = np.maximum(1.0 - decay, 1.0 / np.maximum(seen, 1.0))
+        variance += np.where(good, rate * (np.where(good, error, 0.0) ** 2 - variance), 0.0)
+        sigma[at] = np.where(seen > 0, np.sqrt(variance), np.nan)
+    return sigma
 
 
 # ── imputation ───────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -39,8 +39,7 @@ from streamrnn.service.backtest_score import Row, origins_of, targets_of
 Figures = dict[str, float | None]
 Found = dict[str, Figures]  # by model
 
-OUTER = ("0.05", "0.95")
-
+SCORES = ("mse", "mae", "mase", "pinball", "crps", "nll", "winkler", "width", "rolling_min", "rolling_max")
 
 # ── figures of one back-test ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -52,21 +51,20 @@ def means(rows: list[Row], task: str = "forecast", channel: str | None = None) -
         mine = [row for row in rows if row.model == model and row.task == task and row.channel == channel]
         whole = [row for row in mine if row.horizon is None]
         figures: Figures = {"n": whole[0].n}
-        names = ("mse", "mae", "mase", "pinball", "crps", "nll", "winkler", "width", "rolling_min", "rolling_max")
-        for name in names:
-            values = [getattr(row, name, None) for row in whole]
+        for name in SCORES:
+            values = [getattr(row, name) for row in whole]
             known = [value for value in values if value is not None]
             if known:
                 figures[name] = fmean(known)
         errors = [row.mse for row in whole if row.mse is not None]
         if len(errors) > 1:
             figures["mse_sd"] = stdev(errors)
-        if all(level in row.coverage for row in whole for level in OUTER):
-            figures["coverage"] = fmean(inside(row) for row in whole)
+        if all(row.inside is not None for row in whole):
+            figures["coverage"] = fmean(row.inside or 0.0 for row in whole)
             by_horizon: dict[int | None, list[float]] = {}
             for row in mine:
                 if row.horizon is not None:
-                    by_horizon.setdefault(row.horizon, []).append(inside(row))
+                    by_horizon.setdefault(row.horizon, []).append(row.inside or 0.0)
             shares = [fmean(each) for each in by_horizon.values()]
             figures |= {"coverage_min": min(shares), "coverage_max": max(shares)}
         elif all("inside" in row.coverage for row in whole):
@@ -79,10 +77,6 @@ def means(rows: list[Row], task: str = "forecast", channel: str | None = None) -
         if anchor and figures.get("mse") is not None:
             figures["ratio"] = float(figures["mse"] or 0.0) / anchor
     return found
-
-
-def inside(row: Row) -> float:
-    return row.coverage[OUTER[1]] - row.coverage[OUTER[0]]
 
 
 def squares(found: Measured, model: str) -> tuple[Any, F64]:
@@ -111,7 +105,9 @@ def options_of(bench: Bench, file: Path, given: Mapping[str, Any], **more: Any) 
         "baselines": tuple(dict.fromkeys(("persistence", *given["baselines"]))),
         "train": given["train"],
         "changes": given["changes"],
-        "spec_changes": {key: tuple(value) if isinstance(value, list) else value for key, value in given["spec"].items()},
+        "spec_changes": {
+            key: tuple(value) if isinstance(value, list) else value for key, value in given["spec"].items()
+        },
         "allow_refused": True,
     }
     return Options(**(chosen | more))
@@ -119,6 +115,19 @@ def options_of(bench: Bench, file: Path, given: Mapping[str, Any], **more: Any) 
 
 def forecast(bench: Bench, data: Path, folder: Path, given: Mapping[str, Any]) -> Found:
     return means(measure(options_of(bench, rows_of.prepared(bench, data, folder), given)).rows())
+
+
+def interval(bench: Bench, data: Path, folder: Path, given: Mapping[str, Any]) -> Found:
+    """Width and Winkler score in standard deviations of the scored rows."""
+    found = measure(options_of(bench, rows_of.prepared(bench, data, folder), given))
+    figures = means(found.rows())
+    begin, end = found.score_rows
+    unit = float(found.scale.spread[0, 0] / np.nanstd(found.steps.values[found.steps.real][begin:end, 0]))
+    for each in figures.values():
+        for name in ("winkler", "width"):
+            if each.get(name) is not None:
+                each[name] = float(each[name] or 0.0) * unit
+    return figures
 
 
 def riders(bench: Bench, data: Path, folder: Path, given: Mapping[str, Any]) -> Found:
@@ -277,6 +286,7 @@ def _outside(found: Measured, model: str, chosen: Any) -> float | None:
 
 KINDS: dict[str, Callable[[Bench, Path, Path, Mapping[str, Any]], Found]] = {
     "forecast": forecast,
+    "interval": interval,
     "riders": riders,
     "price": price,
     "fill": fill,
@@ -336,7 +346,13 @@ def table(done: list[tuple[Bench, dict[str, Any]]], others: list[str]) -> str:
         )
         for k, bar in enumerate(bars):
             value = found["streamrnn"].get(bar.figure)
-            passes = "" if bar.passes == float("inf") else f"{bar.low:g}..{bar.passes:g}" if bar.low is not None else f"{bar.passes:g}"
+            passes = (
+                ""
+                if bar.passes == float("inf")
+                else f"{bar.low:g}..{bar.passes:g}"
+                if bar.low is not None
+                else f"{bar.passes:g}"
+            )
             lines.append(
                 "| "
                 + " | ".join(
