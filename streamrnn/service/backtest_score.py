@@ -321,9 +321,9 @@ class _Spans:
     @classmethod
     def _part(cls, made: Forecasts, origins: I64, target: F64, spread: F64, levels: tuple[float, ...]) -> _Spans:
         quantiles = made.quantiles_at(origins, levels)
-        known: Bool = np.isfinite(quantiles).all(axis=2)
+        known: Bool = np.isfinite(quantiles.sum(axis=2))
         gap = target[:, :, None, :] - quantiles
-        hit: Bool = np.less_equal(gap, 0.0)
+        hit = gap <= 0.0
         inside: Bool = (gap[:, :, 0] >= 0.0) & hit[:, :, -1]
         gap /= spread[:, :, None, None]
         share = np.array(levels)[:, None]
