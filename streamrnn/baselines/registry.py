@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from streamrnn.baselines.base import Baseline
+from streamrnn.baselines.base import Baseline, WholeBaseline
 from streamrnn.baselines.ewa import Ewa
 from streamrnn.baselines.naive import Persistence, Seasonal
 from streamrnn.baselines.rls import Rls
 
 BASELINES = ("persistence", "ewma94", "seasonal", "rls", "ewa", "holt-winters", "snarimax")
+PEERS = ("ppc", "lebre", "fracast")
 
 # Decay of the running mean of squared errors that gives a baseline its normal interval.
 INTERVAL_DECAY = 0.97
@@ -22,8 +23,8 @@ def interval_decay(name: str) -> float:
     return RISKMETRICS_DECAY if name == "ewma94" else INTERVAL_DECAY
 
 
-def make(name: str, channels: int, horizon: int, season: int) -> Baseline:
-    """Raises ValueError naming the ones there are."""
+def make(name: str, channels: int, horizon: int, season: int) -> Baseline | WholeBaseline:
+    """Raises ValueError naming the ones there are, or what a peer needs."""
     if name in ("persistence", "ewma94"):  # they differ in their interval
         return Persistence(channels, horizon)
     if name == "seasonal":
@@ -38,4 +39,13 @@ def make(name: str, channels: int, horizon: int, season: int) -> Baseline:
         from streamrnn.baselines.river_models import RiverForecaster  # slow to import
 
         return RiverForecaster(name, channels, horizon, season)
-    raise ValueError(f"no baseline {name!r}: there are {', '.join(BASELINES)}")
+    if name in PEERS:
+        from streamrnn.baselines import peers  # of packages that need not be there
+
+        if name == "ppc":
+            return peers.Ppc(channels, horizon, season)
+        return peers.Lebre(channels, horizon, season) if name == "lebre" else peers.Fracast(channels, horizon)
+    raise ValueError(
+        f"no baseline {name!r}: there are {', '.join(BASELINES)}, where they are installed {', '.join(PEERS)}, and "
+        "path:FOLDER of a kept model"
+    )

@@ -27,8 +27,12 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from streamrnn.baselines import registry
+from streamrnn.baselines.base import WholeBaseline
 from streamrnn.encode import Encoder
 from streamrnn.learning import LearnSpec, TrainSpec
+from streamrnn.meaning import meaning_of
+from streamrnn.model import weights
+from streamrnn.model.network import Network
 from streamrnn.records import F64, Bool, ForecastBatch, ImputationBatch, TickBatch, take
 from streamrnn.service import backtest_report as report
 from streamrnn.service import backtest_steps
@@ -54,6 +58,8 @@ from streamrnn.transports.files import InputError
 
 Tell = Callable[[int], None]
 
+KEPT, SUFFIX = "path:", ".weights"
+
 
 @dataclass(slots=True)
 class Result:
@@ -65,6 +71,7 @@ class Result:
     refused: dict[int, tuple[str, str]] = field(default_factory=dict)  # tick → reason and detail
     open_rows: int = 0  # ticks of steps that were still open when the file ended
     documents: list[bytes] = field(default_factory=list)
+    weights: tuple[Network, weights.WeightsMeta] | None = None  # the last that served
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +149,12 @@ def measure(options: Options) -> Measured:
             models.append(("streamrnn", seed, results[-1].forecasts))
         for name in options.baselines:
             task = progress.add_task(name, total=len(steps))
-            made = baseline(name, shown, steps, stream, season, partial(_show, progress, task))
+            tell = partial(_show, progress, task)
+            if name.startswith(KEPT):
+                kept = _kept(Path(name.removeprefix(KEPT)), stream)
+                made = serve(stream, batch, steps, options, 0, tell, kept).forecasts
+            else:
+                made = baseline(name, shown, steps, stream, season, tell)
             models.append((name, 0, made))
     return Measured(options, stream, steps, scale, train_rows, score_rows, season, shown, hidden, results, models)
 
@@ -188,6 +200,8 @@ def run(options: Options) -> Accounts:
         options.json_out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     if options.forecasts_out:
         options.forecasts_out.write_bytes(b"".join(line + b"\n" for line in results[0].documents))
+    if options.keep:
+        keep(options.keep, results[0], stream)
     if options.plots:
         report.plots(options.plots, rows, results[0].forecasts, results[0].swaps, steps, spec, found.score_rows)
     report.table(Console(), rows, document)
@@ -284,17 +298,32 @@ def learn_spec(options: Options, seed: int, series: int) -> LearnSpec:
     return replace(spec, train=replace(spec.train, seed=seed), series_max=max(spec.series_max, series))
 
 
-def serve(stream: Stream, batch: TickBatch, steps: Steps, options: Options, seed: int, tell: Tell) -> Result:
-    """One pass of engine and learner over the ticks of `batch` (those of the stream, some values hidden)."""
+def serve(
+    stream: Stream,
+    batch: TickBatch,
+    steps: Steps,
+    options: Options,
+    seed: int,
+    tell: Tell,
+    kept: weights.Fitted | None = None,
+) -> Result:
+    """One pass of engine and learner over the ticks of `batch` (those of the stream, some values hidden).
+
+    With `kept` weights these serve from the first row to the last, and nothing is learnt.
+    """
     spec = stream.spec
     engine = Engine(spec)
+    if kept is not None:
+        skill = np.array(kept.meta.skill, dtype=np.float32) if kept.meta.skill else None
+        engine.load(kept.network, kept.meta.id, skill)
     shape = ModelSpec(len(spec.channels), spec.horizon, spec.quantiles, len(spec.calendar_ms))
     if options.settings is not None:
         model = options.settings.model_spec()
         shape = replace(
             model, channels=shape.channels, horizon=shape.horizon, quantiles=shape.quantiles, calendars=shape.calendars
         )
-    learner = Learner(spec, shape, learn_spec(options, seed, len(steps.names))) if options.train else None
+    learns = options.train and kept is None
+    learner = Learner(spec, shape, learn_spec(options, seed, len(steps.names))) if learns else None
     cells = steps.values.shape
     result = Result(
         Forecasts.empty(len(steps), spec, quantiles=True),
@@ -318,7 +347,7 @@ def serve(stream: Stream, batch: TickBatch, steps: Steps, options: Options, seed
         _take_fills(result.fills, outputs.imputations, frame)
         for tick, reason, detail in outputs.rejected:
             result.refused[begin + tick] = (reason, detail)
-        if options.forecasts_out and seed == 0:
+        if options.forecasts_out and seed == 0 and kept is None:
             result.documents += encoder.forecasts(outputs.forecasts, part)
         if learner is not None:
             learner.feed(part)
@@ -329,10 +358,32 @@ def serve(stream: Stream, batch: TickBatch, steps: Steps, options: Options, seed
                 if done.network is not None and done.candidate is not None:
                     skill = np.array(done.candidate.skill(), dtype=np.float32)
                     engine.load(done.network, f"round-{done.number}", skill)
+                    result.weights = (done.network, weights.WeightsMeta(round=done.number, skill=skill.tolist()))
                     result.swaps.append(newest + 1)
         tell(end)
     result.open_rows = engine.front.ticks_held
     return result
+
+
+def keep(folder: Path, result: Result, stream: Stream) -> None:
+    """Writes the weights that served last as `<id>.weights`. Raises InputError where none were ready."""
+    if result.weights is None:
+        raise InputError("--keep: no weights were ready before the file ended (or --no-train); nothing is written")
+    network, meta = result.weights
+    blob = weights.pack(network, meta, meaning_of(stream.spec))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{meta.id}{SUFFIX}").write_bytes(blob)
+
+
+def _kept(path: Path, stream: Stream) -> weights.Fitted:
+    """The weights in this file, or in the newest `.weights` file of this folder. Raises InputError."""
+    found = sorted(path.glob(f"*{SUFFIX}"), key=lambda each: each.stat().st_mtime) if path.is_dir() else [path]
+    if not found or not found[-1].is_file():
+        raise InputError(f"--baselines {KEPT}{path}: no *{SUFFIX} there; `backtest --keep FOLDER` writes one")
+    try:
+        return weights.fitted(found[-1].read_bytes(), meaning_of(stream.spec))
+    except (weights.WeightsError, OSError) as error:
+        raise InputError(f"--baselines {KEPT}{path}: {found[-1].name}: {error}") from error
 
 
 def _take_forecasts(into: Forecasts, made: ForecastBatch, frame: dict[tuple[str, int], int]) -> None:
@@ -376,8 +427,14 @@ def baseline(name: str, shown: F64, steps: Steps, stream: Stream, season: int, t
             model = registry.make(name, len(spec.channels), spec.horizon, season)
         except ValueError as error:
             raise InputError(str(error)) from error
+        mine = np.flatnonzero(steps.series == s)
+        if isinstance(model, WholeBaseline):
+            made.mean[mine] = model.forecasts(shown[mine], steps.stamp[mine])
+            done += len(mine)
+            tell(done)
+            continue
         before: int | None = None
-        for at in np.flatnonzero(steps.series == s).tolist():
+        for at in mine.tolist():
             step = int(steps.step[at])
             if before is not None and not spec.irregular:
                 # The grid fills gaps up to a bound; what it skips must not shift the season's phase.

@@ -56,6 +56,7 @@ class Options:
     json_out: Path | None = None
     forecasts_out: Path | None = None
     plots: Path | None = None
+    keep: Path | None = None
     hide: Path | None = None
     settings: Settings | None = None
     series: tuple[str, ...] = ()
