@@ -7,20 +7,20 @@ All values are in one unit; the back-test's is the standard deviation of the tra
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from statistics import NormalDist
 
 import numpy as np
-import torch
 
+from streamrnn.kernels import compiled
 from streamrnn.records import F64, I64, Bool
 
 ROLLING = 500  # consecutive scored cells of a series, channel and horizon
 # A distribution narrower than this is scored as if it were so wide: a thousandth of the unit.
 SIGMA_MIN = 1e-3
-_SLOPE_MIN = 1e-9
-_ROOT_PI = float(np.sqrt(np.pi))
+SLOPE_MIN = 1e-9
 
 
 def normal_scores(levels: Sequence[float]) -> F64:
@@ -28,49 +28,54 @@ def normal_scores(levels: Sequence[float]) -> F64:
     return np.array([NormalDist().inv_cdf(level) for level in levels])
 
 
-def _cdf(t: F64) -> F64:
-    found: F64 = torch.special.ndtr(torch.from_numpy(np.ascontiguousarray(t))).numpy()
-    return found
-
-
-def _area(t: F64) -> F64:
-    """∫ Φ² from −∞ to t: t Φ² + 2 Φ φ − Φ(√2 t) / √π."""
-    below = _cdf(t)
-    density = np.exp(-0.5 * t * t) / np.sqrt(2.0 * np.pi)
-    area: F64 = t * below**2 + 2.0 * below * density - _cdf(np.sqrt(2.0) * t) / _ROOT_PI
-    return area
-
-
 def crps(quantiles: F64, levels: Sequence[float], value: F64) -> F64:
     """∫ (F(x) − 1{x ≥ value})² dx, exactly, of the distribution described above (Gneiting & Raftery 2007).
 
     `quantiles` [..., level], rising, at least two levels; `value` [...]. The unit is that of the values.
     """
-    z = normal_scores(levels)
+    flat = np.ascontiguousarray(quantiles, dtype=np.float64).reshape(-1, len(levels))
+    score: F64 = _crps(flat, normal_scores(levels), np.ascontiguousarray(value, dtype=np.float64).ravel())
+    return score.reshape(value.shape)
+
+
+@compiled
+def _area(t: float) -> float:
+    """∫ Φ² from −∞ to t: t Φ² + 2 Φ φ − Φ(√2 t) / √π."""
+    below = 0.5 * math.erfc(-t / math.sqrt(2.0))
+    density = math.exp(-0.5 * t * t) / math.sqrt(2.0 * math.pi)
+    return t * below * below + 2.0 * below * density - 0.5 * math.erfc(-t) / math.sqrt(math.pi)
+
+
+@compiled
+def _crps(quantiles: F64, z: F64, value: F64) -> F64:
+    """`quantiles` [n, level], `z` [level], `value` [n]: sums of ∫ F² below the value and ∫ (1 − F)² above it, part by part.
+
+    A part lies between two levels, the first and the last beyond them; within it F is normal with the part's slope as σ.
+    """
     count = len(z)
-    inner = np.maximum(np.diff(quantiles, axis=-1) / np.diff(z), _SLOPE_MIN)
-    slope = np.concatenate([inner[..., :1], inner, inner[..., -1:]], axis=-1)  # [..., count + 1], tails included
-    below, above = _area(z), _area(-z)  # ∫ Φ² up to a level, ∫ (1 − Φ)² from it on
-    whole_below = slope[..., :-1] * np.concatenate([below[:1], np.diff(below)])
-    whole_above = slope[..., 1:] * np.concatenate([-np.diff(above), above[-1:]])
-    zero = np.zeros((*value.shape, 1))
-    to_left = np.concatenate([zero, np.cumsum(whole_below, axis=-1)], axis=-1)
-    to_right = np.concatenate([np.cumsum(whole_above[..., ::-1], axis=-1)[..., ::-1], zero], axis=-1)
-
-    part = (quantiles <= value[..., None]).sum(axis=-1)  # which of the count + 1 parts holds the value
-    at, from_ = part[..., None], np.clip(part - 1, 0, count - 1)
-
-    def taken(of: F64, index: I64) -> F64:
-        found: F64 = np.take_along_axis(of, index, axis=-1)[..., 0]
-        return found
-
-    steep = taken(slope, at)
-    t = z[from_] + (value - taken(quantiles, from_[..., None])) / steep
-    left, right = np.concatenate([[-np.inf], z]), np.concatenate([z, [np.inf]])
-    t = np.clip(t, left[part], right[part])  # rounding
-    begun, ended = np.concatenate([[0.0], below]), np.concatenate([above, [0.0]])
-    here = steep * (_area(t) - begun[part] + _area(-t) - ended[part])
-    score: F64 = taken(to_left, at) + here + taken(to_right, at)
+    score = np.zeros(len(value))
+    below, above = np.empty(count), np.empty(count)
+    for k in range(count):
+        below[k], above[k] = _area(z[k]), _area(-z[k])
+    for i in range(len(value)):
+        total = 0.0
+        for part in range(count + 1):  # between levels part − 1 and part
+            low = min(max(part - 1, 0), count - 2)
+            slope = max((quantiles[i, low + 1] - quantiles[i, low]) / (z[low + 1] - z[low]), SLOPE_MIN)
+            if part < count and value[i] >= quantiles[i, part]:
+                total += slope * (below[part] - (below[part - 1] if part else 0.0))
+            elif part and value[i] < quantiles[i, part - 1]:
+                total += slope * (above[part - 1] - (above[part] if part < count else 0.0))
+            else:
+                at = max(part - 1, 0)
+                t = z[at] + (value[i] - quantiles[i, at]) / slope
+                if part:
+                    t = max(t, z[part - 1])  # rounding
+                if part < count:
+                    t = min(t, z[part])
+                total += slope * (_area(t) - (below[part - 1] if part else 0.0))
+                total += slope * (_area(-t) - (above[part] if part < count else 0.0))
+        score[i] = total
     return score
 
 

@@ -12,7 +12,7 @@ any error was known, count in its errors and not in its interval scores.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ STILL_ROUNDING = 64 * float(np.finfo(np.float64).eps)
 # Cells (origin, channel, horizon) whose quantiles are scored together: some 20 MB of each array.
 CELLS_AT_ONCE = 2**18
 
+ERRORS, INTERVALS = ("mse", "mae", "mase"), ("pinball", "crps", "nll", "winkler", "width")
 LAST, LINEAR = "last-value", "linear (sees the future)"
 
 
@@ -224,16 +225,45 @@ def score(
     origins = origins_of(steps, score_rows, spec.horizon)
     target = targets_of(steps, origins, spec.horizon)
     common: Bool = ~np.isnan(target)
+    parts = _parts(target)
     for _, _, made in models:
-        common &= np.isfinite(made.mean[origins])
-        if made.quantiles is not None:
-            common &= np.isfinite(made.quantiles[origins]).all(axis=2)
+        for part in parts:
+            common[part] &= np.isfinite(made.mean[origins[part]])
+            if made.quantiles is not None:
+                common[part] &= np.isfinite(made.quantiles[origins[part]].sum(axis=2))
     if not common.any():
         raise InputError("no cell of the scored rows has both a measured target and a forecast of every model")
     rows: list[Row] = []
     for name, seed, made in models:
         rows += _scored(name, seed, made, origins, target, common, steps, spec, scale)
     return rows
+
+
+def _parts(target: F64) -> list[slice]:
+    """Origins in pieces of some CELLS_AT_ONCE cells."""
+    many = max(1, CELLS_AT_ONCE // (target.shape[1] * target.shape[2]))
+    return [slice(i, i + many) for i in range(0, len(target), many)]
+
+
+@dataclass(slots=True)
+class _Sums:
+    """Scores added up over origins: `total[name]` [channel, horizon] of `count[name]` cells; `hits` [channel, level, horizon]."""
+
+    hits: F64
+    total: dict[str, F64] = field(default_factory=dict)
+    count: dict[str, F64] = field(default_factory=dict)
+
+    def add(self, name: str, values: F64 | Bool, cells: Bool) -> None:
+        """`values` and the `cells` that count, [origin, channel, horizon]."""
+        zero = np.zeros(cells.shape[1:])
+        total, count = self.total.setdefault(name, zero), self.count.setdefault(name, zero)
+        self.total[name] = total + np.where(cells, values, 0.0).sum(axis=0)
+        self.count[name] = count + cells.sum(axis=0)
+
+    def mean(self, name: str, of: tuple[Any, slice]) -> float | None:
+        if name not in self.total or not (count := float(self.count[name][of].sum())):
+            return None
+        return float(self.total[name][of].sum()) / count
 
 
 def _scored(
@@ -248,125 +278,88 @@ def _scored(
     scale: Scale,
 ) -> list[Row]:
     who = steps.series[origins]
-    spread, move = scale.spread[who], scale.move[who]  # [n, C]
-    error = (made.mean[origins] - target) / spread[:, :, None]
-    scaled = np.abs(error) / move[:, :, None]
-    spans = _Spans.of(made, origins, target, spread, spec.quantiles)
-    measured = np.isfinite(spread)
-    rolling = _rolling(spans, common, who)
+    measured = np.isfinite(scale.spread[who])  # [n, C]
+    has_scale: Bool = np.any(measured, axis=0)
+    # A mean holds only what has a scale; a channel without one keeps its coverage.
+    able = measured | ~has_scale
+    sums = _Sums(np.zeros((len(spec.channels), len(spec.quantiles), spec.horizon)))
+    inside, known = np.zeros_like(common), np.zeros_like(common)
+    for part in _parts(target):
+        cells = common[part] & able[part][:, :, None]
+        spread, move = scale.spread[who[part]][:, :, None], scale.move[who[part]][:, :, None]
+        error = (made.mean[origins[part]] - target[part]) / spread
+        against = np.abs(error) / move
+        sums.add("mse", error**2, cells)
+        sums.add("mae", np.abs(error), cells)
+        sums.add("mase", against, cells & np.isfinite(against))
+        if made.quantiles is not None or made.sigma is not None:
+            quantiles = made.quantiles_at(origins[part], spec.quantiles)
+            known[part] = cells & np.isfinite(quantiles.sum(axis=2))
+            inside[part] = _spans(sums, quantiles, target[part], error, spread, known[part], spec.quantiles)
+    rolling = _rolling(inside, known, who)
+
     rows: list[Row] = []
     names: list[str | None] = [None, *spec.channels]
     ahead: list[int | None] = [None, *range(1, spec.horizon + 1)]
     for name in names:
-        c = slice(None) if name is None else slice(spec.channels.index(name), spec.channels.index(name) + 1)
-        # A mean holds only what has a scale; a channel without one keeps its coverage.
-        able = measured[:, c] if measured[:, c].any() else np.ones_like(measured[:, c])
-        has_scale = bool(measured[:, c].any())
+        c: Any = slice(None) if name is None else [spec.channels.index(name)]
+        scaled = bool(has_scale[c].any())
+        if name is None and scaled:
+            c = np.flatnonzero(has_scale)
         for step in ahead:
             h = slice(None) if step is None else slice(step - 1, step)
-            good = common[:, c, h] & able[:, :, None]
-            n = int(good.sum())
+            n = int(sums.count["mse"][c, h].sum())
             if n == 0:
                 continue
-            part = error[:, c, h][good]
-            against = scaled[:, c, h][good]
-            against = against[np.isfinite(against)]
-            row = Row(
-                model,
-                name,
-                step,
-                n,
-                float((part**2).mean()) if has_scale else None,
-                float(np.abs(part).mean()) if has_scale else None,
-                float(against.mean()) if has_scale and len(against) else None,
-                None,
-                {},
-                seed,
-            )
-            if spans is not None:
-                row = spans.into(row, good, (c, h), has_scale, rolling[:, c, h])
-            rows.append(row)
+            scores: dict[str, Any] = {
+                each: sums.mean(each, (c, h)) if scaled else None for each in (*ERRORS, *INTERVALS)
+            }
+            coverage: dict[str, float] = {}
+            seen = float(sums.count["inside"][c, h].sum()) if "inside" in sums.count else 0.0
+            if seen:
+                shares = sums.hits[c][:, :, h].sum(axis=(0, 2)) / seen
+                coverage = {f"{level:g}": float(share) for level, share in zip(spec.quantiles, shares, strict=True)}
+                scores["inside"] = sums.mean("inside", (c, h))
+            each = rolling[:, c, h]
+            if np.isfinite(each).any():
+                scores |= {"rolling_min": float(np.nanmin(each[0])), "rolling_max": float(np.nanmax(each[1]))}
+            rows.append(Row(model, name, step, n, coverage=coverage, seed=seed, **scores))
     return rows
 
 
-@dataclass(slots=True)
-class _Spans:
-    """Interval scores by cell [origin, channel, horizon] on the z-scale; `hit` [origin, channel, level, horizon]."""
+def _spans(
+    sums: _Sums, quantiles: F64, target: F64, error: F64, spread: F64, cells: Bool, levels: tuple[float, ...]
+) -> Bool:
+    """Adds the interval scores of these origins, and says which targets lie within the outer levels, ends included.
 
-    levels: tuple[float, ...]
-    known: Bool
-    hit: Bool
-    pinball: F64
-    inside: Bool
-    scores: dict[str, F64] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, made: Forecasts, origins: I64, target: F64, spread: F64, levels: tuple[float, ...]) -> _Spans | None:
-        if made.quantiles is None and made.sigma is None:
-            return None
-        many = max(1, CELLS_AT_ONCE // (target.shape[1] * target.shape[2]))
-        parts = [
-            cls._part(made, origins[i : i + many], target[i : i + many], spread[i : i + many], levels)
-            for i in range(0, len(origins), many)
-        ]
-        return cls(
-            levels,
-            np.concatenate([part.known for part in parts]),
-            np.concatenate([part.hit for part in parts]),
-            np.concatenate([part.pinball for part in parts]),
-            np.concatenate([part.inside for part in parts]),
-            {name: np.concatenate([part.scores[name] for part in parts]) for name in parts[0].scores},
-        )
-
-    @classmethod
-    def _part(cls, made: Forecasts, origins: I64, target: F64, spread: F64, levels: tuple[float, ...]) -> _Spans:
-        quantiles = made.quantiles_at(origins, levels)
-        known: Bool = np.isfinite(quantiles.sum(axis=2))
-        gap = target[:, :, None, :] - quantiles
-        hit = gap <= 0.0
-        inside: Bool = (gap[:, :, 0] >= 0.0) & hit[:, :, -1]
-        gap /= spread[:, :, None, None]
-        share = np.array(levels)[:, None]
-        found = cls(levels, known, hit, np.maximum(share * gap, (share - 1.0) * gap).mean(axis=2), inside)
-        if len(levels) > 1:
-            # All relative to the target: scores stay the same, and digits are kept where values are far from zero.
-            outer = (levels[0], levels[-1])
-            low, high = -gap[:, :, 0], -gap[:, :, -1]
-            zero = np.zeros_like(low)
-            off = (made.mean[origins] - target) / spread[:, :, None]
-            shape = np.where(np.isfinite(gap), -gap, 0.0).transpose(0, 1, 3, 2)
-            found.scores = {
-                "crps": crps(shape, levels, zero),
-                "nll": nll(off, low, high, outer, zero),
-                "winkler": interval_score(low, high, outer, zero),
-                "width": high - low,
-            }
-        return found
-
-    def into(self, row: Row, good: Bool, cells: tuple[slice, slice], has_scale: bool, rolling: F64) -> Row:
-        c, h = cells
-        mine = good & self.known[:, c, h]
-        if not mine.any():
-            return row
-        coverage = {f"{level:g}": float(self.hit[:, c, q, h][mine].mean()) for q, level in enumerate(self.levels)}
-        row = replace(row, coverage=coverage, inside=float(self.inside[:, c, h][mine].mean()))
-        if has_scale:
-            means: dict[str, Any] = {name: float(each[:, c, h][mine].mean()) for name, each in self.scores.items()}
-            row = replace(row, pinball=float(self.pinball[:, c, h][mine].mean()), **means)
-        if np.isfinite(rolling).any():
-            row = replace(row, rolling_min=float(np.nanmin(rolling[0])), rolling_max=float(np.nanmax(rolling[1])))
-        return row
+    `quantiles` [origin, channel, level, horizon]; `target` and `error` (forecast less target, on the z-scale) [origin,
+    channel, horizon]; `spread` [origin, channel, 1].
+    """
+    # All relative to the target: scores stay the same, and digits are kept where values are far from zero.
+    away = quantiles - target[:, :, None, :]
+    hit = away >= 0.0
+    inside: Bool = (away[:, :, 0] <= 0.0) & hit[:, :, -1]
+    sums.hits += (hit & cells[:, :, None, :]).sum(axis=0)
+    sums.add("inside", inside, cells)
+    away /= spread[:, :, None]
+    share = np.array(levels)[:, None]
+    sums.add("pinball", np.maximum(-share * away, (1.0 - share) * away).mean(axis=2), cells)
+    if len(levels) > 1:
+        outer, low, high, zero = (levels[0], levels[-1]), away[:, :, 0], away[:, :, -1], np.zeros_like(error)
+        shape = np.where(np.isfinite(away), away, 0.0).transpose(0, 1, 3, 2)
+        sums.add("crps", crps(shape, levels, zero), cells)
+        sums.add("nll", nll(error, low, high, outer, zero), cells)
+        sums.add("winkler", interval_score(low, high, outer, zero), cells)
+        sums.add("width", high - low, cells)
+    return inside
 
 
-def _rolling(spans: _Spans | None, common: Bool, who: I64) -> F64:
+def _rolling(inside: Bool, cells: Bool, who: I64) -> F64:
     """Least and greatest rolling coverage, [2, channel, horizon]; NaN where there are too few cells."""
-    found = np.full((2, *common.shape[1:]), np.nan)
-    if spans is None:
-        return found
-    cells = common & spans.known
-    for c, h in np.ndindex(common.shape[1:]):
+    found = np.full((2, *cells.shape[1:]), np.nan)
+    for c, h in np.ndindex(cells.shape[1:]):
         good = cells[:, c, h]
-        shares = rolling_coverage(spans.inside[good, c, h], who[good])
+        shares = rolling_coverage(inside[good, c, h], who[good])
         if len(shares):
             found[:, c, h] = shares.min(), shares.max()
     return found
