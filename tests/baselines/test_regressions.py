@@ -9,7 +9,7 @@ from streamrnn.baselines import registry
 from streamrnn.baselines.base import Baseline
 from streamrnn.baselines.ewa import DISCOUNT, SHARPNESS, Ewa
 from streamrnn.baselines.naive import Persistence, Seasonal
-from streamrnn.baselines.rls import Rls
+from streamrnn.baselines.rls import GROWTH_MAX, Rls, _learn
 from streamrnn.records import F64
 
 SEASON = 24
@@ -102,6 +102,7 @@ def test_after_a_long_standstill_it_forecasts_as_well_as_before() -> None:
     model = Rls(1, 1, 24, 0.999, season=SEASON)
     made = walked(model, np.concatenate([values[:600], still, values[600:]]))
     assert np.isfinite(made).all()
+    assert (np.diagonal(model._p, axis1=1, axis2=2) <= 1.01 * GROWTH_MAX * model._start).all()
     assert error(made, np.concatenate([values[:600], still, values[600:]]), 1, slice(40_800, None)) < 1.5
 
 
@@ -112,6 +113,15 @@ def test_spikes_and_gaps_leave_finite_forecasts() -> None:
     values[rng.random(values.shape) < 0.3] = np.nan
     for name in ("rls", "ewa"):
         assert np.isfinite(walked(registry.make(name, 2, 4, SEASON), values)).all()  # type: ignore[arg-type]
+
+
+def test_a_regression_that_rounding_spoilt_begins_again() -> None:
+    start = np.array([[1.0, 4.0]])
+    for spoilt in (np.inf, np.nan, -1.0):
+        p, w = np.eye(2)[None] * spoilt, np.ones((1, 2, 1))
+        _learn(p, w, start, np.array([[2.0, 3.0]]), np.array([[1.0]]), 0.99)
+        np.testing.assert_array_equal(p[0], np.diag(start[0]))
+        np.testing.assert_array_equal(w, 0.0)
 
 
 def test_ewa_is_its_formula_on_matured_errors() -> None:

@@ -40,6 +40,8 @@ Figures = dict[str, float | None]
 Found = dict[str, Figures]  # by model
 
 SCORES = ("mse", "mae", "mase", "pinball", "crps", "nll", "winkler", "width", "rolling_min", "rolling_max")
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
 
 # ── figures of one back-test ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -316,7 +318,9 @@ def apart(bench: Bench, data: Path, given: Mapping[str, Any]) -> dict[str, Any]:
         command = [sys.executable, __file__, "--one", bench.name, "--data", str(data), "--given", json.dumps(given)]
         began = time.perf_counter()
         with said.open("wb") as errors:
-            child = subprocess.Popen([*command, "--json", str(out)], stdout=errors, stderr=errors)
+            child = subprocess.Popen(
+                [*command, "--json", str(out)], stdout=errors, stderr=errors, env=os.environ | ONE_THREAD
+            )
             _, status, used = os.wait4(child.pid, 0)
             child.returncode = os.waitstatus_to_exitcode(status)
         cost = {

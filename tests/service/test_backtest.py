@@ -606,6 +606,10 @@ def test_kept_weights_serve_as_a_baseline_from_the_first_row(tmp_path: Path) -> 
         assert list(scores) == ["streamrnn", "persistence", name]
         assert scores[name]["mse"] != scores["streamrnn"]["mse"]
         assert scores[name]["coverage"].keys() == scores["streamrnn"]["coverage"].keys()
+    other = {"keep": None, "changes": small | {"learn.updates": 12}}
+    again = overall(run(path, tmp_path, baselines=("persistence", name), **shape | other))
+    assert again[name] == scores[name]  # kept weights stay as they are while the service learns
+    assert again["streamrnn"] != scores["streamrnn"]
     kept[0].write_bytes(kept[0].read_bytes()[:-1])
     with pytest.raises(InputError, match="digest"):
         run(path, tmp_path, baselines=(name,))
