@@ -79,7 +79,8 @@ AXES: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("profile", "visits"), (CHANNEL, BIN)),
     **dict.fromkeys(("means", "deviation_means"), (CHANNEL, PLAIN, PLAIN)),
     **dict.fromkeys(("moves_gram", "deviations_gram"), (CHANNEL, TRIANGLE)),
-    **dict.fromkeys(("moves_right", "moves_weights", "deviations_right", "deviations_weights"), (CHANNEL, FEATURE, RUNG)),
+    **dict.fromkeys(("moves_right", "deviations_right"), (CHANNEL, RUNG, FEATURE)),
+    **dict.fromkeys(("moves_weights", "deviations_weights"), (CHANNEL, FEATURE, RUNG)),
     "losses": (CHANNEL, RUNG, EXPERT),
     "weight": (CHANNEL, RUNG, SHARE),
     **dict.fromkeys(("move_size", "sigma"), (CHANNEL, RUNG)),
@@ -145,7 +146,7 @@ class Carrying:
             return made
         for k, axis in enumerate(axes):
             if axis in (FEATURE, TRIANGLE):
-                values = self._features(name, axis, values, field.shape[k])
+                values = self._features(name, axis, values, k + 1, field.shape[k])
             elif axis == RUNG:
                 values = self._rungs(name, values, k + 1)
             elif axis in (FRAME, KEPT):
@@ -237,14 +238,14 @@ class Carrying:
                 made[..., r] = values[..., -1] * np.float32(h / before[-1])
         return np.moveaxis(made, -1, axis)
 
-    def _features(self, name: str, axis: str, values: Any, now: int) -> Any:
-        """What the linear experts have learnt, feature by feature: values [row, channel of now, feature(s), …]."""
+    def _features(self, name: str, axis: str, values: Any, at: int, now: int) -> Any:
+        """What the linear experts have learnt, feature by feature, which lie along axis `at`: values [row, channel of now, …]."""
         expert = moves if name.startswith("moves") else deviations
         names = [
             [expert.feature_names(channel, spec.channels, len(spec.channels) <= CROSS_CHANNELS_MAX) for channel in spec.channels]
             for spec in (self.before, self.now)
         ]  # fmt: skip
-        made = np.zeros((*values.shape[:2], now, *values.shape[3:]), dtype=values.dtype)
+        made = np.zeros((*values.shape[:at], now, *values.shape[at + 1 :]), dtype=values.dtype)
         for c, place in enumerate(self.change.channels):
             if place < 0:
                 continue
@@ -252,7 +253,7 @@ class Carrying:
             places = [was.get(feature, -1) for feature in names[1][c]]
             if axis == TRIANGLE:
                 places = _triangle(places, len(was))
-            made[:, c] = _placed(values[:, c], 1, np.array(places, dtype=np.int64), 0.0)
+            made[:, c] = _placed(values[:, c], at - 1, np.array(places, dtype=np.int64), 0.0)
         return made
 
     def _bits(self, values: Any, steps: I64, now: int) -> Any:

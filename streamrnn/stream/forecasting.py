@@ -110,24 +110,24 @@ def forecast_fields(spec: StreamSpec) -> list[Field]:
         Field("unbroken", (), np.int64),
         Field("frame_step", (), np.int64, NEVER),
         Field("x", (channels, x), f32),
-        Field("known", (channels, -(-x // 8)), np.uint8),
+        Field("known", (channels, -(-x // 8) if linear else 0), np.uint8),
         Field("deviation", (channels, ring), f32),
         Field("phases", (horizon + 1 if deviating else 0, len(spec.seasons)), f32),
         Field("profile", (channels, bins), f32),
         Field("visits", (channels, bins), np.uint16),
         Field("means", (channels, 2, LEVELS if linear else 0), f32),
         Field("deviation_means", (channels, 2, LEVELS if deviating else 0), f32),
-        Field("sizes", (channels, 3), f32),
+        Field("sizes", (channels, 3 if linear or seasonal else 0), f32),
         Field("week", (channels, 3 if len(spec.seasons) > 1 and seasonal else 0), f32),
         # the linear experts
         Field("moves_gram", (channels, ridge.packed(p)), f32),
         Field("moves_right", (channels, rungs, p), f32),
         Field("moves_weights", (channels, p, rungs), f32),
-        Field("moves_seen", (channels, 3), f32),
+        Field("moves_seen", (channels, 3 if p else 0), f32),
         Field("deviations_gram", (channels, ridge.packed(q)), f32),
         Field("deviations_right", (channels, rungs, q), f32),
         Field("deviations_weights", (channels, q, rungs), f32),
-        Field("deviations_seen", (channels, 3), f32),
+        Field("deviations_seen", (channels, 3 if q else 0), f32),
         # the mixture
         Field("losses", (channels, rungs, 2 + len(experts)), f32),
         Field("weight", (channels, rungs, 3 + len(experts)), f32),
@@ -151,7 +151,6 @@ def forecast_fields(spec: StreamSpec) -> list[Field]:
         Field("seen_range", (channels, 2), f32, nan),
         Field("fill_widths", (channels, 2), f32),
         Field("missed", (), np.int64, -1),
-        Field("net_ready", (), np.uint8),
     ]
 
 
@@ -166,7 +165,8 @@ def shape_of(spec: StreamSpec, table: SeriesTable) -> tuple[U8, Shape]:
 
     return block.rows, Shape(
         at, block.size, len(spec.channels), length("x", 2), length("known", 2), length("deviation", 2), length("phases", 1),
-        length("phases", 2), length("profile", 2), length("means", 3), length("deviation_means", 3), length("week", 2),
+        length("phases", 2), length("profile", 2), length("means", 3), length("deviation_means", 3), length("sizes", 2),
+        length("week", 2),
         length("moves_right", 3), length("moves_gram", 2), length("deviations_right", 3), length("deviations_gram", 2),
         length("losses", 2), length("losses", 3), length("stack_right", 3), length("stack_gram", 3), length("pend_mean", 2),
         length("pend_moves", 3), length("pend_offsets", 3), length("covariance", 1),

@@ -91,11 +91,11 @@ def move_anchor(c: int, to: float, history: History, filling: Filling, seasons: 
         return
     units = np.float32(shift / np.float64(history.unit[c]))
     for k in range(history.x.shape[1]):
-        history.x[c, k] -= units
+        history.x[c, k] = within(history.x[c, k] - units, X_MAX)
     first = seasons.bins[0] if history.profile.shape[1] > 0 else 0
     for k in range(first):
         if history.visits[c, k] > 0:
-            history.profile[c, k] -= units
+            history.profile[c, k] = within(history.profile[c, k] - units, X_MAX)
     for k in range(history.means.shape[2]):
         history.means[c, 0, k] -= units
         history.means[c, 1, k] -= units
@@ -169,13 +169,17 @@ def _taken(
     length = history.x.shape[1]
     at = n % length
     before = history.x[c, (n - 1) % length]
+    x = within(x, X_MAX)
     history.x[c, at] = x
     bit = np.uint8(1 << (at & 7))
-    if came:
-        history.known[c, at >> 3] |= bit
-    else:
-        history.known[c, at >> 3] &= ~bit
+    if history.known.shape[1] > 0:
+        if came:
+            history.known[c, at >> 3] |= bit
+        else:
+            history.known[c, at >> 3] &= ~bit
     sizes = history.sizes[c]
+    if sizes.shape[0] == 0:  # no expert looks at more than the values
+        return
     bounded = age > FIRST
     huge = np.float32(np.inf)
     limit_x = np.float32(SPIKE) * np.sqrt(sizes[2]) if bounded else huge
