@@ -490,7 +490,7 @@ def _mixed(
         below = r - 1 if r > 0 else 0
         begin, end = ladder.h[r - 1] if r > 0 else 0, ladder.h[r]
         shares, mixed = ladder.share[begin:end], raw[begin:end]
-        limit = np.float32(np.inf)
+        limit = X_MAX
         if settled and sizes[r] > np.float32(0.0):
             limit = np.float32(mixing.BELIEVED) * np.sqrt(sizes[r])
         for k in range(1, STACK):

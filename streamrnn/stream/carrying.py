@@ -351,7 +351,12 @@ def _spec_of(meaning: Meaning, now: StreamSpec) -> StreamSpec:
         seasons = ()
     experts = tuple(name for name in meaning.experts if name in NAMES)
     return replace(
-        now, channels=meaning.channels, horizon=meaning.horizon, quantiles=meaning.quantiles, seasons=seasons, experts=experts
+        now,
+        channels=meaning.channels,
+        horizon=meaning.horizon,
+        quantiles=meaning.quantiles,
+        seasons=seasons,
+        experts=experts,
     )
 
 

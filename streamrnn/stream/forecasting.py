@@ -5,6 +5,8 @@ Which experts a stream has decides which columns have room (`StreamSpec.experts`
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from streamrnn.kernels import forecast
@@ -30,6 +32,8 @@ from streamrnn.kernels.experts import deviations, mixing, moves, ridge, stack
 from streamrnn.kernels.grid import NEVER
 from streamrnn.kernels.rowviews import FIELDS, Shape
 from streamrnn.records import F64, I64, U8
+from streamrnn.season import Season
+from streamrnn.spec import EXPERTS as EXPERT_NAMES
 from streamrnn.spec import StreamSpec
 from streamrnn.stream.table import Field, SeriesTable
 
@@ -46,18 +50,24 @@ def season_steps(spec: StreamSpec, season: int) -> int:
     return found.lag or max(1, round(found.cells / found.per_step))
 
 
-def experts_of(spec: StreamSpec) -> set[int]:
-    """The experts that a stream has, beside persistence and the network."""
-    wanted = {NAMES[name] for name in spec.experts}
-    if not spec.seasons:
+def usable_experts(names: Sequence[str], seasons: Sequence[Season]) -> tuple[str, ...]:
+    """Those of these experts that have something to say: none that follows a season where there is none, and "a season ago"
+    only where the first one is a whole number of steps. Deviations are those from a profile, and a stack is one of others."""
+    wanted = {NAMES[name] for name in names}
+    if not seasons:
         wanted -= {SEASON_AGO, PROFILE, DEVIATIONS}
-    elif not spec.seasons[0].lag:
+    elif not seasons[0].lag:
         wanted -= {SEASON_AGO}
     if DEVIATIONS in wanted:
         wanted |= {PROFILE}
     if not wanted & {MOVES, DEVIATIONS}:
         wanted -= {STACK}
-    return wanted
+    return tuple(name for name in EXPERT_NAMES if NAMES[name] in wanted)
+
+
+def experts_of(spec: StreamSpec) -> set[int]:
+    """The experts that a stream has, beside persistence and the network."""
+    return {NAMES[name] for name in usable_experts(spec.experts, spec.seasons)}
 
 
 def used_experts(spec: StreamSpec) -> list[int]:
@@ -102,55 +112,56 @@ def forecast_fields(spec: StreamSpec) -> list[Field]:
     members = (stack.TRIANGLE, stack.MEMBERS) if STACK in experts else (0, 0)
     nan = float("nan")
     f32 = np.float32
+    # Columns for which the same numbers are possible (`stream.snapshot`) lie side by side, so that many are looked at at once.
     return [
-        # the history
         Field("anchor", (channels,), np.float64, nan),
-        Field("unit", (channels,), f32),
         Field("born", (channels,), np.int64, -1),
         Field("unbroken", (), np.int64),
         Field("frame_step", (), np.int64, NEVER),
+        Field("missed", (), np.int64, -1),
+        # the history
         Field("x", (channels, x), f32),
-        Field("known", (channels, -(-x // 8) if linear else 0), np.uint8),
         Field("deviation", (channels, ring), f32),
         Field("phases", (horizon + 1 if deviating else 0, len(spec.seasons)), f32),
         Field("profile", (channels, bins), f32),
-        Field("visits", (channels, bins), np.uint16),
         Field("means", (channels, 2, LEVELS if linear else 0), f32),
         Field("deviation_means", (channels, 2, LEVELS if deviating else 0), f32),
-        Field("sizes", (channels, 3 if linear or seasonal else 0), f32),
-        Field("week", (channels, 3 if len(spec.seasons) > 1 and seasonal else 0), f32),
-        # the linear experts
+        Field("next_move", (channels,), f32),
+        Field("level_theta", (channels, rungs, levels), f32),
+        Field("covariance", (correlated, correlated), f32),
+        # the equations of linear experts and of the stack, and the guard's
         Field("moves_gram", (channels, ridge.packed(p)), f32),
         Field("moves_right", (channels, rungs, p), f32),
-        Field("moves_weights", (channels, p, rungs), f32),
-        Field("moves_seen", (channels, 3 if p else 0), f32),
         Field("deviations_gram", (channels, ridge.packed(q)), f32),
         Field("deviations_right", (channels, rungs, q), f32),
+        Field("stack_gram", (channels, rungs, members[0]), f32),
+        Field("stack_right", (channels, rungs, members[1]), f32),
+        Field("slope", (channels, rungs, 2), f32),
+        Field("week", (channels, 3 if len(spec.seasons) > 1 and seasonal else 0), f32),
+        # their solutions
+        Field("moves_weights", (channels, p, rungs), f32),
         Field("deviations_weights", (channels, q, rungs), f32),
+        Field("stack_weight", (channels, rungs, members[1]), f32),
+        # sizes
+        Field("unit", (channels,), f32),
+        Field("sizes", (channels, 3 if linear or seasonal else 0), f32),
+        Field("moves_seen", (channels, 3 if p else 0), f32),
         Field("deviations_seen", (channels, 3 if q else 0), f32),
-        # the mixture
         Field("losses", (channels, rungs, 2 + len(experts)), f32),
         Field("weight", (channels, rungs, 3 + len(experts)), f32),
         Field("move_size", (channels, rungs), f32),
         Field("energy", (channels, rungs, 2), f32),
-        Field("slope", (channels, rungs, 2), f32),
-        Field("stack_gram", (channels, rungs, members[0]), f32),
-        Field("stack_right", (channels, rungs, members[1]), f32),
-        Field("stack_weight", (channels, rungs, members[1]), f32),
-        # what waits for its target, and how it is calibrated
+        Field("sigma", (channels, rungs), f32),
+        Field("one_step", (channels,), f32),
+        # what waits for its target, and fills
         Field("pend_mean", (channels, cells), f32, nan),
+        Field("seen_range", (channels, 2), f32, nan),
+        Field("fill_widths", (channels, 2), f32),
+        Field("visits", (channels, bins), np.uint16),
         Field("pend_raw", (channels, cells), np.uint16),
         Field("pend_moves", (channels, cells, kept), np.uint16),
         Field("pend_offsets", (channels, cells, levels), np.uint16),
-        Field("next_move", (channels,), f32),
-        Field("sigma", (channels, rungs), f32),
-        Field("level_theta", (channels, rungs, levels), f32),
-        # fills
-        Field("covariance", (correlated, correlated), f32),
-        Field("one_step", (channels,), f32),
-        Field("seen_range", (channels, 2), f32, nan),
-        Field("fill_widths", (channels, 2), f32),
-        Field("missed", (), np.int64, -1),
+        Field("known", (channels, -(-x // 8) if linear else 0), np.uint8),
     ]
 
 
@@ -189,7 +200,9 @@ def settings_of(spec: StreamSpec) -> forecast.Settings:
         np.cumsum(bins) - bins,
         any(season.keyed for season in found),
     )
-    return forecast.Settings(ladder, seasons, _plan(spec, experts, ladder), tracking_of(spec.quantiles, ladder), not spec.irregular)
+    return forecast.Settings(
+        ladder, seasons, _plan(spec, experts, ladder), tracking_of(spec.quantiles, ladder), not spec.irregular
+    )
 
 
 def _plan(spec: StreamSpec, experts: set[int], ladder: Ladder) -> Plan:

@@ -136,7 +136,9 @@ def test_what_both_have_is_kept_bit_for_bit_and_the_rest_is_fresh(
                 assert mine["seen"][here, c] == 0 and np.isnan(mine["anchor"][here, c]) and mine["born"][here, c] == -1
                 for column in ("pend_mean", "sigma", "losses", "x", "known", "moves_gram"):
                     fresh = target.table.fields[column].fill
-                    assert np.array_equal(mine[column][here, c], np.full_like(mine[column][here, c], fresh), equal_nan=True)
+                    assert np.array_equal(
+                        mine[column][here, c], np.full_like(mine[column][here, c], fresh), equal_nan=True
+                    )
                 continue
             k, apart = before.channels.index(channel), alone[channel].table
             for column in OWN:
@@ -152,7 +154,9 @@ def test_what_both_have_is_kept_bit_for_bit_and_the_rest_is_fresh(
                 for q, was_q in levels:
                     assert mine["level_theta"][here, c, r, q] == theirs["level_theta"][there, k, was, was_q]
             assert not mine["level_theta"][here, c, beyond].any() and not mine["sigma"][here, c, beyond].any()
-            waiting = [slice(ladder.begin[r], ladder.begin[r] + ladder.cells[r]) for r, h in enumerate(rungs) if h not in were]
+            waiting = [
+                slice(ladder.begin[r], ladder.begin[r] + ladder.cells[r]) for r, h in enumerate(rungs) if h not in were
+            ]
             assert all(np.isnan(mine["pend_mean"][here, c, cells]).all() for cells in waiting)
             for back in range(1, 1 + min(at, ring_of(before), ring_of(now))):
                 ours, was = (at - back) % ring_of(now), (at - back) % ring_of(before)

@@ -155,8 +155,9 @@ def believed(week: F32) -> np.float32:
     which it knew nothing."""
     trust = np.float32(0.0)
     if week[0] > np.float32(0.0) and week[1] > np.float32(0.0) and week[2] > np.float32(0.0):
-        explained = week[2] * week[2] / (week[0] * week[1])
-        trust = min(max((explained - np.float32(WEEK_LOW)) / np.float32(WEEK_WIDTH), np.float32(0.0)), np.float32(1.0))
+        # In float64: these are squares, whose product is none in float32.
+        explained = np.float64(week[2]) * np.float64(week[2]) / (np.float64(week[0]) * np.float64(week[1]))
+        trust = np.float32(min(max((explained - WEEK_LOW) / WEEK_WIDTH, 0.0), 1.0))
         trust *= min(week[2] / week[1], np.float32(1.0))
     return trust
 

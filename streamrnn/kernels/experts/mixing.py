@@ -32,7 +32,7 @@ ASLEEP = np.float32(1.5)
 BELIEVED = 10.0  # an expert's move goes as far as so many usual moves over the rung
 STANDARD = 0.5  # standard errors that the guard takes from β
 ABSURD = np.float32(1000.0)  # a squared move beyond so many usual ones weighs less in slow sums
-ENERGY_MAX = np.float32(1e38)
+CAP_MAX, ENERGY_MAX = np.float32(1e30), np.float32(1e38)  # whatever a foreign record says of usual moves
 STACKED_MAX = np.float32(1e6)
 FIRST = 8  # frames of a channel that nothing is scored on
 NEGLIGIBLE = 12.0  # a weight of e^−12 is 0
@@ -66,7 +66,7 @@ def score(
     rate = np.float32(max(1.0 - discount, 1.0 / max(count, 1)))
     usual += rate * (squared - usual)
     size[r] = usual
-    cap = CAP * usual
+    cap = min(CAP * usual, CAP_MAX)
     squared = min(y * y, cap)
     energy[r, 0] = faded * energy[r, 0] + squared
     energy[r, 1] = min(faded * energy[r, 1] + squared * squared, ENERGY_MAX)
