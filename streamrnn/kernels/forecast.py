@@ -516,7 +516,7 @@ def _say(
     here = n % history.x.shape[1]
     seasonal = place[PROFILE] >= 0
     places = frames.phase[i]
-    net_at = place[NETWORK]
+    net_at, used = place[NETWORK], mixture.loss.shape[2]
     if place[DEVIATIONS] >= 0:
         deviations.waves(places[0], seasons.cells[0], scratch.wave)
     for c in range(scratch.x.shape[0]):
@@ -550,11 +550,12 @@ def _say(
         shrunk = np.exp(SHRINK * rest) if rest > REST else 1.0
         for r in range(rungs):
             scratch.sigma[r] = opened(r, ladder.h[r], size, one_step, rest, shrunk, sigmas, tracking)
+            known = age > ladder.h[r] + mixing.FIRST
             if age < mixing.YOUNG or (scratch.turn[r] + c) % mixing.SELDOM == 0:
                 mixing.weigh(
-                    mixture.loss[c, r], mixture.weight[c, r], mixture.size[c, r], mixture.energy[c, r], mixture.slope[c, r],
-                    age > ladder.h[r] + mixing.FIRST, ladder.cells[r], place, speaks, net.skill[r],
-                )  # fmt: skip
+                    mixture.loss[c, r], mixture.weight[c, r], mixture.energy[c, r], known, place, speaks, net.skill[r]
+                )
+            mixture.weight[c, r, used] = mixing.believed(mixture.size[c, r], mixture.slope[c, r], known, ladder.cells[r])
         weight = mixture.weight[c]
         if not speaks and net.speaks:
             for r in range(rungs):

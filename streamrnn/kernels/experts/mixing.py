@@ -103,13 +103,12 @@ def score(
 
 @inlined
 def weigh(
-    loss: F32, weight: F32, usual: np.float32, energy: F32, slope: F32, known: bool, cells: int, place: I64, net_ready: bool,
-    skill: float,
+    loss: F32, weight: F32, energy: F32, known: bool, place: I64, net_ready: bool, skill: float
 ) -> None:
-    """The weights of a rung by the losses so far, and in the last place how far its move is believed.
+    """The weights of a rung by the losses so far.
 
     Before anything is `known` to have matured there are only persistence and the network, weighed by its `skill`: its squared
-    error over persistence's on held-out data. `usual`: mean square of the rung's moves.
+    error over persistence's on held-out data.
     """  # fmt: skip
     used = loss.shape[0]
     net, first = place[NETWORK], place[PERSISTENCE]
@@ -138,10 +137,15 @@ def weigh(
         total += w
     for k in range(used):
         weight[k] /= total
-    believed = np.float32(0.0 if known else 1.0)
+
+
+@inlined
+def believed(usual: np.float32, slope: F32, known: bool, cells: int) -> np.float32:
+    """The share of a rung's mixed move that is emitted; `usual`: mean square of the rung's moves."""
+    share = np.float32(0.0 if known else 1.0)
     if slope[1] > np.float32(0.0) and slope[0] > np.float32(0.0):
         beta = slope[0] / slope[1]
         error = np.sqrt(np.float32(cells) * usual / slope[1])
         sure = beta / error - np.float32(STANDARD) if error > np.float32(0.0) else np.float32(1.0)
-        believed = min(beta, np.float32(1.0)) * min(max(sure, np.float32(0.0)), np.float32(1.0))
-    weight[used] = believed
+        share = min(beta, np.float32(1.0)) * min(max(sure, np.float32(0.0)), np.float32(1.0))
+    return share
