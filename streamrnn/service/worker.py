@@ -184,7 +184,9 @@ class Worker:
             for state in states:
                 for hint in state.hints:
                     if state.need.name == self.settings.input:
-                        log.warning("the input is kept for less than a replay may need", topic=state.need.name, hint=hint)
+                        log.warning(
+                            "the input is kept for less than a replay may need", topic=state.need.name, hint=hint
+                        )
                     else:
                         log.warning("a topic will lose or refuse outputs", topic=state.need.name, hint=hint)
         finally:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from running import START, committed, documents, logs, made, of, on_virtual_clock, send, settings, tick, until
+from running import START, committed, documents, logs, made, of, on_virtual_clock, settings, tick
 from test_resets import BOTH, Life, said
 from test_topics import hints
 
@@ -43,7 +43,9 @@ EVENTS = st.lists(
 
 
 @given(EVENTS)
-def test_the_rate_is_kept_whatever_the_sizes_and_the_clock(events: list[tuple[float, int, float, float, float]]) -> None:
+def test_the_rate_is_kept_whatever_the_sizes_and_the_clock(
+    events: list[tuple[float, int, float, float, float]],
+) -> None:
     """Between any two instants: the rate's bytes, and one checkpoint of each partition."""
     budget, now = WriteBudget(RATE, FOREVER, 100.0), 100.0
     newest, written = now, list[tuple[float, float]]()
@@ -67,7 +69,9 @@ def test_the_rate_is_kept_whatever_the_sizes_and_the_clock(events: list[tuple[fl
         assert (spent <= RATE * (at[i:] - at[i]) + bound).all()
 
 
-def asked(budget: WriteBudget, sizes: dict[int, float], every_s: dict[int, float], seconds: float) -> dict[int, list[float]]:
+def asked(
+    budget: WriteBudget, sizes: dict[int, float], every_s: dict[int, float], seconds: float
+) -> dict[int, list[float]]:
     """When the checkpoints of each partition begin, which asks so often and has so much to write."""
     begun: dict[int, list[float]] = {p: [] for p in sizes}
     due = dict.fromkeys(sizes, 0.0)
@@ -372,7 +376,9 @@ async def test_an_input_that_is_kept_for_less_than_a_replay_may_need_is_named() 
 
 def test_the_bounds_of_a_configuration_fit_each_other() -> None:
     assert settings().checkpoint.interval_max == 60_000
-    assert settings(checkpoint={"interval": "5m"}).checkpoint.interval_max == 300_000  # as it was before there was a budget
+    assert (
+        settings(checkpoint={"interval": "5m"}).checkpoint.interval_max == 300_000
+    )  # as it was before there was a budget
     with pytest.raises(ConfigError, match="interval_max must be at least interval"):
         settings(checkpoint={"interval": "5m", "interval_max": "1m"})
 
@@ -381,9 +387,7 @@ def test_the_default_case_writes_at_most_twice_what_it_wrote_without_a_budget() 
     """500 series of four channels, 6.4 kB each, every 10 s: 320 kB a second. However large a state becomes."""
     assert settings().checkpoint.bytes_per_second <= 2 * 500 * 6360 / 10
     for channels, horizon in ((4, 12), (4, 96), (12, 48)):
-        chosen = settings(
-            channels=[f"c{i}" for i in range(channels)], horizon=horizon, series_max=500, burn_in=64
-        )
+        chosen = settings(channels=[f"c{i}" for i in range(channels)], horizon=horizon, series_max=500, burn_in=64)
         sizes = sizes_of(chosen)
         needed = 500 * sizes.state_usual / 60  # what no budget can go below
         assert sizes.changelog_bytes_s(500.0) <= max(2 * 500 * 6360 / 10, 1.001 * needed)
