@@ -5,7 +5,8 @@ The service's own worker on the memory transport and a virtual clock, every seri
 use: what is counted is what a broker would be sent, keys and values. For the replay the worker is killed without a
 checkpoint, and the next one brings all states up from the input: processor time of both, decoding to sending.
 
-    python tests/benchmarks/changelog.py [--series 500] [--channels 4] [--horizon 12] [--seconds 300] [--set KEY=VALUE ...]
+    python tests/benchmarks/changelog.py [--series 500] [--channels 4] [--horizon 12] [--experts ...] [--seconds 300]
+        [--set KEY=VALUE ...]
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "simulation"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "service"))
 
+import shapes
 import structlog
 import torch
 import yaml
@@ -149,18 +151,16 @@ async def replayed(service: Service, seconds: int) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--series", type=int, default=500)
-    parser.add_argument("--channels", type=int, default=4)
-    parser.add_argument("--horizon", type=int, default=12)
+    shapes.add_arguments(parser)
     parser.add_argument("--seconds", type=int, default=300)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any setting")
     options = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
     torch.set_num_threads(1)
     changes: dict[str, Any] = {key: yaml.safe_load(value) for key, _, value in (s.partition("=") for s in options.set)}
-    names = [f"c{i}" for i in range(options.channels)]
     chosen = load(
         [],
-        {"input": "ticks", "channels": names, "step": "1s", "horizon": options.horizon, "train": "off", **changes},
+        {"input": "ticks", "train": "off", **shapes.settings_of(options), **changes},
         {},
     )
     written = run(lived(Service(chosen, options.series), options.seconds))
@@ -169,7 +169,7 @@ def main() -> None:
     within = [len(key) + len(value) for when, _, key, value in written if at[0] < when <= at[-1]]
     states = [value for _, _, key, value in written if key.startswith(SERIES)]
     print(
-        f"{options.series} series, {options.channels} channels, horizon {options.horizon}: a state of {len(states[-1])} bytes; "
+        f"{options.series} series, {shapes.title(options)}: a state of {len(states[-1])} bytes; "
         f"{sum(within) / (at[-1] - at[0]):.0f} bytes a second over {at[-1] - at[0]:.0f} s,\n"
         f"  a checkpoint of a partition every {(at[-1] - at[0]) / (len(at) - 1):.1f} s"
     )
