@@ -186,6 +186,19 @@ def test_many_records_are_no_reason_to_exceed_the_budget(clock: Clock) -> None:
     assert interval(known, changed, clock, 200_000) == pytest.approx(60.0, abs=0.2)
 
 
+def test_no_interval_is_longer_than_its_bound_however_many_partitions_owe(clock: Clock) -> None:
+    known, changed = of_series(100, CheckpointSettings(10.0, 10**9, 1.0, 60.0), partitions=4)
+    begun: dict[int, list[float]] = {p: [] for p in range(4)}
+    for position in range(1, 2000):
+        clock.now_s += 0.1
+        changed()
+        for partition, times in begun.items():
+            if written(known, partition, position):
+                times.append(clock.now_s)
+    for times in begun.values():
+        assert len(times) > 3 and np.diff(times) == pytest.approx(60.0, abs=0.2)
+
+
 def test_a_partition_that_is_given_up_is_written_whole_whatever_is_owed(clock: Clock) -> None:
     known, changed = of_series(100, CheckpointSettings(10.0, 10**9, 1.0, 60.0))
     assert written(known, 0, 5, force=True)
@@ -346,6 +359,20 @@ async def test_a_checkpoint_does_not_wait_until_the_input_has_deleted_what_it_wo
         assert len(of(lines, "no longer has what a restart would replay")) == 1
         assert checkpoints(broker)[-1] > broker.begin["ticks", 0]
     assert pump.RETENTION_S < 15
+    await life.stop()
+
+
+@on_virtual_clock
+async def test_a_replay_that_the_input_no_longer_has_is_reported_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Checkpointer, "hurry", lambda self, partition: None)  # as where the state topic takes nothing
+    rare = {"interval": "1s", "bytes_per_second": 100, "interval_max": "10000s"}
+    _, broker = made(partitions=1)
+    life = Life(broker, checkpoint=rare, idle_after="600s")
+    with logs() as lines:
+        await fed(broker, 40, series=4)
+        deleted(broker, checkpoints(broker)[-1] + 10)
+        await fed(broker, 50, first=40, series=4)
+    assert len(of(lines, "no longer has what a restart would replay")) == 1
     await life.stop()
 
 
