@@ -758,6 +758,7 @@ class Pump:
             if parked is not None and parked.states is not None:
                 if known is not None and known.offset == parked.owned.position:
                     self._checkpointer.resume(partition, parked.states)
+                    self._points.begin(partition, known)
                     # Who had it in between may have written of swaps, and committed nothing.
                     self._ready.append(self._checkpointer.start(partition))
                     self._serve(partition, parked.owned)
@@ -821,6 +822,7 @@ class Pump:
             emit_from = max(checkpoint.offset, known.offset if known is not None else checkpoint.offset)
             committed = known.offset if known is not None else -1
             position, clock = self._replay_start(done, checkpoint, waiting.begin)
+            self._points.begin(partition, known)
             self._engine.front.restore_clock(partition, clock)
             history = history_of(known, checkpoint)
             owned = _Owned(position, emit_from, committed, weights_at(history, position), history, skips=word.skips)

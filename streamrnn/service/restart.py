@@ -56,6 +56,13 @@ class ReplayPoints:
         self._marks: dict[int, deque[tuple[int, int, int]]] = {}
         self._ticks: dict[int, int] = {}
 
+    def begin(self, partition: int, known: Committed | None) -> None:
+        """A partition is taken up with its state. From where on a replay is enough is what stands beside the committed offset,
+        until so much has been seen here; without such a note, from where it goes on."""
+        note = _note(known) if known is not None else None
+        if note is not None:
+            self._marks[partition] = deque([(note.replay_from, -(2**62), 0)], maxlen=MARKS_MAX)
+
     def note(self, partition: int, offset: int, log_time_ms: int | None, ticks: int) -> None:
         """A batch of `ticks` records begins at `offset`, when the time of the partition's log is `log_time_ms`."""
         marks = self._marks.setdefault(partition, deque(maxlen=MARKS_MAX))
