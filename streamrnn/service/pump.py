@@ -35,9 +35,9 @@ import structlog
 from streamrnn.codec import Decoder
 from streamrnn.records import Outputs, Record, Rejected, TickBatch
 from streamrnn.service.checkpoint import SLICE_ROWS, Checkpointer, Parked, Slice
+from streamrnn.service.offsets import Word, again_from, next_skip, word_of
 from streamrnn.service.outbox import Outbox
 from streamrnn.service.publish import Publisher
-from streamrnn.service.resets import Word, again_from, next_skip, word_of
 from streamrnn.service.restart import (
     ReplayPoints,
     committed_with,

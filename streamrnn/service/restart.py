@@ -23,7 +23,7 @@ from streamrnn.transports.changelog import Checkpoint, History, InputOffset, Ski
 MARK_EVERY = 256
 # With an irregular grid there is no step to count time by; ticks are counted instead, with room for uneven series.
 UNEVEN = 1.5
-# The time of a log moves when two series speak (`kernels.logclock`); with fewer, ticks are counted, too.
+# The time of a log moves when two series speak (`kernels.silence`); with fewer, ticks are counted, too.
 WITNESSES_LEAST = 3
 # Marks kept of a partition, whatever its clock does: a million records.
 MARKS_MAX = 4096

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from running import START, committed, documents, logs, made, of, on_virtual_clock, settings, tick
-from test_resets import BOTH, Life, said
+from test_offsets import BOTH, Life, said
 from test_topics import hints
 
 from streamrnn.service import checkpoint, pump

@@ -22,7 +22,7 @@ from running import (
     worker,
 )
 from structlog.testing import capture_logs
-from test_resets import Life, said
+from test_offsets import Life, said
 
 from streamrnn.cli.exit_codes import ExitCode, exit_code_of
 from streamrnn.model.network import Network
