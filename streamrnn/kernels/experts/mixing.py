@@ -11,8 +11,9 @@ squared moves. An expert that has not spoken long enough has the loss of persist
 trust.
 
 The guard. With m the mixed move and y what came, β = Σ m y / Σ m² is what the move was worth, with the standard error
-se = √(v V / Σ m²), v forecasts overlapping at a time. What is emitted is m · clip(β, 0, 1) · clip(β / se − ½, 0, 1): on prices, where nothing is to be foreseen,
-that is no change at all, and never worse.
+se = √(v V / Σ m²), v forecasts overlapping at a time and V the usual squared move of now: when moves become larger than those
+that β was learnt from, it is believed less at once. What is emitted is m · clip(β, 0, 1) · clip(β / se − ½, 0, 1): on prices,
+where nothing is to be foreseen, that is no change at all, and never worse.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from __future__ import annotations
 import numpy as np
 
 from streamrnn.kernels import inlined
-from streamrnn.kernels.columns import DEVIATIONS, EXPERTS, MOVES, NETWORK, PERSISTENCE, STACK
+from streamrnn.kernels.columns import DEVIATIONS, EXPERTS, MOVES, NETWORK, PERSISTENCE, STACK, Real
 from streamrnn.kernels.experts import stack
 from streamrnn.records import F32, I64
 
@@ -40,9 +41,26 @@ SELDOM, YOUNG = 4, 256
 
 @inlined
 def score(
-    r: int, age: int, h: int, stride: int, turn: int, discount: float, fade: float, y: np.float32, moves: F32,
-    raw: np.float32, loss: F32, size: F32, energy: F32, slope: F32, stack_gram: F32, stack_right: F32, stack_weight: F32,
-    place: I64, wakes: I64, factor: F32,
+    r: int,
+    age: int,
+    h: int,
+    stride: int,
+    turn: int,
+    discount: float,
+    fade: float,
+    y: Real,
+    moves: F32,
+    raw: Real,
+    loss: F32,
+    size: F32,
+    energy: F32,
+    slope: F32,
+    stack_gram: F32,
+    stack_right: F32,
+    stack_weight: F32,
+    place: I64,
+    wakes: I64,
+    factor: F32,
 ) -> None:
     """Takes in what came of a channel: `y` the move over rung r, `moves` [expert] what each had said (NaN for a network that had
     not), `raw` the mixture.
@@ -102,9 +120,7 @@ def score(
 
 
 @inlined
-def weigh(
-    loss: F32, weight: F32, energy: F32, known: bool, place: I64, net_ready: bool, skill: float
-) -> None:
+def weigh(loss: F32, weight: F32, energy: F32, known: bool, place: I64, net_ready: bool, skill: float) -> None:
     """The weights of a rung by the losses so far.
 
     Before anything is `known` to have matured there are only persistence and the network, weighed by its `skill`: its squared
@@ -140,7 +156,7 @@ def weigh(
 
 
 @inlined
-def believed(usual: np.float32, slope: F32, known: bool, cells: int) -> np.float32:
+def believed(usual: Real, slope: F32, known: bool, cells: int) -> Real:
     """The share of a rung's mixed move that is emitted; `usual`: mean square of the rung's moves."""
     share = np.float32(0.0 if known else 1.0)
     if slope[1] > np.float32(0.0) and slope[0] > np.float32(0.0):
