@@ -237,14 +237,14 @@ def test_the_recurrent_state_is_computed_anew_as_if_a_new_channel_had_been_silen
 
 
 def test_there_and_back_again_keeps_what_never_went() -> None:
-    alone: dict[str, Any] = {"experts": ()}  # linear experts look at the other channels
+    alone: dict[str, Any] = {"experts": ()}  # the linear ones look at the other channels, as fills do
     first, other = stream(**alone), stream(channels=("b",), horizon=2, quantiles=(0.5,), **alone)
     source, between, back, whole = serving(first), serving(other), serving(first), serving(first)
-    feed(source, ticks(first, 0, 30))
+    feed(source, ticks(first, 0, 30, missing=0.0))
     moved(source, between, 60)
-    feed(between, ticks(other, 30, 50))
+    feed(between, ticks(other, 30, 50, missing=0.0))
     moved(between, back, 100)
-    feed(whole, ticks(first, 0, 50))
+    feed(whole, ticks(first, 0, 50, missing=0.0))
     for column in OWN:
         assert np.array_equal(back.table.columns[column][:2, 1], whole.table.columns[column][:2, 1], equal_nan=True)
     assert np.array_equal(
