@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import xxhash
-from making import KINDS, START, batch, feed, laid, network, spec
+from making import KINDS, START, batch, feed, laid, network, said, spec
 
 from streamrnn.records import TickBatch
 from streamrnn.spec import StreamSpec
@@ -16,7 +16,7 @@ from streamrnn.stream.snapshot import DIGEST_BYTES, NOT_NEGATIVE, WITHIN, Restor
 
 # Of the front end, and the network's own: other tests have them.
 OTHERS = ("ring", "generation")
-BEGUN, FURTHER = 160, 1200
+BEGUN, FURTHER = 160, 2400
 
 
 def ticks(begin: int, end: int, names: tuple[str, ...]) -> TickBatch:
@@ -56,21 +56,29 @@ def odd_numbers(rng: np.random.Generator, row: Any, name: str) -> None:
     """Any numbers that a row may hold in this column: very large, very small, of the other sign, all the same."""
     column = row[name]
     shape, kind = np.shape(column), column.dtype
-    if kind.kind in "iu":
+    halves = name in ("pend_raw", "pend_moves", "pend_offsets")  # of floats
+    missing = [np.nan] if name in ("anchor", "seen_range", "pend_mean", "pend_moves") else []
+    if kind.kind in "iu" and not halves:
         limits = np.iinfo(kind)
         few = np.array([limits.min, limits.max, 0, 1, limits.max // 2], dtype=kind)
-        made: Any = rng.choice(few, shape) if rng.random() < 0.5 else rng.integers(limits.min, limits.max, shape, kind)
-        if name in ("pend_raw", "pend_moves", "pend_offsets"):  # halves of floats
-            limit = min(WITHIN.get(name, 3e38), 3e38)
-            made = np.float32(rng.choice([-limit, limit, 0.0, 1.0, np.nan if name == "pend_moves" else 1e-30], shape))
-            made = (made.view(np.uint32) >> 16).astype(np.uint16)
+        row[name] = rng.choice(few, shape) if rng.random() < 0.5 else rng.integers(limits.min, limits.max, shape, kind)
+        return
+    limit = min(WITHIN.get(name, 3.3e38), 3.3e38)
+    few = np.array([limit, -limit, limit / 3, 1.0, -1.0, 0.0, 1e-38, *missing])
+    made: Any = rng.choice(few, shape) if rng.random() < 0.7 else np.full(shape, rng.choice(few))
+    if name in NOT_NEGATIVE:
+        made = np.abs(made)
+    row[name] = (made.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16) if halves else made
+
+
+def wrong_numbers(rng: np.random.Generator, row: Any, name: str) -> None:
+    """Numbers that could be another series'."""
+    column = row[name]
+    if column.dtype.kind == "f":
+        factor = np.exp(3.0 * rng.standard_normal(np.shape(column)))
+        row[name] = column * (factor if name in (*NOT_NEGATIVE, "phases") else factor * rng.choice([-1, 1], np.shape(column)))
     else:
-        limit = min(WITHIN.get(name, 3.3e38), 3.3e38)
-        few = [limit, -limit, limit / 3, 1.0, -1.0, 0.0, 1e-38, *([np.nan] if name in ("anchor", "seen_range", "pend_mean") else [])]
-        made = rng.choice(few, shape) if rng.random() < 0.7 else np.full(shape, rng.choice(few))
-        if name in NOT_NEGATIVE:
-            made = np.abs(made)
-    row[name] = made
+        row[name] = rng.permutation(np.atleast_1d(column).reshape(-1)).reshape(np.shape(column))
 
 
 def brought(stream: StreamSpec, weights: bool, change: Any) -> tuple[Engine, Restored]:
@@ -88,38 +96,51 @@ def brought(stream: StreamSpec, weights: bool, change: Any) -> tuple[Engine, Res
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("seed", range(3))
-def test_a_foreign_row_goes_well_after_a_while_and_costs_no_other_series_a_bit(seed: int, kind: str) -> None:
+@pytest.mark.parametrize("seed", range(2))
+def test_a_foreign_row_costs_no_other_series_a_bit_and_says_numbers(seed: int, kind: str) -> None:
     stream, rng = spec(horizon=6, series_max=4, **KINDS[kind]), np.random.default_rng([seed, len(kind)])
     weights = seed % 2 == 1
     whole, _ = brought(stream, weights, None)
 
     def change(row: Any) -> None:
         for name in columns(stream):
-            if rng.random() < (0.15, 0.5, 1.0)[seed % 3]:
+            if rng.random() < (0.3, 1.0)[seed]:
                 odd_numbers(rng, row, name)
 
     target, found = brought(stream, weights, change)
     assert (found.rows, found.refused) == (2, {})
-    wanted, got = (feed(engine, ticks(BEGUN, BEGUN + FURTHER, ("x", "y"))) for engine in (whole, target))
-    ours, theirs = ([text for _, text in rows if b'"series":"y"' in text] for rows in (got, wanted))
-    assert ours == theirs and len(ours) >= FURTHER
-    assert well(target, ticks(BEGUN + FURTHER, BEGUN + FURTHER + 60, ("x",)))
+    for begin in (BEGUN, BEGUN + 20, BEGUN + 300):
+        further = ticks(begin, begin + (20 if begin == BEGUN else 280), ("x", "y"))
+        wanted, outputs = feed(whole, further), target.process(further)
+        got = sorted(said(stream, outputs, further))
+        ours, theirs = ([text for _, text in rows if b'"series":"y"' in text] for rows in (got, wanted))
+        assert ours == theirs and len(ours) >= 20
+        assert np.isfinite(outputs.forecasts.quantiles).all() and np.isfinite(outputs.forecasts.mean).all()
+        assert np.isfinite(outputs.imputations.lower).all() and np.isfinite(outputs.imputations.upper).all()
+        assert np.isfinite(outputs.scores.abs_error).all()
+        assert_numbers(target)
 
 
-def well(engine: Engine, further: TickBatch) -> bool:
-    """Whether forecasts are numbers near the values, and so is what is kept."""
-    outputs = engine.process(further)
-    assert np.isfinite(outputs.forecasts.quantiles).all() and np.isfinite(outputs.forecasts.mean).all()
-    assert np.isfinite(outputs.scores.abs_error).all()
-    assert (np.abs(outputs.forecasts.mean - 10.0) < 6.0).all()
-    assert (np.ptp(outputs.forecasts.quantiles, axis=2) < 40.0).all()
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_row_of_wrong_numbers_goes_well_after_a_while(kind: str) -> None:
+    stream, rng = spec(horizon=6, series_max=4, **KINDS[kind]), np.random.default_rng(len(kind))
+    target, found = brought(stream, True, lambda row: [wrong_numbers(rng, row, name) for name in columns(stream)])
+    assert (found.rows, found.refused) == (2, {})
+    whole, _ = brought(stream, True, None)
+    for engine in (target, whole):
+        engine.process(ticks(BEGUN, BEGUN + FURTHER, ("x", "y")))
+    assert_numbers(target)
+    further = ticks(BEGUN + FURTHER, BEGUN + FURTHER + 400, ("x",))
+    errors = [engine.process(further).scores.abs_error.sum() for engine in (target, whole)]
+    assert errors[0] < 1.1 * errors[1]
+
+
+def assert_numbers(engine: Engine) -> None:
     row = engine.table.find(0, "x")
     for name in columns(engine.spec):
         column = engine.table.columns[name][row]
         if column.dtype.kind == "f" and name not in ("pend_mean", "seen_range"):
             assert np.isfinite(column).all(), name
-    return True
 
 
 @pytest.mark.parametrize("kind", ["two seasons", "a key", "no experts"])
