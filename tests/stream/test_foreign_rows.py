@@ -76,7 +76,9 @@ def wrong_numbers(rng: np.random.Generator, row: Any, name: str) -> None:
     column = row[name]
     if column.dtype.kind == "f":
         factor = np.exp(3.0 * rng.standard_normal(np.shape(column)))
-        row[name] = column * (factor if name in (*NOT_NEGATIVE, "phases") else factor * rng.choice([-1, 1], np.shape(column)))
+        sign = 1 if name in (*NOT_NEGATIVE, "phases") else rng.choice([-1, 1], np.shape(column))
+        limit = WITHIN.get(name, 1e38)
+        row[name] = np.clip(column * factor * sign, -limit, limit)
     else:
         row[name] = rng.permutation(np.atleast_1d(column).reshape(-1)).reshape(np.shape(column))
 
@@ -122,17 +124,16 @@ def test_a_foreign_row_costs_no_other_series_a_bit_and_says_numbers(seed: int, k
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_row_of_wrong_numbers_goes_well_after_a_while(kind: str) -> None:
+def test_a_row_of_wrong_numbers_is_no_worse_than_persistence_after_a_while(kind: str) -> None:
     stream, rng = spec(horizon=6, series_max=4, **KINDS[kind]), np.random.default_rng(len(kind))
     target, found = brought(stream, True, lambda row: [wrong_numbers(rng, row, name) for name in columns(stream)])
     assert (found.rows, found.refused) == (2, {})
-    whole, _ = brought(stream, True, None)
-    for engine in (target, whole):
-        engine.process(ticks(BEGUN, BEGUN + FURTHER, ("x", "y")))
+    target.process(ticks(BEGUN, BEGUN + FURTHER, ("x",)))
     assert_numbers(target)
-    further = ticks(BEGUN + FURTHER, BEGUN + FURTHER + 400, ("x",))
-    errors = [engine.process(further).scores.abs_error.sum() for engine in (target, whole)]
-    assert errors[0] < 1.1 * errors[1]
+    scores = target.process(ticks(BEGUN + FURTHER, BEGUN + FURTHER + 400, ("x",))).scores
+    assert scores.abs_error.sum() < 1.03 * scores.abs_persistence.sum()
+    covered = scores.inside.sum() / scores.count.sum()
+    assert 0.8 < covered < 0.98
 
 
 def assert_numbers(engine: Engine) -> None:
