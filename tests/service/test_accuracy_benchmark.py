@@ -38,6 +38,7 @@ def test_a_bar_is_met_missed_or_has_no_figure() -> None:
     assert [between.verdict(value) for value in (0.88, 0.9, 0.92)] == ["miss", "pass", "miss"]
 
 
+@settings(max_examples=20)
 @given(
     st.integers(0, 99), st.sampled_from([("point", 0.1, 0), ("point", 0.9, 0), ("block", 0.5, 6), ("subseq", 0.5, 36)])
 )
