@@ -135,8 +135,8 @@ def test_spikes_and_gaps_leave_finite_forecasts() -> None:
 
 def test_a_regression_that_rounding_spoilt_begins_again() -> None:
     start = np.array([[1.0, 4.0]])
-    for spoilt in (np.inf, np.nan, -1.0):
-        p, w = np.diag([spoilt, spoilt])[None], np.ones((1, 2, 1))
+    for spoilt in ((np.inf, np.inf), (np.nan, np.nan), (-1.0, -1.0), (5.0, -0.01)):
+        p, w = np.diag(spoilt)[None], np.ones((1, 2, 1))
         _learn(p, w, start, np.array([[2.0, 3.0]]), np.array([[1.0]]), 0.99)
         np.testing.assert_array_equal(p[0], np.diag(start[0]))
         np.testing.assert_array_equal(w, 0.0)
