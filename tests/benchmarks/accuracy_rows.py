@@ -42,6 +42,7 @@ class Bar:
     def verdict(self, value: float | None) -> str:
         if value is None or math.isnan(value):
             return "no figure"
+        value = round(value, 5)  # a forecast of no change, rounded to 32 bits, is no change
         if self.low is not None:
             return "pass" if self.low <= value <= self.passes else "miss"
         if self.goal is not None and value <= self.goal:
