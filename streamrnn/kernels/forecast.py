@@ -453,8 +453,12 @@ def _experts_say(
         _between(scratch.moves, ladder, told[MOVES])
     if awake:
         level = scratch.level
+        now = level[0]
+        if place[DEVIATIONS] >= 0:
+            # As in the labels: what the profile has taken in of this frame's deviation, later.
+            now = ring[here] - deviations.KEPT * history.deviation[c, n % history.deviation.shape[1]]
         for h in range(horizon):
-            ahead = level[h + 1] - level[0]
+            ahead = level[h + 1] - now
             told[PROFILE, h] = ahead if ahead == ahead else np.float32(0.0)
         if place[DEVIATIONS] >= 0:
             features = scratch.features[: state.deviations.weights.shape[1]]
