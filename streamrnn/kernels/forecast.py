@@ -32,6 +32,7 @@ from streamrnn.kernels.columns import (
     Ladder,
     Plan,
     Real,
+    Regression,
     Seasons,
     Tracking,
     from_bits,
@@ -57,6 +58,7 @@ from streamrnn.kernels.rowviews import Shape, State, series_row
 from streamrnn.records import F32, F64, I64, Bool
 
 MOVE_MAX = 1e9  # in scales: what is further is nothing that a network says
+WEIGHTS_MAX = np.float32(1e12)  # of linear experts, together: more is learnt from no numbers
 LABEL_CLIP = np.float32(10.0)  # in usual moves over the rung: the label of the expert of moves
 
 
@@ -191,14 +193,29 @@ def scratch_of(shape: Shape, horizon: int) -> Scratch:
 
 
 @lean
+def _begin_anew(c: int, regression: Regression) -> None:
+    regression.gram[c] = 0.0
+    regression.right[c] = 0.0
+    regression.weights[c] = 0.0
+    regression.seen[c] = 0.0
+
+
+@inlined
+def _usable(weights: F32) -> bool:
+    """Whether a solution holds numbers: from equations that a foreign record brought it need not."""
+    total = np.float32(0.0)
+    for j in range(weights.shape[0]):
+        for r in range(weights.shape[1]):
+            total += abs(weights[j, r])
+    return total < WEIGHTS_MAX
+
+
+@lean
 def _forget(c: int, n: int, state: State) -> None:
     """Begins a channel with frame n: nothing of what was is used any more, but how its errors were."""
     forgotten(c, n, state.history)
     for regression in (state.moves, state.deviations):
-        regression.gram[c] = 0.0
-        regression.right[c] = 0.0
-        regression.weights[c] = 0.0
-        regression.seen[c] = 0.0
+        _begin_anew(c, regression)
     mixture, pending = state.mixture, state.pending
     mixture.loss[c] = 0.0
     mixture.weight[c] = 0.0
@@ -218,6 +235,9 @@ def _arrive(i: int, frames: Frames, state: State, settings: Settings, x: F32, ca
     """Writes each channel's value in its own numbers to `x`, whether it `came`, and whether it was ever `seen`."""
     n = frames.number[i]
     history, filling = state.history, state.filling
+    # Frames to come are none that a channel was born with, whatever a foreign record says.
+    history.unbroken[0] = min(history.unbroken[0], n)
+    filling.missed[0] = min(filling.missed[0], n)
     if settings.regular and history.step[0] + 1 != frames.step[i]:
         history.unbroken[0] = n
     history.step[0] = frames.step[i]
@@ -230,10 +250,12 @@ def _arrive(i: int, frames: Frames, state: State, settings: Settings, x: F32, ca
             continue
         seen[c] = 1
         scale = np.float64(frames.scale[i, c])
-        if history.born[c] < 0 or not fits(c, n, scale, frames.rest[i, c] <= REST, history):
+        nowhere = history.anchor[c] != history.anchor[c]
+        if nowhere or not 0 <= history.born[c] < n or not fits(c, n, scale, frames.rest[i, c] <= REST, history):
             _forget(c, n, state)
-            if history.anchor[c] != history.anchor[c]:
+            if nowhere:
                 history.anchor[c] = base
+                filling.reach[c] = np.float32(np.nan)
             move_anchor(c, base, history, filling, settings.seasons)
         if scale > 0.0:
             if history.unit[c] == 0.0:
@@ -243,6 +265,9 @@ def _arrive(i: int, frames: Frames, state: State, settings: Settings, x: F32, ca
             before = np.float64(history.x[c, (n - 1) % history.x.shape[1]]) * unit
             # A spike is no reason: twice in a row it is a level.
             if abs(base - history.anchor[c]) > reach and abs(before) > reach:
+                if not abs(base - history.anchor[c]) < X_MAX * unit:
+                    # So far away that nothing of what was there has a digit left.
+                    _forget(c, n, state)
                 move_anchor(c, base, history, filling, settings.seasons)
         if came[c]:
             away = value - history.anchor[c]
@@ -400,6 +425,8 @@ def _learn(i: int, frames: Frames, state: State, settings: Settings, scratch: Sc
                 ridge.solve(
                     regression.gram[c], regression.right[c], regression.seen[c], weights, scratch.work, scratch.inverse
                 )
+                if not _usable(weights):
+                    _begin_anew(c, regression)
 
 
 @inlined
@@ -492,7 +519,7 @@ def _mixed(
         below = r - 1 if r > 0 else 0
         begin, end = ladder.h[r - 1] if r > 0 else 0, ladder.h[r]
         shares, mixed = ladder.share[begin:end], raw[begin:end]
-        limit = np.float32(np.inf)
+        limit = X_MAX
         if settled and sizes[r] > np.float32(0.0):
             limit = np.float32(mixing.BELIEVED) * np.sqrt(sizes[r])
         for k in range(1, STACK):
@@ -560,7 +587,7 @@ def _say(
         per_unit = size / unit if unit > 0.0 else 0.0  # of the network's numbers in the channel's
         # The network speaks of the last value seen, which is not where a fill is.
         from_base = (frames.base[i, c] - history.anchor[c]) / unit - x if unit > 0.0 else 0.0
-        speaks = net.speaks and state.net_ready[0] > 0
+        speaks = net.speaks
         said = net.said[i if net.speaks else 0, c]
         if speaks:
             for h in range(horizon):
@@ -696,22 +723,6 @@ def _sorted(offsets: F64) -> None:
 
 
 @lean
-def _network_joins(state: State, settings: Settings, net: Network) -> None:
-    """A first network has the loss of the best linear expert, or what its skill makes of persistence's, if that is more."""
-    mixture, plan = state.mixture, settings.plan
-    first, place = plan.place[0], plan.place[NETWORK]
-    trusted = plan.place[DEVIATIONS] if plan.place[DEVIATIONS] >= 0 else plan.place[MOVES]
-    for c in range(mixture.loss.shape[0]):
-        for r in range(mixture.loss.shape[1]):
-            loss = mixture.loss[c, r]
-            joined = np.float32(net.skill[r]) * loss[first]
-            if trusted >= 0:
-                joined = max(joined, loss[trusted])
-            loss[place] = joined
-    state.net_ready[0] = 1
-
-
-@lean
 def advance(
     address: int,
     shape: Shape,
@@ -730,8 +741,6 @@ def advance(
         n = frames.number[i]
         state = series_row(address + frames.slot[i] * shape.size, shape)
         history = state.history
-        if net.speaks and state.net_ready[0] == 0:
-            _network_joins(state, settings, net)
         _arrive(i, frames, state, settings, scratch.x, scratch.came, scratch.seen)
         _places(n, shape.x, settings.ladder, scratch.due, scratch.cell, scratch.newest, scratch.origin, scratch.turn)
         _score(i, frames, state, settings, matured, scratch)
@@ -742,7 +751,8 @@ def advance(
             written.fill_value, written.fill_lower, written.fill_upper, written.filled,
         )  # fmt: skip
         for k in range(len(seasons.bins)):
-            phases[k] = frames.phase[i, k]
+            # Rounded, a place just before a season's end would be behind it.
+            phases[k] = min(np.float32(frames.phase[i, k]), np.float32(seasons.bins[k] * (1.0 - 1e-7)))
             if history.phases.shape[0] > 0:
                 history.phases[n % history.phases.shape[0], k] = phases[k]
         take_in(n, scratch.x, scratch.came, scratch.seen, horizon, phases, history, seasons)

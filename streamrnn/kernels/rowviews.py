@@ -17,7 +17,7 @@ from numba.np import arrayobj
 
 from streamrnn.kernels import inlined
 from streamrnn.kernels.columns import Calibration, Filling, History, Mixture, Pending, Regression
-from streamrnn.records import I64, U8
+from streamrnn.records import I64
 
 
 class State(NamedTuple):
@@ -30,7 +30,6 @@ class State(NamedTuple):
     pending: Pending
     calibration: Calibration
     filling: Filling
-    net_ready: U8
 
 
 class Shape(NamedTuple):
@@ -47,6 +46,7 @@ class Shape(NamedTuple):
     bins: int
     means: int
     deviation_means: int
+    sizes: int
     week: int
     moves: int
     moves_packed: int
@@ -70,7 +70,7 @@ FIELDS = (
     "deviations_gram", "deviations_right", "deviations_weights", "deviations_seen",
     "losses", "weight", "move_size", "energy", "slope", "stack_gram", "stack_right", "stack_weight",
     "pend_mean", "pend_raw", "pend_moves", "pend_offsets", "next_move", "sigma", "level_theta",
-    "covariance", "one_step", "seen_range", "fill_widths", "missed", "net_ready",
+    "covariance", "one_step", "seen_range", "fill_widths", "missed",
 )  # fmt: skip
 
 
@@ -129,20 +129,20 @@ def series_row(address: int, shape: Shape) -> State:
             _array(address + at[10], (c, shape.bins), u16),
             _array(address + at[11], (c, 2, shape.means), f32),
             _array(address + at[12], (c, 2, shape.deviation_means), f32),
-            _array(address + at[13], (c, 3), f32),
+            _array(address + at[13], (c, shape.sizes), f32),
             _array(address + at[14], (c, shape.week), f32),
         ),
         Regression(
             _array(address + at[15], (c, shape.moves_packed), f32),
             _array(address + at[16], (c, r, shape.moves), f32),
             _array(address + at[17], (c, shape.moves, r), f32),
-            _array(address + at[18], (c, 3), f32),
+            _array(address + at[18], (c, 3 if shape.moves > 0 else 0), f32),
         ),
         Regression(
             _array(address + at[19], (c, shape.deviations_packed), f32),
             _array(address + at[20], (c, r, shape.deviations), f32),
             _array(address + at[21], (c, shape.deviations, r), f32),
-            _array(address + at[22], (c, 3), f32),
+            _array(address + at[22], (c, 3 if shape.deviations > 0 else 0), f32),
         ),
         Mixture(
             _array(address + at[23], (c, r, shape.losses), f32),
@@ -172,5 +172,4 @@ def series_row(address: int, shape: Shape) -> State:
             _array(address + at[41], (c, 2), f32),
             _array(address + at[42], (1,), i64),
         ),
-        _array(address + at[43], (1,), u8),
     )

@@ -112,3 +112,12 @@ def test_a_series_whose_silence_was_filled_is_not_filled_again() -> None:
     outputs = engine.process(ticks)
     assert not (outputs.imputations.kind == KIND_IDLE).any()
     assert feed(engine, ticks) != []
+
+
+@pytest.mark.parametrize("step_ms", [5000, 250, 0])
+def test_states_that_do_not_say_how_long_their_steps_are_are_taken_by_what_they_count(step_ms: int) -> None:
+    """Of a version that kept no meaning, and an operator who changes the step with the upgrade."""
+    _, _, found = restored("plain", step_ms=step_ms)
+    assert (found.rows, {why for _, _, why in found.left.values()}) == (0, {"it counts steps of another length"})
+    _, _, again = restored("plain")
+    assert (again.rows, again.left, [plan.described for plan in again.plans]) == (3, {}, [False])

@@ -91,12 +91,12 @@ def move_anchor(c: int, to: float, history: History, filling: Filling, seasons: 
         return
     units = np.float32(shift / np.float64(history.unit[c]))
     for k in range(history.x.shape[1]):
-        history.x[c, k] -= units
-    first = seasons.bins[0] if len(seasons.bins) > 0 else 0
+        history.x[c, k] = within(history.x[c, k] - units, X_MAX)
+    first = seasons.bins[0] if history.profile.shape[1] > 0 else 0
     for k in range(first):
         if history.visits[c, k] > 0:
-            history.profile[c, k] -= units
-    for k in range(LEVELS):
+            history.profile[c, k] = within(history.profile[c, k] - units, X_MAX)
+    for k in range(history.means.shape[2]):
         history.means[c, 0, k] -= units
         history.means[c, 1, k] -= units
 
@@ -155,8 +155,9 @@ def believed(week: F32) -> Real:
     which it knew nothing."""
     trust = np.float32(0.0)
     if week[0] > np.float32(0.0) and week[1] > np.float32(0.0) and week[2] > np.float32(0.0):
-        explained = week[2] * week[2] / (week[0] * week[1])
-        trust = min(max((explained - np.float32(WEEK_LOW)) / np.float32(WEEK_WIDTH), np.float32(0.0)), np.float32(1.0))
+        # In float64: these are squares, whose product is none in float32.
+        explained = np.float64(week[2]) * np.float64(week[2]) / (np.float64(week[0]) * np.float64(week[1]))
+        trust = np.float32(min(max((explained - WEEK_LOW) / WEEK_WIDTH, 0.0), 1.0))
         trust *= min(week[2] / week[1], np.float32(1.0))
     return trust
 
@@ -167,20 +168,25 @@ def _taken(c: int, n: int, x: Real, came: bool, horizon: int, phases: F32, histo
     length = history.x.shape[1]
     at = n % length
     before = history.x[c, (n - 1) % length]
+    x = within(x, X_MAX)
     history.x[c, at] = x
     bit = np.uint8(1 << (at & 7))
-    if came:
-        history.known[c, at >> 3] |= bit
-    else:
-        history.known[c, at >> 3] &= ~bit
+    if history.known.shape[1] > 0:
+        if came:
+            history.known[c, at >> 3] |= bit
+        else:
+            history.known[c, at >> 3] &= ~bit
     sizes = history.sizes[c]
+    if sizes.shape[0] == 0:  # no expert looks at more than the values
+        return
     bounded = age > FIRST
     huge = np.float32(np.inf)
     limit_x = np.float32(SPIKE) * np.sqrt(sizes[2]) if bounded else huge
     limit_r = np.float32(SPIKE) * np.sqrt(sizes[1]) if bounded else huge
     r = np.float32(0.0)
     ring = history.deviation.shape[1]
-    seasonal = len(seasons.bins)
+    # "A season ago" needs no profile.
+    seasonal = len(seasons.bins) if history.profile.shape[1] > 0 else 0
     if seasonal > 0:
         expected = value_at(
             history.profile[c], history.visits[c], seasons.begin[0], seasons.cells[0], np.float64(phases[0])

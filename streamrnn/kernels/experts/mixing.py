@@ -33,6 +33,8 @@ ASLEEP = np.float32(1.5)
 BELIEVED = 10.0  # an expert's move goes as far as so many usual moves over the rung
 STANDARD = 0.5  # standard errors that the guard takes from β
 ABSURD = np.float32(1000.0)  # a squared move beyond so many usual ones weighs less in slow sums
+CAP_MAX, ENERGY_MAX = np.float32(1e30), np.float32(1e38)  # whatever a foreign record says of usual moves
+STACKED_MAX = np.float32(1e6)
 FIRST = 8  # frames of a channel that nothing is scored on
 NEGLIGIBLE = 12.0  # a weight of e^−12 is 0
 # Weights and stacks are solved for at every 4th forecast of a rung, at each one while the channel is young.
@@ -82,10 +84,10 @@ def score(
     rate = np.float32(max(1.0 - discount, 1.0 / max(count, 1)))
     usual += rate * (squared - usual)
     size[r] = usual
-    cap = CAP * usual
+    cap = min(CAP * usual, CAP_MAX)
     squared = min(y * y, cap)
     energy[r, 0] = faded * energy[r, 0] + squared
-    energy[r, 1] = faded * energy[r, 1] + squared * squared
+    energy[r, 1] = min(faded * energy[r, 1] + squared * squared, ENERGY_MAX)
     # losses
     spoken = age - h
     first = place[PERSISTENCE]
@@ -115,8 +117,15 @@ def score(
         if age < YOUNG or turn % SELDOM == 0:
             samples = (1.0 - fade ** max(count, 1)) / (1.0 - fade)
             if energy[r, 1] > np.float32(0.0):
-                samples = min(samples, 3.0 * energy[r, 0] * energy[r, 0] / energy[r, 1])
+                samples = min(samples, 3.0 * energy[r, 0] * (energy[r, 0] / energy[r, 1]))
             stack.solve(stack_gram, stack_right, stack_weight, members, trusted, energy[r, 0], samples, factor)
+            for k in range(stack_weight.shape[0]):
+                if not abs(stack_weight[k]) < STACKED_MAX:
+                    # No such weights are learnt from numbers: it begins again.
+                    stack_gram[:] = np.float32(0.0)
+                    stack_right[:] = np.float32(0.0)
+                    stack_weight[:] = np.float32(0.0)
+                    stack_weight[trusted - 1] = np.float32(1.0)
 
 
 @inlined
@@ -128,13 +137,21 @@ def weigh(loss: F32, weight: F32, energy: F32, known: bool, place: I64, net_read
     """  # fmt: skip
     used = loss.shape[0]
     net, first = place[NETWORK], place[PERSISTENCE]
+    if net_ready and known and loss[net] == np.float32(0.0):
+        # A network that has not been judged yet joins with the loss of the best linear expert, or what its skill makes of
+        # persistence's, if that is more.
+        joined = np.float32(skill) * loss[first]
+        trusted = place[DEVIATIONS] if place[DEVIATIONS] >= 0 else place[MOVES]
+        if trusted >= 0:
+            joined = max(joined, loss[trusted])
+        loss[net] = joined
     best = np.float32(np.inf)
     for k in range(used):
         if k != net or net_ready:
             best = min(best, loss[k])
     sharp = np.float32(ETA)
     if energy[1] > np.float32(0.0):
-        sharp = min(sharp, np.float32(ETA_SHARE) * energy[0] * energy[0] / energy[1])
+        sharp = min(sharp, np.float32(ETA_SHARE) * energy[0] * (energy[0] / energy[1]))
     total = np.float32(0.0)
     for k in range(used):
         w = np.float32(0.0)
@@ -163,5 +180,8 @@ def believed(usual: Real, slope: F32, known: bool, cells: int) -> Real:
         beta = slope[0] / slope[1]
         error = np.sqrt(np.float32(cells) * usual / slope[1])
         sure = beta / error - np.float32(STANDARD) if error > np.float32(0.0) else np.float32(1.0)
-        share = min(beta, np.float32(1.0)) * min(max(sure, np.float32(0.0)), np.float32(1.0))
+        # Nothing where it is no number.
+        share = np.float32(0.0)
+        if sure > np.float32(0.0):
+            share = min(beta, np.float32(1.0)) * min(sure, np.float32(1.0))
     return share
