@@ -26,6 +26,9 @@ from streamrnn.records import F32, F64, I32, I64, U8, U16
 RUNGS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 # Forecasts of a rung that wait for their targets, at most.
 WAITING = 8
+# A stride that no season has a divisor in common with is looked for up to here, or half as far again as is wanted; else below:
+# the quantiles of a rung that is looked at too seldom are found late.
+LONGEST_STRIDE = 7
 
 # Half-lives of the decayed means that experts look at, in steps.
 HALF_LIVES = (4.0, 16.0, 64.0, 256.0)
@@ -63,10 +66,11 @@ def strides_of(horizon: int, lags: Sequence[int]) -> list[int]:
     """Every how many frames a rung's forecast is kept; `lags`: the steps of the seasons."""
     found = []
     for h in rungs_of(horizon):
-        stride = -(-h // WAITING) if h > 12 else 1
-        while stride > 1 and any(math.gcd(stride, lag) > 1 for lag in lags if lag):
-            stride += 1
-        found.append(stride)
+        wanted = -(-h // WAITING) if h > 12 else 1
+        apart = (
+            [*range(wanted, max(LONGEST_STRIDE, wanted * 3 // 2) + 1), *range(wanted - 1, 0, -1)] if wanted > 1 else [1]
+        )
+        found.append(next(k for k in apart if all(math.gcd(k, lag) == 1 for lag in lags if lag)))
     return found
 
 
@@ -84,7 +88,15 @@ def ladder_of(horizon: int, lags: Sequence[int], discount: float, fade: float) -
     width = h[above] - h[below]
     share = np.where(width > 0, (steps - h[below]) / np.maximum(width, 1), 1.0)
     return Ladder(
-        h, stride, cells, np.cumsum(cells) - cells, discount**stride, fade**stride, below, above, share.astype(np.float32)
+        h,
+        stride,
+        cells,
+        np.cumsum(cells) - cells,
+        discount**stride,
+        fade**stride,
+        below,
+        above,
+        share.astype(np.float32),
     )
 
 
@@ -172,9 +184,11 @@ class Pending(NamedTuple):
 
 
 class Calibration(NamedTuple):
-    """`sigma` [channel, rung] root mean square of errors, in the channel's own numbers; `theta` [.., level]."""
+    """`sigma` [channel, rung] root mean square of errors, in the channel's own numbers, and of those while it stands still
+    (`standing`); `theta` [.., level]."""
 
     sigma: F32
+    standing: F32
     theta: F32
 
 

@@ -326,7 +326,7 @@ def _score(i: int, frames: Frames, state: State, settings: Settings, matured: Ma
                 matured.abs_persistence_network[c, h - 1] += abs(naive)
             hits = track(
                 r, h, ladder.stride[r], pending.offsets[c, cell[r]], pending.offsets[c, newest[r]], error, size, before, still,
-                calibration.theta[c, r], calibration.sigma[c], tracking, matured.below[c, h - 1],
+                calibration.theta[c, r], calibration.sigma[c], calibration.standing[c], tracking, matured.below[c, h - 1],
             )  # fmt: skip
             if 0 < hits < levels:
                 matured.inside[c, h - 1] += 1
@@ -388,7 +388,12 @@ def _learn(i: int, frames: Frames, state: State, settings: Settings, scratch: Sc
                     if not is_known(history, c, at[r]):
                         labels[r] = scratch.moves[r]
             ridge.learn(
-                regression.gram[c], regression.right[c], regression.seen[c], features, labels, 0.0 if moving else ridge.LEVERAGE
+                regression.gram[c],
+                regression.right[c],
+                regression.seen[c],
+                features,
+                labels,
+                0.0 if moving else ridge.LEVERAGE,
             )
             if solving:
                 ridge.solve(
@@ -408,8 +413,19 @@ def _between(at_rungs: F32, ladder: Ladder, out: F32) -> None:
 
 @inlined
 def _experts_say(
-    c: int, n: int, here: int, places: F64, speaks: bool, net: F32, per_unit: np.float32, from_base: np.float32, awake: bool,
-    state: State, settings: Settings, scratch: Scratch, told: F32,
+    c: int,
+    n: int,
+    here: int,
+    places: F64,
+    speaks: bool,
+    net: F32,
+    per_unit: np.float32,
+    from_base: np.float32,
+    awake: bool,
+    state: State,
+    settings: Settings,
+    scratch: Scratch,
+    told: F32,
 ) -> None:
     """`told` [expert, horizon] ← the move that each expert of a channel foresees, not yet bounded."""
     ladder, plan, seasons, history = settings.ladder, settings.plan, settings.seasons, state.history
@@ -453,7 +469,15 @@ def _experts_say(
 
 @inlined
 def _mixed(
-    settled: bool, weight: F32, sizes: F32, stack_weight: F32, ladder: Ladder, place: I64, told: F32, raw: F32, mean: F32
+    settled: bool,
+    weight: F32,
+    sizes: F32,
+    stack_weight: F32,
+    ladder: Ladder,
+    place: I64,
+    told: F32,
+    raw: F32,
+    mean: F32,
 ) -> None:
     """`raw` [horizon] ← the mixture of what the experts told, `mean` ← what of it is believed."""
     used = weight.shape[1] - 1
@@ -535,14 +559,27 @@ def _say(
             levels_of(places, history.profile[c], history.visits[c], history.week[c], seasons, scratch.level)
             awake = scratch.level[0] == scratch.level[0]
         _experts_say(
-            c, n, here, places, speaks, said, np.float32(per_unit), np.float32(from_base), awake, state, settings, scratch, told
+            c,
+            n,
+            here,
+            places,
+            speaks,
+            said,
+            np.float32(per_unit),
+            np.float32(from_base),
+            awake,
+            state,
+            settings,
+            scratch,
+            told,
         )
         sigmas, theta = state.calibration.sigma[c], state.calibration.theta[c]
+        standing = state.calibration.standing[c]
         one_step = max(np.float64(sigmas[0]), SPREAD_FLOOR * size)
         rest = frames.rest[i, c]
         shrunk = np.exp(SHRINK * rest) if rest > REST else 1.0
         for r in range(rungs):
-            scratch.sigma[r] = opened(r, ladder.h[r], size, one_step, rest, shrunk, sigmas, tracking)
+            scratch.sigma[r] = opened(r, ladder.h[r], size, one_step, rest, shrunk, sigmas, standing, tracking)
             if age < mixing.YOUNG or (scratch.turn[r] + c) % mixing.SELDOM == 0:
                 mixing.weigh(
                     mixture.loss[c, r], mixture.weight[c, r], mixture.size[c, r], mixture.energy[c, r], mixture.slope[c, r],
@@ -553,7 +590,15 @@ def _say(
             for r in range(rungs):
                 weight[r, net_at] = np.float32(0.0)
         _mixed(
-            age > mixing.FIRST + horizon + 30, weight, mixture.size[c], mixture.stack_weight[c], ladder, place, told, raw, mean
+            age > mixing.FIRST + horizon + 30,
+            weight,
+            mixture.size[c],
+            mixture.stack_weight[c],
+            ladder,
+            place,
+            told,
+            raw,
+            mean,
         )
         pending.next[c] = raw[0]
         # the intervals
@@ -629,7 +674,13 @@ def _network_joins(state: State, settings: Settings, net: Network) -> None:
 
 @lean
 def advance(
-    address: int, shape: Shape, frames: Frames, net: Network, settings: Settings, written: Written, matured: Matured,
+    address: int,
+    shape: Shape,
+    frames: Frames,
+    net: Network,
+    settings: Settings,
+    written: Written,
+    matured: Matured,
     scratch: Scratch,
 ) -> None:
     """One pass over frames in (series, time) order. `address`: where the block of rows begins that `shape` describes."""  # fmt: skip

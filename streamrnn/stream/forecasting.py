@@ -126,6 +126,7 @@ def forecast_fields(spec: StreamSpec) -> list[Field]:
         Field("pend_offsets", (channels, cells, levels), np.uint16),
         Field("next_move", (channels,), f32),
         Field("sigma", (channels, rungs), f32),
+        Field("standing", (channels, rungs), f32),
         Field("level_theta", (channels, rungs, levels), f32),
         # fills
         Field("covariance", (correlated, correlated), f32),
@@ -171,7 +172,9 @@ def settings_of(spec: StreamSpec) -> forecast.Settings:
         np.cumsum(bins) - bins,
         any(season.keyed for season in found),
     )
-    return forecast.Settings(ladder, seasons, _plan(spec, experts, ladder), tracking_of(spec.quantiles, ladder), not spec.irregular)
+    return forecast.Settings(
+        ladder, seasons, _plan(spec, experts, ladder), tracking_of(spec.quantiles, ladder), not spec.irregular
+    )
 
 
 def _plan(spec: StreamSpec, experts: set[int], ladder: Ladder) -> Plan:

@@ -184,12 +184,16 @@ def _taken(
     ring = history.deviation.shape[1]
     seasonal = len(seasons.bins)
     if seasonal > 0:
-        expected = value_at(history.profile[c], history.visits[c], seasons.begin[0], seasons.cells[0], np.float64(phases[0]))
+        expected = value_at(
+            history.profile[c], history.visits[c], seasons.begin[0], seasons.cells[0], np.float64(phases[0])
+        )
         r = x - expected if expected == expected else np.float32(0.0)
         clipped = within(r, limit_r)
         _moved(c, 0, phases[0], x, clipped, PROFILE_RATE, history, seasons)
         if seasonal > 1:
-            second = value_at(history.profile[c], history.visits[c], seasons.begin[1], seasons.cells[1], np.float64(phases[1]))
+            second = value_at(
+                history.profile[c], history.visits[c], seasons.begin[1], seasons.cells[1], np.float64(phases[1])
+            )
             if second == second:
                 week = history.week[c]
                 rate = np.float32(1.0 / (4.0 * seasons.bins[1] / seasons.per_step[1]))

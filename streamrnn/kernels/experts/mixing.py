@@ -40,9 +40,26 @@ SELDOM, YOUNG = 4, 256
 
 @inlined
 def score(
-    r: int, age: int, h: int, stride: int, turn: int, discount: float, fade: float, y: np.float32, moves: F32,
-    raw: np.float32, loss: F32, size: F32, energy: F32, slope: F32, stack_gram: F32, stack_right: F32, stack_weight: F32,
-    place: I64, wakes: I64, factor: F32,
+    r: int,
+    age: int,
+    h: int,
+    stride: int,
+    turn: int,
+    discount: float,
+    fade: float,
+    y: np.float32,
+    moves: F32,
+    raw: np.float32,
+    loss: F32,
+    size: F32,
+    energy: F32,
+    slope: F32,
+    stack_gram: F32,
+    stack_right: F32,
+    stack_weight: F32,
+    place: I64,
+    wakes: I64,
+    factor: F32,
 ) -> None:
     """Takes in what came of a channel: `y` the move over rung r, `moves` [expert] what each had said (NaN for a network that had
     not), `raw` the mixture.
@@ -103,7 +120,15 @@ def score(
 
 @inlined
 def weigh(
-    loss: F32, weight: F32, usual: np.float32, energy: F32, slope: F32, known: bool, cells: int, place: I64, net_ready: bool,
+    loss: F32,
+    weight: F32,
+    usual: np.float32,
+    energy: F32,
+    slope: F32,
+    known: bool,
+    cells: int,
+    place: I64,
+    net_ready: bool,
     skill: float,
 ) -> None:
     """The weights of a rung by the losses so far, and in the last place how far its move is believed.
