@@ -9,7 +9,7 @@ WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest
 SIDE_BY_SIDE := -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
-.PHONY: help run test lint kernels format test-kafka-long bench bench-recovery bench-training soak fuzz clean
+.PHONY: help run test lint kernels format test-kafka-long bench bench-accuracy bench-recovery bench-training soak fuzz clean
 
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -49,6 +49,9 @@ bench: $(STAMP)  ## Throughput, latency, memory against a real Kafka (KAFKA_HOME
 	$(BIN)/python tests/benchmarks/throughput.py
 	$(BIN)/python tests/benchmarks/latency.py
 	$(BIN)/python tests/benchmarks/memory.py
+
+bench-accuracy: $(STAMP)  ## All development rows through the back-test (STREAMRNN_DATA: the folder of the sets)
+	$(BIN)/python tests/benchmarks/accuracy.py
 
 bench-recovery: $(STAMP)  ## Take-over after kill -9; exactly-once beside at-least-once (KAFKA_HOME)
 	$(BIN)/python tests/benchmarks/takeover.py

@@ -1,57 +1,140 @@
 """Recursive least squares on differences to the last value, one regression per channel (Haykin, Adaptive Filter Theory).
 
-Features at time t: the last L values minus the newest one, and 1; targets: the next H values minus the newest. The newest
-complete pair at time t is the window that ended at t − H: labels are used only after they came.
+Features at time t: the last L values minus the newest one, and 1; with `cross` the newest move of every other channel; with a
+`season` two harmonics of its phase. Targets: the next H values minus the newest. The newest complete pair at time t is the
+window that ended at t − H: labels are used only after they came. A missing value is taken as the last one.
 """
 
 from __future__ import annotations
 
+from collections import deque
+
 import numpy as np
 
+from streamrnn.kernels import fused
 from streamrnn.records import F64
 
-P0 = 100.0
+P0 = 100.0  # of features in units of their own spread: a weak prior
+# Forgetting makes P grow where nothing moves; beyond this many times its start it is not let grow.
+GROWTH_MAX = 1e6
+HARMONICS = 2
 
 
 class Rls:
-    """`lags` L, `forgetting` λ; vectorised over channels and horizons."""
+    """`lags` L, `forgetting` λ per row, `cross` and `season` (in rows) as above; state grows with L², time a row too."""
 
-    def __init__(self, channels: int, horizon: int, lags: int = 48, forgetting: float = 1.0) -> None:
-        size = lags + 1
-        self._p: F64 = np.repeat(P0 * np.eye(size)[None], channels, axis=0)  # [C, n, n]
-        self._w: F64 = np.zeros((channels, size, horizon))  # [C, n, H]
-        self._rows: list[F64] = []
-        self._keep = lags + horizon
-        self._lags, self._horizon, self._forgetting = lags, horizon, forgetting
+    def __init__(
+        self,
+        channels: int,
+        horizon: int,
+        lags: int = 48,
+        forgetting: float = 0.9995,
+        cross: bool = True,
+        season: int = 1,
+    ) -> None:
+        self._harmonics = HARMONICS if season > 2 * HARMONICS else 0
+        size = lags + (channels - 1 if cross else 0) + 2 * self._harmonics
+        self._p: F64 = np.zeros((channels, size, size))
+        self._w: F64 = np.zeros((channels, size, horizon))
+        self._start: F64 = np.zeros((channels, size))  # the diagonal of P at its start
+        self._keep = max(lags, 2) + horizon
+        self._past: F64 = np.zeros((channels, 8 * self._keep))  # rows up to `_end`; the newest `_keep` are always there
+        self._end = 0
+        self._made: deque[tuple[F64, F64]] = deque(maxlen=horizon + 1)  # features, newest value, by row
+        self._lags, self._horizon, self._forgetting, self._cross = lags, horizon, forgetting, cross
+        self._season, self._phase = max(season, 1), -1
+        self._others = ~np.eye(channels, dtype=np.bool_)
+        self._begun = False
 
     def observe(self, row: F64) -> None:
-        last = self._rows[-1] if self._rows else np.zeros(len(row))
-        self._rows.append(np.where(np.isnan(row), last, row))
-        if len(self._rows) > self._keep:
-            del self._rows[0]
-        if len(self._rows) == self._keep:
-            self._learn()
+        if self._end == self._past.shape[1]:
+            self._past[:, : self._keep] = self._past[:, -self._keep :]
+            self._end = self._keep
+        last = self._past[:, self._end - 1] if self._end else np.zeros(len(row))
+        newest = np.where(np.isnan(row), last, row)
+        self._past[:, self._end] = newest
+        self._end += 1
+        self._phase = (self._phase + 1) % self._season
+        if self._end < max(self._lags, 2):
+            return
+        self._made.append((self._features(), newest))
+        if len(self._made) > self._horizon:
+            features, base = self._made[0]
+            target = self._past[:, self._end - self._horizon : self._end] - base[:, None]
+            if not self._begun:
+                self._begin(features)
+            _learn(self._p, self._w, self._start, features, target, self._forgetting)
 
     def forecast(self) -> F64:
-        if len(self._rows) < self._lags:
-            last = self._rows[-1] if self._rows else np.zeros(self._p.shape[0])
+        if not self._made:
+            last = self._past[:, self._end - 1] if self._end else np.zeros(len(self._p))
             return np.repeat(last[:, None], self._horizon, axis=1)
-        x = self._features(self._rows[-self._lags :])
-        moves: F64 = np.einsum("cn,cnh->ch", x, self._w)
-        return self._rows[-1][:, None] + moves
+        features, newest = self._made[-1]
+        moves: F64 = np.matmul(features[:, None, :], self._w)[:, 0]
+        return newest[:, None] + moves
 
-    def _features(self, rows: list[F64]) -> F64:
-        window = np.stack(rows, axis=1)  # [C, L]
-        return np.concatenate([window - window[:, -1:], np.ones((len(window), 1))], axis=1)
+    def _features(self) -> F64:
+        """[channel, feature]"""
+        past, end, lags = self._past, self._end, self._lags
+        count, size = self._start.shape
+        made = np.ones((count, size))
+        made[:, : lags - 1] = past[:, end - lags : end - 1] - past[:, end - 1 : end]
+        if self._cross and count > 1:
+            moves = past[:, end - 1] - past[:, end - 2]
+            made[:, lags : lags + count - 1] = np.broadcast_to(moves, (count, count))[self._others].reshape(count, -1)
+        for k in range(self._harmonics):
+            angle = 2.0 * np.pi * (k + 1) * self._phase / self._season
+            made[:, size - 2 * k - 2], made[:, size - 2 * k - 1] = np.sin(angle), np.cos(angle)
+        return made
 
-    def _learn(self) -> None:
-        x = self._features(self._rows[: self._lags])  # [C, n], the window that ended H rows ago
-        base = self._rows[self._lags - 1]
-        target = np.stack(self._rows[self._lags :], axis=1) - base[:, None]  # [C, H]
-        px = np.einsum("cnm,cm->cn", self._p, x)
-        gain = px / (self._forgetting + np.einsum("cn,cn->c", x, px))[:, None]
-        error = target - np.einsum("cn,cnh->ch", x, self._w)
-        self._w += gain[:, :, None] * error[:, None, :]
-        self._p = (self._p - gain[:, :, None] * px[:, None, :]) / self._forgetting
-        # Rounding makes P drift from symmetry, and from there to nonsense.
-        self._p = 0.5 * (self._p + self._p.transpose(0, 2, 1))
+    def _begin(self, features: F64) -> None:
+        """P such that a channel's unit does not matter: P0 over the mean square of a feature (1 of the constant ones)."""
+        lags, count = self._lags - 1, len(features)
+        scale = np.ones_like(features)
+        if lags:
+            scale[:, :lags] = (features[:, :lags] ** 2).mean(axis=1, keepdims=True)
+        if self._cross and count > 1:
+            moves = (np.diff(self._past[:, max(0, self._end - self._keep) : self._end], axis=1) ** 2).mean(axis=1)
+            scale[:, lags + 1 : lags + count] = np.broadcast_to(moves, (count, count))[self._others].reshape(count, -1)
+        scale = np.where(scale > 0.0, scale, 1.0)
+        self._start[:] = P0 / scale
+        self._p[:] = self._start[:, :, None] * np.eye(features.shape[1])
+        self._begun = True
+
+
+@fused
+def _learn(p: F64, w: F64, start: F64, features: F64, target: F64, forgetting: float) -> None:
+    """One pair per channel: p [C, n, n], w [C, n, H], start and features [C, n], target [C, H]. P stays symmetric to the bit."""
+    channels, size, horizon = w.shape
+    gain, error = np.empty(size), np.empty(horizon)
+    for c in range(channels):
+        gain[:] = 0.0
+        for j in range(size):
+            for i in range(size):
+                gain[i] += p[c, j, i] * features[c, j]
+        total = forgetting
+        for i in range(size):
+            total += gain[i] * features[c, i]
+        if not 0.0 < total < np.inf:  # rounding took P's definiteness: begun again
+            p[c] = 0.0
+            for i in range(size):
+                p[c, i, i] = start[c, i]
+            w[c] = 0.0
+            continue
+        share = 1.0 / total
+        for h in range(horizon):
+            error[h] = target[c, h]
+        for i in range(size):
+            for h in range(horizon):
+                error[h] -= features[c, i] * w[c, i, h]
+        for i in range(size):
+            step = gain[i] * share
+            for h in range(horizon):
+                w[c, i, h] += step * error[h]
+        forget = 1.0 / forgetting
+        for i in range(size):
+            if p[c, i, i] > GROWTH_MAX * start[c, i]:
+                forget = 1.0
+        for i in range(size):
+            for j in range(size):
+                p[c, i, j] = (p[c, i, j] - gain[i] * gain[j] * share) * forget

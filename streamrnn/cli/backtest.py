@@ -85,7 +85,11 @@ def backtest(
     ] = None,
     seeds: Annotated[int, typer.Option(min=1)] = 1,
     baselines: Annotated[
-        str, typer.Option(help="Comma-separated: persistence,seasonal,rls,ewa,holt-winters,snarimax.")
+        str,
+        typer.Option(
+            help="Comma-separated: persistence,ewma94,seasonal,rls,ewa,holt-winters,snarimax; ppc,lebre,fracast where they "
+            "are installed; path:FOLDER with the weights that --keep wrote."
+        ),
     ] = ("persistence,seasonal,rls,ewa"),
     season: Annotated[
         str | None,
@@ -111,6 +115,7 @@ def backtest(
     json_out: Annotated[Path | None, typer.Option("--json", help="Write protocol and scores to this file.")] = None,
     forecasts: Annotated[Path | None, typer.Option(help="Write every forecast, in the wire format.")] = None,
     plots: Annotated[Path | None, typer.Option(help="Write plots (PNG) into this folder.")] = None,
+    keep: Annotated[Path | None, typer.Option(help="Write the weights that served last into this folder.")] = None,
     hide: Annotated[
         Path | None,
         typer.Option(help="A file of `row,channel` lines (panels: `row,channel,series`): cells to hide and to fill."),
@@ -126,8 +131,6 @@ def backtest(
     from streamrnn.service.backtest import Options, run
 
     changes = overrides(sets)
-    if changes and not config:
-        raise BadUse("--set changes a configuration: give one with -c")
     accounts = run(
         Options(
             file=file,
@@ -148,8 +151,10 @@ def backtest(
             json_out=json_out,
             forecasts_out=forecasts,
             plots=plots,
+            keep=keep,
             hide=hide,
             settings=settings_from(config, changes) if config else None,
+            changes={} if config else changes,
             series=_list(series),
             time_format=time_format,
             timezone=timezone,

@@ -144,7 +144,7 @@ class History(NamedTuple):
 
 
 class Regression(NamedTuple):
-    """Normal equations of one linear expert: `gram` (packed upper triangle), `right` and `weights` [feature, rung], and in
+    """Normal equations of one linear expert: `gram` (packed upper triangle), `right` [rung, feature], `weights` [feature, rung], and in
     `seen` the decayed count of samples and the first two moments of their energy."""
 
     gram: F32

@@ -127,7 +127,7 @@ class Scratch(NamedTuple):
     label_at: I64
     work: F32
     inverse: F32
-    offsets: F64  # [level]
+    offsets: F64  # [level, horizon]
     sigma: F64  # [rung]
     phases: F32  # [season]
     residual: F64
@@ -173,7 +173,7 @@ def scratch_of(shape: Shape, horizon: int) -> Scratch:
         label_at=whole(rungs),
         work=np.zeros((widest, widest + rungs), dtype=f32),
         inverse=np.zeros(widest, dtype=f32),
-        offsets=np.zeros(shape.levels),
+        offsets=np.zeros((shape.levels, horizon)),
         sigma=np.zeros(rungs),
         phases=np.zeros(2, dtype=f32),
         residual=np.zeros(channels),
@@ -354,7 +354,7 @@ def _learn(i: int, frames: Frames, state: State, settings: Settings, scratch: Sc
         if not moving:
             phases = history.phases
             deviations.waves(np.float64(phases[origin % phases.shape[0], 0]), seasons.cells[0], scratch.wave_ago)
-        features = scratch.features[: regression.right.shape[1]]
+        features = scratch.features[: regression.right.shape[2]]
         for c in range(channels):
             age = n - history.born[c]
             if scratch.seen[c] == 0 or origin < history.born[c] or (rungs == 1 and not is_known(history, c, at[0])):
@@ -482,41 +482,48 @@ def _mixed(
     """`raw` [horizon] ← the mixture of what the experts told, `mean` ← what of it is believed."""
     used = weight.shape[1] - 1
     stacks = place[STACK] >= 0
+    raw[:] = np.float32(0.0)
     for r in range(ladder.h.shape[0]):
         below = r - 1 if r > 0 else 0
         begin, end = ladder.h[r - 1] if r > 0 else 0, ladder.h[r]
-        usual = sizes[r]
-        if settled and usual > np.float32(0.0):
-            limit = np.float32(mixing.BELIEVED) * np.sqrt(usual)
-            for k in range(1, STACK):
-                if place[k] >= 0:
-                    for h in range(begin, end):
-                        told[k, h] = min(max(told[k, h], -limit), limit)
+        shares, mixed = ladder.share[begin:end], raw[begin:end]
+        limit = np.float32(np.inf)
+        if settled and sizes[r] > np.float32(0.0):
+            limit = np.float32(mixing.BELIEVED) * np.sqrt(sizes[r])
+        for k in range(1, STACK):
+            at = place[k]
+            if at < 0:
+                continue
+            moved = told[k, begin:end]
+            for h in range(moved.shape[0]):
+                moved[h] = min(max(moved[h], -limit), limit)
+            w = weight[below, at]
+            rise = weight[r, at] - w
+            if w != np.float32(0.0) or rise != np.float32(0.0):
+                for h in range(moved.shape[0]):
+                    mixed[h] += (w + shares[h] * rise) * moved[h]
         if stacks:
-            for h in range(begin, end):
-                low, high = np.float32(0.0), np.float32(0.0)
-                total = np.float32(0.0)
-                share = ladder.share[h]
-                for k in range(1, STACK):
-                    m = told[k, h]
-                    w = stack_weight[below, k - 1]
-                    total += (w + share * (stack_weight[r, k - 1] - w)) * m
+            at = place[STACK]
+            w = weight[below, at]
+            rise = weight[r, at] - w
+            for k in range(shares.shape[0]):
+                h = begin + k
+                low, high, total = np.float32(0.0), np.float32(0.0), np.float32(0.0)
+                share = shares[k]
+                for expert in range(1, STACK):
+                    m = told[expert, h]
+                    v = stack_weight[below, expert - 1]
+                    total += (v + share * (stack_weight[r, expert - 1] - v)) * m
                     low, high = min(low, m), max(high, m)
                 beyond = stack.BEYOND * (high - low)
-                told[STACK, h] = min(max(total, low - beyond), high + beyond)
-        for h in range(begin, end):
-            raw[h] = np.float32(0.0)
-        for k in range(1, EXPERTS):
-            at = place[k]
-            if at >= 0:
-                w = weight[below, at]
-                rise = weight[r, at] - w
-                for h in range(begin, end):
-                    raw[h] += (w + ladder.share[h] * rise) * told[k, h]
+                total = min(max(total, low - beyond), high + beyond)
+                told[STACK, h] = total
+                mixed[k] += (w + share * rise) * total
         w = weight[below, used]
         rise = weight[r, used] - w
-        for h in range(begin, end):
-            mean[h] = raw[h] * (w + ladder.share[h] * rise)
+        believed = mean[begin:end]
+        for h in range(mixed.shape[0]):
+            believed[h] = mixed[h] * (w + shares[h] * rise)
 
 
 @lean
@@ -602,58 +609,83 @@ def _say(
         )
         pending.next[c] = raw[0]
         # the intervals
-        reached = np.float64(frames.age[i, c])
-        center = history.anchor[c] + x * unit
         for r in range(rungs):
             below = r - 1 if r > 0 else 0
             begin, end = ladder.h[r - 1] if r > 0 else 0, ladder.h[r]
-            keeps = scratch.turn[r] * ladder.stride[r] == n
-            if row < 0:
-                begin = end - 1
-                if not keeps:
-                    continue
             sigma_low, sigma_high = scratch.sigma[below], scratch.sigma[r]
-            w_low = np.float64(weight[below, net_at]) if speaks else 0.0
-            w_high = np.float64(weight[r, net_at]) if speaks else 0.0
-            for h in range(begin, end):
-                share = np.float64(ladder.share[h])
-                wider = np.sqrt(1.0 + reached / (h + 1.0)) if reached > 0.0 else 1.0
-                sigma = (sigma_low + share * (sigma_high - sigma_low)) * wider
-                w = w_low + share * (w_high - w_low)
-                for q in range(levels):
-                    a = np.float64(theta[below, q]) * sigma_low
-                    offset = (1.0 - w) * tracking.normal[q] * sigma
-                    offset += (a + share * (np.float64(theta[r, q]) * sigma_high - a)) * wider
+            shares = ladder.share[begin:end]
+            for q in range(levels):
+                low = (tracking.normal[q] + np.float64(theta[below, q])) * sigma_low
+                rise = (tracking.normal[q] + np.float64(theta[r, q])) * sigma_high - low
+                at = offsets[q, begin:end]
+                for k in range(at.shape[0]):
+                    at[k] = low + shares[k] * rise
+            if speaks:
+                w_low, w_high = np.float64(weight[below, net_at]), np.float64(weight[r, net_at])
+                for k in range(shares.shape[0]):
+                    h, share = begin + k, np.float64(shares[k])
+                    w = w_low + share * (w_high - w_low)
                     if w > 0.0:
-                        shape = np.float64((said[h, 1 + q] - said[h, 0]) * scratch.root[h]) * size
-                        offset += w * within(shape, SHAPE_REACH * sigma)
-                    offsets[q] = np.float64(from_bits(to_bits(offset)))
-                if h == end - 1 and keeps:
-                    cell = ladder.begin[r] + scratch.turn[r] % ladder.cells[r]
-                    pending.mean[c, cell] = mean[h]
-                    pending.raw[c, cell] = to_bits(raw[h])
-                    for k in range(PROFILE, EXPERTS):
-                        if kept[k] >= 0:
-                            pending.moves[c, cell, kept[k]] = to_bits(told[k, h])
-                    if not speaks:
-                        pending.moves[c, cell, kept[NETWORK]] = to_bits(np.nan)
-                    for q in range(levels):
-                        pending.offsets[c, cell, q] = to_bits(offsets[q])
-                if row < 0:
-                    continue
-                # Each level is tracked by itself, so neighbours may cross: sorting never makes the pinball loss worse
-                # (Chernozhukov, Fernández-Val, Galichon 2010).
-                for q in range(1, levels):
-                    one = offsets[q]
-                    k = q - 1
-                    while k >= 0 and offsets[k] > one:
-                        offsets[k + 1] = offsets[k]
-                        k -= 1
-                    offsets[k + 1] = one
-                middle = center + np.float64(mean[h]) * unit
-                written.mean[row, c, h] = middle
+                        sigma = sigma_low + share * (sigma_high - sigma_low)
+                        unit_h = np.float64(scratch.root[h]) * size
+                        for q in range(levels):
+                            shape = within(np.float64(said[h, 1 + q] - said[h, 0]) * unit_h, SHAPE_REACH * sigma)
+                            offsets[q, h] += w * (shape - tracking.normal[q] * sigma)
+        reached = np.float64(frames.age[i, c])
+        if reached > 0.0:
+            # A forecast from a value seen `age` steps ago reaches that much further.
+            for h in range(horizon):
+                wider = np.sqrt(1.0 + reached / (h + 1.0))
                 for q in range(levels):
-                    written.quantiles[row, c, q, h] = middle + offsets[q]
+                    offsets[q, h] *= wider
+        for r in range(rungs):
+            if scratch.turn[r] * ladder.stride[r] != n:
+                continue
+            h = ladder.h[r] - 1
+            cell = ladder.begin[r] + scratch.turn[r] % ladder.cells[r]
+            pending.mean[c, cell] = mean[h]
+            pending.raw[c, cell] = to_bits(raw[h])
+            for k in range(PROFILE, EXPERTS):
+                if kept[k] >= 0:
+                    pending.moves[c, cell, kept[k]] = to_bits(told[k, h])
+            if not speaks:
+                pending.moves[c, cell, kept[NETWORK]] = to_bits(np.nan)
+            for q in range(levels):
+                # What is judged later is what is sent now: the kept, rounded numbers.
+                bits = to_bits(offsets[q, h])
+                pending.offsets[c, cell, q] = bits
+                offsets[q, h] = np.float64(from_bits(bits))
+        if row < 0:
+            continue
+        center = history.anchor[c] + x * unit
+        means = written.mean[row, c]
+        for h in range(horizon):
+            means[h] = center + np.float64(mean[h]) * unit
+        crossed = False
+        for q in range(1, levels):
+            lower, upper = offsets[q - 1], offsets[q]
+            for h in range(horizon):
+                crossed |= lower[h] > upper[h]
+        if crossed:
+            _sorted(offsets)
+        for q in range(levels):
+            out, at = written.quantiles[row, c, q], offsets[q]
+            for h in range(horizon):
+                out[h] = means[h] + at[h]
+
+
+@lean
+def _sorted(offsets: F64) -> None:
+    """Sorts the levels of each horizon. Each level is tracked by itself, so neighbours may cross: sorting never makes the pinball
+    loss worse (Chernozhukov, Fernández-Val, Galichon, 2010)."""
+    for h in range(offsets.shape[1]):
+        for q in range(1, offsets.shape[0]):
+            one = offsets[q, h]
+            k = q - 1
+            while k >= 0 and offsets[k, h] > one:
+                offsets[k + 1, h] = offsets[k, h]
+                k -= 1
+            offsets[k + 1, h] = one
 
 
 @lean

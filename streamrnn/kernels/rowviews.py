@@ -126,13 +126,13 @@ def series_row(address: int, shape: Shape) -> State:
         ),
         Regression(
             _array(address + at[15], (c, shape.moves_packed), f32),
-            _array(address + at[16], (c, shape.moves, r), f32),
+            _array(address + at[16], (c, r, shape.moves), f32),
             _array(address + at[17], (c, shape.moves, r), f32),
             _array(address + at[18], (c, 3), f32),
         ),
         Regression(
             _array(address + at[19], (c, shape.deviations_packed), f32),
-            _array(address + at[20], (c, shape.deviations, r), f32),
+            _array(address + at[20], (c, r, shape.deviations), f32),
             _array(address + at[21], (c, shape.deviations, r), f32),
             _array(address + at[22], (c, 3), f32),
         ),

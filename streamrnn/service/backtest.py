@@ -27,18 +27,24 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from streamrnn.baselines import registry
+from streamrnn.baselines.base import WholeBaseline
 from streamrnn.encode import Encoder
 from streamrnn.learning import LearnSpec, TrainSpec
+from streamrnn.meaning import meaning_of
+from streamrnn.model import weights
+from streamrnn.model.network import Network
 from streamrnn.records import F64, Bool, ForecastBatch, ImputationBatch, TickBatch, take
 from streamrnn.service import backtest_report as report
 from streamrnn.service import backtest_steps
-from streamrnn.service.backtest_read import Options, Stream, read
+from streamrnn.service.backtest_read import Options, Stream, read, settled
 from streamrnn.service.backtest_score import (
     Fills,
     Forecasts,
+    Row,
     Scale,
     Steps,
     imputation_rows,
+    normal_sigma,
     origins_of,
     plain_fills,
     score,
@@ -52,6 +58,8 @@ from streamrnn.transports.files import InputError
 
 Tell = Callable[[int], None]
 
+KEPT, SUFFIX = "path:", ".weights"
+
 
 @dataclass(slots=True)
 class Result:
@@ -63,6 +71,7 @@ class Result:
     refused: dict[int, tuple[str, str]] = field(default_factory=dict)  # tick → reason and detail
     open_rows: int = 0  # ticks of steps that were still open when the file ended
     documents: list[bytes] = field(default_factory=list)
+    weights: tuple[Network, weights.WeightsMeta] | None = None  # the last that served
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +87,42 @@ class Accounts:
     hints: list[str]
 
 
-def run(options: Options) -> Accounts:
-    """Reads, runs, scores, prints, writes; returns where the rows went. Raises InputError."""
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A file, served and forecast, before it is scored: what every score is made of."""
+
+    options: Options
+    stream: Stream
+    steps: Steps
+    scale: Scale
+    train_rows: tuple[int, int]
+    score_rows: tuple[int, int]
+    season: int
+    shown: F64
+    hidden: Bool | None
+    results: list[Result]  # by seed
+    models: list[tuple[str, int, Forecasts]]  # name, seed
+
+    def rows(self, score_rows: tuple[int, int] | None = None) -> list[Row]:
+        """Scores over `score_rows` (by default those of the options). Raises InputError where there is no cell."""
+        spec, scored = self.stream.spec, score_rows or self.score_rows
+        rows = score(self.models, self.steps, spec, self.scale, scored)
+        if self.hidden is not None:
+            filled = [("streamrnn", seed, result.fills) for seed, result in enumerate(self.results)]
+            filled += [(name, 0, fills) for name, fills in plain_fills(self.steps, self.shown).items()]
+            rows += imputation_rows(filled, self.steps, spec.channels, self.hidden, self.scale, scored)
+        return rows
+
+
+def measure(options: Options) -> Measured:
+    """Reads the file and runs the service and the baselines over it. Raises InputError."""
     torch.set_num_threads(1)
-    began_s = time.perf_counter()
     stream = read(options)
+    options = settled(stream, options)
     spec, channels = stream.spec, stream.spec.channels
     steps = layout(stream)
     train_rows, score_rows = ranges(options, len(steps.rows), spec.horizon)
-    season_text = options.season or backtest_steps.usual_season(stream.step)
-    season = backtest_steps.rows_of(season_text, stream.step)
+    season = backtest_steps.rows_of(options.season or backtest_steps.usual_season(stream.step), stream.step)
     scale = Scale.of(steps, channels, train_rows, season)
     _has_scale(scale, steps, options, train_rows)
     if len(origins_of(steps, score_rows, spec.horizon)) == 0:
@@ -114,14 +149,23 @@ def run(options: Options) -> Accounts:
             models.append(("streamrnn", seed, results[-1].forecasts))
         for name in options.baselines:
             task = progress.add_task(name, total=len(steps))
-            made = baseline(name, shown, steps, stream, season, partial(_show, progress, task))
+            tell = partial(_show, progress, task)
+            if name.startswith(KEPT):
+                kept = _kept(Path(name.removeprefix(KEPT)), stream)
+                made = serve(stream, batch, steps, options, 0, tell, kept).forecasts
+            else:
+                made = baseline(name, shown, steps, stream, season, tell)
             models.append((name, 0, made))
-    rows = score(models, steps, spec, scale, score_rows)
-    if hidden is not None:
-        filled = [("streamrnn", seed, result.fills) for seed, result in enumerate(results)]
-        filled += [(name, 0, fills) for name, fills in plain_fills(steps, shown).items()]
-        rows += imputation_rows(filled, steps, channels, hidden, scale, score_rows)
-    accounts = account(stream, results[0], scale)
+    return Measured(options, stream, steps, scale, train_rows, score_rows, season, shown, hidden, results, models)
+
+
+def run(options: Options) -> Accounts:
+    """Reads, runs, scores, prints, writes; returns where the rows went. Raises InputError."""
+    began_s = time.perf_counter()
+    found = measure(options)
+    stream, steps, spec, results = found.stream, found.steps, found.stream.spec, found.results
+    rows = found.rows()
+    accounts = account(stream, results[0], found.scale)
     document = {
         "protocol": {
             "file": options.file.name,
@@ -132,22 +176,24 @@ def run(options: Options) -> Accounts:
             "experts": list(spec.experts),
             "step": stream.step.text,
             "step_ms": spec.step_ms,
-            "channels": list(channels),
+            "channels": list(spec.channels),
             "horizon": spec.horizon,
-            "train_rows": list(train_rows),
-            "score_rows": list(score_rows),
+            "train_rows": list(found.train_rows),
+            "score_rows": list(found.score_rows),
             "seeds": options.seeds,
             "train_every": options.train_every if options.train else None,
-            "season": season_text,
-            "season_rows": season,
+            "season": options.season or backtest_steps.usual_season(stream.step),
+            "season_rows": found.season,
             "scale": "z-scored by the train rows",
+            "quantiles": list(spec.quantiles),
+            "baseline_intervals": "normal, of an EWMA of a baseline's own squared errors",
         },
         "rows": [asdict(row) for row in rows],
         "rows_used": accounts.used,
         "rows_refused": accounts.refused,
         "rows_open": accounts.open,
         "notes": accounts.notes,
-        "unscaled": scale.still,
+        "unscaled": found.scale.still,
         "swaps": [result.swaps for result in results],
         "wall_s": round(time.perf_counter() - began_s, 2),
         "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
@@ -156,8 +202,10 @@ def run(options: Options) -> Accounts:
         options.json_out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     if options.forecasts_out:
         options.forecasts_out.write_bytes(b"".join(line + b"\n" for line in results[0].documents))
+    if options.keep:
+        keep(options.keep, results[0], stream)
     if options.plots:
-        report.plots(options.plots, rows, results[0].forecasts, results[0].swaps, steps, spec, score_rows)
+        report.plots(options.plots, rows, results[0].forecasts, results[0].swaps, steps, spec, found.score_rows)
     report.table(Console(), rows, document)
     return accounts
 
@@ -252,17 +300,32 @@ def learn_spec(options: Options, seed: int, series: int) -> LearnSpec:
     return replace(spec, train=replace(spec.train, seed=seed), series_max=max(spec.series_max, series))
 
 
-def serve(stream: Stream, batch: TickBatch, steps: Steps, options: Options, seed: int, tell: Tell) -> Result:
-    """One pass of engine and learner over the ticks of `batch` (those of the stream, some values hidden)."""
+def serve(
+    stream: Stream,
+    batch: TickBatch,
+    steps: Steps,
+    options: Options,
+    seed: int,
+    tell: Tell,
+    kept: weights.Fitted | None = None,
+) -> Result:
+    """One pass of engine and learner over the ticks of `batch` (those of the stream, some values hidden).
+
+    With `kept` weights these serve from the first row to the last, and nothing is learnt.
+    """
     spec = stream.spec
     engine = Engine(spec)
+    if kept is not None:
+        skill = np.array(kept.meta.skill, dtype=np.float32) if kept.meta.skill else None
+        engine.load(kept.network, kept.meta.id, skill)
     shape = ModelSpec(len(spec.channels), spec.horizon, spec.quantiles, len(spec.calendar_ms))
     if options.settings is not None:
         model = options.settings.model_spec()
         shape = replace(
             model, channels=shape.channels, horizon=shape.horizon, quantiles=shape.quantiles, calendars=shape.calendars
         )
-    learner = Learner(spec, shape, learn_spec(options, seed, len(steps.names))) if options.train else None
+    learns = options.train and kept is None
+    learner = Learner(spec, shape, learn_spec(options, seed, len(steps.names))) if learns else None
     cells = steps.values.shape
     result = Result(
         Forecasts.empty(len(steps), spec, quantiles=True),
@@ -286,7 +349,7 @@ def serve(stream: Stream, batch: TickBatch, steps: Steps, options: Options, seed
         _take_fills(result.fills, outputs.imputations, frame)
         for tick, reason, detail in outputs.rejected:
             result.refused[begin + tick] = (reason, detail)
-        if options.forecasts_out and seed == 0:
+        if options.forecasts_out and seed == 0 and kept is None:
             result.documents += encoder.forecasts(outputs.forecasts, part)
         if learner is not None:
             learner.feed(part)
@@ -297,10 +360,32 @@ def serve(stream: Stream, batch: TickBatch, steps: Steps, options: Options, seed
                 if done.network is not None and done.candidate is not None:
                     skill = np.array(done.candidate.skill(), dtype=np.float32)
                     engine.load(done.network, f"round-{done.number}", skill)
+                    result.weights = (done.network, weights.WeightsMeta(round=done.number, skill=skill.tolist()))
                     result.swaps.append(newest + 1)
         tell(end)
     result.open_rows = engine.front.ticks_held
     return result
+
+
+def keep(folder: Path, result: Result, stream: Stream) -> None:
+    """Writes the weights that served last as `<id>.weights`. Raises InputError where none were ready."""
+    if result.weights is None:
+        raise InputError("--keep: no weights were ready before the file ended (or --no-train); nothing is written")
+    network, meta = result.weights
+    blob = weights.pack(network, meta, meaning_of(stream.spec))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{meta.id}{SUFFIX}").write_bytes(blob)
+
+
+def _kept(path: Path, stream: Stream) -> weights.Fitted:
+    """The weights in this file, or in the newest `.weights` file of this folder. Raises InputError."""
+    found = sorted(path.glob(f"*{SUFFIX}"), key=lambda each: each.stat().st_mtime) if path.is_dir() else [path]
+    if not found or not found[-1].is_file():
+        raise InputError(f"--baselines {KEPT}{path}: no *{SUFFIX} there; `backtest --keep FOLDER` writes one")
+    try:
+        return weights.fitted(found[-1].read_bytes(), meaning_of(stream.spec))
+    except (weights.WeightsError, OSError) as error:
+        raise InputError(f"--baselines {KEPT}{path}: {found[-1].name}: {error}") from error
 
 
 def _take_forecasts(into: Forecasts, made: ForecastBatch, frame: dict[tuple[str, int], int]) -> None:
@@ -344,8 +429,14 @@ def baseline(name: str, shown: F64, steps: Steps, stream: Stream, season: int, t
             model = registry.make(name, len(spec.channels), spec.horizon, season)
         except ValueError as error:
             raise InputError(str(error)) from error
+        mine = np.flatnonzero(steps.series == s)
+        if isinstance(model, WholeBaseline):
+            made.mean[mine] = model.forecasts(shown[mine], steps.stamp[mine])
+            done += len(mine)
+            tell(done)
+            continue
         before: int | None = None
-        for at in np.flatnonzero(steps.series == s).tolist():
+        for at in mine.tolist():
             step = int(steps.step[at])
             if before is not None and not spec.irregular:
                 # The grid fills gaps up to a bound; what it skips must not shift the season's phase.
@@ -357,6 +448,7 @@ def baseline(name: str, shown: F64, steps: Steps, stream: Stream, season: int, t
             done += 1
             if done % 200 == 0:
                 tell(done)
+    made.sigma = normal_sigma(made.mean, shown, steps, registry.interval_decay(name))
     return made
 
 
@@ -387,4 +479,4 @@ def account(stream: Stream, result: Result, scale: Scale) -> Accounts:
     )
 
 
-__all__ = ["Accounts", "Options", "Result", "run", "serve"]
+__all__ = ["Accounts", "Measured", "Options", "Result", "measure", "run", "serve"]

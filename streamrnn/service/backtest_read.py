@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,6 +19,7 @@ import orjson
 
 from streamrnn.codec import Decoder
 from streamrnn.experts import AUTO, EXPERTS_MEMORY_MAX, FULL, choose, experts_setting
+from streamrnn.durations import format_ms
 from streamrnn.mapping import DecodeSpec, split_path
 from streamrnn.records import F64, I64, Bool, TickBatch, take
 from streamrnn.season import Season, SeasonSetting, season_of, season_setting
@@ -59,6 +60,7 @@ class Options:
     json_out: Path | None = None
     forecasts_out: Path | None = None
     plots: Path | None = None
+    keep: Path | None = None
     hide: Path | None = None
     settings: Settings | None = None
     series: tuple[str, ...] = ()
@@ -69,6 +71,10 @@ class Options:
     duplicates: Literal["first", "last"] | None = None
     align: Literal["floor", "nearest"] | None = None
     allow_refused: bool = False
+    # Settings by dotted key, as `--set` gives them, where there is no configuration file.
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    # Fields of StreamSpec that replace what the file and the settings lead to.
+    spec_changes: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -474,7 +480,7 @@ def _spec(stream: Stream, options: Options) -> StreamSpec:
         base = replace(base, calendar_ms=tuple(lengths))
     if options.align is not None:
         base = replace(base, align=options.align)
-    return replace(
+    made = replace(
         base,
         channels=channels,
         step_ms=step_ms,
@@ -490,3 +496,49 @@ def _spec(stream: Stream, options: Options) -> StreamSpec:
         impute_all=False,
         series_max=max(2, len(set(stream.batch.series))),
     )
+    return replace(made, **_spec_changes(options))
+
+
+def _spec_changes(options: Options) -> dict[str, Any]:
+    unknown = sorted(set(options.spec_changes) - {each.name for each in fields(StreamSpec)})
+    if unknown:
+        raise InputError(f"StreamSpec of this version has no {', '.join(unknown)}")
+    return dict(options.spec_changes)
+
+
+# What decides how the file is read has an option of its own, or needs the configuration of the topic that it came from.
+READING = {
+    "channels": "--channels", "step": "--step", "horizon": "--horizon", "calendar": "--calendar", "align": "--align",
+    "timezone": "--timezone", "decode": "", "within": "", "complete": "", "duplicates": "", "lateness": "",
+}  # fmt: skip
+
+
+def settled(stream: Stream, options: Options) -> Options:
+    """`options` with the settings that its `changes` make of the back-test's own defaults. Raises InputError, ConfigError.
+
+    What `read` found in the file stays as it is; the stream's spec follows the settings.
+    """
+    if not options.changes:
+        return options
+    from streamrnn.service.config import load  # slow to import, and seldom needed
+
+    for key in options.changes:
+        named = key.split(".")[0]
+        if named in READING:
+            instead = f"{READING[named]}, or" if READING[named] else "a configuration"
+            raise InputError(
+                f"--set {key} decides how the file is read: give {instead} -c".replace(", or -c", " or -c")
+            )
+    spec = stream.spec
+    base = {
+        "input": options.file.name,
+        "channels": list(spec.channels),
+        "step": stream.step.text,
+        "timezone": spec.timezone,
+        "horizon": spec.horizon,
+        "quantiles": list(spec.quantiles),
+        "calendar": [format_ms(length) for length in spec.calendar_ms],
+    }
+    options = replace(options, settings=load([], base | dict(options.changes), {}))
+    stream.spec = _spec(stream, options)
+    return options

@@ -10,6 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from streamrnn.service.backtest_intervals import ROLLING, rolling_coverage
 from streamrnn.service.backtest_score import Forecasts, Row, Steps
 from streamrnn.spec import StreamSpec
 from streamrnn.transports.files import InputError
@@ -23,14 +24,11 @@ def table(console: Console, rows: list[Row], document: dict[str, Any]) -> None:
         f"horizon {protocol['horizon']}: z-scored by the train rows, means over horizons and channels",
         title_justify="left",
     )
-    for column in ("model", "n", "MSE", "MAE", "MASE", "pinball", "inside 90 %"):
+    for column in ("model", "n", "MSE", "MAE", "MASE", "pinball"):
         made.add_column(column, justify="left" if column == "model" else "right")
     for model in dict.fromkeys(row.model for row in rows if row.task == "forecast"):
         mine = [
             r for r in rows if r.model == model and r.channel is None and r.horizon is None and r.task == "forecast"
-        ]
-        coverage = [
-            r.coverage["0.95"] - r.coverage["0.05"] for r in mine if "0.95" in r.coverage and "0.05" in r.coverage
         ]
         made.add_row(
             model,
@@ -39,9 +37,9 @@ def table(console: Console, rows: list[Row], document: dict[str, Any]) -> None:
             _mean([r.mae for r in mine]),
             _mean([r.mase for r in mine]),
             _mean([r.pinball for r in mine]),
-            _mean(list(coverage)),
         )
     console.print(made)
+    _intervals(console, rows, protocol)
     hidden = [r for r in rows if r.task == "imputation" and r.channel is None]
     if hidden:
         filled = RichTable(title="hidden cells of the scored rows, filled", title_justify="left")
@@ -68,6 +66,33 @@ def table(console: Console, rows: list[Row], document: dict[str, Any]) -> None:
     console.print(f"{document['wall_s']} s, {document['peak_rss_mb']} MB at most", highlight=False)
 
 
+def _intervals(console: Console, rows: list[Row], protocol: dict[str, Any]) -> None:
+    whole = [r for r in rows if r.task == "forecast" and r.channel is None and r.horizon is None]
+    if all(r.inside is None for r in whole):
+        return
+    levels = protocol["quantiles"]
+    made = RichTable(
+        title=f"intervals of {levels[-1] - levels[0]:.3g}; baselines: normal, of the EWMA of their squared errors",
+        title_justify="left",
+    )
+    for column in ("model", "inside", "of 500 rows", "width", "Winkler", "CRPS", "NLL"):
+        made.add_column(column, justify="left" if column == "model" else "right")
+    for model in dict.fromkeys(r.model for r in whole):
+        mine = [r for r in whole if r.model == model]
+        least, most = [r.rolling_min for r in mine], [r.rolling_max for r in mine]
+        known = [value for value in (*least, *most) if value is not None]
+        made.add_row(
+            model,
+            _mean([r.inside for r in mine]),
+            f"{min(known):.3f}..{max(known):.3f}" if known else "–",
+            _mean([r.width for r in mine]),
+            _mean([r.winkler for r in mine]),
+            _mean([r.crps for r in mine]),
+            _mean([r.nll for r in mine]),
+        )
+    console.print(made)
+
+
 def _mean(values: list[float | None]) -> str:
     known = [value for value in values if value is not None]
     if not known:
@@ -85,7 +110,9 @@ def plots(
     spec: StreamSpec,
     score_rows: tuple[int, int],
 ) -> None:
-    """Error and coverage by horizon, error over time with the swaps, one fan; of a panel the last two show its first series.
+    """Error, coverage and interval scores by horizon; error with the swaps, and coverage, over time; one fan.
+
+    Of a panel the last three show its first series.
 
     Raises InputError without matplotlib.
     """
@@ -126,6 +153,21 @@ def plots(
     axes.legend(title="quantile", ncol=4)
     _save(figure, folder / "calibration_by_horizon.png")
 
+    figure, both = plt.subplots(1, 2, figsize=(11, 4.5))
+    for axes, name, title in ((both[0], "crps", "CRPS"), (both[1], "winkler", "Interval (Winkler) score")):
+        for model, mine in by_horizon.items():
+            scores = [getattr(r, name) for r in mine]
+            axes.plot(
+                [r.horizon or 0 for r in mine],
+                [np.nan if value is None else value for value in scores],
+                marker=".",
+                label=model,
+                lw=2.5 if model == "streamrnn" else 1.2,
+            )
+        axes.set(xlabel="horizon (steps)", ylabel="z-scale", title=title)
+    both[0].legend()
+    _save(figure, folder / "intervals_by_horizon.png")
+
     figure, axes = plt.subplots(figsize=(10, 4.5))
     one = np.flatnonzero((steps.series == 0) & steps.real)
     values, mean = steps.values[one], forecasts.mean[one]
@@ -137,13 +179,28 @@ def plots(
     for errors, label in ((miss, "streamrnn"), (naive, "persistence")):
         known = np.isfinite(errors)
         means = np.where(known, errors, 0.0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
-        rolling = np.convolve(means, np.ones(width) / width, "valid")
-        axes.plot(np.arange(len(rolling)) + width, rolling, label=label)
+        smooth = np.convolve(means, np.ones(width) / width, "valid")
+        axes.plot(np.arange(len(smooth)) + width, smooth, label=label)
     for swap in swaps:
         axes.axvline(swap, color="grey", lw=0.4)
     axes.set(xlabel="row", ylabel=f"one-step error, mean of {width} rows", title="Error over time (grey: new weights)")
     axes.legend()
     _save(figure, folder / "error_over_time.png")
+
+    if forecasts.quantiles is not None and len(one) > ROLLING:
+        figure, axes = plt.subplots(figsize=(10, 4.5))
+        low, high = forecasts.quantiles[one[:-1], :, 0, 0], forecasts.quantiles[one[:-1], :, -1, 0]
+        for c, channel in enumerate(spec.channels[:12]):
+            known = np.flatnonzero(np.isfinite(low[:, c]) & np.isfinite(high[:, c]) & np.isfinite(values[1:, c]))
+            within = (values[1:, c] >= low[:, c]) & (values[1:, c] <= high[:, c])
+            rolling = rolling_coverage(within[known], np.zeros(len(known), dtype=np.int64))
+            axes.plot(known[ROLLING - 1 :] + 1, rolling, label=channel, lw=0.9)
+        axes.axhline(spec.quantiles[-1] - spec.quantiles[0], color="grey", lw=0.6)
+        axes.set(
+            xlabel="row", ylabel=f"share inside, {ROLLING} rows", title="Coverage of the one-step interval over time"
+        )
+        axes.legend(ncol=4)
+        _save(figure, folder / "coverage_over_time.png")
 
     figure, axes = plt.subplots(figsize=(10, 4.5))
     middle = steps.rows[(score_rows[0] + score_rows[1]) // 2]

@@ -103,11 +103,11 @@ def forecast_fields(spec: StreamSpec) -> list[Field]:
         Field("week", (channels, 4 if len(spec.seasons) > 1 and seasonal else 0), f32),
         # the linear experts
         Field("moves_gram", (channels, ridge.packed(p)), f32),
-        Field("moves_right", (channels, p, rungs), f32),
+        Field("moves_right", (channels, rungs, p), f32),
         Field("moves_weights", (channels, p, rungs), f32),
         Field("moves_seen", (channels, 3), f32),
         Field("deviations_gram", (channels, ridge.packed(q)), f32),
-        Field("deviations_right", (channels, q, rungs), f32),
+        Field("deviations_right", (channels, rungs, q), f32),
         Field("deviations_weights", (channels, q, rungs), f32),
         Field("deviations_seen", (channels, 3), f32),
         # the mixture
@@ -150,7 +150,7 @@ def shape_of(spec: StreamSpec, table: SeriesTable) -> tuple[U8, Shape]:
     return block.rows, Shape(
         at, block.size, len(spec.channels), length("x", 2), length("known", 2), length("deviation", 2), length("phases", 1),
         length("phases", 2), length("profile", 2), length("means", 3), length("deviation_means", 3), length("week", 2),
-        length("moves_right", 2), length("moves_gram", 2), length("deviations_right", 2), length("deviations_gram", 2),
+        length("moves_right", 3), length("moves_gram", 2), length("deviations_right", 3), length("deviations_gram", 2),
         length("losses", 2), length("losses", 3), length("stack_right", 3), length("stack_gram", 3), length("pend_mean", 2),
         length("pend_moves", 3), length("pend_offsets", 3), length("covariance", 1),
     )  # fmt: skip

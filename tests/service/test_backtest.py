@@ -505,3 +505,115 @@ def test_service_and_back_test_learn_by_one_set_of_defaults() -> None:
     spec = service_learn_spec(changed)
     assert (spec.train.lr, spec.window, spec.train.seed) == (0.5, 9000, 3)
     assert learn_spec(Options(Path("t.csv"), settings=changed), 3, 1) == spec
+
+
+# ── intervals, baselines, settings ───────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_random_walk_is_scored_as_its_normal_distribution(tmp_path: Path) -> None:
+    """Known to the pen: CRPS σ/√π, NLL ½ ln 2πe σ², width 3.29 σ, in units of the train rows' deviation."""
+    walk = np.cumsum(np.random.default_rng(7).normal(size=4000))
+    rows = [(BEGIN + timedelta(hours=i), float(value)) for i, value in enumerate(walk)]
+    document = run(
+        table(tmp_path / "t.csv", rows), tmp_path, horizon=1, train_rows=(0, 800), baselines=("persistence", "ewma94")
+    )
+    unit = walk[:800].std()
+    for model, scored in overall(document).items():
+        slack = 1.05 if model == "ewma94" else 1.03
+        assert 0.99 / np.sqrt(np.pi) / unit < scored["crps"] * 1.03, model
+        assert scored["crps"] < slack / np.sqrt(np.pi) / unit, model
+        nll = 0.5 * np.log(2 * np.pi * np.e) - np.log(unit)
+        assert nll - 0.05 < scored["nll"] < nll + 0.06, model
+        assert scored["width"] == pytest.approx(3.29 / unit, rel=0.06), model
+        assert scored["width"] < scored["winkler"] < 4.5 / unit, model
+        assert scored["inside"] == pytest.approx(0.9, abs=0.015), model
+        assert scored["inside"] == pytest.approx(scored["coverage"]["0.95"] - scored["coverage"]["0.05"], abs=1e-9)
+        assert 0.84 < scored["rolling_min"] < scored["inside"] < scored["rolling_max"] < 0.95, model
+
+
+def test_rolling_coverage_of_a_mean_is_the_worst_of_its_cells_and_none_where_rows_are_few(tmp_path: Path) -> None:
+    path = table(tmp_path / "t.csv", hours(900))
+    rows = [r for r in run(path, tmp_path)["rows"] if r["model"] == "streamrnn"]
+    each = [r for r in rows if r["channel"] == "x" and r["horizon"] is not None]
+    whole = next(r for r in rows if r["channel"] is None and r["horizon"] is None)
+    assert whole["rolling_min"] == min(r["rolling_min"] for r in each)
+    assert whole["rolling_max"] == max(r["rolling_max"] for r in each)
+    short = overall(run(path, tmp_path, score_rows=(180, 600)))["streamrnn"]
+    assert (short["rolling_min"], short["rolling_max"]) == (None, None)
+    assert short["crps"] > 0.0
+
+
+def test_a_baselines_interval_knows_no_error_before_its_target_came(tmp_path: Path) -> None:
+    rows = hours(300)
+    stream = read(Options(table(tmp_path / "t.csv", rows), horizon=3))
+    steps = backtest.layout(stream)
+    noisy = steps.values.copy()
+    noisy[200:] *= 100.0
+    made = [
+        backtest.baseline("persistence", shown, steps, stream, 24, lambda n: None) for shown in (steps.values, noisy)
+    ]
+    for each in made:
+        assert each.sigma is not None
+        assert np.isnan(each.sigma[0]).all()
+    np.testing.assert_array_equal(made[0].sigma[:200], made[1].sigma[:200])
+    assert not np.array_equal(made[0].sigma[200:], made[1].sigma[200:])
+    # the plain mean at first, by hand: three steps ahead, at row 5
+    errors = [steps.values[t + 3, 0] - steps.values[t, 0] for t in range(3)]
+    assert made[0].sigma[5, 0, 2] == pytest.approx(np.sqrt(np.mean(np.square(errors))))
+
+
+def test_a_single_level_has_errors_and_no_interval(tmp_path: Path) -> None:
+    document = run(table(tmp_path / "t.csv", hours(200)), tmp_path, changes={"quantiles": [0.5]})
+    scored = overall(document)["streamrnn"]
+    assert (scored["crps"], scored["winkler"], scored["nll"]) == (None, None, None)
+    assert scored["mse"] > 0.0
+
+
+def test_a_setting_is_changed_without_a_configuration_file(tmp_path: Path) -> None:
+    path = table(tmp_path / "t.csv", hours(200))
+    plain = run(path, tmp_path)
+    assert run(path, tmp_path, changes={"burn_in": "32"})["rows"] == plain["rows"]  # defaults stay the back-test's own
+    changed = run(path, tmp_path, changes={"quantiles": [0.2, 0.8]})
+    assert changed["protocol"]["quantiles"] == [0.2, 0.8]
+    code, said = command(path, "--set", "burn_inn=3")
+    assert code != 0
+    assert "burn_in" in said
+    for key, instead in (("horizon", "--horizon or -c"), ("decode.ts_unit", "a configuration -c"), ("within", "-c")):
+        code, said = command(path, "--set", f"{key}=1")
+        assert code != 0
+        assert f"--set {key} decides how the file is read" in said
+        assert instead in said
+
+
+def test_a_field_of_the_stream_is_replaced_where_there_is_one(tmp_path: Path) -> None:
+    path = table(tmp_path / "t.csv", hours(200))
+    assert read(Options(path, horizon=3, spec_changes={"warm_up": 7})).spec.warm_up == 7
+    with pytest.raises(InputError, match="no nonsense"):
+        run(path, tmp_path, spec_changes={"nonsense": 1})
+
+
+def test_kept_weights_serve_as_a_baseline_from_the_first_row(tmp_path: Path) -> None:
+    path = table(tmp_path / "t.csv", hours(400))
+    small = {"model.hidden": 8, "learn.updates": 8, "learn.length": 48, "learn.min_steps": 100, "learn.window": 512,
+             "learn.holdout": 16}  # fmt: skip
+    shape = {"train": True, "train_every": 60, "changes": small, "keep": tmp_path / "kept"}
+    run(path, tmp_path, **shape)
+    kept = list((tmp_path / "kept").glob("*.weights"))
+    assert len(kept) == 1
+    for name in (f"path:{tmp_path / 'kept'}", f"path:{kept[0]}"):
+        document = run(path, tmp_path, baselines=("persistence", name), changes=small)
+        scores = overall(document)
+        assert list(scores) == ["streamrnn", "persistence", name]
+        assert scores[name]["mse"] != scores["streamrnn"]["mse"]
+        assert scores[name]["coverage"].keys() == scores["streamrnn"]["coverage"].keys()
+    other = {"keep": None, "changes": small | {"learn.updates": 12}}
+    again = overall(run(path, tmp_path, baselines=("persistence", name), **shape | other))
+    assert again[name] == scores[name]  # kept weights stay as they are while the service learns
+    assert again["streamrnn"] != scores["streamrnn"]
+    kept[0].write_bytes(kept[0].read_bytes()[:-1])
+    with pytest.raises(InputError, match="digest"):
+        run(path, tmp_path, baselines=(name,))
+    with pytest.raises(InputError, match=r"no \*\.weights there.*--keep"):
+        run(path, tmp_path, baselines=(f"path:{tmp_path}",))
+    with pytest.raises(InputError, match="--keep: no weights"):
+        run(path, tmp_path, keep=tmp_path / "none")

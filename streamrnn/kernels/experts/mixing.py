@@ -33,7 +33,7 @@ BELIEVED = 10.0  # an expert's move goes as far as so many usual moves over the 
 STANDARD = 0.5  # standard errors that the guard takes from β
 ABSURD = np.float32(1000.0)  # a squared move beyond so many usual ones weighs less in slow sums
 FIRST = 8  # frames of a channel that nothing is scored on
-NEGLIGIBLE = 20.0  # a weight of e^−20 is 0
+NEGLIGIBLE = 12.0  # a weight of e^−12 is 0
 # Weights and stacks are solved for at every 4th forecast of a rung, at each one while the channel is young.
 SELDOM, YOUNG = 4, 256
 

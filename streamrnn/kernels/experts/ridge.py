@@ -37,15 +37,15 @@ def say(weights: F32, features: F32, said: F32) -> None:
     rungs = weights.shape[1]
     said[:rungs] = np.float32(0.0)
     for j in range(weights.shape[0]):
-        f = features[j]
+        row, f = weights[j], features[j]
         for r in range(rungs):
-            said[r] += weights[j, r] * f
+            said[r] += row[r] * f
 
 
 @lean
 def learn(gram: F32, right: F32, seen: F32, features: F32, labels: F32, leverage: float) -> None:
     """Takes one sample in; one that is absurd, with a feature of more than `leverage` times its usual energy, weighs less."""
-    size, rungs = right.shape
+    rungs, size = right.shape
     energy = np.float32(0.0)
     for j in range(1, size):
         energy += features[j] * features[j]
@@ -61,14 +61,19 @@ def learn(gram: F32, right: F32, seen: F32, features: F32, labels: F32, leverage
             at += size - j
         if most > leverage:
             weight = np.float32(leverage) / most
+    # Slices, since an index that may be negative is looked at for each number.
     at = 0
     for i in range(size):
         a = weight * features[i]
-        for j in range(i, size):
-            gram[at + j - i] = FORGETTING * gram[at + j - i] + a * features[j]
+        row, others = gram[at : at + size - i], features[i:size]
+        for k in range(row.shape[0]):
+            row[k] = FORGETTING * row[k] + a * others[k]
         at += size - i
-        for r in range(rungs):
-            right[i, r] = FORGETTING * right[i, r] + a * labels[r]
+    for r in range(rungs):
+        a = weight * labels[r]
+        row = right[r]
+        for k in range(size):
+            row[k] = FORGETTING * row[k] + a * features[k]
     energy *= weight
     seen[0] = FORGETTING * seen[0] + np.float32(1.0)
     seen[1] = FORGETTING * seen[1] + energy
@@ -81,7 +86,7 @@ def solve(gram: F32, right: F32, seen: F32, weights: F32, work: F32, inverse: F3
 
     Four pivots at a time: a row is loaded and stored once for all of them. `work` [≥ p, ≥ p + rungs], `inverse` [≥ p]: scratch.
     """
-    size, rungs = right.shape
+    rungs, size = right.shape
     width = size + rungs
     count = seen[0]
     if seen[2] > 0.0:
@@ -89,13 +94,14 @@ def solve(gram: F32, right: F32, seen: F32, weights: F32, work: F32, inverse: F3
     stretched = np.float32(1.0 + RIDGE / max(count, 1e-3))
     at = 0
     for i in range(size):
-        for j in range(i, size):
-            work[i, j] = gram[at + j - i]
+        row, to = gram[at : at + size - i], work[i, i:size]
+        for k in range(row.shape[0]):
+            to[k] = row[k]
         at += size - i
         inverse[i] = NOTHING * work[i, i]  # what the pivot has to exceed
         work[i, i] *= stretched
         for r in range(rungs):
-            work[i, size + r] = right[i, r]
+            work[i, size + r] = right[r, i]
     j = 0
     while j < size:
         after = min(j + 4, size)
@@ -106,33 +112,38 @@ def solve(gram: F32, right: F32, seen: F32, weights: F32, work: F32, inverse: F3
             inverse[b] = share
             for i in range(b + 1, after):
                 left = work[b, i] * share
-                for k in range(i, width):
-                    work[i, k] -= left * work[b, k]
+                row, first = work[i, i:width], work[b, i:width]
+                for k in range(row.shape[0]):
+                    row[k] -= left * first[k]
         if after < size:
             for i in range(after, size):
                 a, b = work[j, i] * inverse[j], work[j + 1, i] * inverse[j + 1]
                 c, d = work[j + 2, i] * inverse[j + 2], work[j + 3, i] * inverse[j + 3]
-                for k in range(i, width):
-                    work[i, k] -= (a * work[j, k] + b * work[j + 1, k]) + (c * work[j + 2, k] + d * work[j + 3, k])
+                row = work[i, i:width]
+                first, second = work[j, i:width], work[j + 1, i:width]
+                third, fourth = work[j + 2, i:width], work[j + 3, i:width]
+                for k in range(row.shape[0]):
+                    row[k] -= (a * first[k] + b * second[k]) + (c * third[k] + d * fourth[k])
         j = after
     for i in range(size - 1, -1, -1):
+        to = weights[i]
         for r in range(rungs):
-            weights[i, r] = work[i, size + r]
+            to[r] = work[i, size + r]
         k = i + 1
         while k + 3 < size:
             a, b, c, d = work[i, k], work[i, k + 1], work[i, k + 2], work[i, k + 3]
+            first, second, third, fourth = weights[k], weights[k + 1], weights[k + 2], weights[k + 3]
             for r in range(rungs):
-                weights[i, r] -= (a * weights[k, r] + b * weights[k + 1, r]) + (
-                    c * weights[k + 2, r] + d * weights[k + 3, r]
-                )
+                to[r] -= (a * first[r] + b * second[r]) + (c * third[r] + d * fourth[r])
             k += 4
         while k < size:
             a = work[i, k]
+            first = weights[k]
             for r in range(rungs):
-                weights[i, r] -= a * weights[k, r]
+                to[r] -= a * first[r]
             k += 1
         for r in range(rungs):
-            weights[i, r] *= inverse[i]
+            to[r] *= inverse[i]
 
 
 @lean
