@@ -64,7 +64,7 @@ def test_coverage_is_found_again_from_any_state(name: str, start: str) -> None:
     values = REGIMES[name](rng, rows, series)
     engine = Engine(stream(horizon, 7, series))
     before = run(engine, values[:1000])
-    theta, spread, loss = (engine.table.columns[key][:series] for key in ("theta", "spread", "loss"))
+    theta, spread, loss = (engine.table.columns[key][:series] for key in ("level_theta", "sigma", "losses"))
     side = np.array([-1, -1, -1, 0, 1, 1, 1])
     theta[:] = {"high": 8.0, "low": -8.0, "wide": 8.0 * side, "crossed": -8.0 * side, "random": 0.0}[start]
     if start == "random":
