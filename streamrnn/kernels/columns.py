@@ -239,7 +239,7 @@ SPREAD_SHARE = 0.03  # weight of a frame's squared error in σ²
 USUAL = 0.5
 # Errors of overlapping stretches wander together, and θ with them: later horizons have this power more room. Beyond `NEAR`
 # steps θ swings by what it is moved while nothing of it has matured, and has a share of that on top.
-LATER = 0.15
+LATER = 0.25
 NEAR, SWING = 12.0, 0.6
 STRETCH = 8.0
 
