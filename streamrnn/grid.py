@@ -14,7 +14,7 @@ Event time is a series' own: the newest `ts` it has shown. No clock decides anyt
 5. Steps close in order. Steps between that nothing filled are gaps: they are filled when the later step closes, at most
    `gap_max` of them for one silence; the rest are skipped and counted.
 6. A series is silent when two others, by clocks that agree with its own, show that `idle_after` has passed since its last
-   record (`kernels.logclock`). Its gaps are then filled *ahead*, on its own clock: what is sent is computed on a copy of
+   record (`kernels.silence`). Its gaps are then filled *ahead*, on its own clock: what is sent is computed on a copy of
    its state, which itself does not move. So no record of one series ever costs another one a tick: whatever comes later is
    accepted as if nothing had been filled. Then the series rests until it speaks again. Steps that were filled ahead are
    not sent a second time when they close, unless a tick has come for one of them: that one, and those after it, are sent
@@ -50,7 +50,7 @@ from streamrnn.kernels.grid import (
     implausible,
     known_times,
 )
-from streamrnn.kernels.logclock import hear, silent_for_ms, time_ms
+from streamrnn.kernels.silence import hear, silent_for_ms, time_ms
 from streamrnn.records import F64, I16, KIND_GAP, KIND_IDLE, KIND_TICK, Reason
 from streamrnn.spec import StreamSpec
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from streamrnn.service.costs import Cost
     from streamrnn.service.sizes import Sizes
     from streamrnn.service.topics import Access, Fault, TopicState
+    from streamrnn.transports.base import Transport
 
 # How long the input's offsets are watched for its rate.
 RATE_S = 2.0
@@ -46,7 +47,7 @@ def topics(
     from streamrnn.service.sizes import sizes_of, too_much_memory
 
     sizes, limit = sizes_of(settings), memory_bytes()
-    states, made, _ = asyncio.run(_examined(settings, sizes, create, partitions))
+    states, made = asyncio.run(_created(settings, sizes, create, partitions))
     # Whoever makes the topics need not be the one who serves.
     faults = [state.fault for state in states if state.fault is not None and state.fault.kind is not NotPermitted]
     rows = [_row(state, faults, made) for state in states]
@@ -83,11 +84,8 @@ def validate(
     from streamrnn.service.sizes import sizes_of, too_much_memory
 
     sizes, limit = sizes_of(settings), memory_bytes()
-    states, _, access = ([], {}, []) if offline else asyncio.run(_examined(settings, sizes, access=True))
-    faults = [fault for fault in (*(s.fault for s in states), *(a.fault for a in access)) if fault is not None]
-    ticks_s = None if offline else asyncio.run(_present_rate(settings))
+    states, access, faults, ticks_s, kept = ([], [], [], None, []) if offline else asyncio.run(_asked(settings, sizes))
     rows = [_row(state, faults) for state in states]
-    kept = [] if offline or faults else asyncio.run(_costs(settings))
     shown = [{"of": cost.of, "partitions": cost.partitions, "cold": cost.cold, "what": cost.what} for cost in kept]
     more = [
         {"kind": each.kind, "name": each.name, "state": each.fault.what if each.fault else "permitted"}
@@ -128,20 +126,28 @@ def _forecasting(said: Mapping[str, Any]) -> list[str]:
     ]
 
 
-async def _costs(settings: Settings) -> list[Cost]:
-    """What becomes of the states and weights that are there, were a worker started with this configuration."""
+async def _asked(
+    settings: Settings, sizes: Sizes
+) -> tuple[list[TopicState], list[Access], list[Fault], float | None, list[Cost]]:
+    """(topics, groups and ids, what is wrong with them, the input's present rate, what would become of the states and
+    weights that are there). The rate is watched beside the last, which is not asked where something is wrong."""
     from streamrnn.service.costs import costs
     from streamrnn.transports.kafka import KafkaTransport
 
-    return await costs(KafkaTransport(settings.kafka_settings()), settings)
+    transport = KafkaTransport(settings.kafka_settings())
+    states, _, access = await _examined(transport, settings, sizes, access=True)
+    faults = [fault for fault in (*(s.fault for s in states), *(a.fault for a in access)) if fault is not None]
+    if faults:
+        return states, access, faults, await _present_rate(transport, settings), []
+    ticks_s, kept = await asyncio.gather(_present_rate(transport, settings), costs(transport, settings))
+    return states, access, faults, ticks_s, kept
 
 
-async def _present_rate(settings: Settings) -> float | None:
+async def _present_rate(transport: Transport, settings: Settings) -> float | None:
     """Records that come to the input a second, by its offsets over a short time; None where that cannot be asked."""
     from streamrnn.transports.base import Deadline, TransportError
-    from streamrnn.transports.kafka import KafkaTransport
 
-    reader = KafkaTransport(settings.kafka_settings()).reader()
+    reader = transport.reader()
     try:
         await reader.start(settings.input, None)
         before, begun_s = sum((await reader.end_offsets()).values()), time.monotonic()
@@ -154,16 +160,30 @@ async def _present_rate(settings: Settings) -> float | None:
         await reader.stop(Deadline(2.0))
 
 
+async def _created(
+    settings: Settings, sizes: Sizes, create: bool, partitions: int | None
+) -> tuple[list[TopicState], dict[str, str]]:
+    """(topics that are there, what was done to which of them now)"""
+    from streamrnn.transports.kafka import KafkaTransport
+
+    states, done, _ = await _examined(KafkaTransport(settings.kafka_settings()), settings, sizes, create, partitions)
+    return states, done
+
+
 async def _examined(
-    settings: Settings, sizes: Sizes, create: bool = False, partitions: int | None = None, access: bool = False
+    transport: Transport,
+    settings: Settings,
+    sizes: Sizes,
+    create: bool = False,
+    partitions: int | None = None,
+    access: bool = False,
 ) -> tuple[list[TopicState], dict[str, str], list[Access]]:
     """(topics that are there, what was done to which of them now, and what else is permitted where `access` asks for it)."""
     from streamrnn.service.sizes import needs_with_limits
     from streamrnn.service.topics import examine, examine_access, raise_limits
     from streamrnn.transports.base import TopicNeed
-    from streamrnn.transports.kafka import KafkaTransport
 
-    admin = KafkaTransport(settings.kafka_settings()).admin()
+    admin = transport.admin()
     await admin.start()
     try:
         made: list[str] = []

@@ -27,10 +27,10 @@ PACKAGE = Path(__file__).parent
 
 
 def _sources() -> str:
-    """A digest of all kernels, in order of their names."""
+    """A digest of all kernels, those in folders below, too, in order of their names."""
     digest = hashlib.sha256()
-    for path in sorted(PACKAGE.glob("*.py")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    for path in sorted(PACKAGE.rglob("*.py")):
+        digest.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
 
@@ -83,7 +83,9 @@ class _Place:
     """What numba asks of a locator. It stands for all folders; the one that is written gives the name."""
 
     def __init__(self, function: Callable[..., Any], file: str) -> None:
-        self._line = function.__code__.co_firstlineno
+        # Numba's own part of the name is the module's last word and the function's.
+        folders = function.__module__.split(".")[2:-1]
+        self._name = "-".join([*folders, str(function.__code__.co_firstlineno)])
 
     @classmethod
     def from_function(cls, function: Callable[..., Any], file: str) -> _Place:
@@ -96,7 +98,7 @@ class _Place:
         return SOURCES
 
     def get_disambiguator(self) -> str:
-        return str(self._line)
+        return self._name
 
     def ensure_cache_path(self) -> None:
         pass

@@ -16,12 +16,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
 from streamrnn.kernels import inlined
 from streamrnn.records import F32, F64, I32, I64, U8, U16
+
+# A float32 or a float64: the kernels mix them, float32 where many stand in a row.
+Real: TypeAlias = Any
 
 RUNGS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 # Forecasts of a rung that wait for their targets, at most.
@@ -92,8 +95,8 @@ def ladder_of(horizon: int, lags: Sequence[int], discount: float, fade: float) -
         stride,
         cells,
         np.cumsum(cells) - cells,
-        discount**stride,
-        fade**stride,
+        np.power(discount, stride).astype(np.float64),
+        np.power(fade, stride).astype(np.float64),
         below,
         above,
         share.astype(np.float32),
@@ -144,8 +147,8 @@ class History(NamedTuple):
 
 
 class Regression(NamedTuple):
-    """Normal equations of one linear expert: `gram` (packed upper triangle), `right` [rung, feature], `weights` [feature, rung], and in
-    `seen` the decayed count of samples and the first two moments of their energy."""
+    """Normal equations of one linear expert: `gram` (packed upper triangle), `right` [rung, feature], `weights` [feature, rung],
+    and in `seen` the decayed count of samples and the first two moments of their energy."""
 
     gram: F32
     right: F32
@@ -259,7 +262,7 @@ def tracking_of(levels: Sequence[float], ladder: Ladder) -> Tracking:
         np.abs(normal) + room + SWING * RATE * np.maximum(ladder.cells - NEAR, 0.0)[:, None],
         np.sqrt(steps),
         1.0 / steps,
-        (1.0 - SPREAD_SHARE) ** ladder.stride,
+        np.power(1.0 - SPREAD_SHARE, ladder.stride).astype(np.float64),
     )
 
 
@@ -282,17 +285,17 @@ class Frames(NamedTuple):
 
 
 @inlined
-def to_bits(x: float) -> np.uint16:
+def to_bits(x: Real) -> np.uint16:
     """The upper half of the float32 bit pattern, rounded: 8 bits of mantissa, enough for an interval's half width."""
     return np.uint16(np.uint32(np.float32(x).view(np.uint32) + np.uint32(0x8000)) >> np.uint32(16))
 
 
 @inlined
-def from_bits(bits: np.uint16) -> np.float32:
+def from_bits(bits: np.uint16) -> Real:
     return np.uint32(np.uint32(bits) << np.uint32(16)).view(np.float32)
 
 
 @inlined
-def within(x: float, limit: float) -> float:
+def within(x: Real, limit: Real) -> Real:
     """x, no further from 0 than `limit`."""
     return min(max(x, -limit), limit)

@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from streamrnn.kernels import inlined, lean
 from streamrnn.kernels import filling as fills
+from streamrnn.kernels import inlined, lean
 from streamrnn.kernels.columns import (
     DEVIATIONS,
     EXPERTS,
@@ -31,6 +31,7 @@ from streamrnn.kernels.columns import (
     Frames,
     Ladder,
     Plan,
+    Real,
     Seasons,
     Tracking,
     from_bits,
@@ -53,7 +54,7 @@ from streamrnn.kernels.experts.season_ago import season_ago
 from streamrnn.kernels.features import REST
 from streamrnn.kernels.intervals import SHAPE_REACH, SHRINK, SPREAD_FLOOR, opened, track
 from streamrnn.kernels.rowviews import Shape, State, series_row
-from streamrnn.records import F32, F64, I64, U8, Bool
+from streamrnn.records import F32, F64, I64, Bool
 
 MOVE_MAX = 1e9  # in scales: what is further is nothing that a network says
 LABEL_CLIP = np.float32(10.0)  # in usual moves over the rung: the label of the expert of moves
@@ -92,7 +93,7 @@ class Written(NamedTuple):
 class Matured(NamedTuple):
     """Sums over what matured: see `records.Scores`."""
 
-    count: I64
+    total: I64
     abs_error: F64
     abs_persistence: F64
     abs_network: F64
@@ -257,8 +258,8 @@ def _arrive(i: int, frames: Frames, state: State, settings: Settings, x: F32, ca
 
 @inlined
 def _places(n: int, length: int, ladder: Ladder, due: I64, cell: I64, newest: I64, origin: I64, turn: I64) -> None:
-    """By rung, for all channels of frame n: whether a forecast matures (`due`), in which `cell`; the cell of its newest one; where
-    its `origin` lies in a ring of `length` frames; the number of the newest one."""
+    """By rung, for all channels of frame n: whether a forecast matures (`due`), in which `cell`; the cell of its newest one;
+    where its `origin` lies in a ring of `length` frames; the number of the newest one."""
     for r in range(ladder.h.shape[0]):
         h, stride, cells, begin = ladder.h[r], ladder.stride[r], ladder.cells[r], ladder.begin[r]
         since = n - h
@@ -317,7 +318,7 @@ def _score(i: int, frames: Frames, state: State, settings: Settings, matured: Ma
                 )  # fmt: skip
             error = np.float64(y - mean) * unit
             naive = np.float64(y) * unit * per_size
-            matured.count[c, h - 1] += 1
+            matured.total[c, h - 1] += 1
             matured.abs_error[c, h - 1] += abs(error) * per_size
             matured.abs_persistence[c, h - 1] += abs(naive)
             if network == network:
@@ -419,8 +420,8 @@ def _experts_say(
     places: F64,
     speaks: bool,
     net: F32,
-    per_unit: np.float32,
-    from_base: np.float32,
+    per_unit: Real,
+    from_base: Real,
     awake: bool,
     state: State,
     settings: Settings,
@@ -540,7 +541,7 @@ def _say(
     here = n % history.x.shape[1]
     seasonal = place[PROFILE] >= 0
     places = frames.phase[i]
-    net_at = place[NETWORK]
+    net_at, used = place[NETWORK], mixture.loss.shape[2]
     if place[DEVIATIONS] >= 0:
         deviations.waves(places[0], seasons.cells[0], scratch.wave)
     for c in range(scratch.x.shape[0]):
@@ -587,11 +588,14 @@ def _say(
         shrunk = np.exp(SHRINK * rest) if rest > REST else 1.0
         for r in range(rungs):
             scratch.sigma[r] = opened(r, ladder.h[r], size, one_step, rest, shrunk, sigmas, standing, tracking)
+            known = age > ladder.h[r] + mixing.FIRST
             if age < mixing.YOUNG or (scratch.turn[r] + c) % mixing.SELDOM == 0:
                 mixing.weigh(
-                    mixture.loss[c, r], mixture.weight[c, r], mixture.size[c, r], mixture.energy[c, r], mixture.slope[c, r],
-                    age > ladder.h[r] + mixing.FIRST, ladder.cells[r], place, speaks, net.skill[r],
-                )  # fmt: skip
+                    mixture.loss[c, r], mixture.weight[c, r], mixture.energy[c, r], known, place, speaks, net.skill[r]
+                )
+            mixture.weight[c, r, used] = mixing.believed(
+                mixture.size[c, r], mixture.slope[c, r], known, ladder.cells[r]
+            )
         weight = mixture.weight[c]
         if not speaks and net.speaks:
             for r in range(rungs):
@@ -715,7 +719,7 @@ def advance(
     matured: Matured,
     scratch: Scratch,
 ) -> None:
-    """One pass over frames in (series, time) order. `address`: where the block of rows begins that `shape` describes."""  # fmt: skip
+    """One pass over frames in (series, time) order. `address`: where the block of rows begins that `shape` describes."""
     channels, horizon = frames.values.shape[1], settings.ladder.share.shape[0]
     seasons, phases = settings.seasons, scratch.phases
     linear = settings.plan.place[MOVES] >= 0 or settings.plan.place[DEVIATIONS] >= 0

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from streamrnn.kernels import compiled
-from streamrnn.kernels.logclock import attend, counts, place_of, silent_for_ms, time_ms
+from streamrnn.kernels.silence import attend, counts, place_of, silent_for_ms, time_ms
 from streamrnn.kernels.steps import index_of, start_of
 from streamrnn.records import F64, I32, I64, KIND_GAP, KIND_TICK, U8
 

@@ -74,20 +74,25 @@ FIELDS = (
 )  # fmt: skip
 
 
-@intrinsic
-def _array(typingctx: Any, address: Any, shape: Any, dtype: Any) -> Any:
+# Numba says nothing of their types.
+_make: Any = arrayobj.make_array
+_populate: Any = arrayobj.populate_array
+_unpacked: Any = cgutils.unpack_tuple
+
+
+def _view(typingctx: Any, address: Any, shape: Any, dtype: Any) -> Any:
     """The array of this shape and kind whose numbers begin at an address, one after the other. Nobody owns it."""
     kind = types.Array(dtype.dtype, shape.count, "C")
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        made = arrayobj.make_array(kind)(context, builder)
+        made = _make(kind)(context, builder)
         number = context.get_data_type(kind.dtype)
         width = context.get_constant(types.intp, context.get_abi_sizeof(number))
-        lengths = cgutils.unpack_tuple(builder, arguments[1])
+        lengths = _unpacked(builder, arguments[1])
         strides = [width]
         for length in reversed(lengths[1:]):
             strides.insert(0, builder.mul(strides[0], length))
-        arrayobj.populate_array(
+        _populate(
             made,
             data=builder.inttoptr(arguments[0], number.as_pointer()),
             shape=lengths,
@@ -98,6 +103,9 @@ def _array(typingctx: Any, address: Any, shape: Any, dtype: Any) -> Any:
         return made._getvalue()  # noqa: SLF001 - there is no other way to a struct's value
 
     return kind(types.intp, shape, dtype), codegen
+
+
+_array: Any = intrinsic(_view)
 
 
 @inlined

@@ -18,8 +18,8 @@ import numpy as np
 import orjson
 
 from streamrnn.codec import Decoder
-from streamrnn.experts import AUTO, EXPERTS_MEMORY_MAX, FULL, choose, experts_setting
 from streamrnn.durations import format_ms
+from streamrnn.experts import AUTO, EXPERTS_MEMORY_MAX, FULL, choose, experts_setting
 from streamrnn.mapping import DecodeSpec, split_path
 from streamrnn.records import F64, I64, Bool, TickBatch, take
 from streamrnn.season import Season, SeasonSetting, season_of, season_setting

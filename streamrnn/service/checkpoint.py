@@ -4,7 +4,14 @@ A checkpoint of a partition begins at an input offset B: the rows that have chan
 every batch, each as it is when its slice is taken and marked with the offset it has come to. When the last of them is
 acknowledged, a checkpoint record says "replay from B"; rows that were taken later than B are skipped by the replay up
 to their own offset (a fuzzy checkpoint, as in ARIES: Mohan et al., 1992). So the work per batch is bounded however many
-series there are.
+series there are, and in bytes however large a state is.
+
+How often: as `interval_s` and `records` say, as long as that keeps to a budget of bytes a second (`service.budget`);
+beyond it checkpoints come more seldom, `interval_max_s` apart at most. They are whole all the same, so that one offset a
+partition says where a replay begins, and what a longer interval costs is a longer replay of the input's own log. What
+cannot wait does not: a partition that is given up is written whole, one into which somebody else has written is written
+anew, and one whose replay would need more weights than are kept, or records that the input is about to delete
+(`hurry`), has its checkpoint at once.
 
 Order, at least once: a row may leave only after the outputs of all records that it has seen were acknowledged, or a
 crash would skip those records without their outputs. So a slice is copied behind its batch and appended after that
@@ -23,8 +30,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
+import structlog
 
 from streamrnn.records import I64
+from streamrnn.service.budget import WriteBudget
 from streamrnn.service.restart import HISTORY_MAX, still_needed
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.snapshot import Snapshots
@@ -43,18 +52,27 @@ from streamrnn.transports.changelog import (
     with_clock,
 )
 
+log = structlog.get_logger(__name__)
+
 # Rows that a batch permits at least; one of more records permits as many as it has records.
 SLICE_ROWS = 256
-# Bytes that a slice has at most, if it has more than one row: large states leave in more slices.
+# Bytes a row that a batch permits on top of that: rows that are larger leave in more slices, and no batch waits longer.
+SLICE_ROW_BYTES = 6400
+# Bytes that a slice has at most, if it has more than one row.
 SLICE_BYTES_MAX = 32 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class CheckpointSettings:
-    """A checkpoint begins after so many seconds or so many records, whichever comes first."""
+    """A checkpoint of a partition begins after so many seconds or so many records, whichever comes first, as soon as the
+    checkpoints of all partitions together have not written more than `bytes_s` bytes a second (0: no such budget); after
+    `interval_max_s` or `swaps_max` swaps of weights whatever they have written."""
 
     interval_s: float = 10.0
     records: int = 100_000
+    bytes_s: float = 0.0
+    interval_max_s: float = 60.0
+    swaps_max: int = 3
 
 
 @dataclass(slots=True)
@@ -66,8 +84,17 @@ class Slice:
     keys: list[bytes]
     values: list[bytes | None]
     rows: int = 0
+    row_bytes: int = 0  # of one of them, without ticks held back
     completes: Checkpoint | None = None
     since: int = 0  # strange writes that were known when it was taken
+
+    def bytes(self) -> int:
+        """Of keys and values, before compression."""
+        return sum(map(len, self.keys)) + sum(len(value) for value in self.values if value is not None)
+
+    def weight(self) -> int:
+        """How many rows of usual size it is worth: what a batch permits is counted in these."""
+        return max(self.rows, -(-self.rows * self.row_bytes // SLICE_ROW_BYTES), len(self.keys) // 4)
 
 
 @dataclass(slots=True)
@@ -105,14 +132,16 @@ class Checkpointer:
         snapshots: Snapshots,
         topic: str,
         settings: CheckpointSettings,
-        written: Callable[[int, int, int], None] = lambda partition, offset, rows: None,
+        written: Callable[[int, int, float], None] = lambda partition, offset, interval_s: None,
         strange: Callable[[int], None] = lambda partition: None,
+        appended: Callable[[int, int], None] = lambda rows, size: None,
     ) -> None:
         self.topic = topic
         self._engine, self._snapshots, self._settings = engine, snapshots, settings
-        self._told, self._strange = written, strange
+        self._told, self._strange, self._appended = written, strange, appended
         self._partitions: dict[int, Parked] = {}
-        self.rows_written = 0
+        self._budget = WriteBudget(settings.bytes_s, settings.interval_max_s, clock_s())
+        self._exceeded = False  # and said so
         engine.table.keep_gone = True
 
     def begin(
@@ -135,6 +164,7 @@ class Checkpointer:
     def park(self, partition: int) -> Parked | None:
         """The partition is given up; what `resume` needs, should it come back before anyone has moved it."""
         known = self._partitions.pop(partition, None)
+        self._budget.forget(partition)
         if known is not None:
             known.cycle = known.waiting = None  # rows that were taken are on their way; the next checkpoint is whole
         return known
@@ -145,8 +175,11 @@ class Checkpointer:
     # ── what goes with a batch ───────────────────────────────────────────────────────────────────────────────────
 
     def start(self, partition: int) -> Slice:
-        """The first record of a partition that starts with nothing, or comes back: replay from where it says."""
-        return Slice(partition, [CHECKPOINT], [encode_checkpoint(self._partitions[partition].written)])
+        """The checkpoint record as it is known to be now; also the first of a partition that starts with nothing or comes
+        back: replay from where it says."""
+        piece = Slice(partition, [CHECKPOINT], [encode_checkpoint(self._partitions[partition].written)])
+        self._budget.correct(partition, piece.bytes())
+        return piece
 
     def swapped(self, partition: int, offset: int, weights: str) -> Slice | None:
         """What is live from this offset on is of these weights: to leave with the batch that they serve first.
@@ -161,7 +194,7 @@ class Checkpointer:
             return None
         known.history = history
         known.written = _told_of(known.written, history)
-        return Slice(partition, [CHECKPOINT], [encode_checkpoint(known.written)])
+        return self.start(partition)
 
     @property
     def records(self) -> int:
@@ -194,10 +227,10 @@ class Checkpointer:
             return self.take_gone(partition, limit)
         cycle = known.cycle
         assert cycle is not None  # noqa: S101
-        table = self._engine.table
-        limit = min(limit, max(1, SLICE_BYTES_MAX // self._snapshots.record_bytes()))
-        rows = cycle.rows[cycle.at : cycle.at + limit]
+        table, size = self._engine.table, self._snapshots.record_bytes()
+        rows = cycle.rows[cycle.at :][: max(1, min(limit, limit * SLICE_ROW_BYTES // size, SLICE_BYTES_MAX // size))]
         cycle.at += len(rows)
+        charged = len(rows) * size
         # Some may have been let go since, or given to others.
         rows = rows[table.changed[rows] & (table.partition[rows] == partition)]
         piece = Slice(partition, [], [])
@@ -214,8 +247,8 @@ class Checkpointer:
             table.changed[rows] = False
             piece.keys += [series_key(name) for name in names]
             piece.values += records
-            piece.rows = len(rows)
-            self.rows_written += len(rows)
+            piece.rows, piece.row_bytes = len(rows), size
+        self._budget.correct(partition, piece.bytes() - charged)
         piece.since = known.strange_writes
         if cycle.at >= len(cycle.rows) and not known.gone:
             piece.completes = cycle.checkpoint
@@ -223,13 +256,18 @@ class Checkpointer:
         return piece
 
     def _begin_cycle(self, known: Parked, partition: int, position: int, force: bool) -> bool:
-        elapsed = clock_s() - known.began_s
+        now_s = clock_s()
+        elapsed = now_s - known.began_s
         since = position - known.written.offset
         if known.waiting is not None or (since <= 0 and not (known.due and since == 0)):
             return False
-        if not force and elapsed < self._settings.interval_s and since < self._settings.records:
-            return False
-        known.began_s, known.due = clock_s(), False
+        if not force:
+            if elapsed < self._settings.interval_s and since < self._settings.records:
+                return False
+            urgent = elapsed >= self._settings.interval_max_s or len(known.written.swaps) >= self._settings.swaps_max
+            if not urgent and not self._budget.paid(partition, now_s):
+                return False
+        known.began_s, known.due = now_s, False
         front = self._engine.front
         begin = msgspec.structs.replace(
             known.written,
@@ -241,8 +279,38 @@ class Checkpointer:
             word=known.written.word if position <= known.written.word else -1,
             skips=still_needed(known.written.skips, clocks[-1][0]),
         )
-        known.cycle = _Cycle(begin, self._engine.table.changed_rows(partition))
+        rows = self._engine.table.changed_rows(partition)
+        known.cycle = _Cycle(begin, rows)
+        self._budget.charge(partition, len(rows) * self._snapshots.record_bytes(), now_s)
+        self._look_at_budget()
         return True
+
+    def _look_at_budget(self) -> None:
+        """Reports, once, that it cannot be kept."""
+        settings, round_s = self._settings, self._budget.round_s()
+        if not self._exceeded and round_s > settings.interval_max_s:
+            self._exceeded = True
+            log.warning(
+                "checkpoint.bytes_per_second is not kept: more states change within checkpoint.interval_max than it permits",
+                bytes_per_second=round(settings.bytes_s * round_s / settings.interval_max_s),
+                budget=round(settings.bytes_s), interval_max_s=settings.interval_max_s,
+            )  # fmt: skip
+
+    def interval_s(self) -> float:
+        """How far apart a partition's checkpoints are at present, where ticks come all the time."""
+        settings = self._settings
+        return max(settings.interval_s, min(self._budget.round_s(), settings.interval_max_s))
+
+    def replays_from(self, partition: int) -> int:
+        """The input offset that a restart would begin at; -1 for a partition that is not owned."""
+        known = self._partitions.get(partition)
+        return known.written.offset if known is not None else -1
+
+    def hurry(self, partition: int) -> None:
+        """The partition's next checkpoint is due at once, whatever the budget, unless one is being written."""
+        known = self._partitions.get(partition)
+        if known is not None and known.cycle is None and known.waiting is None:
+            known.began_s = LONG_AGO_S
 
     def take_gone(self, partition: int, limit: int) -> Slice | None:
         """Deletions of series that were let go, where too many of them wait for the next checkpoint."""
@@ -252,6 +320,7 @@ class Checkpointer:
             return None
         piece = Slice(partition, [], [], since=known.strange_writes)
         self._take_gone(known, partition, piece, 4 * limit)
+        self._budget.correct(partition, piece.bytes())
         return piece
 
     def _share_gone(self) -> None:
@@ -335,8 +404,9 @@ class Checkpointer:
         at = known.end + known.unacknowledged if known.end >= 0 else -1
         known.written = _told_of(msgspec.structs.replace(known.waiting, at=at), known.history)
         known.history, known.waiting = known.history[-max(HISTORY_MAX, 1 + len(known.written.swaps)) :], None
-        self._told(partition, known.written.offset, self.rows_written)
-        return Slice(partition, [CHECKPOINT], [encode_checkpoint(known.written)])
+        piece = self.start(partition)
+        self._told(partition, known.written.offset, self.interval_s())
+        return piece
 
     def completes(self, partition: int, committed: int) -> bool:
         """Whether `complete` would return a record."""
@@ -350,6 +420,7 @@ class Checkpointer:
             known.unacknowledged += len(piece.keys)
         if piece.keys:
             count = len(piece.keys)
+            self._appended(piece.rows, piece.bytes())
             await sink.append_many(self.topic, piece.partition, piece.keys, piece.values, [timestamp_ms] * count)
 
 

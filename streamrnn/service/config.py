@@ -213,10 +213,26 @@ class Learn(_Section):
 
 
 class Checkpoint(_Section):
-    """When a partition's changed states are written to the changelog: what a restart has to replay at most."""
+    """When a partition's changed states are written to the changelog: what a restart has to replay.
+
+    After `interval` or `records`, whichever comes first, as far as `bytes_per_second` permits; after `interval_max` in any
+    case.
+    """
 
     interval: Annotated[Duration, Field(ge=10)] = 10_000
     records: Annotated[int, Field(ge=1)] = 100_000
+    # What a worker writes on average, before compression, at most; beyond it checkpoints come more seldom. 0: no budget.
+    bytes_per_second: Annotated[int, Field(ge=0)] = 600_000
+    interval_max: Annotated[Duration, Field(ge=10)] = 60_000
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Checkpoint:
+        if self.interval_max < self.interval:
+            if "interval_max" in self.model_fields_set:
+                raise ValueError("interval_max must be at least interval")
+            # Frozen for users; a default that depends on `interval` is settled here, once.
+            object.__setattr__(self, "interval_max", self.interval)
+        return self
 
 
 class Http(_Section):

@@ -116,6 +116,11 @@ class Metrics:
         self.committed = gauge("partition_committed", "Committed offset.", "partition")
         self.checkpoint = gauge("partition_checkpoint", "Input offset a restart would replay from.", "partition")
         self.state_rows = counter("state_rows_total", "Series' states written to the changelog.")
+        self.state_bytes = counter("state_bytes_total", "Bytes written to the changelog, before compression.")
+        self.checkpoint_interval = gauge(
+            "checkpoint_interval_seconds",
+            "How far apart a partition's checkpoints are, as checkpoint.bytes_per_second stretches them.",
+        )
         self.restored = counter("state_rows_restored_total", "Series' states read back from the changelog.")
         self.restore = histogram("restore_seconds", "From assignment to a restored partition.", RESTORE_SECONDS)
         self.state_refused = counter("state_rows_refused_total", "States that could not be used.", "reason")
@@ -201,7 +206,6 @@ class WorkerObserver:
         self._keys_counted = self._shared_counted = 0
         self._returned_counted = self._evictions = 0
         self._series = 0
-        self._state_rows = 0
         self._restored: dict[int, int] = {}  # partition → series whose states were brought back
         self._serving_s: float | None = None
         self._introduced = False
@@ -298,10 +302,13 @@ class WorkerObserver:
                 bytes_each=front.table.row_bytes(),
             )  # fmt: skip
 
-    def checkpointed(self, partition: int, offset: int, rows: int) -> None:
+    def checkpointed(self, partition: int, offset: int, interval_s: float) -> None:
         self.metrics.checkpoint.labels(str(partition)).set(offset)
-        self.metrics.state_rows.inc(max(0, rows - self._state_rows))
-        self._state_rows = rows
+        self.metrics.checkpoint_interval.set(interval_s)
+
+    def states_appended(self, rows: int, size: int) -> None:
+        self.metrics.state_rows.inc(rows)
+        self.metrics.state_bytes.inc(size)
 
     def offsets_set(self, direction: str, records: int) -> None:
         self.metrics.offsets_set.labels(direction).inc()

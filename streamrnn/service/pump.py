@@ -35,9 +35,9 @@ import structlog
 from streamrnn.codec import Decoder
 from streamrnn.records import Outputs, Record, Rejected, TickBatch
 from streamrnn.service.checkpoint import SLICE_ROWS, Checkpointer, Parked, Slice
+from streamrnn.service.offsets import Word, again_from, next_skip, word_of
 from streamrnn.service.outbox import Outbox
 from streamrnn.service.publish import Publisher
-from streamrnn.service.resets import Word, again_from, next_skip, word_of
 from streamrnn.service.restart import (
     ReplayPoints,
     committed_with,
@@ -77,6 +77,8 @@ PARKED_S = 120.0
 IDENTIFIED_S = 10.0
 # How long its answer is waited for: nothing else goes on meanwhile.
 ANSWERED_S = 1.0
+# How often it is asked where the input's partitions begin.
+RETENTION_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +241,8 @@ class Pump:
         self._hurry = asyncio.Event()  # somebody waits for the commit
         self._stopping = asyncio.Event()
         self._limits: dict[int, int] = {}  # where partitions are unreadable from
-        self._watched_s = self._identified_s = clock_s()
+        self._watched_s = self._identified_s = self._kept_s = clock_s()
+        self._overtaken: set[int] = set()  # partitions whose checkpoint lies before the input's begin, as was reported
         self._input_id = ""  # which topic of the input's name this is; "": not known
         self._missing = 0  # how often in a row there was no such topic
         self._turns = 0
@@ -289,6 +292,7 @@ class Pump:
         self._report_lag()
         await self._look_for_stalls()
         await self._look_at_input()
+        await self._look_at_retention()
 
     async def _look_at_input(self) -> None:
         """Whether the input is still the topic that it was: one deleted and made anew may have grown beyond where we are.
@@ -310,6 +314,34 @@ class Pump:
             raise InputReplaced(
                 f"the input topic {self._source.topic!r} was made anew: it was topic {self._input_id}, and is {found}"
             )
+
+    async def _look_at_retention(self) -> None:
+        """Whether the input still has what a restart would replay. Where that begins in the older half of what is kept, the
+        next checkpoint does not wait for its budget; where retention has overtaken it, that is reported, once."""
+        if clock_s() - self._kept_s < RETENTION_S or not self.owned:
+            return
+        self._kept_s = clock_s()
+        try:
+            async with asyncio.timeout(ANSWERED_S):
+                begins = await self._source.begin_offsets(sorted(self.owned))
+        except (TransportError, TimeoutError):
+            return  # as above
+        for partition, begin in begins.items():
+            owned, since = self.owned.get(partition), self._checkpointer.replays_from(partition)
+            if owned is None or owned.replaying or begin <= 0:
+                continue
+            if 2 * (owned.position - since) > owned.position - begin:
+                self._checkpointer.hurry(partition)
+            if since >= begin:
+                self._overtaken.discard(partition)
+            elif since >= 0 and partition not in self._overtaken:
+                self._overtaken.add(partition)
+                log.warning(
+                    "the input no longer has what a restart would replay: were this worker killed now, the partition would "
+                    "start without its state. Keep the input longer (retention.ms, retention.bytes), or set "
+                    "checkpoint.interval_max lower",
+                    partition=partition, begin=begin, replay_from=since,
+                )  # fmt: skip
 
     async def _look_for_stalls(self) -> None:
         """Clients are known to stop reading without a word (aiokafka #983, #1037, #1154): the broker is asked.
@@ -441,7 +473,8 @@ class Pump:
         return serving
 
     def _take_states(self, ends: Mapping[int, int], count: int) -> list[Slice]:
-        """Changed states of the partitions in hand: about as many rows as the batch has records, over all of them."""
+        """Changed states of the partitions in hand: about as many rows as the batch has records, over all of them, and no
+        more bytes than rows of usual size have."""
         left = max(count, SLICE_ROWS)
         slices: list[Slice] = []
         # Whose turn it is moves on, or the first would keep the others waiting.
@@ -454,7 +487,7 @@ class Pump:
                 else:
                     piece = self._checkpointer.take(partition, ends[partition], left)
                 if piece is not None:
-                    left -= max(piece.rows, len(piece.keys) // 4)
+                    left -= piece.weight()
                     slices.append(piece)
         return slices
 
@@ -725,6 +758,7 @@ class Pump:
             if parked is not None and parked.states is not None:
                 if known is not None and known.offset == parked.owned.position:
                     self._checkpointer.resume(partition, parked.states)
+                    self._points.begin(partition, known)
                     # Who had it in between may have written of swaps, and committed nothing.
                     self._ready.append(self._checkpointer.start(partition))
                     self._serve(partition, parked.owned)
@@ -788,6 +822,7 @@ class Pump:
             emit_from = max(checkpoint.offset, known.offset if known is not None else checkpoint.offset)
             committed = known.offset if known is not None else -1
             position, clock = self._replay_start(done, checkpoint, waiting.begin)
+            self._points.begin(partition, known)
             self._engine.front.restore_clock(partition, clock)
             history = history_of(known, checkpoint)
             owned = _Owned(position, emit_from, committed, weights_at(history, position), history, skips=word.skips)

@@ -23,7 +23,7 @@ from streamrnn.transports.changelog import Checkpoint, History, InputOffset, Ski
 MARK_EVERY = 256
 # With an irregular grid there is no step to count time by; ticks are counted instead, with room for uneven series.
 UNEVEN = 1.5
-# The time of a log moves when two series speak (`kernels.logclock`); with fewer, ticks are counted, too.
+# The time of a log moves when two series speak (`kernels.silence`); with fewer, ticks are counted, too.
 WITNESSES_LEAST = 3
 # Marks kept of a partition, whatever its clock does: a million records.
 MARKS_MAX = 4096
@@ -55,6 +55,13 @@ class ReplayPoints:
         # partition → (offset, the log's time before it, ticks before it), oldest first
         self._marks: dict[int, deque[tuple[int, int, int]]] = {}
         self._ticks: dict[int, int] = {}
+
+    def begin(self, partition: int, known: Committed | None) -> None:
+        """A partition is taken up with its state. From where on a replay is enough is what stands beside the committed offset,
+        until so much has been seen here; without such a note, from where it goes on."""
+        note = _note(known) if known is not None else None
+        if note is not None:
+            self._marks[partition] = deque([(note.replay_from, -(2**62), 0)], maxlen=MARKS_MAX)
 
     def note(self, partition: int, offset: int, log_time_ms: int | None, ticks: int) -> None:
         """A batch of `ticks` records begins at `offset`, when the time of the partition's log is `log_time_ms`."""

@@ -55,6 +55,8 @@ class Sizes:
     forecast_usual: int
     forecast_largest: int
     checkpoint_s: float
+    checkpoint_max_s: float
+    checkpoint_bytes_s: float  # 0: no budget
 
     @property
     def memory(self) -> int:
@@ -64,7 +66,16 @@ class Sizes:
     def changelog_bytes_s(self, ticks_s: float) -> float:
         """Written to the state topic a second at most, by one worker with so many ticks a second: each series that has
         spoken since the last checkpoint once."""
-        return min(ticks_s, self.series_max / self.checkpoint_s) * self.state_usual
+        return min(ticks_s, self.series_max / self.interval_s(ticks_s)) * self.state_usual
+
+    def interval_s(self, ticks_s: float) -> float:
+        """How far apart checkpoints are at most, with so many ticks a second: as the budget stretches them where all of
+        `series_max` speak."""
+        plain = min(ticks_s, self.series_max / self.checkpoint_s) * self.state_usual
+        if self.checkpoint_bytes_s <= 0 or plain <= self.checkpoint_bytes_s:
+            return self.checkpoint_s
+        stretched = self.series_max * self.state_usual / self.checkpoint_bytes_s
+        return max(self.checkpoint_s, min(stretched, self.checkpoint_max_s))
 
     def document(self, ticks_s: float | None, memory_limit: int) -> dict[str, int | float | None]:
         """For scripts."""
@@ -81,6 +92,7 @@ class Sizes:
             "ticks_per_second": ticks_s,
             "changelog_bytes_per_second": round(self.changelog_bytes_s(rate)),
             "changelog_for_ticks_per_second": rate,
+            "checkpoint_interval_seconds": round(self.interval_s(rate), 1),
         }
 
     def lines(self, ticks_s: float | None, memory_limit: int) -> list[str]:
@@ -88,13 +100,19 @@ class Sizes:
         rate, at = (
             (RATE, "per 1,000 ticks/s") if ticks_s is None else (ticks_s, f"at the present {ticks_s:,.0f} ticks/s")
         )
+        interval_s = self.interval_s(rate)
+        why = "checkpoint.interval" if interval_s == self.checkpoint_s else "checkpoint.bytes_per_second"
+        if self.checkpoint_s < interval_s == self.checkpoint_max_s:
+            why = "checkpoint.interval_max"
         return [
             f"a series: {written(self.series)} of memory; {self.series_max:,} (series_max): {written(self.memory)} of "
             f"{written(memory_limit)}",
             f"a state record: {written(self.state_usual)}, at most {written(self.state_largest)}",
             f"a forecast record: about {written(self.forecast_usual)}, at most {written(self.forecast_largest)}",
             f"changelog, a worker: at most {written(self.changelog_bytes_s(rate))}/s {at} "
-            f"(a state for each series that spoke, every {self.checkpoint_s:g} s: checkpoint.interval)",
+            f"(a state for each series that spoke, every {interval_s:.3g} s: {why})",
+            f"a restart replays up to {interval_s:.3g} s of the input, {rate * interval_s:,.0f} records, and what comes while "
+            "a checkpoint is written",
         ]
 
 
@@ -120,6 +138,8 @@ def sizes_of(settings: Settings) -> Sizes:
         forecast_usual=numbers * NUMBER_USUAL + 200,
         forecast_largest=numbers * (text.NUMBER_BYTES + 1) + around + ENVELOPE_BYTES,
         checkpoint_s=settings.checkpoint.interval / 1000,
+        checkpoint_max_s=settings.checkpoint.interval_max / 1000,
+        checkpoint_bytes_s=settings.checkpoint.bytes_per_second,
     )
 
 

@@ -185,8 +185,17 @@ async def raise_limits(admin: Admin, settings: Settings, sizes: Sizes) -> list[s
 def _hints(
     name: str, config: Mapping[str, str], taken: Mapping[str, str], settings: Settings, sizes: Sizes
 ) -> Iterator[str]:
-    """What an output topic with this `config` loses or refuses of an input that is kept and timed as `taken` says."""
+    """What a topic with this `config` loses or refuses, an output of an input that is kept and timed as `taken` says."""
     topics = settings.topics
+    if name == settings.input:
+        kept, oldest = _number(config, "retention.ms"), 2 * settings.checkpoint.interval_max
+        if kept is not None and 0 <= kept < oldest and "delete" in config.get("cleanup.policy", "delete"):
+            yield (
+                f"keeps records for {_time(kept)} (retention.ms), and a restart replays what came since the last checkpoint, "
+                f"up to {_time(settings.checkpoint.interval_max)} and the time that one takes: what is deleted by then costs a "
+                "partition its state. Set checkpoint.interval_max lower, or " + _altered(name, f"retention.ms={oldest}")
+            )
+        return
     if name == topics.dlq and "compact" in config.get("cleanup.policy", ""):
         yield (
             "cleanup.policy=compact keeps the newest dead letter of a key only; one without a key gets its source for one: "

@@ -195,7 +195,12 @@ class Worker:
             refuse((), await examine_access(admin, self.settings))
             for state in states:
                 for hint in state.hints:
-                    log.warning("a topic will lose or refuse outputs", topic=state.need.name, hint=hint)
+                    if state.need.name == self.settings.input:
+                        log.warning(
+                            "the input is kept for less than a replay may need", topic=state.need.name, hint=hint
+                        )
+                    else:
+                        log.warning("a topic will lose or refuse outputs", topic=state.need.name, hint=hint)
         finally:
             await admin.stop()
 
@@ -308,11 +313,15 @@ class Worker:
         return AtLeastOnce(self.transport)
 
     def _checkpointer(self) -> Checkpointer:
-        settings = self.settings
+        settings, chosen = self.settings, self.settings.checkpoint
         return Checkpointer(
             self.engine, self.snapshots, settings.topics.state,
-            CheckpointSettings(settings.checkpoint.interval / 1000, settings.checkpoint.records),
-            self.observer.checkpointed, self.observer.written_by_another,
+            CheckpointSettings(
+                chosen.interval / 1000, chosen.records, chosen.bytes_per_second, chosen.interval_max / 1000,
+                # A replay needs the weights in use since the checkpoint, and those that come next push older ones out.
+                swaps_max=max(1, settings.learn.keep - 2),
+            ),
+            self.observer.checkpointed, self.observer.written_by_another, self.observer.states_appended,
         )  # fmt: skip
 
     def _pump_settings(self) -> PumpSettings:

@@ -172,9 +172,8 @@ def settings_of(spec: StreamSpec) -> forecast.Settings:
         np.cumsum(bins) - bins,
         any(season.keyed for season in found),
     )
-    return forecast.Settings(
-        ladder, seasons, _plan(spec, experts, ladder), tracking_of(spec.quantiles, ladder), not spec.irregular
-    )
+    tracking = tracking_of(spec.quantiles, ladder)
+    return forecast.Settings(ladder, seasons, _plan(spec, experts, ladder), tracking, not spec.irregular)
 
 
 def _plan(spec: StreamSpec, experts: set[int], ladder: Ladder) -> Plan:

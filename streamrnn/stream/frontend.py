@@ -15,7 +15,7 @@ import xxhash
 from streamrnn.calendar import milliseconds, zone_offsets
 from streamrnn.grid import STATUS_REASONS, GridReference, Held, Silence, StepList
 from streamrnn.kernels import features, grid
-from streamrnn.kernels.logclock import CLOCK, fresh_clocks, time_ms
+from streamrnn.kernels.silence import CLOCK, fresh_clocks, time_ms
 from streamrnn.kernels.steps import local_times
 from streamrnn.records import F32, F64, I16, I32, I64, U8, Bool, Reason, TickBatch
 from streamrnn.season import Phases
@@ -137,7 +137,7 @@ class FrontEnd:
         return name
 
     def log_time_ms(self, partition: int) -> int | None:
-        """The time that two series of a partition have reached (see `kernels.logclock`), None before there are two."""
+        """The time that two series of a partition have reached (see `kernels.silence`), None before there are two."""
         reached_ms = time_ms(self._clock[partition]) if partition < len(self._clock) else -1
         return reached_ms if reached_ms >= 0 else None
 

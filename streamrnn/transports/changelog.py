@@ -49,7 +49,7 @@ Instant = Annotated[int, Meta(ge=-(1 << 62), le=1 << 62)]
 # So many checkpoints' clocks are kept: the newest, the oldest, and those between that lie evenly on a logarithmic scale.
 CLOCKS_MAX = 10
 
-# A log's clock (`kernels.logclock`) at an input offset; newest first.
+# A log's clock (`kernels.silence`) at an input offset; newest first.
 Clocks = tuple[tuple[int, bytes], ...]
 
 # Input offsets (first, behind the last) that an operator had skipped, oldest first.
@@ -83,13 +83,13 @@ class Checkpoint(msgspec.Struct, forbid_unknown_fields=False):
     swaps: tuple[tuple[InputOffset, WeightsId], ...] = ()
     input_id: TopicId = ""  # which topic of the input's name it was; "": not known
     at: Stand = -1  # the changelog's offset where this was to stand, had nobody else written; -1: nobody else can
-    # The log's clock (`kernels.logclock`) at this and at the checkpoints before it, by input offset, newest first. An older
+    # The log's clock (`kernels.silence`) at this and at the checkpoints before it, by input offset, newest first. An older
     # state that another worker wrote last needs a replay that begins before `offset`.
     clocks: tuple[tuple[InputOffset, bytes], ...] = ()
     # Of the states at `offset`; a layout of its own says it of each record. None: a version that did not keep it.
     meaning: Meaning | None = None
     # An offset that an operator has set, and that these states honour, though nothing was committed since (-1: none); and
-    # what was skipped by such words (`service.resets`).
+    # what was skipped by such words (`service.offsets`).
     word: Stand = -1
     skips: tuple[tuple[InputOffset, InputOffset], ...] = ()
     version: int = VERSION

@@ -1,11 +1,11 @@
 """How fast a partition's states come back from the changelog: one core for the client, the broker beside it.
 
 Writes the states of many series to the state topic of a real broker, as a worker does, and brings them back with the
-worker's own Restorer in a process of its own: GRU 64 x 2, 4 channels, 3 quantiles. A state grows with the square of the
-horizon. Client and broker share the machine, so the processor time per series is told beside the wall clock, and what of
-it is unpacking.
+worker's own Restorer in a process of its own: GRU 64 x 2, 3 quantiles, and the shape that is asked for. Client and broker
+share the machine, so the processor time per series is told beside the wall clock, and what of it is unpacking.
 
-    KAFKA_HOME=… python tests/benchmarks/restore.py [--series 100000] [--horizon 12] [--repeat 3] [--cold] [--profile]
+    KAFKA_HOME=… python tests/benchmarks/restore.py [--series 100000] [--channels 4] [--horizon 12] [--step 1s]
+        [--experts full|light|off] [--season 1d] [--repeat 3] [--cold] [--profile]
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "kafka"))
 
-from throughput import CHANNELS, PARTITIONS, side
+import shapes
+from throughput import PARTITIONS, side
 
 TOPIC = "restore.ticks"
 STEPS, BATCH = 3, 2000
 
 
-def settings(servers: str, series: int, horizon: int = 12) -> Any:
+def settings(servers: str, series: int, shape: dict[str, Any]) -> Any:
     from streamrnn.service.config import load
 
     return load(
@@ -41,10 +42,8 @@ def settings(servers: str, series: int, horizon: int = 12) -> Any:
             "app": "restore",
             "kafka.bootstrap_servers": servers,
             "input": TOPIC,
-            "channels": list(CHANNELS),
-            "step": "1s",
-            "horizon": horizon,
             "series_max": series,
+            **shape,
         },
         {},
     )
@@ -65,7 +64,7 @@ def engine(chosen: Any) -> Any:
 # ── the states ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def write(servers: str, series: int, horizon: int = 12) -> int:
+async def write(servers: str, series: int, shape: dict[str, Any]) -> int:
     """States that have seen a few steps, and their checkpoints; returns the bytes of one."""
     import numpy as np
 
@@ -75,7 +74,7 @@ async def write(servers: str, series: int, horizon: int = 12) -> int:
     from streamrnn.transports.changelog import CHECKPOINT, Checkpoint, encode_checkpoint, layout_key, series_key
     from streamrnn.transports.kafka import KafkaTransport
 
-    chosen = settings(servers, series, horizon)
+    chosen = settings(servers, series, shape)
     transport = KafkaTransport(chosen.kafka_settings())
     admin = transport.admin()
     await admin.start()
@@ -87,11 +86,11 @@ async def write(servers: str, series: int, horizon: int = 12) -> int:
         for begin in range(0, series, BATCH):
             count = min(BATCH, series - begin)
             ids = np.arange(begin, begin + count)
-            ts = np.full(count, 1_700_000_000_000 + 1000 * step, dtype=np.int64)
+            ts = np.full(count, 1_700_000_000_000 + made.spec.step_ms * step, dtype=np.int64)
             made.process(
                 TickBatch(
                     [], (ids % PARTITIONS).astype(np.int32), ids + step * series, ts, [f"sensor-{i:06d}" for i in ids],
-                    ts, rng.normal(5, 1, (count, len(CHANNELS))), np.full(count, -1, dtype=np.int16),
+                    ts, rng.normal(5, 1, (count, len(chosen.channels))), np.full(count, -1, dtype=np.int16),
                 )
             )  # fmt: skip
     snapshots, sink = Snapshots(made), transport.sink()
@@ -125,9 +124,9 @@ def have(count: int) -> None:
     np.empty(count, dtype=np.uint8)[:: mmap.PAGESIZE] = 1  # in pages as large as those of the table's arrays
 
 
-async def restore(servers: str, series: int, horizon: int, cold: bool) -> dict[str, float]:
+async def restore(servers: str, series: int, shape: dict[str, Any], cold: bool) -> dict[str, float]:
     """Twice: into memory that the process has yet to be given, then into the rows that were let go again."""
-    chosen = settings(servers, series, horizon)
+    chosen = settings(servers, series, shape)
     made = engine(chosen)
     if not cold:
         have(2 * series * made.table.row_bytes())
@@ -164,7 +163,7 @@ async def restored(chosen: Any, made: Any) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--series", type=int, default=100_000)
-    parser.add_argument("--horizon", type=int, default=12)
+    shapes.add_arguments(parser)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--cold", action="store_true", help="fresh memory is to come from the machine's host, too")
     parser.add_argument("--profile", action="store_true", help="where the client's time goes, by function")
@@ -175,11 +174,12 @@ def main() -> None:
         from streamrnn.service.worker import prepare_process
 
         prepare_process()
-        rehearse(settings(options.side, 2, options.horizon))
+        shape = shapes.settings_of(options)
+        rehearse(settings(options.side, 2, shape))
         profile = cProfile.Profile()
         if options.profile:
             profile.enable()
-        print(json.dumps(asyncio.run(restore(options.side, options.series, options.horizon, options.cold))), flush=True)
+        print(json.dumps(asyncio.run(restore(options.side, options.series, shape, options.cold))), flush=True)
         if options.profile:
             pstats.Stats(profile, stream=sys.stderr).sort_stats("tottime").print_stats(35)
         return
@@ -188,8 +188,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         broker = Broker(Path(folder), cpu="1").start()
         try:
-            size = asyncio.run(write(broker.servers, options.series, options.horizon))
-            arguments = ["--side", broker.servers, "--series", str(options.series), "--horizon", str(options.horizon)]
+            size = asyncio.run(write(broker.servers, options.series, shapes.settings_of(options)))
+            arguments = ["--side", broker.servers, "--series", str(options.series), *shapes.arguments_of(options)]
             arguments += ["--cold"] if options.cold else []
             runs = [side(arguments, "0", __file__) for _ in range(options.repeat + 1)][1:]  # the first warms the broker
             if options.profile:
@@ -198,7 +198,8 @@ def main() -> None:
             broker.stop()
     of = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
     print(
-        f"{options.series} series of {size} bytes in {PARTITIONS} partitions; medians of {len(runs)} runs, µs a series"
+        f"{shapes.title(options)}: {options.series} series of {size} bytes in {PARTITIONS} partitions; "
+        f"medians of {len(runs)} runs, µs a series"
     )
     print(
         "  rows in             clock  client's processor  of it unpacking    series/s by the clock, a core of the client"

@@ -8,7 +8,9 @@ worker decodes, steps a GRU, mixes, calibrates and encodes. Each side is a proce
 `--against PATH` compares the worker with that of another checkout instead: by turns, on the same broker and records.
 
     KAFKA_HOME=… python tests/benchmarks/throughput.py [--records N] [--repeat K] [--case default|one|many|small]
-        [--against PATH]
+        [--experts auto|full|light|off] [--season 1d] [--against PATH]
+
+With `--against`, `--experts` and `--season` are those of this side; the other one runs with its own defaults.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "kafka"))
 
+import shapes
 from against import HERE, by_turns, called, checkout, ratio
 
 CASES: dict[str, dict[str, Any]] = {
@@ -211,6 +214,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--case", choices=[*CASES, "all"], default="all")
     parser.add_argument("--against", type=checkout, help="another checkout of streamrnn")
+    shapes.add_optional(parser)
     parser.add_argument("--side")
     parser.add_argument("--arguments")
     options = parser.parse_args()
@@ -222,7 +226,7 @@ def main() -> None:
     from broker import Broker
 
     for name in CASES if options.case == "all" else [options.case]:
-        case = CASES[name]
+        case = {**CASES[name], "settings": shapes.optional_of(options)}
         with tempfile.TemporaryDirectory() as folder:
             broker = Broker(Path(folder), cpu="1").start()
             try:
@@ -279,7 +283,7 @@ def compare(servers: str, case: dict[str, Any], total: int, repeat: int, other: 
         for tree in by_turns(k, trees):
             app = f"bench{k + 1}-{trees.index(tree)}"
             # With its own code, too: topics and weights may have come to look otherwise.
-            given = {"servers": servers, "app": app, "case": case}
+            given = {"servers": servers, "app": app, "case": case if tree == HERE else {**case, "settings": {}}}
             called(tree, "throughput", "prepare", {**given, "topic": f"{app}.none", "total": 1})
             figures = called(tree, "throughput", "worker", {**given, "topic": topic, "total": total}, cpu="0")
             if k:  # the first round warms caches and the broker

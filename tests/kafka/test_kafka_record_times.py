@@ -303,11 +303,11 @@ async def test_topics_made_for_event_times_take_any_and_validate_says_what_they_
 ) -> None:
     app = unique("made")
     chosen = load([configure(tmp_path, broker, app, output={"timestamp": "event"})], {}, {})
-    sizes = sizes_of(chosen)
-    states, made, _ = await _examined(chosen, sizes, create=True, partitions=1)
+    sizes, transport = sizes_of(chosen), KafkaTransport(chosen.kafka_settings())
+    states, made, _ = await _examined(transport, chosen, sizes, create=True, partitions=1)
     assert len(made) == 6
     assert not [hint for state in states for hint in state.hints]
-    sink = KafkaTransport(settings_for(broker)).sink()
+    sink = transport.sink()
     await sink.start()
     for topic in (chosen.topics.forecasts, chosen.topics.imputed):
         await sink.append_many(topic, 0, [b"k"] * 2, [b"1", b"2"], [0, 4_000_000_000_000])  # 1970 and 2096
@@ -316,9 +316,9 @@ async def test_topics_made_for_event_times_take_any_and_validate_says_what_they_
     # All settings of a topic are given anew by this.
     kept = {"retention.ms": str(7 * DAY_MS), **chosen.topic_needs(1)[0].config}
     await alter(broker, chosen.topics.forecasts, kept)
-    states, _, _ = await _examined(chosen, sizes)
+    states, _, _ = await _examined(transport, chosen, sizes)
     (hint,) = [hint for state in states for hint in state.hints]
     assert hint.startswith("keeps event times for 7d (retention.ms), the input for ever")
     command = hint[hint.index("kafka-configs.sh") :].split()
     await asyncio.to_thread(broker._run, command[0], "--bootstrap-server", broker.servers, *command[1:])
-    assert not [hint for state in (await _examined(chosen, sizes))[0] for hint in state.hints]
+    assert not [hint for state in (await _examined(transport, chosen, sizes))[0] for hint in state.hints]

@@ -552,8 +552,9 @@ async def test_the_present_rate_is_measured(broker: Broker, tmp_path: Path, uniq
         feeding.join()
     sizes = found["sizes"]
     assert found["ok"] and sizes["ticks_per_second"] > 0
-    bound = sizes["state_record_bytes"] * min(sizes["ticks_per_second"], sizes["series_max"] / 10)
-    assert abs(sizes["changelog_bytes_per_second"] - bound) <= 1
+    apart_s = sizes["checkpoint_interval_seconds"]
+    bound = sizes["state_record_bytes"] * min(sizes["ticks_per_second"], sizes["series_max"] / apart_s)
+    assert 10 <= apart_s <= 60 and abs(sizes["changelog_bytes_per_second"] - bound) <= 0.01 * bound
 
 
 @pytest.mark.parametrize(

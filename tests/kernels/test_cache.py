@@ -44,7 +44,15 @@ class Installation:
     def change(self, factor: int) -> None:
         (self.package / "kernels" / "inner.py").write_text(f"FACTOR = {factor}\n")
 
-    def starts(self, *contained: str, chosen: bool = False) -> tuple[int, int, str, str]:
+    def move(self, module: str) -> str:
+        """Copies a module into a folder below the kernels; returns its name there."""
+        below = self.package / "kernels" / "deep"
+        below.mkdir(exist_ok=True)
+        (below / "__init__.py").write_text("")
+        shutil.copy(self.package / "kernels" / f"{module}.py", below / f"{module}.py")
+        return f"deep.{module}"
+
+    def starts(self, *contained: str, chosen: bool = False, of: str = "outer") -> tuple[int, int, str, str]:
         """(result, kernels found kept, where new ones are kept, the note) of a start; in a container with these options."""
         environment = {
             "PATH": os.environ["PATH"],
@@ -52,7 +60,7 @@ class Installation:
             "PYTHONPATH": str(self.package.parent),
         }
         environment |= {"NUMBA_CACHE_DIR": str(self.chosen)} if chosen else {}
-        command = [sys.executable, "-B", "-c", SAYS]
+        command = [sys.executable, "-B", "-c", SAYS.replace("kernels.outer", f"kernels.{of}")]
         if contained:
             # Its folders are below /tmp on most machines: that stays as it is here, and is as read-only as the rest.
             command = [sys.executable, str(CONTAINED), "--no-tmp", *contained, "--", *command]
@@ -80,6 +88,24 @@ def test_a_changed_kernel_is_noticed_by_those_that_call_it(installation: Install
     assert [installation.starts()[:2] for _ in range(2)] == [(3, 0), (3, 1)]
     assert list(installation.package.rglob("*.nbi")), "it is kept at all"
     assert Path(streamrnn.__file__).parent != installation.package
+
+
+def test_kernels_in_folders_are_looked_at_too_and_kept_apart_from_those_of_the_same_name(
+    installation: Installation,
+) -> None:
+    deep = installation.move("outer")
+    path = installation.package / "kernels" / "deep" / "outer.py"
+    path.write_text(path.read_text().replace("FACTOR * x", "FACTOR * x + 100"))
+    assert installation.starts()[:2] == (2, 0)
+    assert [installation.starts(of=deep)[:2] for _ in range(2)] == [(102, 0), (102, 1)]
+    assert installation.starts()[:2] == (2, 1)
+    # A constant of a module in a folder is in the code of those that call it.
+    installation.move("inner")
+    (installation.package / "kernels" / "deep" / "inner.py").write_text("FACTOR = 7\n")
+    path.write_text(path.read_text().replace("kernels.inner", "kernels.deep.inner"))
+    assert [installation.starts(of=deep)[:2] for _ in range(2)] == [(107, 0), (107, 1)]
+    (installation.package / "kernels" / "deep" / "inner.py").write_text("FACTOR = 8\n")
+    assert installation.starts(of=deep)[:2] == (108, 0)
 
 
 def test_an_image_that_was_built_with_its_kernels_serves_read_only(installation: Installation) -> None:

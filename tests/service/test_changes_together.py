@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from running import committed, made, on_virtual_clock, send, tick, until
 from structlog.testing import capture_logs
-from test_resets import BOTH, NEVER, Life, reset, said, states
+from test_offsets import BOTH, NEVER, Life, reset, said, states
 from test_starting_anew import done
 
-from streamrnn.service import resets
+from streamrnn.service import offsets
 from streamrnn.service.restart import committed_with, is_ours, set_from, skips_beside, was_at
 from streamrnn.transports.base import Committed
 from streamrnn.transports.changelog import Checkpoint
@@ -253,7 +253,7 @@ def test_a_note_of_where_the_group_was_holds_for_the_offset_that_it_stands_besid
 @pytest.mark.parametrize("to", range(90, 131, 5))
 def test_the_note_decides_which_way_and_the_states_whether_they_can_be_used(to: int) -> None:
     known = set_from(to, committed_with(120, 0))
-    word = resets.word_of(known, Checkpoint("ticks", 100, "", None, 1, skips=((10, 20),)), 105)
+    word = offsets.word_of(known, Checkpoint("ticks", 100, "", None, 1, skips=((10, 20),)), 105)
     assert word.direction == ("back" if to < 120 else "ahead" if to > 120 else "")
     assert word.anew == (to < 105)
     assert word.skips == (((10, 20), (120, to)) if to > 120 else ((10, 20),))

@@ -17,7 +17,7 @@ from streamrnn.service.rehearsal import rehearse
 from streamrnn.stream.engine import Engine
 from streamrnn.transports.memory import MemoryRecord
 
-modules = [importlib.import_module(f"streamrnn.kernels.{m.name}") for m in pkgutil.iter_modules(kernels.__path__)]
+modules = [importlib.import_module(m.name) for m in pkgutil.walk_packages(kernels.__path__, "streamrnn.kernels.")]
 
 def loaded():
     found = [v for m in modules for v in vars(m).values() if hasattr(v, "nopython_signatures")]

@@ -22,7 +22,7 @@ from running import (
     worker,
 )
 from structlog.testing import capture_logs
-from test_resets import Life, said
+from test_offsets import Life, said
 
 from streamrnn.cli.exit_codes import ExitCode, exit_code_of
 from streamrnn.model.network import Network
@@ -95,6 +95,43 @@ async def test_states_that_were_deleted_are_never_seen_again(delivery: str, comp
         assert life.worker.observer.metrics.cold_starts._value.get() == 0
         assert not life.refused()
     assert len(said(broker)) == 110
+
+
+@BOTH
+@pytest.mark.parametrize("how", ["a restart", "a kill", "a rebalance", "two restarts"])
+@on_virtual_clock
+async def test_states_that_are_deleted_shortly_after_a_start_are_warm_again_all_the_same(
+    delivery: str, how: str
+) -> None:
+    """Where a replay makes a partition warm is known from before: whoever takes it up has yet to see `warm_up` steps."""
+    chosen, broker = made(partitions=1)
+    send(broker, 40, partitions=1)
+    life, rebalanced = Life(broker, delivery=delivery), how == "a rebalance"
+    await life.serves()
+    if how == "a kill":
+        life.kill()
+    elif rebalanced:
+        other = Life(broker, delivery=delivery)
+        await until(lambda: len(broker.group("app").members) == 2)
+        await other.stop()
+        await life.serves()
+    else:
+        await life.stop()
+    for first in (40, 42) if how == "two restarts" else (40,):
+        send(broker, 2, first=first, partitions=1)
+        if rebalanced:
+            await (await life.serves()).stop()
+        else:
+            await lived(broker, delivery=delivery)
+    await done(broker, chosen, state=True)
+    end = broker.end("ticks", 0)
+    send(broker, 2, first=end // 2, partitions=1)
+    sent = broker.end("app.forecasts", 0)
+    with capture_logs() as logs:
+        await lived(broker, delivery=delivery)
+    found = said(broker, sent)
+    assert len(found) == 4 and all(json.loads(text)["warm"] for _, text in found)
+    assert begun(logs)[0] <= end - 2 * chosen.warm_up
 
 
 @on_virtual_clock

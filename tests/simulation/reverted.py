@@ -14,10 +14,10 @@ import numpy as np
 from streamrnn.meaning import Change
 from streamrnn.service import pump
 from streamrnn.service.checkpoint import Checkpointer, Slice
+from streamrnn.service.offsets import Word
 from streamrnn.service.outbox import AtLeastOnce, ExactlyOnce
 from streamrnn.service.pump import Pump
 from streamrnn.service.refused import RefusedOutputs
-from streamrnn.service.resets import Word
 from streamrnn.service.restore import Restorer
 from streamrnn.stream.snapshot import Plan, Snapshots
 from streamrnn.transports.base import Deadline, OwnershipLost, TransportError, Unreadable

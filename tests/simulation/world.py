@@ -39,6 +39,8 @@ MADE_ANEW = 0.1
 CONFIGURED = 0.3
 # How many of the others begin where an operator has set the group's offsets back to the begin of an input that was served.
 SET_BACK = 0.1
+# How many keep their checkpoints to a budget that none of them can keep.
+TIGHT = 0.3
 # Columns of a state that say by NaN that a value is missing.
 INCOMPLETE = ("ring",)
 
@@ -58,6 +60,7 @@ class Report:
     lineages: int = 0
     refused: int = 0  # outputs, by the broker for what they hold
     configured: int = 0  # times an operator changed the configuration
+    tight: bool = False  # its checkpoints had a budget that could not be kept
     inexact: int = 0  # partitions that are not held against an uninterrupted run
     virtual_s: float = 0.0
     digest: str = ""  # of all that happened: the same seed, the same digest
@@ -75,6 +78,12 @@ class World:
         random.seed(seed)  # the service's own back-off
         self.crowded = rng.random() < 0.1
         chosen = written(rng, delivery or rng.choice(["at-least-once", "exactly-once"]), self.crowded)
+        tight = random.Random(f"budget-{seed}")  # drawn apart, like what follows
+        self.tight = tight.random() < TIGHT
+        if self.tight:
+            chosen["checkpoint"] |= {"bytes_per_second": tight.choice([1, 300, 3000])}
+            if tight.random() < 0.5:
+                chosen["checkpoint"] |= {"interval": "200ms", "interval_max": tight.choice(["1s", "5s"])}
         self.settings = load([], chosen, {})
         # Few, for each costs as much as twenty others.
         self.trained = (rng.random() < 0.03) if trained is None else trained
@@ -102,7 +111,7 @@ class World:
         self.broker.create("ticks", PARTITIONS)
         for need in self.settings.topic_needs(PARTITIONS):
             self.broker.create(need.name, need.partitions)
-        self.report = Report(seed, self.settings.delivery, self.trained)
+        self.report = Report(seed, self.settings.delivery, self.trained, tight=self.tight)
         self.workers: dict[str, tuple[Worker, Watch]] = {}  # those alive, by client
         self.trainers: dict[str, Trainer] = {}
         self._stops: dict[str, Callable[[], None]] = {}

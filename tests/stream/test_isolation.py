@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from making import START, batch, cut, feed, laid, own, spec, states, world
 
-from streamrnn.kernels.logclock import fresh_clocks, hear, silent_for_ms
+from streamrnn.kernels.silence import fresh_clocks, hear, silent_for_ms
 from streamrnn.records import KIND_IDLE, Outputs, TickBatch
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.snapshot import Restored, Snapshots

@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from streamrnn.kernels import inlined
-from streamrnn.kernels.columns import LEVELS, History, Seasons, within
+from streamrnn.kernels.columns import LEVELS, History, Real, Seasons, within
 from streamrnn.kernels.experts.history import PROFILE_RATE
 from streamrnn.records import F32
 
@@ -74,7 +74,7 @@ def look(c: int, x_at: int, at: int, ago: int, cross: bool, wave: F32, history: 
 
 
 @inlined
-def label(c: int, origin: int, h: int, history: History, seasons: Seasons) -> np.float32:
+def label(c: int, origin: int, h: int, history: History, seasons: Seasons) -> Real:
     """How much the deviation has changed from after frame `origin` to h frames later, by the profile of then."""
     ring, lag = history.deviation.shape[1], seasons.lag[0]
     y = history.deviation[c, (origin + h) % ring]

@@ -20,7 +20,7 @@ from __future__ import annotations
 import numpy as np
 
 from streamrnn.kernels import inlined, lean
-from streamrnn.kernels.columns import HALF_LIVES, LEVELS, Filling, History, Seasons, within
+from streamrnn.kernels.columns import HALF_LIVES, LEVELS, Filling, History, Real, Seasons, within
 from streamrnn.records import F32, I64, U16, Bool
 
 PROFILE_RATE = 0.1
@@ -41,7 +41,7 @@ WEEK_LOW, WEEK_WIDTH = 0.1, 0.2
 
 
 @lean
-def power_of_two(x: float) -> np.float32:
+def power_of_two(x: float) -> Real:
     """The power of two nearest to x > 0."""
     return np.float32(2.0 ** np.rint(np.log2(x)))
 
@@ -49,7 +49,7 @@ def power_of_two(x: float) -> np.float32:
 @inlined
 def is_known(history: History, c: int, at: int) -> bool:
     """Whether the value in this place of the ring came (it is a fill otherwise)."""
-    return (history.known[c, at >> 3] >> (at & 7)) & 1 == 1
+    return bool((history.known[c, at >> 3] >> (at & 7)) & 1)
 
 
 @lean
@@ -77,7 +77,7 @@ def fits(c: int, n: int, scale: float, moving: bool, history: History) -> bool:
     low, high = UNIT_LOW, UNIT_HIGH
     if n - history.born[c] < YOUNG:
         low, high = GUESS_LOW, GUESS_HIGH
-    return scale <= high * unit and (scale >= low * unit or not moving)
+    return bool(scale <= high * unit and (scale >= low * unit or not moving))
 
 
 @lean
@@ -102,7 +102,7 @@ def move_anchor(c: int, to: float, history: History, filling: Filling, seasons: 
 
 
 @inlined
-def value_at(profile: F32, visits: U16, begin: int, cells: int, place: float) -> np.float32:
+def value_at(profile: F32, visits: U16, begin: int, cells: int, place: float) -> Real:
     """A profile's value at a place among its bins: a line between two; NaN where it was never seen.
 
     `profile`, `visits` [bin] of one channel; the season's `cells` follow each other in a circle, its bins `begin` there.
@@ -121,7 +121,7 @@ def value_at(profile: F32, visits: U16, begin: int, cells: int, place: float) ->
 
 @inlined
 def _moved(
-    c: int, season: int, place: float, x: np.float32, by: np.float32, rate: float, history: History, seasons: Seasons
+    c: int, season: int, place: float, x: Real, by: Real, rate: float, history: History, seasons: Seasons
 ) -> None:
     """Moves a profile's bins at a place by `by`; a bin that is seen for the first time takes x."""
     low = int(place)
@@ -143,14 +143,14 @@ def _moved(
 
 
 @inlined
-def _run(means: F32, horizon_ago: int, x: np.float32, age: int, limit: np.float32) -> None:
+def _run(means: F32, horizon_ago: int, x: Real, age: int, limit: Real) -> None:
     for k in range(LEVELS):
         rate = np.float32(max(RATES[k], 1.0 / (age + 1.0)))
         means[horizon_ago, k] += rate * within(x - means[horizon_ago, k], limit)
 
 
 @inlined
-def believed(week: F32) -> np.float32:
+def believed(week: F32) -> Real:
     """How far the second profile is believed: by the share of the first one's deviations that it has explained, past days of
     which it knew nothing."""
     trust = np.float32(0.0)
@@ -162,9 +162,7 @@ def believed(week: F32) -> np.float32:
 
 
 @inlined
-def _taken(
-    c: int, n: int, x: np.float32, came: bool, horizon: int, phases: F32, history: History, seasons: Seasons
-) -> None:
+def _taken(c: int, n: int, x: Real, came: bool, horizon: int, phases: F32, history: History, seasons: Seasons) -> None:
     age = n - history.born[c]
     length = history.x.shape[1]
     at = n % length

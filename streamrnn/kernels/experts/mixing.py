@@ -11,8 +11,9 @@ squared moves. An expert that has not spoken long enough has the loss of persist
 trust.
 
 The guard. With m the mixed move and y what came, β = Σ m y / Σ m² is what the move was worth, with the standard error
-se = √(v V / Σ m²), v forecasts overlapping at a time. What is emitted is m · clip(β, 0, 1) · clip(β / se − ½, 0, 1): on prices, where nothing is to be foreseen,
-that is no change at all, and never worse.
+se = √(v V / Σ m²), v forecasts overlapping at a time and V the usual squared move of now: when moves become larger than those
+that β was learnt from, it is believed less at once. What is emitted is m · clip(β, 0, 1) · clip(β / se − ½, 0, 1): on prices,
+where nothing is to be foreseen, that is no change at all, and never worse.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from __future__ import annotations
 import numpy as np
 
 from streamrnn.kernels import inlined
-from streamrnn.kernels.columns import DEVIATIONS, EXPERTS, MOVES, NETWORK, PERSISTENCE, STACK
+from streamrnn.kernels.columns import DEVIATIONS, EXPERTS, MOVES, NETWORK, PERSISTENCE, STACK, Real
 from streamrnn.kernels.experts import stack
 from streamrnn.records import F32, I64
 
@@ -47,9 +48,9 @@ def score(
     turn: int,
     discount: float,
     fade: float,
-    y: np.float32,
+    y: Real,
     moves: F32,
-    raw: np.float32,
+    raw: Real,
     loss: F32,
     size: F32,
     energy: F32,
@@ -119,22 +120,11 @@ def score(
 
 
 @inlined
-def weigh(
-    loss: F32,
-    weight: F32,
-    usual: np.float32,
-    energy: F32,
-    slope: F32,
-    known: bool,
-    cells: int,
-    place: I64,
-    net_ready: bool,
-    skill: float,
-) -> None:
-    """The weights of a rung by the losses so far, and in the last place how far its move is believed.
+def weigh(loss: F32, weight: F32, energy: F32, known: bool, place: I64, net_ready: bool, skill: float) -> None:
+    """The weights of a rung by the losses so far.
 
     Before anything is `known` to have matured there are only persistence and the network, weighed by its `skill`: its squared
-    error over persistence's on held-out data. `usual`: mean square of the rung's moves.
+    error over persistence's on held-out data.
     """  # fmt: skip
     used = loss.shape[0]
     net, first = place[NETWORK], place[PERSISTENCE]
@@ -163,10 +153,15 @@ def weigh(
         total += w
     for k in range(used):
         weight[k] /= total
-    believed = np.float32(0.0 if known else 1.0)
+
+
+@inlined
+def believed(usual: Real, slope: F32, known: bool, cells: int) -> Real:
+    """The share of a rung's mixed move that is emitted; `usual`: mean square of the rung's moves."""
+    share = np.float32(0.0 if known else 1.0)
     if slope[1] > np.float32(0.0) and slope[0] > np.float32(0.0):
         beta = slope[0] / slope[1]
         error = np.sqrt(np.float32(cells) * usual / slope[1])
         sure = beta / error - np.float32(STANDARD) if error > np.float32(0.0) else np.float32(1.0)
-        believed = min(beta, np.float32(1.0)) * min(max(sure, np.float32(0.0)), np.float32(1.0))
-    weight[used] = believed
+        share = min(beta, np.float32(1.0)) * min(max(sure, np.float32(0.0)), np.float32(1.0))
+    return share

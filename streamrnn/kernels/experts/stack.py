@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 from streamrnn.kernels import lean
-from streamrnn.kernels.columns import F32
+from streamrnn.kernels.columns import Real
+from streamrnn.records import F32
 
 MEMBERS = 5  # experts 1..5: persistence says 0
 TRIANGLE = MEMBERS * (MEMBERS + 1) // 2
@@ -19,7 +20,7 @@ BEYOND = np.float32(0.25)
 
 
 @lean
-def learn(gram: F32, right: F32, moves: F32, error: np.float32, weight: np.float32, fade: np.float32) -> None:
+def learn(gram: F32, right: F32, moves: F32, error: Real, weight: Real, fade: Real) -> None:
     """Takes in what the experts said (`moves` [expert]) and by how much the trusted one was short."""
     at = 0
     for i in range(MEMBERS):
@@ -40,7 +41,8 @@ def solve(
     for i in range(MEMBERS):
         at += i
         diagonal += gram[at + i]
-    ridge = np.float32(STRENGTH * max(diagonal / members, energy) / max(count, 1e-2))
+    scale: Real = max(diagonal / members, energy)
+    ridge = np.float32(STRENGTH * scale / max(count, 1e-2))
     at = 0
     for i in range(MEMBERS):
         for j in range(i + 1):

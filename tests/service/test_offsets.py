@@ -11,7 +11,7 @@ import pytest
 from running import committed, documents, made, on_virtual_clock, send, settings, tick, until
 from structlog.testing import capture_logs
 
-from streamrnn.service import resets, restart
+from streamrnn.service import offsets, restart
 from streamrnn.service.observe import WorkerObserver
 from streamrnn.service.restart import committed_with, is_ours
 from streamrnn.service.worker import Worker
@@ -374,19 +374,19 @@ def test_a_note_that_was_written_beside_another_offset_is_a_tool_s() -> None:
 def test_who_wrote_an_offset_and_how_far_the_states_have_come_decide(offset: int, ours: bool, word: int) -> None:
     checkpoint = Checkpoint("ticks", 100, "", None, 1, word=word)
     known = committed_with(offset, 0) if ours else Committed(offset, "")
-    found = resets.word_of(known, checkpoint, 110)
+    found = offsets.word_of(known, checkpoint, 110)
     if ours or offset == 110 or offset == word:
         assert found.direction == ""
     else:
         assert found.direction == ("back" if offset < 110 else "ahead")
         assert found.records == abs(offset - 110)
         assert found.skips == (((110, offset),) if offset > 110 else ())
-    assert resets.word_of(None, checkpoint, 110).direction == ""
+    assert offsets.word_of(None, checkpoint, 110).direction == ""
 
 
 def test_positions_go_around_what_is_skipped() -> None:
     skips = ((10, 20), (20, 25), (40, 50))
-    assert resets.next_skip(skips, 0) == (10, 20)
-    assert resets.next_skip(skips, 26) == (40, 50)
-    assert resets.next_skip(skips, 50) is None
+    assert offsets.next_skip(skips, 0) == (10, 20)
+    assert offsets.next_skip(skips, 26) == (40, 50)
+    assert offsets.next_skip(skips, 50) is None
     assert restart.still_needed(skips, 24) == ((20, 25), (40, 50))
