@@ -352,7 +352,7 @@ def _score(i: int, frames: Frames, state: State, settings: Settings, matured: Ma
                 matured.abs_persistence_network[c, h - 1] += abs(naive)
             hits = track(
                 r, h, ladder.stride[r], pending.offsets[c, cell[r]], pending.offsets[c, newest[r]], error, size, before, still,
-                calibration.theta[c, r], calibration.sigma[c], tracking, matured.below[c, h - 1],
+                calibration.theta[c, r], calibration.sigma[c], calibration.standing[c], tracking, matured.below[c, h - 1],
             )  # fmt: skip
             if 0 < hits < levels:
                 matured.inside[c, h - 1] += 1
@@ -613,11 +613,12 @@ def _say(
             told,
         )
         sigmas, theta = state.calibration.sigma[c], state.calibration.theta[c]
+        standing = state.calibration.standing[c]
         one_step = max(np.float64(sigmas[0]), SPREAD_FLOOR * size)
         rest = frames.rest[i, c]
         shrunk = np.exp(SHRINK * rest) if rest > REST else 1.0
         for r in range(rungs):
-            scratch.sigma[r] = opened(r, ladder.h[r], size, one_step, rest, shrunk, sigmas, tracking)
+            scratch.sigma[r] = opened(r, ladder.h[r], size, one_step, rest, shrunk, sigmas, standing, tracking)
             known = age > ladder.h[r] + mixing.FIRST
             if age < mixing.YOUNG or (scratch.turn[r] + c) % mixing.SELDOM == 0:
                 mixing.weigh(
