@@ -519,9 +519,9 @@ def _mixed(
         below = r - 1 if r > 0 else 0
         begin, end = ladder.h[r - 1] if r > 0 else 0, ladder.h[r]
         shares, mixed = ladder.share[begin:end], raw[begin:end]
-        limit = X_MAX
+        limit = mixing.FARTHEST
         if settled and sizes[r] > np.float32(0.0):
-            limit = np.float32(mixing.BELIEVED) * np.sqrt(sizes[r])
+            limit = min(np.float32(mixing.BELIEVED) * np.sqrt(sizes[r]), mixing.FARTHEST)
         for k in range(1, STACK):
             at = place[k]
             if at < 0:

@@ -124,7 +124,7 @@ def forecast_fields(spec: StreamSpec) -> list[Field]:
         Field("deviation", (channels, ring), f32),
         Field("phases", (horizon + 1 if deviating else 0, len(spec.seasons)), f32),
         Field("profile", (channels, bins), f32),
-        Field("means", (channels, 2, LEVELS if linear else 0), f32),
+        Field("means", (channels, 2, LEVELS if MOVES in experts else 0), f32),
         Field("deviation_means", (channels, 2, LEVELS if deviating else 0), f32),
         Field("next_move", (channels,), f32),
         Field("level_theta", (channels, rungs, levels), f32),

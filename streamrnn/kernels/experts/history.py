@@ -212,17 +212,17 @@ def _taken(c: int, n: int, x: Real, came: bool, horizon: int, phases: F32, histo
                 _moved(c, 1, phases[1], clipped, np.float32(0.0), WEEK_RATE, history, seasons)
         if ring > 0:
             history.deviation[c, n % ring] = r
+    then = age - horizon
+    open_then = then <= FIRST
     if history.means.shape[2] > 0:
         _run(history.means[c], 0, x, age, limit_x)
-        if ring > 0:
-            _run(history.deviation_means[c], 0, r, age, limit_r)
-        if age >= horizon:
-            then = age - horizon
-            open_then = then <= FIRST
+        if then >= 0:
             _run(history.means[c], 1, history.x[c, (n - horizon) % length], then, huge if open_then else limit_x)
-            if ring > 0:
-                past = history.deviation[c, (n - horizon) % ring]
-                _run(history.deviation_means[c], 1, past, then, huge if open_then else limit_r)
+    if ring > 0:
+        _run(history.deviation_means[c], 0, r, age, limit_r)
+        if then >= 0:
+            past = history.deviation[c, (n - horizon) % ring]
+            _run(history.deviation_means[c], 1, past, then, huge if open_then else limit_r)
     if age > 0:
         rate = np.float32(max(SIZE_RATE, 1.0 / (age + 1.0)))
         slowest = history.means[c, 0, LEVELS - 1] if history.means.shape[2] > 0 else x

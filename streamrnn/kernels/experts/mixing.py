@@ -29,6 +29,7 @@ DISCOUNT = 0.998
 FADE = 0.9995
 ETA, ETA_SHARE = 10.0, 1.5
 CAP = np.float32(100.0)
+FARTHEST = np.float32(2.0**28)  # what a move can be at all (`history.X_MAX`)
 ASLEEP = np.float32(1.5)
 BELIEVED = 10.0  # an expert's move goes as far as so many usual moves over the rung
 STANDARD = 0.5  # standard errors that the guard takes from β
@@ -73,10 +74,11 @@ def score(
     settled = age > h + 38
     usual = size[r]
     faded, discounted = np.float32(fade), np.float32(discount)
+    limit = FARTHEST
     if settled and usual > np.float32(0.0):
-        limit = np.float32(BELIEVED) * np.sqrt(usual)
-        for k in range(1, EXPERTS):
-            moves[k] = min(max(moves[k], -limit), limit) if moves[k] == moves[k] else moves[k]
+        limit = min(np.float32(BELIEVED) * np.sqrt(usual), FARTHEST)
+    for k in range(1, EXPERTS):
+        moves[k] = min(max(moves[k], -limit), limit) if moves[k] == moves[k] else moves[k]
     squared = y * y
     if settled and usual > np.float32(0.0):
         squared = min(squared, CAP * usual)

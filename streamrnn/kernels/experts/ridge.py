@@ -17,6 +17,7 @@ from streamrnn.records import F32
 
 FORGETTING = np.float32(0.9998)
 RIDGE = 40.0
+MOST = np.float32(1e38)  # squares of what is absurd are no float32
 # A pivot below this share of its feature's energy is rounding: the feature is a sum of others, or 0.
 NOTHING = np.float32(1e-5)
 # A sample whose one feature has this many times its usual energy weighs less: it is absurd.
@@ -77,7 +78,7 @@ def learn(gram: F32, right: F32, seen: F32, features: F32, labels: F32, leverage
     energy *= weight
     seen[0] = FORGETTING * seen[0] + np.float32(1.0)
     seen[1] = FORGETTING * seen[1] + energy
-    seen[2] = FORGETTING * seen[2] + energy * energy
+    seen[2] = min(FORGETTING * seen[2] + min(energy * energy, MOST), MOST)
 
 
 @lean
