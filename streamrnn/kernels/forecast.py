@@ -502,6 +502,7 @@ def _experts_say(
 @inlined
 def _mixed(
     settled: bool,
+    usual: Real,
     weight: F32,
     sizes: F32,
     stack_weight: F32,
@@ -511,7 +512,10 @@ def _mixed(
     raw: F32,
     mean: F32,
 ) -> None:
-    """`raw` [horizon] ← the mixture of what the experts told, `mean` ← what of it is believed."""
+    """`raw` [horizon] ← the mixture of what the experts told, `mean` ← what of it is believed.
+
+    No expert goes further than so many `usual` moves a step; once these are `settled`, than so many of the rung's own.
+    """
     used = weight.shape[1] - 1
     stacks = place[STACK] >= 0
     raw[:] = np.float32(0.0)
@@ -519,7 +523,7 @@ def _mixed(
         below = r - 1 if r > 0 else 0
         begin, end = ladder.h[r - 1] if r > 0 else 0, ladder.h[r]
         shares, mixed = ladder.share[begin:end], raw[begin:end]
-        limit = mixing.FARTHEST
+        limit = min(np.float32(mixing.BELIEVED * end) * usual, mixing.FARTHEST)
         if settled and sizes[r] > np.float32(0.0):
             limit = min(np.float32(mixing.BELIEVED) * np.sqrt(sizes[r]), mixing.FARTHEST)
         for k in range(1, STACK):
@@ -633,6 +637,7 @@ def _say(
                 weight[r, net_at] = np.float32(0.0)
         _mixed(
             age > mixing.FIRST + horizon + 30,
+            np.float32(per_unit),
             weight,
             mixture.size[c],
             mixture.stack_weight[c],
