@@ -29,6 +29,9 @@ Real: TypeAlias = Any
 RUNGS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 # Forecasts of a rung that wait for their targets, at most.
 WAITING = 8
+# A stride that no season has a divisor in common with is looked for up to here, or half as far again as is wanted; else below:
+# the quantiles of a rung that is looked at too seldom are found late.
+LONGEST_STRIDE = 7
 
 # Half-lives of the decayed means that experts look at, in steps.
 HALF_LIVES = (4.0, 16.0, 64.0, 256.0)
@@ -66,10 +69,11 @@ def strides_of(horizon: int, lags: Sequence[int]) -> list[int]:
     """Every how many frames a rung's forecast is kept; `lags`: the steps of the seasons."""
     found = []
     for h in rungs_of(horizon):
-        stride = -(-h // WAITING) if h > 12 else 1
-        while stride > 1 and any(math.gcd(stride, lag) > 1 for lag in lags if lag):
-            stride += 1
-        found.append(stride)
+        wanted = -(-h // WAITING) if h > 12 else 1
+        apart = (
+            [*range(wanted, max(LONGEST_STRIDE, wanted * 3 // 2) + 1), *range(wanted - 1, 0, -1)] if wanted > 1 else [1]
+        )
+        found.append(next(k for k in apart if all(math.gcd(k, lag) == 1 for lag in lags if lag)))
     return found
 
 
@@ -183,9 +187,11 @@ class Pending(NamedTuple):
 
 
 class Calibration(NamedTuple):
-    """`sigma` [channel, rung] root mean square of errors, in the channel's own numbers; `theta` [.., level]."""
+    """`sigma` [channel, rung] root mean square of errors, in the channel's own numbers, and of those while it stands still
+    (`standing`); `theta` [.., level]."""
 
     sigma: F32
+    standing: F32
     theta: F32
 
 
@@ -236,7 +242,7 @@ SPREAD_SHARE = 0.03  # weight of a frame's squared error in σ²
 USUAL = 0.5
 # Errors of overlapping stretches wander together, and θ with them: later horizons have this power more room. Beyond `NEAR`
 # steps θ swings by what it is moved while nothing of it has matured, and has a share of that on top.
-LATER = 0.15
+LATER = 0.25
 NEAR, SWING = 12.0, 0.6
 STRETCH = 8.0
 

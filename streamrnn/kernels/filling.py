@@ -130,10 +130,31 @@ def _interval(
 
 @lean
 def fill(
-    i: int, x: F32, came: Bool, frames: Frames, history: History, pending: Pending, calibration: Calibration,
-    filling: Filling, tracking: Tracking, ladder: Ladder, seen: I64, residual: F64, left: F64, part: F64, factor: F64,
-    solved: F64, explained: F64, known: I64, missing: I64, but: I64, everyone: I64,
-    value_out: F64, lower_out: F64, upper_out: F64, filled_out: Bool,
+    i: int,
+    x: F32,
+    came: Bool,
+    frames: Frames,
+    history: History,
+    pending: Pending,
+    calibration: Calibration,
+    filling: Filling,
+    tracking: Tracking,
+    ladder: Ladder,
+    seen: I64,
+    residual: F64,
+    left: F64,
+    part: F64,
+    factor: F64,
+    solved: F64,
+    explained: F64,
+    known: I64,
+    missing: I64,
+    but: I64,
+    everyone: I64,
+    value_out: F64,
+    lower_out: F64,
+    upper_out: F64,
+    filled_out: Bool,
 ) -> None:
     """Fills `x` [channel] where nothing `came`, writes fills to their outputs, and learns from what came.
 

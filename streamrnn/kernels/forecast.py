@@ -352,7 +352,7 @@ def _score(i: int, frames: Frames, state: State, settings: Settings, matured: Ma
                 matured.abs_persistence_network[c, h - 1] += abs(naive)
             hits = track(
                 r, h, ladder.stride[r], pending.offsets[c, cell[r]], pending.offsets[c, newest[r]], error, size, before, still,
-                calibration.theta[c, r], calibration.sigma[c], tracking, matured.below[c, h - 1],
+                calibration.theta[c, r], calibration.sigma[c], calibration.standing[c], tracking, matured.below[c, h - 1],
             )  # fmt: skip
             if 0 < hits < levels:
                 matured.inside[c, h - 1] += 1
@@ -480,8 +480,12 @@ def _experts_say(
         _between(scratch.moves, ladder, told[MOVES])
     if awake:
         level = scratch.level
+        now = level[0]
+        if place[DEVIATIONS] >= 0:
+            # As in the labels: what the profile has taken in of this frame's deviation, later.
+            now = ring[here] - deviations.KEPT * history.deviation[c, n % history.deviation.shape[1]]
         for h in range(horizon):
-            ahead = level[h + 1] - level[0]
+            ahead = level[h + 1] - now
             told[PROFILE, h] = ahead if ahead == ahead else np.float32(0.0)
         if place[DEVIATIONS] >= 0:
             features = scratch.features[: state.deviations.weights.shape[1]]
@@ -498,6 +502,7 @@ def _experts_say(
 @inlined
 def _mixed(
     settled: bool,
+    usual: Real,
     weight: F32,
     sizes: F32,
     stack_weight: F32,
@@ -507,7 +512,10 @@ def _mixed(
     raw: F32,
     mean: F32,
 ) -> None:
-    """`raw` [horizon] ← the mixture of what the experts told, `mean` ← what of it is believed."""
+    """`raw` [horizon] ← the mixture of what the experts told, `mean` ← what of it is believed.
+
+    No expert goes further than so many `usual` moves a step; once these are `settled`, than so many of the rung's own.
+    """
     used = weight.shape[1] - 1
     stacks = place[STACK] >= 0
     raw[:] = np.float32(0.0)
@@ -515,7 +523,7 @@ def _mixed(
         below = r - 1 if r > 0 else 0
         begin, end = ladder.h[r - 1] if r > 0 else 0, ladder.h[r]
         shares, mixed = ladder.share[begin:end], raw[begin:end]
-        limit = mixing.FARTHEST
+        limit = min(np.float32(mixing.BELIEVED * end) * usual, mixing.FARTHEST)
         if settled and sizes[r] > np.float32(0.0):
             limit = min(np.float32(mixing.BELIEVED) * np.sqrt(sizes[r]), mixing.FARTHEST)
         for k in range(1, STACK):
@@ -609,11 +617,12 @@ def _say(
             told,
         )
         sigmas, theta = state.calibration.sigma[c], state.calibration.theta[c]
+        standing = state.calibration.standing[c]
         one_step = max(np.float64(sigmas[0]), SPREAD_FLOOR * size)
         rest = frames.rest[i, c]
         shrunk = np.exp(SHRINK * rest) if rest > REST else 1.0
         for r in range(rungs):
-            scratch.sigma[r] = opened(r, ladder.h[r], size, one_step, rest, shrunk, sigmas, tracking)
+            scratch.sigma[r] = opened(r, ladder.h[r], size, one_step, rest, shrunk, sigmas, standing, tracking)
             known = age > ladder.h[r] + mixing.FIRST
             if age < mixing.YOUNG or (scratch.turn[r] + c) % mixing.SELDOM == 0:
                 mixing.weigh(
@@ -628,6 +637,7 @@ def _say(
                 weight[r, net_at] = np.float32(0.0)
         _mixed(
             age > mixing.FIRST + horizon + 30,
+            np.float32(per_unit),
             weight,
             mixture.size[c],
             mixture.stack_weight[c],

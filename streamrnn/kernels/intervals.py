@@ -14,9 +14,10 @@ step asks whether that one would have been hit: what θ has just been moved by i
 make it swing. The length is settled before the target is known and is the same both ways, so it changes how fast θ comes to
 its place, and hardly where that is (the saturating integrator of the paper above, without its limit).
 
-A standstill. While a channel stands still (`features.REST`), errors are 0 whatever the interval is, and would drive σ and θ
-to where the first move finds nothing. So they are kept as they were when it moved, and only what is sent shrinks. σ begins
-anew with the moves from which the scale is first known.
+A standstill. While a channel stands still (`features.REST`), errors say nothing of how it moves, and would drive σ and θ
+to where the first move finds nothing. So they are kept as they were when it moved, and only what is sent shrinks: as σ would,
+by errors of 0 where no change is what was foreseen, and by those of a mean that still foresees moves where it is not
+(`standing`). σ begins anew with the moves from which the scale is first known.
 """
 
 from __future__ import annotations
@@ -45,8 +46,20 @@ SHRINK = float(np.log(1.0 - SPREAD_SHARE) / 2.0)
 
 @inlined
 def track(
-    r: int, h: int, stride: int, offsets: U16, fresh: U16, error: float, size: float, before: float, still: int,
-    theta: F32, sigmas: F32, tracking: Tracking, below: I64,
+    r: int,
+    h: int,
+    stride: int,
+    offsets: U16,
+    fresh: U16,
+    error: float,
+    size: float,
+    before: float,
+    still: int,
+    theta: F32,
+    sigmas: F32,
+    standing: F32,
+    tracking: Tracking,
+    below: I64,
 ) -> int:
     """Moves `theta` [level] and σ of rung r (h steps) by an error that matured: y lies `error` above the mean of the forecast that
     had these `offsets` [level].
@@ -87,8 +100,11 @@ def track(
                     moved -= np.sign(last) * RETURN * (out - tracking.furthest[q])
                 moved = min(max(moved, -THETA_MAX), THETA_MAX)
             theta[q] = np.float32(moved)
-    if not stands:
-        squared = error * error
+    squared = error * error
+    if stands:
+        known = np.float64(standing[r])
+        standing[r] = np.float32(min(np.sqrt(squared + tracking.keeps[r] * (known * known - squared)), sigma))
+    else:
         if h == 1:
             squared /= 1.0 + before
         unit = size * tracking.root[r]
@@ -100,7 +116,15 @@ def track(
 
 @inlined
 def opened(
-    r: int, h: int, size: float, one_step: float, rest: int, shrunk: float, sigmas: F32, tracking: Tracking
+    r: int,
+    h: int,
+    size: float,
+    one_step: float,
+    rest: int,
+    shrunk: float,
+    sigmas: F32,
+    standing: F32,
+    tracking: Tracking,
 ) -> float:
     """σ of a rung as it is now; guessed where the channel's scale is first known, and where there is none yet.
 
@@ -114,6 +138,13 @@ def opened(
             guess = max(known, min(guess, WIDE * size * known / one_step))
         sigmas[r] = np.float32(guess)
         known = guess
-    if rest > REST + h - 1:
+    stands = rest > REST + h - 1
+    if stands:
         known *= shrunk * np.exp(-SHRINK * h)
-    return min(max(known, SPREAD_FLOOR * size), min(SPREAD_REACH * size, SIGMA_MAX) * h)
+    known = min(max(known, SPREAD_FLOOR * size), min(SPREAD_REACH * size, SIGMA_MAX) * h)
+    if stands:
+        among = np.float64(standing[r])
+        known = np.sqrt(known * known + among * among)
+    else:
+        standing[r] = np.float32(0.0)
+    return known

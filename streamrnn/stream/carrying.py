@@ -83,7 +83,7 @@ AXES: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("moves_weights", "deviations_weights"), (CHANNEL, FEATURE, RUNG)),
     "losses": (CHANNEL, RUNG, EXPERT),
     "weight": (CHANNEL, RUNG, SHARE),
-    **dict.fromkeys(("move_size", "sigma"), (CHANNEL, RUNG)),
+    **dict.fromkeys(("move_size", "sigma", "standing"), (CHANNEL, RUNG)),
     **dict.fromkeys(("energy", "slope", "stack_gram", "stack_right", "stack_weight"), (CHANNEL, RUNG, PLAIN)),
     "level_theta": (CHANNEL, RUNG, LEVEL),
     **dict.fromkeys(("pend_mean", "pend_raw"), (CHANNEL, CELL)),

@@ -152,6 +152,7 @@ def forecast_fields(spec: StreamSpec) -> list[Field]:
         Field("move_size", (channels, rungs), f32),
         Field("energy", (channels, rungs, 2), f32),
         Field("sigma", (channels, rungs), f32),
+        Field("standing", (channels, rungs), f32),
         Field("one_step", (channels,), f32),
         # what waits for its target, and fills
         Field("pend_mean", (channels, cells), f32, nan),

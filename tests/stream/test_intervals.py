@@ -11,6 +11,7 @@ import xxhash
 from making import START, batch, feed, spec, states
 from regimes import ABOVE, CONTINUOUS, LEVELS, REGIMES, hits, noise, run, stream
 
+from streamrnn.kernels.columns import rungs_of, strides_of
 from streamrnn.packed import PackedRecord
 from streamrnn.packed import packed as packed_records
 from streamrnn.stream.engine import Engine
@@ -30,6 +31,24 @@ def test_a_channel_that_stood_still_has_the_interval_of_one_that_never_did(level
     since = slice(2000 + BACK, None)
     assert abs(wanted[since].mean() - 0.9) < 0.01 and abs(inside[since].mean() - 0.9) < 0.01
     assert wide[since].mean() < 1.05 * width[since].mean()
+
+
+@pytest.mark.parametrize("horizon", [1, 12])
+def test_an_interval_holds_a_channel_that_stands_still_where_it_was_foreseen_to_move(horizon: int) -> None:
+    """Values that come back to their mean, then a sensor that hangs: the mean goes on to foresee that it comes back."""
+    rng = np.random.default_rng(8)
+    series, moving, hung, after = 16, 2000, 400, 500
+    shocks = noise(rng, moving + after, series)
+    values = np.zeros((moving + after, series))
+    for t in range(1, len(values)):
+        values[t] = 0.8 * values[t - 1] + shocks[t]
+    values[moving - 1] += np.sign(values[moving - 1])
+    values = np.concatenate([values[:moving], np.repeat(values[moving - 1 : moving], hung, axis=0), values[moving:]])
+    sent = run(Engine(stream(horizon, 3, series)), values)
+    _, inside, width = hits(values, sent, horizon)
+    assert inside[moving + horizon : moving + hung].mean() > 0.88
+    assert width[moving + 200 : moving + hung].mean() < width[moving - 500 : moving].mean()
+    assert 0.85 < inside[moving + hung + horizon :].mean() < 0.95
 
 
 @pytest.mark.parametrize("name", REGIMES)
@@ -64,7 +83,7 @@ def test_coverage_is_found_again_from_any_state(name: str, start: str) -> None:
     values = REGIMES[name](rng, rows, series)
     engine = Engine(stream(horizon, 7, series))
     before = run(engine, values[:1000])
-    theta, spread, loss = (engine.table.columns[key][:series] for key in ("theta", "spread", "loss"))
+    theta, spread, loss = (engine.table.columns[key][:series] for key in ("level_theta", "sigma", "losses"))
     side = np.array([-1, -1, -1, 0, 1, 1, 1])
     theta[:] = {"high": 8.0, "low": -8.0, "wide": 8.0 * side, "crossed": -8.0 * side, "random": 0.0}[start]
     if start == "random":
@@ -80,6 +99,16 @@ def test_coverage_is_found_again_from_any_state(name: str, start: str) -> None:
             for level, share in zip(LEVELS[7], hit[begin:end].mean((0, 1)), strict=True):
                 if name not in ABOVE or not 0.05 < level < 0.95:
                     assert abs(share - level) < chance + above, (level, ahead)
+
+
+@pytest.mark.parametrize("lags", [(), (7,), (24, 168), (96, 672), (60,), (1440,), (12,)])
+def test_forecasts_of_a_rung_are_kept_at_all_hours_and_often(lags: tuple[int, ...]) -> None:
+    """A stride that shares a divisor with a season sees some hours only; a long one finds its quantiles late."""
+    for horizon in (24, 48, 96, 1024):
+        for h, stride in zip(rungs_of(horizon), strides_of(horizon, lags), strict=True):
+            assert stride == 1 or all(math.gcd(stride, lag) == 1 for lag in lags)
+            assert stride <= max(7, 0.2 * h)
+            assert stride == 1 if h <= 12 else -(-h // stride) <= 2 * h // 3
 
 
 def test_the_result_does_not_depend_on_how_ticks_are_cut() -> None:

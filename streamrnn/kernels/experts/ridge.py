@@ -149,5 +149,12 @@ def solve(gram: F32, right: F32, seen: F32, weights: F32, work: F32, inverse: F3
 
 @lean
 def solves(n: int, c: int, age: int, horizon: int) -> bool:
-    """Whether channel c solves its equations at frame n: always while it is young, then more seldom, by turns."""
-    return age < horizon + 64 or (n + c) % SELDOM == 0 or (age < 512 and (n + c) % 4 == 0)
+    """Whether channel c solves its equations at frame n: often while it is young, then more seldom, by turns."""
+    every = SELDOM
+    if age < horizon + 64:
+        every = 2
+    elif age < 256:
+        every = 4
+    elif age < 512:
+        every = 8
+    return (n + c) % every == 0
