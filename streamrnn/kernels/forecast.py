@@ -207,7 +207,7 @@ def _usable(weights: F32) -> bool:
     for j in range(weights.shape[0]):
         for r in range(weights.shape[1]):
             total += abs(weights[j, r])
-    return total < WEIGHTS_MAX
+    return bool(total < WEIGHTS_MAX)
 
 
 @lean

@@ -64,10 +64,10 @@ def admit(
     A row begins in `raw` at each of `begin`, stands at `stand` in the log, and goes to row `to` of the table (-1: it is
     only looked at). `verdict` says what became of it: DAMAGED (not `whole`), ELSEWHERE (of another partition),
     IMPOSSIBLE, OLDER than what the table's row holds (by its life, the input offset it has come to, where it stands), or
-    TAKEN. `checks` [n, 6]: (width in bytes, first, stop, mask, value, beyond), a word of the row that has this value behind this
-    mask, or (`beyond` 1) a larger one, cannot be; `applied`: the word of 8 bytes that holds the offset. `places` and `widths` of the blocks, in bytes,
-    which lie at `addresses`. `lived` and `stood` hold 1 more than the life and the place, 0: nothing yet; `reached` is
-    the table's column of offsets.
+    TAKEN. `checks` [n, 6]: (width in bytes, first, stop, mask, value, beyond), a word of the row that has this value
+    behind this mask, or (`beyond` 1) a larger one, cannot be; `applied`: the word of 8 bytes that holds the offset.
+    `places` and `widths` of the blocks, in bytes, which lie at `addresses`. `lived` and `stood` hold 1 more than the
+    life and the place, 0: nothing yet; `reached` is the table's column of offsets.
 
     Nothing is checked of places and rows: they are within their bounds, or memory is overwritten.
     """

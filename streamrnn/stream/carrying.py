@@ -387,8 +387,7 @@ def _placed(values: Any, axis: int, places: I64, fill: float) -> Any:
     shape = (*values.shape[:axis], len(places), *values.shape[axis + 1 :])
     made = np.full(shape, fill, dtype=values.dtype)
     to = np.flatnonzero((places >= 0) & (places < values.shape[axis]))
-    before = (slice(None),) * axis
-    made[(*before, to)] = values[(*before, places[to])]
+    np.moveaxis(made, axis, 0)[to] = np.moveaxis(values, axis, 0)[places[to]]
     return made
 
 

@@ -92,8 +92,11 @@ TIMES = ("last_step", "last_us", "heard_at", "heard_ms", "previewed", "prev_step
 # How that looks in a word of each kind: (mask, value behind it that cannot be, 1: nor a larger one). `u2` is the upper half of
 # an `f4`.
 _NO_NUMBER = {
-    "f2": (0x7C00, 0x7C00, 0), "u2": (0x7F80, 0x7F80, 0), "f4": (0x7F800000, 0x7F800000, 0), "f8": (0x7FF0000000000000,) * 2 + (0,),
-}  # fmt: skip
+    "f2": (0x7C00, 0x7C00, 0),
+    "u2": (0x7F80, 0x7F80, 0),
+    "f4": (0x7F800000, 0x7F800000, 0),
+    "f8": (0x7FF0000000000000, 0x7FF0000000000000, 0),
+}
 _INFINITE = {
     "f2": (0x7FFF, 0x7C00, 0),
     "u2": (0x7FFF, 0x7F80, 0),
@@ -102,7 +105,7 @@ _INFINITE = {
 }
 _TOO_LARGE = {"i8": (-0x4000000000000000, 0x4000000000000000, 0)}
 OTHER_STEP = "it counts steps of another length"
-_NEGATIVE = {"i4": (0x80000000, 0x80000000, 0), "i8": (-0x8000000000000000,) * 2 + (0,)}
+_NEGATIVE = {"i4": (0x80000000, 0x80000000, 0), "i8": (-0x8000000000000000, -0x8000000000000000, 0)}
 _BELOW_ZERO = {"f4": (0xFFFFFFFF, 0x7F7FFFFF, 1)}  # a sign is the largest bit
 
 

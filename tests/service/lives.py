@@ -32,7 +32,20 @@ PARTITIONS = 2
 SERIES = tuple(f"s{i}" for i in range(6))
 SESSION_S = 6.0
 # Columns that a channel has for itself alone, whatever lies beside it, and those of them that have a horizon and a level.
-OWN = ("last", "level", "level_spread", "move_scale", "fresh", "seen", "since", "run", "still", "anchor", "unit", "born")
+OWN = (
+    "last",
+    "level",
+    "level_spread",
+    "move_scale",
+    "fresh",
+    "seen",
+    "since",
+    "run",
+    "still",
+    "anchor",
+    "unit",
+    "born",
+)
 # Without experts: the linear ones look at the other channels. What becomes of those is for `tests/stream` to see.
 FIRST: dict[str, Any] = {
     "channels": ["temp", "flow"], "step": "1s", "horizon": 3, "quantiles": [0.05, 0.5, 0.95], "experts": "off",
@@ -69,7 +82,8 @@ CASES: dict[str, Case] = {
         {"season": "1h", "experts": "full"}, {"season": ["1h", "1d"], "timezone": "Europe/London", "experts": "full"}
     ),
     "experts and channels": Case(
-        {"season": "1h", "experts": "full", "channels": ["flow", "temp"]}, {"experts": "full", "channels": ["temp", "depth"]}
+        {"season": "1h", "experts": "full", "channels": ["flow", "temp"]},
+        {"experts": "full", "channels": ["temp", "depth"]},
     ),
     "experts": Case({"season": "1h", "experts": "light"}, {"season": "1h", "experts": ["moves", "stack"]}),
     "some experts": Case({"experts": "auto"}, {"experts": ["moves"]}),

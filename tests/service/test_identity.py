@@ -115,7 +115,11 @@ def check_carried(
                     assert column[name][here, c] == whole.table.columns[name][there, 0], (channel, series, name)
                     continue
                 mine, theirs = column[name][here, c, :rungs], whole.table.columns[name][there, 0, :rungs]
-                assert np.array_equal(mine[:, levels] if name == "level_theta" else mine, theirs), (channel, series, name)
+                assert np.array_equal(mine[:, levels] if name == "level_theta" else mine, theirs), (
+                    channel,
+                    series,
+                    name,
+                )
 
 
 @pytest.mark.parametrize(("name", "how", "event", "delivery"), SHORT)

@@ -154,7 +154,9 @@ def test_more_series_than_memory_is_said_with_how_many_fit(experts: str) -> None
     text = too_much_memory(chosen, said, 1_000_000_000)
     fits = int(re.search(r"about (\d+) fit", text)[1])  # type: ignore[index]
     if experts != "auto":
-        assert sizes.PROCESS_BYTES + fits * said.series <= 1_000_000_000 < sizes.PROCESS_BYTES + (fits + 1) * said.series
+        assert (
+            sizes.PROCESS_BYTES + fits * said.series <= 1_000_000_000 < sizes.PROCESS_BYTES + (fits + 1) * said.series
+        )
     assert "series_max=1000000" in text and fits > 1000
     fewer = settings(series_max=fits, experts=experts)
     assert not too_much_memory(fewer, sizes_of(fewer), 1_000_000_000)

@@ -340,7 +340,12 @@ def test_the_state_of_a_series_has_the_size_that_was_promised(
     """Linear in the channels, and up to a logarithm in the horizon."""
     seasons = (Season("1d", 24, 1.0, 24), Season("7d", 168, 1.0, 168))
     stream = spec(
-        channels=tuple("abcdefg"[:channels]), horizon=horizon, burn_in=64, series_max=2, seasons=seasons, experts=experts
+        channels=tuple("abcdefg"[:channels]),
+        horizon=horizon,
+        burn_in=64,
+        series_max=2,
+        seasons=seasons,
+        experts=experts,
     )
     served = engine(stream, hidden=64, layers=2)
     assert served.table.row_bytes() <= kib * 1024

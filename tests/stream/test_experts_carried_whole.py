@@ -1,4 +1,5 @@
-"""Any change of channels, horizon, levels, season and experts at once: each column by its names, and what begins trusts nobody."""
+"""Any change of channels, horizon, levels, season and experts at once: each column goes on by its names, what begins anew is
+not believed before it has shown something."""
 
 from __future__ import annotations
 
@@ -60,7 +61,11 @@ def test_what_goes_on_is_found_under_its_names(before: StreamSpec, now: StreamSp
     used, was_used = used_experts(now), used_experts(before)
     goes_on = [e for e in used if e in was_used and e not in carry.begun]
     assert {PERSISTENCE, NETWORK} <= set(goes_on)
-    rungs = [(r, rungs_of(before.horizon).index(h)) for r, h in enumerate(rungs_of(now.horizon)) if h in rungs_of(before.horizon)]
+    rungs = [
+        (r, rungs_of(before.horizon).index(h))
+        for r, h in enumerate(rungs_of(now.horizon))
+        if h in rungs_of(before.horizon)
+    ]
     for name in SERIES:
         mine = {k: v[target.table.find(0, name)] for k, v in target.table.columns.items()}
         theirs = {k: v[source.table.find(0, name)] for k, v in source.table.columns.items()}
@@ -117,7 +122,9 @@ def test_what_follows_is_a_forecast_of_its_channel(before: StreamSpec, now: Stre
         known = ~np.isnan(mean)
         middle = {"a": 5.0, "b": 100.0, "c": -40.0, "d": 1e6}[channel]
         assert (np.abs(mean[known] - middle) < max(40.0, 0.4 * abs(middle))).all()
-        assert (np.diff(quantiles, axis=1)[np.broadcast_to(known[:, None], np.diff(quantiles, axis=1).shape)] >= 0).all()
+        assert (
+            np.diff(quantiles, axis=1)[np.broadcast_to(known[:, None], np.diff(quantiles, axis=1).shape)] >= 0
+        ).all()
 
 
 def test_an_expert_that_begins_is_believed_when_it_has_shown_something() -> None:
@@ -167,5 +174,7 @@ def test_season_ago_is_not_taken_from_frames_that_were_never_kept() -> None:
     moved(source, target, 120)
     assert SEASON_AGO in used_experts(now)
     # As long as there is none it says "no change", and so does the mixture.
-    ours, theirs = (engine.process(ticks(before, 60, 60 + 14, missing=0.0)).forecasts.mean for engine in (target, fresh))
+    ours, theirs = (
+        engine.process(ticks(before, 60, 60 + 14, missing=0.0)).forecasts.mean for engine in (target, fresh)
+    )
     assert np.array_equal(ours, theirs)

@@ -48,7 +48,11 @@ def moved(source: Engine, target: Engine, position: int) -> None:
 
 @settings(deadline=None, max_examples=25)
 @given(
-    st.integers(0, 1000), st.integers(0, 249), st.booleans(), st.sampled_from(["one", "mean"]), st.sampled_from(list(KINDS))
+    st.integers(0, 1000),
+    st.integers(0, 249),
+    st.booleans(),
+    st.sampled_from(["one", "mean"]),
+    st.sampled_from(list(KINDS)),
 )
 def test_going_on_from_a_snapshot_gives_the_same_bits(seed: int, at: int, served: bool, within: str, kind: str) -> None:
     """Also with steps that are still open (`within: mean` and lateness), and gaps that are filled later; with every kind of

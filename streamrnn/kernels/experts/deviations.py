@@ -94,8 +94,8 @@ def label(c: int, origin: int, h: int, history: History, seasons: Seasons) -> Re
     y = history.deviation[c, (origin + h) % ring]
     if 0 < lag < h and not seasons.keyed:
         begin = seasons.begin[0]
-        place = np.float64(history.phases[(origin + h) % history.phases.shape[0], 0])
-        place = int(min(max(place, 0.0), seasons.bins[0] - 1.0))  # whatever a foreign record says
+        phase = np.float64(history.phases[(origin + h) % history.phases.shape[0], 0])
+        place = int(min(max(phase, 0.0), seasons.bins[0] - 1.0))  # whatever a foreign record says
         visits = history.visits[c, begin + place]
         rate = np.float32(max(PROFILE_RATE, 1.0 / max(visits - 1.0, 1.0)))
         j = origin + h - lag

@@ -25,7 +25,12 @@ def features(channels: int, cross: bool) -> int:
 def feature_names(channel: str, channels: Sequence[str], cross: bool) -> list[str]:
     """What each feature of a channel is, in the order in which `look` writes them."""
     others = [f"move of {other}" for other in channels if other != channel] if cross else []
-    return ["1", *(f"lag {j}" for j in range(1, LAGS + 1)), *(f"mean {half_life:g}" for half_life in HALF_LIVES), *others]
+    return [
+        "1",
+        *(f"lag {j}" for j in range(1, LAGS + 1)),
+        *(f"mean {half_life:g}" for half_life in HALF_LIVES),
+        *others,
+    ]
 
 
 @inlined
