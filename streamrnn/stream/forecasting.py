@@ -131,6 +131,8 @@ def forecast_fields(spec: StreamSpec) -> list[Field]:
         # fills
         Field("covariance", (correlated, correlated), f32),
         Field("one_step", (channels,), f32),
+        Field("swing", (channels,), f32),
+        Field("doubt", (channels,), f32),
         Field("seen_range", (channels, 2), f32, nan),
         Field("fill_widths", (channels, 2), f32),
         Field("missed", (), np.int64, -1),
