@@ -28,6 +28,7 @@ from streamrnn.kernels.columns import (
     Frames,
     History,
     Pending,
+    Real,
     Tracking,
 )
 from streamrnn.kernels.features import REST
@@ -170,7 +171,7 @@ def fill(
 
     `seen` [channel]: whether a channel has begun. What follows is scratch.
     """  # fmt: skip
-    s, n = frames.slot[i], frames.number[i]
+    n = frames.number[i]
     row = frames.fill_row[i]
     channels = x.shape[0]
     length = history.x.shape[1]
@@ -283,7 +284,7 @@ def fill(
         error = np.float64(x[c] - (history.x[c, before] + pending.next[c]))
         usual, age = np.float64(filling.error[c]), n - history.born[c]
         squared = error * error
-        most = np.float64(frames.scale[i, c]) / np.float64(history.unit[c]) if history.unit[c] > 0.0 else 0.0
+        most: Real = np.float64(frames.scale[i, c]) / np.float64(history.unit[c]) if history.unit[c] > 0.0 else 0.0
         if age > 60 and usual > 0.0:
             squared = min(squared, ERROR_CAP * usual)
         else:
