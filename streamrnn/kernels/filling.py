@@ -20,14 +20,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from streamrnn.kernels import lean
+from streamrnn.kernels import inlined, lean
 from streamrnn.kernels.columns import (
+    LEVELS,
     Calibration,
     Filling,
     Frames,
     History,
-    Ladder,
     Pending,
+    Real,
     Tracking,
 )
 from streamrnn.kernels.features import REST
@@ -35,6 +36,10 @@ from streamrnn.records import F32, F64, I64, Bool
 
 SHARE = 0.002  # weight of the newest frame in the second moment
 ERROR_SHARE, ERROR_CAP = 0.01, 25.0
+YOUNG_CAP = 100.0  # of squared scales: while a channel is young
+SWING_SHARE = 0.002
+LEAST = 0.05  # of a step's variance that the others never explain
+DOUBT_MAX = 1e6
 RIDGE = 0.02
 CLIP = 6.0  # in root mean squares: what a one-step error enters the moment with, and moves a fill by, at most
 # Fills reach wider by so much more or less at each test.
@@ -103,27 +108,32 @@ def _mend(covariance: F32, everyone: I64, factor: F64) -> None:
             return
 
 
+@inlined
+def lasting(swing: float, sigma: float) -> float:
+    """The share of a fill's squared error that is still there a step later.
+
+    What comes back to what is usual does so in a gap, too: nothing lies further off than the root of `swing` in the long run,
+    so 1 − σ² / swing of it lasts, with σ of one-step errors. Of a walk everything does.
+    """
+    return min(max(1.0 - sigma * sigma / swing, 0.0), 1.0) if swing > 0.0 else 1.0
+
+
 @lean
 def _interval(
-    c: int, gap: int, explained: float, calibration: Calibration, filling: Filling, tracking: Tracking, ladder: Ladder
+    c: int, gap: int, variance: float, explained: float, calibration: Calibration, filling: Filling, tracking: Tracking
 ) -> tuple[float, float]:
-    """(lower, upper) bounds of a fill from its center, in the channel's own numbers."""
-    horizon = ladder.share.shape[0]
-    at = min(gap, horizon) - 1
-    low, high, share = ladder.below[at], ladder.above[at], np.float64(ladder.share[at])
+    """(lower, upper) bounds of a fill from its center, in the channel's own numbers.
+
+    `variance` of the fill, in squares of one-step errors; `explained`: the share of the newest of these that others explain.
+    """
     last = tracking.level.shape[0] - 1
-    sigma, theta = calibration.sigma[c], calibration.theta[c]
-    lower, upper = 0.0, 0.0
-    for q in (0, last):
-        a = (tracking.normal[q] + np.float64(theta[low, q])) * np.float64(sigma[low])
-        b = (tracking.normal[q] + np.float64(theta[high, q])) * np.float64(sigma[high])
-        offset = a + share * (b - a)
-        if q == 0:
-            lower, upper = offset, offset
-        lower, upper = min(lower, offset), max(upper, offset)
+    sigma, theta = np.float64(calibration.sigma[c, 0]), calibration.theta[c, 0]
+    a = (tracking.normal[0] + np.float64(theta[0])) * sigma
+    b = (tracking.normal[last] + np.float64(theta[last])) * sigma
+    lower, upper = min(a, b), max(a, b)
     # What the others explain of the move is in the center already, so the interval lies around that.
     middle = explained * (lower + upper) / 2.0
-    wide = np.sqrt(max(1.0 - explained, 0.05)) * np.exp(np.float64(filling.width[c, 0]))
+    wide = np.sqrt(variance) * np.exp(np.float64(filling.width[c, 0]))
     wide *= np.float64(gap) ** np.float64(filling.width[c, 1])
     return min((lower - middle) * wide, 0.0), max((upper - middle) * wide, 0.0)
 
@@ -139,7 +149,6 @@ def fill(
     calibration: Calibration,
     filling: Filling,
     tracking: Tracking,
-    ladder: Ladder,
     seen: I64,
     residual: F64,
     left: F64,
@@ -147,6 +156,8 @@ def fill(
     factor: F64,
     solved: F64,
     explained: F64,
+    apart: F64,
+    noise: F64,
     known: I64,
     missing: I64,
     but: I64,
@@ -160,7 +171,7 @@ def fill(
 
     `seen` [channel]: whether a channel has begun. What follows is scratch.
     """  # fmt: skip
-    s, n = frames.slot[i], frames.number[i]
+    n = frames.number[i]
     row = frames.fill_row[i]
     channels = x.shape[0]
     length = history.x.shape[1]
@@ -168,28 +179,28 @@ def fill(
     covariance = filling.covariance
     correlated = covariance.shape[0] > 0
     levels = tracking.level
+    ring = history.deviation.shape[1]
     others, absent = 0, 0
     for c in range(channels):
         residual[c] = np.nan
         explained[c] = 0.0
+        noise[c] = 0.0
         if seen[c] == 0:
             continue
+        doubt = np.float64(filling.doubt[c])
+        if doubt > 0.0:
+            unit = np.float64(history.unit[c])
+            noise[c] = doubt * lasting(np.float64(filling.swing[c]) * unit * unit, np.float64(calibration.sigma[c, 0]))
         if not came[c]:
             missing[absent] = c
             absent += 1
         elif n > history.born[c]:
-            # The forecast of one step reached further where the value before it was missing.
-            error = np.float64(x[c] - (history.x[c, before] + pending.next[c]))
             usual = np.float64(filling.error[c])
             if usual > 0.0:
+                error = np.float64(x[c] - (history.x[c, before] + pending.next[c]))
                 residual[c] = min(max(error / np.sqrt(usual), -CLIP), CLIP)
                 known[others] = c
                 others += 1
-            age = n - history.born[c]
-            squared = error * error
-            if age > 60 and usual > 0.0:
-                squared = min(squared, ERROR_CAP * usual)
-            filling.error[c] = np.float32(usual + max(ERROR_SHARE, 1.0 / age) * (squared - usual))
     if absent > 0:
         filling.missed[0] = n
     joint = correlated and others > 0
@@ -225,36 +236,39 @@ def fill(
             high = (np.float64(filling.reach[c, 1]) + further) / unit
             value = min(max(value, low), high)
         x[c] = np.float32(value)
+        variance = noise[c] + max(1.0 - explained[c], LEAST)
         if row >= 0:
-            lower, upper = _interval(c, gap, explained[c], calibration, filling, tracking, ladder)
+            lower, upper = _interval(c, gap, variance, explained[c], calibration, filling, tracking)
             center = history.anchor[c] + np.float64(x[c]) * unit
             filled_out[row, c] = True
             value_out[row, c] = center
             lower_out[row, c] = center + lower
             upper_out[row, c] = center + upper
+        filling.doubt[c] = np.float32(min(variance, DOUBT_MAX))
     if n - filling.missed[0] < TESTED and filling.missed[0] >= 0:
-        turn = n % channels
-        for c in range(channels):
-            returns = came[c] and frames.age_before[i, c] > 0.0
-            if not (returns or c == turn) or np.isnan(residual[c]) or not came[c]:
-                continue
-            if frames.rest[i, c] > REST or not frames.scale[i, c] > 0.0:
+        turn = n % others if others > 0 else 0
+        for one in range(others):
+            c = known[one]
+            returns = frames.age_before[i, c] > 0.0
+            if not (returns or one == turn) or frames.rest[i, c] > REST or not frames.scale[i, c] > 0.0:
                 continue
             shift, share = 0.0, 0.0
             if joint and others > 1:
                 rest_of = 0
                 for a in range(others):
-                    if known[a] != c:
+                    # Not of those that were missing with it: within the gap they had nothing to say.
+                    if known[a] != c and not (returns and noise[known[a]] > 0.0):
                         but[rest_of] = known[a]
                         rest_of += 1
-                if _factored(covariance, but, rest_of, factor):
+                if rest_of > 0 and _factored(covariance, but, rest_of, factor):
                     _solved(but, rest_of, residual, factor, solved)
-                    shift, variance = _explained(covariance, c, but, rest_of, factor, solved, part[0])
+                    shift, variance = _explained(covariance, c, but, rest_of, factor, solved, apart)
                     shift = min(max(shift, -CLIP), CLIP)
                     total = np.float64(covariance[c, c])
                     share = min(max(variance / total, 0.0), 1.0) if total > 0.0 else 0.0
             gap = int(np.rint(min(np.float64(frames.age_before[i, c]) + 1.0, LONGEST_GAP)))
-            lower, upper = _interval(c, gap, share, calibration, filling, tracking, ladder)
+            variance = noise[c] + max(1.0 - share, LEAST)
+            lower, upper = _interval(c, gap, variance, share, calibration, filling, tracking)
             foreseen = history.x[c, before] + pending.next[c] + shift * np.sqrt(filling.error[c])
             error = (np.float64(x[c]) - foreseen) * np.float64(history.unit[c])
             missed = 0.0 if lower <= error <= upper else 1.0
@@ -264,6 +278,29 @@ def fill(
                 by /= max(np.log(np.float64(gap)), 1.0)
             moved = np.float64(filling.width[c, which]) + by
             filling.width[c, which] = np.float32(min(max(moved, -FILL_WIDTH_MAX), FILL_WIDTH_MAX))
+    for c in range(channels):
+        if seen[c] == 0 or not came[c] or n <= history.born[c]:
+            continue
+        error = np.float64(x[c] - (history.x[c, before] + pending.next[c]))
+        usual, age = np.float64(filling.error[c]), n - history.born[c]
+        squared = error * error
+        most: Real = np.float64(frames.scale[i, c]) / np.float64(history.unit[c]) if history.unit[c] > 0.0 else 0.0
+        if age > 60 and usual > 0.0:
+            squared = min(squared, ERROR_CAP * usual)
+        else:
+            squared = min(squared, YOUNG_CAP * most * most)
+        filling.error[c] = np.float32(usual + max(ERROR_SHARE, 1.0 / age) * (squared - usual))
+        if filling.doubt[c] == 0.0:
+            # How far the values lie from what is usual at this time: the last one's, whose deviation is known by now.
+            away = np.float64(history.deviation[c, (n - 1) % ring] if ring > 0 else 0.0)
+            if ring == 0 and history.means.shape[2] > 0:
+                away = np.float64(history.x[c, before] - history.means[c, 0, LEVELS - 1])
+            swing = np.float64(filling.swing[c])
+            squared = away * away
+            if age > 60 and swing > 0.0:
+                squared = min(squared, ERROR_CAP * swing)
+            filling.swing[c] = np.float32(swing + max(SWING_SHARE, 1.0 / age) * (squared - swing))
+        filling.doubt[c] = np.float32(0.0)
     if joint:
         oldest = n
         for c in range(channels):

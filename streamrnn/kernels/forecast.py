@@ -139,6 +139,8 @@ class Scratch(NamedTuple):
     joint: F64
     solved: F64
     explained: F64
+    apart: F64
+    noise: F64
     known: I64
     missing: I64
     but: I64
@@ -185,6 +187,8 @@ def scratch_of(shape: Shape, horizon: int) -> Scratch:
         joint=np.zeros((channels, channels)),
         solved=np.zeros(channels),
         explained=np.zeros(channels),
+        apart=np.zeros(channels),
+        noise=np.zeros(channels),
         known=whole(channels),
         missing=whole(channels),
         but=whole(channels),
@@ -228,6 +232,8 @@ def _forget(c: int, n: int, state: State) -> None:
     pending.mean[c] = np.nan
     pending.next[c] = 0.0
     state.filling.error[c] = 0.0
+    state.filling.swing[c] = 0.0
+    state.filling.doubt[c] = 0.0
 
 
 @lean
@@ -752,8 +758,8 @@ def advance(
         _score(i, frames, state, settings, matured, scratch)
         fills.fill(
             i, scratch.x, scratch.came, frames, history, state.pending, state.calibration, state.filling, settings.tracking,
-            settings.ladder, scratch.seen, scratch.residual, scratch.left, scratch.part, scratch.joint, scratch.solved,
-            scratch.explained, scratch.known, scratch.missing, scratch.but, scratch.everyone,
+            scratch.seen, scratch.residual, scratch.left, scratch.part, scratch.joint, scratch.solved, scratch.explained,
+            scratch.apart, scratch.noise, scratch.known, scratch.missing, scratch.but, scratch.everyone,
             written.fill_value, written.fill_lower, written.fill_upper, written.filled,
         )  # fmt: skip
         for k in range(len(seasons.bins)):

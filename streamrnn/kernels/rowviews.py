@@ -70,7 +70,7 @@ FIELDS = (
     "deviations_gram", "deviations_right", "deviations_weights", "deviations_seen",
     "losses", "weight", "move_size", "energy", "slope", "stack_gram", "stack_right", "stack_weight",
     "pend_mean", "pend_raw", "pend_moves", "pend_offsets", "next_move", "sigma", "standing", "level_theta",
-    "covariance", "one_step", "seen_range", "fill_widths", "missed",
+    "covariance", "one_step", "swing", "doubt", "seen_range", "fill_widths", "missed",
 )  # fmt: skip
 
 
@@ -169,8 +169,10 @@ def series_row(address: int, shape: Shape) -> State:
         Filling(
             _array(address + at[39], (shape.correlated, shape.correlated), f32),
             _array(address + at[40], (c,), f32),
-            _array(address + at[41], (c, 2), f32),
-            _array(address + at[42], (c, 2), f32),
-            _array(address + at[43], (1,), i64),
+            _array(address + at[41], (c,), f32),
+            _array(address + at[42], (c,), f32),
+            _array(address + at[43], (c, 2), f32),
+            _array(address + at[44], (c, 2), f32),
+            _array(address + at[45], (1,), i64),
         ),
     )

@@ -154,6 +154,8 @@ def forecast_fields(spec: StreamSpec) -> list[Field]:
         Field("sigma", (channels, rungs), f32),
         Field("standing", (channels, rungs), f32),
         Field("one_step", (channels,), f32),
+        Field("swing", (channels,), f32),
+        Field("doubt", (channels,), f32),
         # what waits for its target, and fills
         Field("pend_mean", (channels, cells), f32, nan),
         Field("seen_range", (channels, 2), f32, nan),
