@@ -634,8 +634,11 @@ def _say(
                 mixing.weigh(
                     mixture.loss[c, r], mixture.weight[c, r], mixture.energy[c, r], known, place, speaks, net.skill[r]
                 )
+            claimed = np.float32(0.0)
+            if speaks:
+                claimed = np.float32(max(1.0 - net.skill[r], 0.0)) * mixture.weight[c, r, net_at]
             mixture.weight[c, r, used] = mixing.believed(
-                mixture.size[c, r], mixture.slope[c, r], known, ladder.cells[r]
+                mixture.size[c, r], mixture.slope[c, r], known, ladder.cells[r], claimed
             )
         weight = mixture.weight[c]
         if not speaks and net.speaks:

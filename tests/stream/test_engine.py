@@ -403,6 +403,34 @@ def test_what_waits_is_what_was_sent_and_what_the_network_said() -> None:
     assert np.abs(kept).max() > 0.0
 
 
+def test_a_network_that_is_right_is_believed_when_a_series_is_young_too() -> None:
+    """By what it showed on held-out data, until what has matured says more: its first errors, of stretches that overlap, do not
+    tell it from nothing."""
+    horizon, count, names = 24, 70, [f"s{k}" for k in range(16)]
+    stream = spec(channels=("a",), horizon=horizon, experts=())
+    rng = np.random.default_rng(1)
+    x = np.cumsum(rng.standard_normal((len(names), count + horizon)), axis=1)
+    made = Engine(stream)
+    made.load(network(stream), "w", np.full(horizon, 0.1, dtype=np.float32))
+    run, root = made._run_network, np.sqrt(np.arange(1.0, horizon + 1.0))
+
+    def right(frames: Any) -> Any:
+        said, has = run(frames)
+        for i, (slot, n) in enumerate(zip(frames.slot, frames.number, strict=True)):
+            error = 0.3 * root * rng.standard_normal(horizon)
+            move = x[slot, n + 1 : n + 1 + horizon] - x[slot, n] + error
+            said[i, 0] = (move / max(frames.scale[i, 0], 1e-9) / root)[:, None]
+        return said, has
+
+    made._run_network = right  # type: ignore[method-assign]
+    ticks = batch(names * count, START + 1000 * np.repeat(np.arange(count), len(names)), x[:, :count].T.reshape(-1, 1))
+    mean = made.process(ticks).forecasts.mean[:, 0].reshape(count, len(names), horizon)
+    for h, begin in ((1, 12), (6, 16), (24, 34)):
+        later = x[:, h : count + h].T[begin:]
+        error, persistence = np.abs(mean[begin:, :, h - 1] - later), np.abs(x[:, begin:count].T - later)
+        assert error.mean() < 0.45 * persistence.mean(), h
+
+
 @pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf, 1e30])
 def test_what_is_no_number_is_nothing_that_a_network_says(odd: float) -> None:
     stream = spec()

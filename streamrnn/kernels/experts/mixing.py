@@ -32,6 +32,7 @@ CAP = np.float32(100.0)
 FARTHEST = np.float32(2.0**28)  # what a move can be at all (`history.X_MAX`)
 ASLEEP = np.float32(1.5)
 BELIEVED = 10.0  # an expert's move goes as far as so many usual moves over the rung
+CLAIM = 10
 STANDARD = 0.5  # standard errors that the guard takes from β
 ABSURD = np.float32(1000.0)  # a squared move beyond so many usual ones weighs less in slow sums
 CAP_MAX, ENERGY_MAX = np.float32(1e30), np.float32(1e38)  # whatever a foreign record says of usual moves
@@ -175,12 +176,19 @@ def weigh(loss: F32, weight: F32, energy: F32, known: bool, place: I64, net_read
 
 
 @inlined
-def believed(usual: Real, slope: F32, known: bool, cells: int) -> Real:
-    """The share of a rung's mixed move that is emitted; `usual`: mean square of the rung's moves."""
+def believed(usual: Real, slope: F32, known: bool, cells: int, claimed: Real) -> Real:
+    """The share of a rung's mixed move that is emitted; `usual`: mean square of the rung's moves.
+
+    `claimed`: the share of their energy that the network explained on held-out data, by its weight: as good as `CLAIM` stretches
+    of the rung that were seen here. Else a network that is right would be dropped when a channel's first forecasts have matured,
+    until there are enough of them.
+    """
     share = np.float32(0.0 if known else 1.0)
-    if slope[1] > np.float32(0.0) and slope[0] > np.float32(0.0):
-        beta = slope[0] / slope[1]
-        error = np.sqrt(np.float32(cells) * usual / slope[1])
+    before = np.float32(CLAIM * cells) * claimed * usual
+    came, moved = slope[0] + before, slope[1] + before
+    if known and moved > np.float32(0.0) and came > np.float32(0.0):
+        beta = came / moved
+        error = np.sqrt(np.float32(cells) * usual / moved)
         sure = beta / error - np.float32(STANDARD) if error > np.float32(0.0) else np.float32(1.0)
         # Nothing where it is no number.
         share = np.float32(0.0)
