@@ -30,7 +30,7 @@ def ticks(begin: int, end: int, names: tuple[str, ...]) -> TickBatch:
     values[np.random.default_rng(begin).random(values.shape) < 0.05] = np.nan
     steps = np.array([step for _, step in rows])
     values[(steps >= 240) & (steps < 330), 2] = 10.0  # it stands still for a while
-    values[(steps >= 297) & (steps < 300), 0] = np.nan  # and another one is missing when the state is written
+    values[(steps >= 297) & (steps < 303), 0] = np.nan  # and another one is missing when the state is written
     made = batch([name for name, _ in rows], [START + 1000 * step for _, step in rows], values)
     made.offset[:] = np.arange(begin * len(names), end * len(names))
     return made
