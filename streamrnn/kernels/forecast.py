@@ -139,8 +139,10 @@ class Scratch(NamedTuple):
     joint: F64
     solved: F64
     explained: F64
+    shifts: F64
     apart: F64
     noise: F64
+    none: F64
     known: I64
     missing: I64
     but: I64
@@ -187,8 +189,10 @@ def scratch_of(shape: Shape, horizon: int) -> Scratch:
         joint=np.zeros((channels, channels)),
         solved=np.zeros(channels),
         explained=np.zeros(channels),
+        shifts=np.zeros(channels),
         apart=np.zeros(channels),
         noise=np.zeros(channels),
+        none=np.zeros(channels),
         known=whole(channels),
         missing=whole(channels),
         but=whole(channels),
@@ -759,7 +763,7 @@ def advance(
         fills.fill(
             i, scratch.x, scratch.came, frames, history, state.pending, state.calibration, state.filling, settings.tracking,
             scratch.seen, scratch.residual, scratch.left, scratch.part, scratch.joint, scratch.solved, scratch.explained,
-            scratch.apart, scratch.noise, scratch.known, scratch.missing, scratch.but, scratch.everyone,
+            scratch.shifts, scratch.apart, scratch.noise, scratch.none, scratch.known, scratch.missing, scratch.but, scratch.everyone,
             written.fill_value, written.fill_lower, written.fill_upper, written.filled,
         )  # fmt: skip
         for k in range(len(seasons.bins)):
