@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from streamrnn.kernels import inlined, lean
+from streamrnn.kernels import inlined, inner
 from streamrnn.kernels.columns import (
     LEVELS,
     Calibration,
@@ -49,14 +49,15 @@ FURTHER = 4  # moves beyond what it has shown that a missing channel may have ma
 TESTED = 4096  # frames since anything was missing for which widths are tested
 
 
-@lean
-def _factored(covariance: F32, known: I64, n: int, factor: F64) -> bool:
-    """Writes the Cholesky factor of the block of `known` channels plus the ridge into `factor`; whether there is one."""
+@inner
+def _factored(covariance: F32, known: I64, n: int, noise: F64, factor: F64) -> bool:
+    """Writes the Cholesky factor of the block of `known` channels plus the ridge and their `noise` [channel] into `factor`;
+    whether there is one."""
     for a in range(n):
         for b in range(a + 1):
             total = np.float64(covariance[known[a], known[b]])
             if a == b:
-                total += RIDGE
+                total += RIDGE + noise[known[a]]
             for k in range(b):
                 total -= factor[a, k] * factor[b, k]
             if a == b:
@@ -68,7 +69,7 @@ def _factored(covariance: F32, known: I64, n: int, factor: F64) -> bool:
     return True
 
 
-@lean
+@inner
 def _solved(known: I64, n: int, residual: F64, factor: F64, solved: F64) -> None:
     """The residuals of the `known` channels, made independent of each other by the factor of their covariance."""
     for a in range(n):
@@ -78,7 +79,7 @@ def _solved(known: I64, n: int, residual: F64, factor: F64, solved: F64) -> None
         solved[a] = total / factor[a, a]
 
 
-@lean
+@inner
 def _explained(covariance: F32, c: int, known: I64, n: int, factor: F64, solved: F64, part: F64) -> tuple[float, float]:
     """(mean, variance) of channel c's residual that the known ones explain; `part` [n]: by each of `solved`."""
     mean, variance = 0.0, 0.0
@@ -92,8 +93,8 @@ def _explained(covariance: F32, c: int, known: I64, n: int, factor: F64, solved:
     return mean, variance
 
 
-@lean
-def _mend(covariance: F32, everyone: I64, factor: F64) -> None:
+@inner
+def _mend(covariance: F32, everyone: I64, none: F64, factor: F64) -> None:
     """Makes a matrix that is no covariance one: what is between the channels is halved until it is."""
     channels = covariance.shape[0]
     for c in range(channels):
@@ -104,7 +105,7 @@ def _mend(covariance: F32, everyone: I64, factor: F64) -> None:
             for b in range(channels):
                 if a != b:
                     covariance[a, b] = np.float32(share * covariance[a, b])
-        if _factored(covariance, everyone, channels, factor):
+        if _factored(covariance, everyone, channels, none, factor):
             return
 
 
@@ -118,7 +119,7 @@ def lasting(swing: float, sigma: float) -> float:
     return min(max(1.0 - sigma * sigma / swing, 0.0), 1.0) if swing > 0.0 else 1.0
 
 
-@lean
+@inner
 def _interval(
     c: int, gap: int, variance: float, explained: float, calibration: Calibration, filling: Filling, tracking: Tracking
 ) -> tuple[float, float]:
@@ -138,7 +139,7 @@ def _interval(
     return min((lower - middle) * wide, 0.0), max((upper - middle) * wide, 0.0)
 
 
-@lean
+@inner
 def fill(
     i: int,
     x: F32,
@@ -156,8 +157,10 @@ def fill(
     factor: F64,
     solved: F64,
     explained: F64,
+    shifts: F64,
     apart: F64,
     noise: F64,
+    none: F64,
     known: I64,
     missing: I64,
     but: I64,
@@ -205,9 +208,9 @@ def fill(
         filling.missed[0] = n
     joint = correlated and others > 0
     if joint and absent > 0:
-        if not _factored(covariance, known, others, factor):
-            _mend(covariance, everyone, factor)
-            _factored(covariance, known, others, factor)
+        if not _factored(covariance, known, others, none, factor):
+            _mend(covariance, everyone, none, factor)
+            _factored(covariance, known, others, none, factor)
         _solved(known, others, residual, factor, solved)
         for m in range(absent):
             c = missing[m]
@@ -221,6 +224,25 @@ def fill(
                     total -= part[m, a] * part[k, a]
                 left[m, k] = total
             left[m, m] = max(left[m, m], 0.0)
+            shifts[m] = residual[c]
+        returning = False
+        for a in range(others):
+            returning = returning or noise[known[a]] > 0.0
+        if returning and _factored(covariance, known, others, noise, factor):
+            # A channel that comes back shows the error of a whole gap: that is much for one that was missing with it, and
+            # little for one that is missing for the first time.
+            for a in range(others):
+                solved[a] = residual[known[a]]
+                for k in range(a):
+                    solved[a] -= factor[a, k] * solved[k]
+                solved[a] /= factor[a, a]
+            for m in range(absent):
+                c = missing[m]
+                if noise[c] == 0.0:
+                    shift, variance = _explained(covariance, c, known, others, factor, solved, apart)
+                    shifts[m] = min(max(shift, -CLIP), CLIP)
+                    total = np.float64(covariance[c, c])
+                    explained[c] = min(max(variance / total, 0.0), 1.0) if total > 0.0 else 0.0
     for m in range(absent):
         c = missing[m]
         unit = np.float64(history.unit[c])
@@ -228,7 +250,7 @@ def fill(
         if n > history.unbroken[0]:
             value += np.float64(pending.next[c])
         if joint:
-            value += residual[c] * np.sqrt(np.float64(filling.error[c]))
+            value += shifts[m] * np.sqrt(np.float64(filling.error[c]))
         gap = int(np.rint(min(max(np.float64(frames.age[i, c]), 1.0), LONGEST_GAP)))
         further = min(gap, FURTHER) * np.float64(frames.scale[i, c])
         if filling.reach[c, 0] <= filling.reach[c, 1] and unit > 0.0:
@@ -260,7 +282,7 @@ def fill(
                     if known[a] != c and not (returns and noise[known[a]] > 0.0):
                         but[rest_of] = known[a]
                         rest_of += 1
-                if rest_of > 0 and _factored(covariance, but, rest_of, factor):
+                if rest_of > 0 and _factored(covariance, but, rest_of, none, factor):
                     _solved(but, rest_of, residual, factor, solved)
                     shift, variance = _explained(covariance, c, but, rest_of, factor, solved, apart)
                     shift = min(max(shift, -CLIP), CLIP)
@@ -307,13 +329,14 @@ def fill(
             if seen[c] > 0:
                 oldest = min(oldest, history.born[c])
         share = max(SHARE, 1.0 / max(n - oldest, 1))
+        # All of it is moved, or it would be no covariance: what has shown no error yet has one of 0.
         for a in range(channels):
             if np.isnan(residual[a]):
-                continue
+                residual[a] = 0.0
+        for a in range(channels):
             for b in range(channels):
-                if not np.isnan(residual[b]):
-                    product = residual[a] * residual[b]
-                    covariance[a, b] += np.float32(share * (product - covariance[a, b]))
+                product = residual[a] * residual[b]
+                covariance[a, b] += np.float32(share * (product - covariance[a, b]))
         for m in range(absent):
             for k in range(m + 1):
                 covariance[missing[m], missing[k]] += np.float32(share * left[m, k])

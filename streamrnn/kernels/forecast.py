@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from streamrnn.kernels import filling as fills
-from streamrnn.kernels import inlined, lean
+from streamrnn.kernels import inlined, inner, lean
 from streamrnn.kernels.columns import (
     DEVIATIONS,
     EXPERTS,
@@ -139,8 +139,10 @@ class Scratch(NamedTuple):
     joint: F64
     solved: F64
     explained: F64
+    shifts: F64
     apart: F64
     noise: F64
+    none: F64
     known: I64
     missing: I64
     but: I64
@@ -187,8 +189,10 @@ def scratch_of(shape: Shape, horizon: int) -> Scratch:
         joint=np.zeros((channels, channels)),
         solved=np.zeros(channels),
         explained=np.zeros(channels),
+        shifts=np.zeros(channels),
         apart=np.zeros(channels),
         noise=np.zeros(channels),
+        none=np.zeros(channels),
         known=whole(channels),
         missing=whole(channels),
         but=whole(channels),
@@ -196,7 +200,7 @@ def scratch_of(shape: Shape, horizon: int) -> Scratch:
     )
 
 
-@lean
+@inner
 def _begin_anew(c: int, regression: Regression) -> None:
     regression.gram[c] = 0.0
     regression.right[c] = 0.0
@@ -214,7 +218,7 @@ def _usable(weights: F32) -> bool:
     return bool(total < WEIGHTS_MAX)
 
 
-@lean
+@inner
 def _forget(c: int, n: int, state: State) -> None:
     """Begins a channel with frame n: nothing of what was is used any more, but how its errors were."""
     forgotten(c, n, state.history)
@@ -236,7 +240,7 @@ def _forget(c: int, n: int, state: State) -> None:
     state.filling.doubt[c] = 0.0
 
 
-@lean
+@inner
 def _arrive(i: int, frames: Frames, state: State, settings: Settings, x: F32, came: Bool, seen: I64) -> None:
     """Writes each channel's value in its own numbers to `x`, whether it `came`, and whether it was ever `seen`."""
     n = frames.number[i]
@@ -307,7 +311,7 @@ def _places(n: int, length: int, ladder: Ladder, due: I64, cell: I64, newest: I6
         origin[r] = since % length
 
 
-@lean
+@inner
 def _score(i: int, frames: Frames, state: State, settings: Settings, matured: Matured, scratch: Scratch) -> None:
     n = frames.number[i]
     ladder, plan, tracking = settings.ladder, settings.plan, settings.tracking
@@ -364,7 +368,7 @@ def _score(i: int, frames: Frames, state: State, settings: Settings, matured: Ma
                 matured.inside[c, h - 1] += 1
 
 
-@lean
+@inner
 def _learn(i: int, frames: Frames, state: State, settings: Settings, scratch: Scratch) -> None:
     """The linear experts take in the frame that is a horizon old."""
     n = frames.number[i]
@@ -568,7 +572,7 @@ def _mixed(
             believed[h] = mixed[h] * (w + shares[h] * rise)
 
 
-@lean
+@inner
 def _say(
     i: int, frames: Frames, net: Network, state: State, settings: Settings, written: Written, scratch: Scratch
 ) -> None:
@@ -723,7 +727,7 @@ def _say(
                 out[h] = means[h] + at[h]
 
 
-@lean
+@inner
 def _sorted(offsets: F64) -> None:
     """Sorts the levels of each horizon. Each level is tracked by itself, so neighbours may cross: sorting never makes the pinball
     loss worse (Chernozhukov, Fernández-Val, Galichon, 2010)."""
@@ -762,8 +766,8 @@ def advance(
         fills.fill(
             i, scratch.x, scratch.came, frames, history, state.pending, state.calibration, state.filling, settings.tracking,
             scratch.seen, scratch.residual, scratch.left, scratch.part, scratch.joint, scratch.solved, scratch.explained,
-            scratch.apart, scratch.noise, scratch.known, scratch.missing, scratch.but, scratch.everyone,
-            written.fill_value, written.fill_lower, written.fill_upper, written.filled,
+            scratch.shifts, scratch.apart, scratch.noise, scratch.none, scratch.known, scratch.missing, scratch.but,
+            scratch.everyone, written.fill_value, written.fill_lower, written.fill_upper, written.filled,
         )  # fmt: skip
         for k in range(len(seasons.bins)):
             # Rounded, a place just before a season's end would be behind it.

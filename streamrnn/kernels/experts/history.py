@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from streamrnn.kernels import inlined, lean
+from streamrnn.kernels import inlined, inner
 from streamrnn.kernels.columns import HALF_LIVES, LEVELS, Filling, History, Real, Seasons, within
 from streamrnn.records import F32, I64, U16, Bool
 
@@ -40,7 +40,7 @@ RATES = 1.0 - 0.5 ** (1.0 / np.array(HALF_LIVES))
 WEEK_LOW, WEEK_WIDTH = 0.1, 0.2
 
 
-@lean
+@inner
 def power_of_two(x: float) -> Real:
     """The power of two nearest to x > 0."""
     return np.float32(2.0 ** np.rint(np.log2(x)))
@@ -52,7 +52,7 @@ def is_known(history: History, c: int, at: int) -> bool:
     return bool((history.known[c, at >> 3] >> (at & 7)) & 1)
 
 
-@lean
+@inner
 def forgotten(c: int, n: int, history: History) -> None:
     """Begins a channel's history with frame n."""
     history.born[c] = n
@@ -68,7 +68,7 @@ def forgotten(c: int, n: int, history: History) -> None:
     history.week[c] = 0.0
 
 
-@lean
+@inner
 def fits(c: int, n: int, scale: float, moving: bool, history: History) -> bool:
     """Whether what is kept of a channel can be gone on with: its unit fits a scale of today."""
     unit = np.float64(history.unit[c])
@@ -80,7 +80,7 @@ def fits(c: int, n: int, scale: float, moving: bool, history: History) -> bool:
     return bool(scale <= high * unit and (scale >= low * unit or not moving))
 
 
-@lean
+@inner
 def move_anchor(c: int, to: float, history: History, filling: Filling, seasons: Seasons) -> None:
     """Says everything of a channel from another anchor."""
     shift = to - history.anchor[c]
@@ -238,7 +238,7 @@ def _taken(c: int, n: int, x: Real, came: bool, horizon: int, phases: F32, histo
             sizes[k] = usual + rate * (squared - usual) if usual > 0.0 else squared
 
 
-@lean
+@inner
 def take_in(
     n: int, values: F32, came: Bool, seen: I64, horizon: int, phases: F32, history: History, seasons: Seasons
 ) -> None:
