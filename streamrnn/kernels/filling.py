@@ -120,18 +120,35 @@ def lasting(swing: float, sigma: float) -> float:
 
 
 @inner
+def prepare(
+    history: History, calibration: Calibration, filling: Filling, tracking: Tracking, noise: F64, bounds: F64
+) -> None:
+    """What fills and their tests need as it was before the frame's values were looked at.
+
+    `noise` [channel] ← what lasts of the last fill's variance, in squares of one-step errors, 0 where the value came; `bounds`
+    [channel, 2] ← the outer offsets of one step, in the channel's own numbers.
+    """
+    last = tracking.level.shape[0] - 1
+    for c in range(noise.shape[0]):
+        sigma, theta = np.float64(calibration.sigma[c, 0]), calibration.theta[c, 0]
+        a = (tracking.normal[0] + np.float64(theta[0])) * sigma
+        b = (tracking.normal[last] + np.float64(theta[last])) * sigma
+        bounds[c, 0], bounds[c, 1] = min(a, b), max(a, b)
+        noise[c] = 0.0
+        doubt, unit = np.float64(filling.doubt[c]), np.float64(history.unit[c])
+        if doubt > 0.0:
+            noise[c] = doubt * lasting(np.float64(filling.swing[c]) * unit * unit, sigma)
+
+
+@inner
 def _interval(
-    c: int, gap: int, variance: float, explained: float, calibration: Calibration, filling: Filling, tracking: Tracking
+    c: int, gap: int, variance: float, explained: float, bounds: F64, filling: Filling
 ) -> tuple[float, float]:
     """(lower, upper) bounds of a fill from its center, in the channel's own numbers.
 
     `variance` of the fill, in squares of one-step errors; `explained`: the share of the newest of these that others explain.
     """
-    last = tracking.level.shape[0] - 1
-    sigma, theta = np.float64(calibration.sigma[c, 0]), calibration.theta[c, 0]
-    a = (tracking.normal[0] + np.float64(theta[0])) * sigma
-    b = (tracking.normal[last] + np.float64(theta[last])) * sigma
-    lower, upper = min(a, b), max(a, b)
+    lower, upper = bounds[c, 0], bounds[c, 1]
     # What the others explain of the move is in the center already, so the interval lies around that.
     middle = explained * (lower + upper) / 2.0
     wide = np.sqrt(variance) * np.exp(np.float64(filling.width[c, 0]))
@@ -147,9 +164,8 @@ def fill(
     frames: Frames,
     history: History,
     pending: Pending,
-    calibration: Calibration,
     filling: Filling,
-    tracking: Tracking,
+    levels: F64,
     seen: I64,
     residual: F64,
     left: F64,
@@ -160,6 +176,7 @@ def fill(
     shifts: F64,
     apart: F64,
     noise: F64,
+    bounds: F64,
     none: F64,
     known: I64,
     missing: I64,
@@ -181,19 +198,13 @@ def fill(
     before = (n - 1) % length
     covariance = filling.covariance
     correlated = covariance.shape[0] > 0
-    levels = tracking.level
     ring = history.deviation.shape[1]
     others, absent = 0, 0
     for c in range(channels):
         residual[c] = np.nan
         explained[c] = 0.0
-        noise[c] = 0.0
         if seen[c] == 0:
             continue
-        doubt = np.float64(filling.doubt[c])
-        if doubt > 0.0:
-            unit = np.float64(history.unit[c])
-            noise[c] = doubt * lasting(np.float64(filling.swing[c]) * unit * unit, np.float64(calibration.sigma[c, 0]))
         if not came[c]:
             missing[absent] = c
             absent += 1
@@ -260,7 +271,7 @@ def fill(
         x[c] = np.float32(value)
         variance = noise[c] + max(1.0 - explained[c], LEAST)
         if row >= 0:
-            lower, upper = _interval(c, gap, variance, explained[c], calibration, filling, tracking)
+            lower, upper = _interval(c, gap, variance, explained[c], bounds, filling)
             center = history.anchor[c] + np.float64(x[c]) * unit
             filled_out[row, c] = True
             value_out[row, c] = center
@@ -282,7 +293,7 @@ def fill(
                     if known[a] != c and not (returns and noise[known[a]] > 0.0):
                         but[rest_of] = known[a]
                         rest_of += 1
-                if rest_of > 0 and _factored(covariance, but, rest_of, none, factor):
+                if rest_of > 0 and _factored(covariance, but, rest_of, noise, factor):
                     _solved(but, rest_of, residual, factor, solved)
                     shift, variance = _explained(covariance, c, but, rest_of, factor, solved, apart)
                     shift = min(max(shift, -CLIP), CLIP)
@@ -290,7 +301,7 @@ def fill(
                     share = min(max(variance / total, 0.0), 1.0) if total > 0.0 else 0.0
             gap = int(np.rint(min(np.float64(frames.age_before[i, c]) + 1.0, LONGEST_GAP)))
             variance = noise[c] + max(1.0 - share, LEAST)
-            lower, upper = _interval(c, gap, variance, share, calibration, filling, tracking)
+            lower, upper = _interval(c, gap, variance, share, bounds, filling)
             foreseen = history.x[c, before] + pending.next[c] + shift * np.sqrt(filling.error[c])
             error = (np.float64(x[c]) - foreseen) * np.float64(history.unit[c])
             missed = 0.0 if lower <= error <= upper else 1.0

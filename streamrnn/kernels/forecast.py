@@ -142,6 +142,7 @@ class Scratch(NamedTuple):
     shifts: F64
     apart: F64
     noise: F64
+    bounds: F64
     none: F64
     known: I64
     missing: I64
@@ -192,6 +193,7 @@ def scratch_of(shape: Shape, horizon: int) -> Scratch:
         shifts=np.zeros(channels),
         apart=np.zeros(channels),
         noise=np.zeros(channels),
+        bounds=np.zeros((channels, 2)),
         none=np.zeros(channels),
         known=whole(channels),
         missing=whole(channels),
@@ -361,7 +363,8 @@ def _score(i: int, frames: Frames, state: State, settings: Settings, matured: Ma
                 matured.abs_network[c, h - 1] += abs((np.float64(y) - network) * unit * per_size)
                 matured.abs_persistence_network[c, h - 1] += abs(naive)
             hits = track(
-                r, h, ladder.stride[r], pending.offsets[c, cell[r]], pending.offsets[c, newest[r]], error, size, before, still,
+                r, h, ladder.stride[r], pending.offsets[c, cell[r]], pending.offsets[c, newest[r]], error, size, before,
+                scratch.noise[c], still,
                 calibration.theta[c, r], calibration.sigma[c], calibration.standing[c], tracking, matured.below[c, h - 1],
             )  # fmt: skip
             if 0 < hits < levels:
@@ -762,12 +765,13 @@ def advance(
         history = state.history
         _arrive(i, frames, state, settings, scratch.x, scratch.came, scratch.seen)
         _places(n, shape.x, settings.ladder, scratch.due, scratch.cell, scratch.newest, scratch.origin, scratch.turn)
+        fills.prepare(history, state.calibration, state.filling, settings.tracking, scratch.noise, scratch.bounds)
         _score(i, frames, state, settings, matured, scratch)
         fills.fill(
-            i, scratch.x, scratch.came, frames, history, state.pending, state.calibration, state.filling, settings.tracking,
+            i, scratch.x, scratch.came, frames, history, state.pending, state.filling, settings.tracking.level,
             scratch.seen, scratch.residual, scratch.left, scratch.part, scratch.joint, scratch.solved, scratch.explained,
-            scratch.shifts, scratch.apart, scratch.noise, scratch.none, scratch.known, scratch.missing, scratch.but,
-            scratch.everyone, written.fill_value, written.fill_lower, written.fill_upper, written.filled,
+            scratch.shifts, scratch.apart, scratch.noise, scratch.bounds, scratch.none, scratch.known, scratch.missing,
+            scratch.but, scratch.everyone, written.fill_value, written.fill_lower, written.fill_upper, written.filled,
         )  # fmt: skip
         for k in range(len(seasons.bins)):
             # Rounded, a place just before a season's end would be behind it.

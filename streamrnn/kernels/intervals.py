@@ -54,6 +54,7 @@ def track(
     error: float,
     size: float,
     before: float,
+    noise: float,
     still: int,
     theta: F32,
     sigmas: F32,
@@ -64,9 +65,10 @@ def track(
     """Moves `theta` [level] and σ of rung r (h steps) by an error that matured: y lies `error` above the mean of the forecast
     that had these `offsets` [level].
 
-    `fresh`: the rung's newest offsets. `before`: steps since the channel had been seen when the target came; `still`:
-    observations since its last move. Returns how many levels lay at or above y; `below` [level] counts them, in the order in
-    which they were sent.
+    `fresh`: the rung's newest offsets. `before`: steps since the channel had been seen when the target came, and `noise`, the
+    variance of the fill of the last one in squares of one-step errors; `still`: observations
+    since its last move. Returns how many levels lay at or above y; `below` [level] counts them, in the order in which they were
+    sent.
     """  # fmt: skip
     levels = tracking.level.shape[0]
     moving = size
@@ -106,7 +108,7 @@ def track(
         standing[r] = np.float32(min(np.sqrt(squared + tracking.keeps[r] * (known * known - squared)), sigma))
     else:
         if h == 1:
-            squared /= 1.0 + before
+            squared /= 1.0 + noise
         unit = size * tracking.root[r]
         squared = min(squared, max(SPREAD_CAP * sigma * sigma, LOSS_CAP * unit * unit))
         sigma = np.sqrt(squared + tracking.keeps[r] * (sigma * sigma - squared))
