@@ -14,8 +14,9 @@ Everything is kept per series and channel, in float32, in units of the channel's
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numba
 import numpy as np
 
 from streamrnn.kernels import filling as fills
@@ -54,7 +55,7 @@ from streamrnn.kernels.experts.profile import levels as levels_of
 from streamrnn.kernels.experts.season_ago import season_ago
 from streamrnn.kernels.features import REST
 from streamrnn.kernels.intervals import SHAPE_REACH, SHRINK, SPREAD_FLOOR, opened, track
-from streamrnn.kernels.rowviews import Shape, State, series_row
+from streamrnn.kernels.rowviews import Shape, State, no_row, series_row
 from streamrnn.records import F32, F64, I64, Bool
 
 MOVE_MAX = 1e9  # in scales: what is further is nothing that a network says
@@ -790,3 +791,24 @@ def advance(
         if linear:
             _learn(i, frames, state, settings, scratch)
         _say(i, frames, net, state, settings, written, scratch)
+
+
+def compile_ahead(
+    address: int,
+    shape: Shape,
+    frames: Frames,
+    net: Network,
+    settings: Settings,
+    written: Written,
+    matured: Matured,
+    scratch: Scratch,
+) -> None:
+    """Compiles the two largest parts of `advance`, which a process that comes to them later finds kept. Arguments as there; only
+    their types are looked at."""
+    state = no_row()
+    parts: tuple[tuple[Any, tuple[Any, ...]], ...] = (
+        (_say, (0, frames, net, state, settings, written, scratch)),
+        (_learn, (0, frames, state, settings, scratch)),
+    )
+    for part, arguments in parts:
+        part.compile(tuple(map(numba.typeof, arguments)))

@@ -7,7 +7,8 @@ from the row's address has neither.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from types import FunctionType
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numba import types
@@ -176,3 +177,11 @@ def series_row(address: int, shape: Shape) -> State:
             _array(address + at[45], (1,), i64),
         ),
     )
+
+
+def no_row() -> State:
+    """Arrays without a number in them, of the types that `series_row` makes."""
+    plain: Any = getattr(series_row, "py_func", series_row)
+    empty = {**globals(), "_array": lambda _, shape, dtype: np.empty((0,) * len(shape), dtype)}
+    shape = Shape(np.zeros(len(FIELDS), dtype=np.int64), *(0 for _ in Shape._fields[1:]))
+    return cast(State, FunctionType(plain.__code__, empty)(0, shape))
