@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from streamrnn.kernels import inner
+from streamrnn.kernels import lean
 from streamrnn.records import F32
 
 FORGETTING = np.float32(0.9998)
@@ -32,7 +32,7 @@ def packed(features: int) -> int:
     return features * (features + 1) // 2
 
 
-@inner
+@lean
 def say(weights: F32, features: F32, said: F32) -> None:
     """`said` [rung] ← what the weights [feature, rung] make of the features."""
     rungs = weights.shape[1]
@@ -43,7 +43,7 @@ def say(weights: F32, features: F32, said: F32) -> None:
             said[r] += row[r] * f
 
 
-@inner
+@lean
 def learn(gram: F32, right: F32, seen: F32, features: F32, labels: F32, leverage: float) -> None:
     """Takes one sample in; one that is absurd, with a feature of more than `leverage` times its usual energy, weighs less."""
     rungs, size = right.shape
@@ -81,7 +81,7 @@ def learn(gram: F32, right: F32, seen: F32, features: F32, labels: F32, leverage
     seen[2] = min(FORGETTING * seen[2] + min(energy * energy, MOST), MOST)
 
 
-@inner
+@lean
 def solve(gram: F32, right: F32, seen: F32, weights: F32, work: F32, inverse: F32) -> None:
     """`weights` [feature, rung] ← the solution, by elimination (L D Lᵀ) of the equations and their right sides together.
 
@@ -147,7 +147,7 @@ def solve(gram: F32, right: F32, seen: F32, weights: F32, work: F32, inverse: F3
             to[r] *= inverse[i]
 
 
-@inner
+@lean
 def solves(n: int, c: int, age: int, horizon: int) -> bool:
     """Whether channel c solves its equations at frame n: often while it is young, then more seldom, by turns."""
     every = SELDOM

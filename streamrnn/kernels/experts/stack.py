@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from streamrnn.kernels import inner
+from streamrnn.kernels import lean
 from streamrnn.kernels.columns import Real
 from streamrnn.records import F32
 
@@ -19,7 +19,7 @@ STRENGTH = 50.0
 BEYOND = np.float32(0.25)
 
 
-@inner
+@lean
 def learn(gram: F32, right: F32, moves: F32, error: Real, weight: Real, fade: Real) -> None:
     """Takes in what the experts said (`moves` [expert]) and by how much the trusted one was short."""
     at = 0
@@ -31,7 +31,7 @@ def learn(gram: F32, right: F32, moves: F32, error: Real, weight: Real, fade: Re
         right[i] = fade * right[i] + a * error
 
 
-@inner
+@lean
 def solve(
     gram: F32, right: F32, weights: F32, members: int, trusted: int, energy: float, count: float, factor: F32
 ) -> None:
