@@ -140,6 +140,13 @@ def prepare(
             noise[c] = doubt * lasting(np.float64(filling.swing[c]) * unit * unit, sigma)
 
 
+@inlined
+def _step(explained: float, width: float) -> float:
+    """What one step adds to a fill's variance, in squares of one-step errors: what others do not explain, and wider by as much
+    as that is wrong. Where they explain nothing it is a forecast's, which is right already."""
+    return max(1.0 - explained, LEAST) * np.exp(2.0 * width * explained)
+
+
 @inner
 def _interval(
     c: int, gap: int, variance: float, explained: float, bounds: F64, filling: Filling
@@ -151,8 +158,7 @@ def _interval(
     lower, upper = bounds[c, 0], bounds[c, 1]
     # What the others explain of the move is in the center already, so the interval lies around that.
     middle = explained * (lower + upper) / 2.0
-    wide = np.sqrt(variance) * np.exp(np.float64(filling.width[c, 0]))
-    wide *= np.float64(gap) ** np.float64(filling.width[c, 1])
+    wide = np.sqrt(variance) * np.float64(gap) ** np.float64(filling.width[c, 1])
     return min((lower - middle) * wide, 0.0), max((upper - middle) * wide, 0.0)
 
 
@@ -269,7 +275,7 @@ def fill(
             high = (np.float64(filling.reach[c, 1]) + further) / unit
             value = min(max(value, low), high)
         x[c] = np.float32(value)
-        variance = noise[c] + max(1.0 - explained[c], LEAST)
+        variance = noise[c] + _step(explained[c], np.float64(filling.width[c, 0]))
         if row >= 0:
             lower, upper = _interval(c, gap, variance, explained[c], bounds, filling)
             center = history.anchor[c] + np.float64(x[c]) * unit
@@ -300,15 +306,14 @@ def fill(
                     total = np.float64(covariance[c, c])
                     share = min(max(variance / total, 0.0), 1.0) if total > 0.0 else 0.0
             gap = int(np.rint(min(np.float64(frames.age_before[i, c]) + 1.0, LONGEST_GAP)))
-            variance = noise[c] + max(1.0 - share, LEAST)
+            variance = noise[c] + _step(share, np.float64(filling.width[c, 0]))
             lower, upper = _interval(c, gap, variance, share, bounds, filling)
             foreseen = history.x[c, before] + pending.next[c] + shift * np.sqrt(filling.error[c])
             error = (np.float64(x[c]) - foreseen) * np.float64(history.unit[c])
             missed = 0.0 if lower <= error <= upper else 1.0
             which = 0 if gap == 1 else 1
             by = FILL_RATE * (missed - 1.0 + levels[len(levels) - 1] - levels[0])
-            if which == 1:
-                by /= max(np.log(np.float64(gap)), 1.0)
+            by *= share if which == 0 else 1.0 / max(np.log(np.float64(gap)), 1.0)
             moved = np.float64(filling.width[c, which]) + by
             filling.width[c, which] = np.float32(min(max(moved, -FILL_WIDTH_MAX), FILL_WIDTH_MAX))
     for c in range(channels):

@@ -184,6 +184,36 @@ def test_fills_are_as_wide_as_gaps_of_the_channel_need(persistence: float) -> No
     assert 0.85 < inside.mean() < 0.95
 
 
+def test_fills_cover_where_most_channels_are_missing_at_once() -> None:
+    """When they come back together they explain each other; within the gap nobody does."""
+    rng = np.random.default_rng(6)
+    rows, channels = 6000, 5
+    true = np.zeros((rows, channels))
+    for t in range(1, rows):
+        true[t] = 0.95 * true[t - 1] + rng.standard_normal() + 0.1 * rng.standard_normal(channels)
+    true[:, 4] = rng.standard_normal(rows)  # always there, and says nothing of the others
+    values = true.copy()
+    for begin in range(200, rows - 20, 20):
+        if rng.random() < 0.5:
+            values[begin : begin + 8, :4] = np.nan
+    fills = fed(Engine(spec(channels=tuple("abcde"), horizon=1)), values)
+    late = fills.tick > rows // 2
+    right = true[fills.tick[late], :4]
+    inside = (fills.lower[late, :4] <= right) & (right <= fills.upper[late, :4])
+    assert 0.86 < inside.mean() < 0.94
+
+
+def test_a_covariance_stays_one_where_a_channel_has_shown_no_error_yet() -> None:
+    rng = np.random.default_rng(0)
+    values = channels_of(["sum", "walk"], 400, rng)
+    values[rng.random((401, 2))[:400] < 0.1] = np.nan
+    engine = Engine(spec(channels=("a", "b"), horizon=1))
+    for row in range(20):
+        engine.process(batch(["x"], np.array([START + 1000 * row]), values[row : row + 1]))
+        held = engine.table.columns["covariance"][engine.table.find(0, "x")].astype(np.float64)
+        assert np.linalg.eigvalsh(held).min() > -1e-4
+
+
 @pytest.mark.parametrize("every", [False, True])
 def test_a_record_leaves_only_where_something_was_filled(every: bool) -> None:
     """A channel that never comes has nothing to be filled from; the complete series is sent where it is asked for."""
