@@ -45,19 +45,18 @@ EXPERTS = 7
 class Ladder(NamedTuple):
     """The rungs of a horizon; settled with the stream's settings.
 
-    [rung]: the horizon `h`; every how many frames a forecast is kept (`stride`), in how many `cells`, from which one on
-    (`begin`); what a discounted loss (`discount`) and slower sums (`fade`) keep from one of its forecasts to the next.
-    [horizon]: the rungs at or below and at or above it, and the share of the upper one.
+    [rung]: the horizon `h`, and that of the rung below (`lower`, 0 of the first); every how many frames a forecast is kept
+    (`stride`), in how many `cells`, from which one on (`begin`); what a discounted loss (`discount`) and slower sums (`fade`)
+    keep from one of its forecasts to the next. [horizon]: the `share` of the rung at or above it, beside the one below.
     """
 
     h: I64
+    lower: I64
     stride: I64
     cells: I64
     begin: I64
     discount: F64
     fade: F64
-    below: I64
-    above: I64
     share: F32
 
 
@@ -92,13 +91,12 @@ def ladder_of(horizon: int, lags: Sequence[int], discount: float, fade: float) -
     share = np.where(width > 0, (steps - h[below]) / np.maximum(width, 1), 1.0)
     return Ladder(
         h,
+        np.concatenate([[0], h[:-1]]).astype(np.int64),
         stride,
         cells,
         np.cumsum(cells) - cells,
         np.power(discount, stride).astype(np.float64),
         np.power(fade, stride).astype(np.float64),
-        below,
-        above,
         share.astype(np.float32),
     )
 
@@ -122,8 +120,8 @@ class Seasons(NamedTuple):
 class History(NamedTuple):
     """What a channel was: [channel, ...].
 
-    `anchor` (float64) and `unit` of its numbers; the frame it was `born` with (−1: not yet), the last season-free stretch of
-    frames is `unbroken` since, whose step was `step`. Rings by the frame's number: its values `x` (a fill where
+    `anchor` (float64) and `unit` of its numbers; the frame it was `born` with (−1: not yet), the frame since which steps
+    follow each other (`unbroken`), and the last one's `step`. Rings by the frame's number: its values `x` (a fill where
     none came), one bit each for those that were `known`, its deviations from the profile, `phases` [frame, season].
     `means` [.., (now, a horizon ago), half-life] of x and of the deviations, and `sizes`: decayed mean squares of a move,
     a deviation and a value's distance from its slowest mean.

@@ -93,6 +93,12 @@ def _explained(covariance: F32, c: int, known: I64, n: int, factor: F64, solved:
     return mean, variance
 
 
+@inlined
+def _share(variance: float, total: float) -> float:
+    """How much of a channel's variance is explained, between 0 and 1."""
+    return min(max(variance / total, 0.0), 1.0) if total > 0.0 else 0.0
+
+
 @inner
 def _mend(covariance: F32, everyone: I64, none: F64, factor: F64) -> None:
     """Makes a matrix that is no covariance one: what is between the channels is halved until it is."""
@@ -196,7 +202,7 @@ def fill(
     """Fills `x` [channel] where nothing `came`, writes fills to their outputs, and learns from what came.
 
     `seen` [channel]: whether a channel has begun. What follows is scratch.
-    """  # fmt: skip
+    """
     n = frames.number[i]
     row = frames.fill_row[i]
     channels = x.shape[0]
@@ -233,8 +239,7 @@ def fill(
             c = missing[m]
             shift, variance = _explained(covariance, c, known, others, factor, solved, part[m])
             residual[c] = min(max(shift, -CLIP), CLIP)
-            total = np.float64(covariance[c, c])
-            explained[c] = min(max(variance / total, 0.0), 1.0) if total > 0.0 else 0.0
+            explained[c] = _share(variance, np.float64(covariance[c, c]))
             for k in range(m + 1):
                 total = np.float64(covariance[c, missing[k]])
                 for a in range(others):
@@ -248,18 +253,13 @@ def fill(
         if returning and _factored(covariance, known, others, noise, factor):
             # A channel that comes back shows the error of a whole gap: that is much for one that was missing with it, and
             # little for one that is missing for the first time.
-            for a in range(others):
-                solved[a] = residual[known[a]]
-                for k in range(a):
-                    solved[a] -= factor[a, k] * solved[k]
-                solved[a] /= factor[a, a]
+            _solved(known, others, residual, factor, solved)
             for m in range(absent):
                 c = missing[m]
                 if noise[c] == 0.0:
                     shift, variance = _explained(covariance, c, known, others, factor, solved, apart)
                     shifts[m] = min(max(shift, -CLIP), CLIP)
-                    total = np.float64(covariance[c, c])
-                    explained[c] = min(max(variance / total, 0.0), 1.0) if total > 0.0 else 0.0
+                    explained[c] = _share(variance, np.float64(covariance[c, c]))
     for m in range(absent):
         c = missing[m]
         unit = np.float64(history.unit[c])
@@ -303,8 +303,7 @@ def fill(
                     _solved(but, rest_of, residual, factor, solved)
                     shift, variance = _explained(covariance, c, but, rest_of, factor, solved, apart)
                     shift = min(max(shift, -CLIP), CLIP)
-                    total = np.float64(covariance[c, c])
-                    share = min(max(variance / total, 0.0), 1.0) if total > 0.0 else 0.0
+                    share = _share(variance, np.float64(covariance[c, c]))
             gap = int(np.rint(min(np.float64(frames.age_before[i, c]) + 1.0, LONGEST_GAP)))
             variance = noise[c] + _step(share, np.float64(filling.width[c, 0]))
             lower, upper = _interval(c, gap, variance, share, bounds, filling)

@@ -119,7 +119,7 @@ class Scratch(NamedTuple):
     wave: F32
     wave_ago: F32
     level: F32  # [1 + horizon]
-    told: F32  # [expert, horizon]
+    foreseen: F32  # [expert, horizon]
     raw: F32  # [horizon]
     mean: F32
     root: F32
@@ -170,7 +170,7 @@ def scratch_of(shape: Shape, horizon: int) -> Scratch:
         wave=np.zeros(4, dtype=f32),
         wave_ago=np.zeros(4, dtype=f32),
         level=np.zeros(1 + horizon, dtype=f32),
-        told=np.zeros((EXPERTS, horizon), dtype=f32),
+        foreseen=np.zeros((EXPERTS, horizon), dtype=f32),
         raw=np.zeros(horizon, dtype=f32),
         mean=np.zeros(horizon, dtype=f32),
         root=np.sqrt(np.arange(1.0, horizon + 1.0)).astype(f32),
@@ -339,13 +339,13 @@ def _score(i: int, frames: Frames, state: State, settings: Settings, matured: Ma
             if due[r] == 0 or n - h < since or mean != mean:
                 continue
             y = x - ring[at[r]]
-            told = pending.moves[c, cell[r]]
+            waited = pending.moves[c, cell[r]]
             said[0] = np.float32(0.0)
             if ago:
                 said[SEASON_AGO] = season_ago(ring, n - h, h, lag, since)
             for k in range(PROFILE, EXPERTS):
                 if kept[k] >= 0:
-                    said[k] = from_bits(told[kept[k]])
+                    said[k] = from_bits(waited[kept[k]])
             network = np.float64(said[NETWORK])
             if age >= h + mixing.FIRST:
                 mixing.score(
@@ -449,7 +449,7 @@ def _between(at_rungs: F32, ladder: Ladder, out: F32) -> None:
     for r in range(ladder.h.shape[0]):
         low = at_rungs[r - 1] if r > 0 else at_rungs[r]
         rise = at_rungs[r] - low
-        for h in range(ladder.h[r - 1] if r > 0 else 0, ladder.h[r]):
+        for h in range(ladder.lower[r], ladder.h[r]):
             out[h] = low + ladder.share[h] * rise
 
 
@@ -467,13 +467,13 @@ def _experts_say(
     state: State,
     settings: Settings,
     scratch: Scratch,
-    told: F32,
+    foreseen: F32,
 ) -> None:
-    """`told` [expert, horizon] ← the move that each expert of a channel foresees, not yet bounded."""
+    """`foreseen` [expert, horizon] ← the move that each expert of a channel foresees, not yet bounded."""
     ladder, plan, seasons, history = settings.ladder, settings.plan, settings.seasons, state.history
     place, horizon = plan.place, ladder.share.shape[0]
     ring = history.x[c]
-    told[:] = np.float32(0.0)
+    foreseen[:] = np.float32(0.0)
     if place[SEASON_AGO] >= 0:
         lag, since, length = seasons.lag[0], max(history.born[c], history.unbroken[0]), history.x.shape[1]
         x = ring[here]
@@ -484,14 +484,14 @@ def _experts_say(
                 then -= lag
                 at = then % length
             if then >= since:
-                told[SEASON_AGO, h] = ring[at] - x
+                foreseen[SEASON_AGO, h] = ring[at] - x
             then += 1
             at = at + 1 if at + 1 < length else 0
     if place[MOVES] >= 0:
         features = scratch.features[: state.moves.weights.shape[1]]
         moves.look(c, here, 0, plan.cross, history, features)
         ridge.say(state.moves.weights[c], features, scratch.moves)
-        _between(scratch.moves, ladder, told[MOVES])
+        _between(scratch.moves, ladder, foreseen[MOVES])
     if awake:
         level = scratch.level
         now = level[0]
@@ -500,17 +500,17 @@ def _experts_say(
             now = ring[here] - deviations.KEPT * history.deviation[c, n % history.deviation.shape[1]]
         for h in range(horizon):
             ahead = level[h + 1] - now
-            told[PROFILE, h] = ahead if ahead == ahead else np.float32(0.0)
+            foreseen[PROFILE, h] = ahead if ahead == ahead else np.float32(0.0)
         if place[DEVIATIONS] >= 0:
             features = scratch.features[: state.deviations.weights.shape[1]]
             deviations.look(c, here, n % history.deviation.shape[1], 0, plan.cross, scratch.wave, history, features)
             ridge.say(state.deviations.weights[c], features, scratch.moves)
-            _between(scratch.moves, ladder, told[DEVIATIONS])
+            _between(scratch.moves, ladder, foreseen[DEVIATIONS])
             for h in range(horizon):
-                told[DEVIATIONS, h] += told[PROFILE, h]
+                foreseen[DEVIATIONS, h] += foreseen[PROFILE, h]
     if speaks:
         for h in range(horizon):
-            told[NETWORK, h] = net[h, 0] * scratch.root[h] * per_unit + from_base
+            foreseen[NETWORK, h] = net[h, 0] * scratch.root[h] * per_unit + from_base
 
 
 @inlined
@@ -522,11 +522,11 @@ def _mixed(
     stack_weight: F32,
     ladder: Ladder,
     place: I64,
-    told: F32,
+    foreseen: F32,
     raw: F32,
     mean: F32,
 ) -> None:
-    """`raw` [horizon] ← the mixture of what the experts told, `mean` ← what of it is believed.
+    """`raw` [horizon] ← the mixture of what the experts foresee, `mean` ← what of it is believed.
 
     No expert goes further than so many `usual` moves a step; once these are `settled`, than so many of the rung's own.
     """
@@ -535,7 +535,7 @@ def _mixed(
     raw[:] = np.float32(0.0)
     for r in range(ladder.h.shape[0]):
         below = r - 1 if r > 0 else 0
-        begin, end = ladder.h[r - 1] if r > 0 else 0, ladder.h[r]
+        begin, end = ladder.lower[r], ladder.h[r]
         shares, mixed = ladder.share[begin:end], raw[begin:end]
         limit = min(np.float32(mixing.BELIEVED * end) * usual, mixing.FARTHEST)
         if settled and sizes[r] > np.float32(0.0):
@@ -544,7 +544,7 @@ def _mixed(
             at = place[k]
             if at < 0:
                 continue
-            moved = told[k, begin:end]
+            moved = foreseen[k, begin:end]
             for h in range(moved.shape[0]):
                 moved[h] = min(max(moved[h], -limit), limit)
             w = weight[below, at]
@@ -561,13 +561,13 @@ def _mixed(
                 low, high, total = np.float32(0.0), np.float32(0.0), np.float32(0.0)
                 share = shares[k]
                 for expert in range(1, STACK):
-                    m = told[expert, h]
+                    m = foreseen[expert, h]
                     v = stack_weight[below, expert - 1]
                     total += (v + share * (stack_weight[r, expert - 1] - v)) * m
                     low, high = min(low, m), max(high, m)
                 beyond = stack.BEYOND * (high - low)
                 total = min(max(total, low - beyond), high + beyond)
-                told[STACK, h] = total
+                foreseen[STACK, h] = total
                 mixed[k] += (w + share * rise) * total
         w = weight[below, used]
         rise = weight[r, used] - w
@@ -585,7 +585,7 @@ def _say(
     ladder, plan, seasons, tracking = settings.ladder, settings.plan, settings.seasons, settings.tracking
     history, mixture, pending = state.history, state.mixture, state.pending
     rungs, horizon, levels = ladder.h.shape[0], ladder.share.shape[0], tracking.level.shape[0]
-    offsets, told, raw, mean = scratch.offsets, scratch.told, scratch.raw, scratch.mean
+    offsets, foreseen, raw, mean = scratch.offsets, scratch.foreseen, scratch.raw, scratch.mean
     place, kept = plan.place, plan.kept
     here = n % history.x.shape[1]
     seasonal = place[PROFILE] >= 0
@@ -628,7 +628,7 @@ def _say(
             state,
             settings,
             scratch,
-            told,
+            foreseen,
         )
         sigmas, theta = state.calibration.sigma[c], state.calibration.theta[c]
         standing = state.calibration.standing[c]
@@ -660,7 +660,7 @@ def _say(
             mixture.stack_weight[c],
             ladder,
             place,
-            told,
+            foreseen,
             raw,
             mean,
         )
@@ -668,7 +668,7 @@ def _say(
         # the intervals
         for r in range(rungs):
             below = r - 1 if r > 0 else 0
-            begin, end = ladder.h[r - 1] if r > 0 else 0, ladder.h[r]
+            begin, end = ladder.lower[r], ladder.h[r]
             sigma_low, sigma_high = scratch.sigma[below], scratch.sigma[r]
             shares = ladder.share[begin:end]
             for q in range(levels):
@@ -704,7 +704,7 @@ def _say(
             pending.raw[c, cell] = to_bits(raw[h])
             for k in range(PROFILE, EXPERTS):
                 if kept[k] >= 0:
-                    pending.moves[c, cell, kept[k]] = to_bits(told[k, h])
+                    pending.moves[c, cell, kept[k]] = to_bits(foreseen[k, h])
             if not speaks:
                 pending.moves[c, cell, kept[NETWORK]] = to_bits(np.nan)
             for q in range(levels):

@@ -69,7 +69,7 @@ def track(
     variance of the fill of the last one in squares of one-step errors; `still`: observations
     since its last move. Returns how many levels lay at or above y; `below` [level] counts them, in the order in which they were
     sent.
-    """  # fmt: skip
+    """
     levels = tracking.level.shape[0]
     moving = size
     if still > REST:

@@ -20,7 +20,7 @@ import numpy as np
 
 from streamrnn.kernels import columns, forecast
 from streamrnn.model.network import Network
-from streamrnn.records import F32, I64, Bool, Outputs, Reason, Scores, TickBatch
+from streamrnn.records import F32, F64, I64, Bool, Outputs, Reason, Scores, TickBatch
 from streamrnn.spec import StreamSpec
 from streamrnn.stream.forecasting import forecast_fields, settings_of, shape_of
 from streamrnn.stream.frontend import Frames, FrontEnd
@@ -36,10 +36,10 @@ NETWORKS_MAX = 4
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """Weights at work. `stamp` marks the rows whose recurrent state they computed."""
+    """Weights at work. `skill` [rung]: see `load`; `stamp` marks the rows whose recurrent state they computed."""
 
     runner: Runner | None
-    skill: F32
+    skill: F64
     stamp: int
 
 
@@ -70,9 +70,9 @@ class Engine:
         self.table.add([NO_STATE])
         self.front = FrontEnd(spec, self.table)
         self.model = NO_MODEL
-        self._served = Served(None, np.ones(spec.horizon, dtype=np.float32), 0)
-        self._networks: dict[str, Served] = {NO_MODEL: self._served}
         self._settings = settings_of(spec)
+        self._served = Served(None, np.ones(len(self._settings.ladder.h)), 0)
+        self._networks: dict[str, Served] = {NO_MODEL: self._served}
         self._place()
 
     def _place(self) -> None:
@@ -102,8 +102,8 @@ class Engine:
             self.table.replace(Field("state", (network.state_size,), np.float32))
             self.table.columns["generation"][: self.table.used] = 0
             self._networks = {NO_MODEL: self._networks[NO_MODEL]}
-        ones = np.ones(spec.horizon, dtype=np.float32)
-        kept = ones if skill is None else skill.astype(np.float32)
+        rungs = self._settings.ladder.h - 1
+        kept = np.ones(len(rungs)) if skill is None else skill[rungs].astype(np.float32).astype(np.float64)
         self._networks.pop(model, None)
         self._networks[model] = Served(make_runner(network), kept, stamp_of(model))
         while len(self._networks) > NETWORKS_MAX + 1:
@@ -196,7 +196,7 @@ class Engine:
             self._rows.ctypes.data,
             self._shape,
             kernel_frames,
-            forecast.Network(net, has_net, self._served.skill[self._settings.ladder.h - 1].astype(np.float64)),
+            forecast.Network(net, has_net, self._served.skill),
             self._settings,
             forecast.Written(part.mean, part.quantiles, part.fill_value, part.fill_lower, part.fill_upper, part.filled),
             forecast.Matured(

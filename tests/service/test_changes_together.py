@@ -105,11 +105,7 @@ async def test_what_is_skipped_together_with_another_step_is_in_no_state(deliver
     begun = broker.end("app.forecasts", 0)
     life = await Life(broker, delivery=delivery, checkpoint={"interval": NEVER}, **COLD).serves()
     assert life.counted() == (0, 1, 2)
-    if killed:
-        await asyncio.sleep(1.0)
-        life.kill()
-    else:
-        await life.stop()
+    await life.ends(killed)
     send(broker, 10, first=71, partitions=1)
     life = await (await Life(broker, delivery=delivery, **COLD).serves()).stop()
     assert life.counted() == (0, 0, 0)
@@ -133,11 +129,7 @@ async def test_what_was_skipped_stays_skipped_when_the_states_begin_anew(deliver
     life = await Life(broker, delivery=delivery, checkpoint={"interval": NEVER}).serves()
     send(broker, 3, first=14, partitions=1)
     await life.serves()
-    if then.endswith("killed"):
-        await asyncio.sleep(1.0)
-        life.kill()
-    else:
-        await life.stop()
+    await life.ends(then.endswith("killed"))
     if then == "states deleted":
         await done(broker, chosen, state=True)
     begun = broker.end("app.forecasts", 0)

@@ -60,6 +60,14 @@ class Life:
                 member.crash()  # type: ignore[attr-defined]
         return self
 
+    async def ends(self, killed: bool) -> None:
+        """Stops; or is killed, after a second in which it has written what it served."""
+        if not killed:
+            await self.stop()
+            return
+        await asyncio.sleep(1.0)
+        self.kill()
+
     def counted(self) -> tuple[float, float, float]:
         """(set back, set ahead, records skipped)"""
         metrics = self.worker.observer.metrics
@@ -105,11 +113,7 @@ async def test_what_is_reset_to_an_earlier_offset_is_processed_again(delivery: s
     _, broker = made(partitions=1)
     send(broker, 60, partitions=1)
     life = await Life(broker, delivery=delivery).serves()
-    if killed:
-        await asyncio.sleep(1.0)
-        life.kill()
-    else:
-        await life.stop()
+    await life.ends(killed)
     first = said(broker)
     assert {offset for offset, _ in first} == set(range(120))
     reset(broker, to)
@@ -157,11 +161,7 @@ async def test_what_a_reset_to_a_later_offset_leaves_out_is_skipped_said_and_cou
     _, broker = made(partitions=1)
     send(broker, 40, partitions=1)
     life = await Life(broker, delivery=delivery).serves()
-    if killed:
-        await asyncio.sleep(1.0)
-        life.kill()
-    else:
-        await life.stop()
+    await life.ends(killed)
     send(broker, 40, first=40, partitions=1)
     reset(broker, to)
     begun = broker.end("app.forecasts", 0)

@@ -70,7 +70,7 @@ def forgotten(c: int, n: int, history: History) -> None:
 
 @inner
 def fits(c: int, n: int, scale: float, moving: bool, history: History) -> bool:
-    """Whether what is kept of a channel can be gone on with: its unit fits a scale of today."""
+    """Whether what is kept of a channel is still of use: its unit fits the present scale."""
     unit = np.float64(history.unit[c])
     if not (unit > 0.0 and scale > 0.0):
         return True

@@ -32,7 +32,7 @@ CAP = np.float32(100.0)
 FARTHEST = np.float32(2.0**28)  # what a move can be at all (`history.X_MAX`)
 ASLEEP = np.float32(1.5)
 BELIEVED = 10.0  # an expert's move goes as far as so many usual moves over the rung
-CLAIM = 10
+CLAIM = 10  # stretches of a rung that held-out data count for
 STANDARD = 0.5  # standard errors that the guard takes from β
 ABSURD = np.float32(1000.0)  # a squared move beyond so many usual ones weighs less in slow sums
 CAP_MAX, ENERGY_MAX = np.float32(1e30), np.float32(1e38)  # whatever a foreign record says of usual moves
@@ -71,7 +71,7 @@ def score(
 
     `age`: frames between the channel's first and the target; `turn`: number of the forecast among those of this rung, by which
     solving takes turns. The arrays are those of `Mixture`, of one channel; `loss` [expert in use] and the stack's of one rung.
-    """  # fmt: skip
+    """
     settled = age > h + 38
     usual = size[r]
     faded, discounted = np.float32(fade), np.float32(discount)
@@ -137,7 +137,7 @@ def weigh(loss: F32, weight: F32, energy: F32, known: bool, place: I64, net_read
 
     Before anything is `known` to have matured there are only persistence and the network, weighed by its `skill`: its squared
     error over persistence's on held-out data.
-    """  # fmt: skip
+    """
     used = loss.shape[0]
     net, first = place[NETWORK], place[PERSISTENCE]
     if net_ready and known and loss[net] == np.float32(0.0):
