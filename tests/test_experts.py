@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from streamrnn.experts import SETS, choose, experts_bytes, experts_setting
+from streamrnn.experts import SETS, experts_setting
 from streamrnn.memory import exact_bytes, format_bytes, parse_bytes
 from streamrnn.season import Season
 from streamrnn.spec import EXPERTS, StreamSpec
+from streamrnn.stream.choice import choose, experts_bytes
 
 GIB = 1 << 30
 HOURS = StreamSpec(("a", "b", "c", "d"), 3_600_000, 24, seasons=(Season("1d", 24, 1.0, 24),), series_max=1000)

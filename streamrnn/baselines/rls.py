@@ -2,7 +2,8 @@
 
 Features at time t: the last L values minus the newest one, and 1; with `cross` the newest move of every other channel; with a
 `season` two harmonics of its phase. Targets: the next H values minus the newest. The newest complete pair at time t is the
-window that ended at t − H: labels are used only after they came. A missing value is taken as the last one.
+window that ended at t − H: labels are used only after they came. A missing value is taken as the last one. No forecast moves
+farther than the channel ever has in so many rows.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class Rls:
         self._lags, self._horizon, self._forgetting, self._cross = lags, horizon, forgetting, cross
         self._season, self._phase = max(season, 1), -1
         self._others = ~np.eye(channels, dtype=np.bool_)
-        self._begun = False
+        self._begun = np.zeros(channels, dtype=np.bool_)
+        self._largest: F64 = np.zeros((channels, horizon))  # move so far
 
     def observe(self, row: F64) -> None:
         if self._end == self._past.shape[1]:
@@ -61,8 +63,9 @@ class Rls:
         if len(self._made) > self._horizon:
             features, base = self._made[0]
             target = self._past[:, self._end - self._horizon : self._end] - base[:, None]
-            if not self._begun:
+            if not self._begun.all():
                 self._begin(features)
+            self._largest = np.maximum(self._largest, np.abs(target))
             _learn(self._p, self._w, self._start, features, target, self._forgetting)
 
     def forecast(self) -> F64:
@@ -71,7 +74,7 @@ class Rls:
             return np.repeat(last[:, None], self._horizon, axis=1)
         features, newest = self._made[-1]
         moves: F64 = np.matmul(features[:, None, :], self._w)[:, 0]
-        return newest[:, None] + moves
+        return newest[:, None] + np.clip(moves, -self._largest, self._largest)
 
     def _features(self) -> F64:
         """[channel, feature]"""
@@ -88,18 +91,23 @@ class Rls:
         return made
 
     def _begin(self, features: F64) -> None:
-        """P such that a channel's unit does not matter: P0 over the mean square of a feature (1 of the constant ones)."""
-        lags, count = self._lags - 1, len(features)
+        """P of the channels that have moved by now: P0 over a feature's mean square (1 of the constant ones).
+
+        So a channel's unit does not matter. Before, P is 0, and nothing is learnt. Another channel that has not moved yet
+        is taken to move as much as this one.
+        """
+        lags, count = self._lags, len(features)
+        moves = (np.diff(self._past[:, max(0, self._end - self._keep) : self._end], axis=1) ** 2).mean(axis=1)
+        own = (features[:, : lags - 1] ** 2).mean(axis=1) if lags > 1 else moves
+        fresh = ~self._begun & (own > 0.0)
         scale = np.ones_like(features)
-        if lags:
-            scale[:, :lags] = (features[:, :lags] ** 2).mean(axis=1, keepdims=True)
+        scale[:, : lags - 1] = own[:, None]
         if self._cross and count > 1:
-            moves = (np.diff(self._past[:, max(0, self._end - self._keep) : self._end], axis=1) ** 2).mean(axis=1)
-            scale[:, lags + 1 : lags + count] = np.broadcast_to(moves, (count, count))[self._others].reshape(count, -1)
-        scale = np.where(scale > 0.0, scale, 1.0)
-        self._start[:] = P0 / scale
-        self._p[:] = self._start[:, :, None] * np.eye(features.shape[1])
-        self._begun = True
+            others = np.broadcast_to(moves, (count, count))[self._others].reshape(count, -1)
+            scale[:, lags : lags + count - 1] = np.where(others > 0.0, others, own[:, None])
+        self._start[fresh] = P0 / scale[fresh]
+        self._p[fresh] = self._start[fresh][:, :, None] * np.eye(features.shape[1])
+        self._begun |= fresh
 
 
 @fused
@@ -115,7 +123,10 @@ def _learn(p: F64, w: F64, start: F64, features: F64, target: F64, forgetting: f
         total = forgetting
         for i in range(size):
             total += gain[i] * features[c, i]
-        if not 0.0 < total < np.inf:  # rounding took P's definiteness: begun again
+        sound = 0.0 < total < np.inf
+        for i in range(size):
+            sound = sound and p[c, i, i] >= 0.0
+        if not sound:  # rounding took P's definiteness: begun again
             p[c] = 0.0
             for i in range(size):
                 p[c, i, i] = start[c, i]

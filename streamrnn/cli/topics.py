@@ -60,7 +60,7 @@ def topics(
             typer.echo(remedy)
         for line in _hints(states):
             typer.echo(line)
-        for line in [*sizes.lines(None, limit), *filter(None, [too_much_memory(sizes, limit)])]:
+        for line in [*sizes.lines(None, limit), *filter(None, [too_much_memory(settings, sizes, limit)])]:
             typer.echo(f"size: {line}")
     _exit(faults)
 
@@ -112,7 +112,7 @@ def validate(
             typer.echo(f"# {line}")
         for line in _forecasting(settings.forecasting()):
             typer.echo(f"# {line}")
-        for line in [*sizes.lines(ticks_s, limit), *filter(None, [too_much_memory(sizes, limit)])]:
+        for line in [*sizes.lines(ticks_s, limit), *filter(None, [too_much_memory(settings, sizes, limit)])]:
             typer.echo(f"# size: {line}")
     _exit(faults)
 

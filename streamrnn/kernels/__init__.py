@@ -19,8 +19,11 @@ from typing import Any, TypeVar, cast
 import numba
 
 from streamrnn.kernels.caching import KernelCache
+from streamrnn.kernels.compiling import hasten
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+hasten()
 
 
 def _made(function: F, **settings: Any) -> F:
@@ -46,7 +49,15 @@ def lean(function: F) -> F:
     They may be looked into, cut into slices and passed on; none can be made. Counting costs two atomic operations for each
     array at each call, more than what most calls do.
     """
-    return _made(function, fastmath={"contract"}, _nrt=False)
+    return _made(function, fastmath={"contract"}, _nrt=False, no_cfunc_wrapper=True)
+
+
+def inner(function: F) -> F:
+    """As `lean`, for functions that only other kernels call: Python cannot, which spares the code that unpacks its arguments.
+
+    That is as much again as the function itself where it is given all of a series' arrays.
+    """
+    return _made(function, fastmath={"contract"}, _nrt=False, no_cfunc_wrapper=True, no_cpython_wrapper=True)
 
 
 def inlined(function: F) -> F:

@@ -196,7 +196,7 @@ class Calibration(NamedTuple):
 
 
 class Filling(NamedTuple):
-    """`covariance` [channel, channel] of one-step errors in units of their root mean squares, whose squares are `error` [channel];
+    """`covariance` [channel, channel] of one-step errors in units of their root mean squares; `error` [channel], their squares;
     the mean square of what lies between a value and what is usual at its time (`swing`), and the variance of the last
     frame's fill in squares of one-step errors (`doubt`, 0: it came);
     the lowest and highest value seen, `reach` [channel, 2] from the anchor in the channel's own numbers; how much wider

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from streamrnn.kernels import inlined, lean
+from streamrnn.kernels import inlined, inner
 from streamrnn.kernels.columns import (
     LEVELS,
     Calibration,
@@ -28,6 +28,7 @@ from streamrnn.kernels.columns import (
     Frames,
     History,
     Pending,
+    Real,
     Tracking,
 )
 from streamrnn.kernels.features import REST
@@ -48,7 +49,7 @@ FURTHER = 4  # moves beyond what it has shown that a missing channel may have ma
 TESTED = 4096  # frames since anything was missing for which widths are tested
 
 
-@lean
+@inner
 def _factored(covariance: F32, known: I64, n: int, noise: F64, factor: F64) -> bool:
     """Writes the Cholesky factor of the block of `known` channels plus the ridge and their `noise` [channel] into `factor`;
     whether there is one."""
@@ -68,7 +69,7 @@ def _factored(covariance: F32, known: I64, n: int, noise: F64, factor: F64) -> b
     return True
 
 
-@lean
+@inner
 def _solved(known: I64, n: int, residual: F64, factor: F64, solved: F64) -> None:
     """The residuals of the `known` channels, made independent of each other by the factor of their covariance."""
     for a in range(n):
@@ -78,7 +79,7 @@ def _solved(known: I64, n: int, residual: F64, factor: F64, solved: F64) -> None
         solved[a] = total / factor[a, a]
 
 
-@lean
+@inner
 def _explained(covariance: F32, c: int, known: I64, n: int, factor: F64, solved: F64, part: F64) -> tuple[float, float]:
     """(mean, variance) of channel c's residual that the known ones explain; `part` [n]: by each of `solved`."""
     mean, variance = 0.0, 0.0
@@ -92,7 +93,7 @@ def _explained(covariance: F32, c: int, known: I64, n: int, factor: F64, solved:
     return mean, variance
 
 
-@lean
+@inner
 def _mend(covariance: F32, everyone: I64, none: F64, factor: F64) -> None:
     """Makes a matrix that is no covariance one: what is between the channels is halved until it is."""
     channels = covariance.shape[0]
@@ -118,7 +119,7 @@ def lasting(swing: float, sigma: float) -> float:
     return min(max(1.0 - sigma * sigma / swing, 0.0), 1.0) if swing > 0.0 else 1.0
 
 
-@lean
+@inner
 def prepare(
     history: History, calibration: Calibration, filling: Filling, tracking: Tracking, noise: F64, bounds: F64
 ) -> None:
@@ -146,7 +147,7 @@ def _step(explained: float, width: float) -> float:
     return max(1.0 - explained, LEAST) * np.exp(2.0 * width * explained)
 
 
-@lean
+@inner
 def _interval(
     c: int, gap: int, variance: float, explained: float, bounds: F64, filling: Filling
 ) -> tuple[float, float]:
@@ -161,7 +162,7 @@ def _interval(
     return min((lower - middle) * wide, 0.0), max((upper - middle) * wide, 0.0)
 
 
-@lean
+@inner
 def fill(
     i: int,
     x: F32,
@@ -196,7 +197,7 @@ def fill(
 
     `seen` [channel]: whether a channel has begun. What follows is scratch.
     """  # fmt: skip
-    s, n = frames.slot[i], frames.number[i]
+    n = frames.number[i]
     row = frames.fill_row[i]
     channels = x.shape[0]
     length = history.x.shape[1]
@@ -321,7 +322,7 @@ def fill(
         error = np.float64(x[c] - (history.x[c, before] + pending.next[c]))
         usual, age = np.float64(filling.error[c]), n - history.born[c]
         squared = error * error
-        most = np.float64(frames.scale[i, c]) / np.float64(history.unit[c]) if history.unit[c] > 0.0 else 0.0
+        most: Real = np.float64(frames.scale[i, c]) / np.float64(history.unit[c]) if history.unit[c] > 0.0 else 0.0
         if age > 60 and usual > 0.0:
             squared = min(squared, ERROR_CAP * usual)
         else:

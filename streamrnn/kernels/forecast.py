@@ -14,12 +14,13 @@ Everything is kept per series and channel, in float32, in units of the channel's
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numba
 import numpy as np
 
 from streamrnn.kernels import filling as fills
-from streamrnn.kernels import inlined, lean
+from streamrnn.kernels import inlined, inner, lean
 from streamrnn.kernels.columns import (
     DEVIATIONS,
     EXPERTS,
@@ -32,6 +33,7 @@ from streamrnn.kernels.columns import (
     Ladder,
     Plan,
     Real,
+    Regression,
     Seasons,
     Tracking,
     from_bits,
@@ -53,10 +55,11 @@ from streamrnn.kernels.experts.profile import levels as levels_of
 from streamrnn.kernels.experts.season_ago import season_ago
 from streamrnn.kernels.features import REST
 from streamrnn.kernels.intervals import SHAPE_REACH, SHRINK, SPREAD_FLOOR, opened, track
-from streamrnn.kernels.rowviews import Shape, State, series_row
+from streamrnn.kernels.rowviews import Shape, State, no_row, series_row
 from streamrnn.records import F32, F64, I64, Bool
 
 MOVE_MAX = 1e9  # in scales: what is further is nothing that a network says
+WEIGHTS_MAX = np.float32(1e12)  # of linear experts, together: more is learnt from no numbers
 LABEL_CLIP = np.float32(10.0)  # in usual moves over the rung: the label of the expert of moves
 
 
@@ -200,15 +203,30 @@ def scratch_of(shape: Shape, horizon: int) -> Scratch:
     )
 
 
-@lean
+@inner
+def _begin_anew(c: int, regression: Regression) -> None:
+    regression.gram[c] = 0.0
+    regression.right[c] = 0.0
+    regression.weights[c] = 0.0
+    regression.seen[c] = 0.0
+
+
+@inlined
+def _usable(weights: F32) -> bool:
+    """Whether a solution holds numbers: from equations that a foreign record brought it need not."""
+    total = np.float32(0.0)
+    for j in range(weights.shape[0]):
+        for r in range(weights.shape[1]):
+            total += abs(weights[j, r])
+    return bool(total < WEIGHTS_MAX)
+
+
+@inner
 def _forget(c: int, n: int, state: State) -> None:
     """Begins a channel with frame n: nothing of what was is used any more, but how its errors were."""
     forgotten(c, n, state.history)
     for regression in (state.moves, state.deviations):
-        regression.gram[c] = 0.0
-        regression.right[c] = 0.0
-        regression.weights[c] = 0.0
-        regression.seen[c] = 0.0
+        _begin_anew(c, regression)
     mixture, pending = state.mixture, state.pending
     mixture.loss[c] = 0.0
     mixture.weight[c] = 0.0
@@ -225,11 +243,14 @@ def _forget(c: int, n: int, state: State) -> None:
     state.filling.doubt[c] = 0.0
 
 
-@lean
+@inner
 def _arrive(i: int, frames: Frames, state: State, settings: Settings, x: F32, came: Bool, seen: I64) -> None:
     """Writes each channel's value in its own numbers to `x`, whether it `came`, and whether it was ever `seen`."""
     n = frames.number[i]
     history, filling = state.history, state.filling
+    # Frames to come are none that a channel was born with, whatever a foreign record says.
+    history.unbroken[0] = min(history.unbroken[0], n)
+    filling.missed[0] = min(filling.missed[0], n)
     if settings.regular and history.step[0] + 1 != frames.step[i]:
         history.unbroken[0] = n
     history.step[0] = frames.step[i]
@@ -242,10 +263,12 @@ def _arrive(i: int, frames: Frames, state: State, settings: Settings, x: F32, ca
             continue
         seen[c] = 1
         scale = np.float64(frames.scale[i, c])
-        if history.born[c] < 0 or not fits(c, n, scale, frames.rest[i, c] <= REST, history):
+        nowhere = history.anchor[c] != history.anchor[c]
+        if nowhere or not 0 <= history.born[c] < n or not fits(c, n, scale, frames.rest[i, c] <= REST, history):
             _forget(c, n, state)
-            if history.anchor[c] != history.anchor[c]:
+            if nowhere:
                 history.anchor[c] = base
+                filling.reach[c] = np.float32(np.nan)
             move_anchor(c, base, history, filling, settings.seasons)
         if scale > 0.0:
             if history.unit[c] == 0.0:
@@ -255,6 +278,9 @@ def _arrive(i: int, frames: Frames, state: State, settings: Settings, x: F32, ca
             before = np.float64(history.x[c, (n - 1) % history.x.shape[1]]) * unit
             # A spike is no reason: twice in a row it is a level.
             if abs(base - history.anchor[c]) > reach and abs(before) > reach:
+                if not abs(base - history.anchor[c]) < X_MAX * unit:
+                    # So far away that nothing of what was there has a digit left.
+                    _forget(c, n, state)
                 move_anchor(c, base, history, filling, settings.seasons)
         if came[c]:
             away = value - history.anchor[c]
@@ -288,7 +314,7 @@ def _places(n: int, length: int, ladder: Ladder, due: I64, cell: I64, newest: I6
         origin[r] = since % length
 
 
-@lean
+@inner
 def _score(i: int, frames: Frames, state: State, settings: Settings, matured: Matured, scratch: Scratch) -> None:
     n = frames.number[i]
     ladder, plan, tracking = settings.ladder, settings.plan, settings.tracking
@@ -338,14 +364,15 @@ def _score(i: int, frames: Frames, state: State, settings: Settings, matured: Ma
                 matured.abs_network[c, h - 1] += abs((np.float64(y) - network) * unit * per_size)
                 matured.abs_persistence_network[c, h - 1] += abs(naive)
             hits = track(
-                r, h, ladder.stride[r], pending.offsets[c, cell[r]], pending.offsets[c, newest[r]], error, size, before, scratch.noise[c], still,
+                r, h, ladder.stride[r], pending.offsets[c, cell[r]], pending.offsets[c, newest[r]], error, size, before,
+                scratch.noise[c], still,
                 calibration.theta[c, r], calibration.sigma[c], calibration.standing[c], tracking, matured.below[c, h - 1],
             )  # fmt: skip
             if 0 < hits < levels:
                 matured.inside[c, h - 1] += 1
 
 
-@lean
+@inner
 def _learn(i: int, frames: Frames, state: State, settings: Settings, scratch: Scratch) -> None:
     """The linear experts take in the frame that is a horizon old."""
     n = frames.number[i]
@@ -412,6 +439,8 @@ def _learn(i: int, frames: Frames, state: State, settings: Settings, scratch: Sc
                 ridge.solve(
                     regression.gram[c], regression.right[c], regression.seen[c], weights, scratch.work, scratch.inverse
                 )
+                if not _usable(weights):
+                    _begin_anew(c, regression)
 
 
 @inlined
@@ -465,8 +494,12 @@ def _experts_say(
         _between(scratch.moves, ladder, told[MOVES])
     if awake:
         level = scratch.level
+        now = level[0]
+        if place[DEVIATIONS] >= 0:
+            # As in the labels: what the profile has taken in of this frame's deviation, later.
+            now = ring[here] - deviations.KEPT * history.deviation[c, n % history.deviation.shape[1]]
         for h in range(horizon):
-            ahead = level[h + 1] - level[0]
+            ahead = level[h + 1] - now
             told[PROFILE, h] = ahead if ahead == ahead else np.float32(0.0)
         if place[DEVIATIONS] >= 0:
             features = scratch.features[: state.deviations.weights.shape[1]]
@@ -504,9 +537,9 @@ def _mixed(
         below = r - 1 if r > 0 else 0
         begin, end = ladder.h[r - 1] if r > 0 else 0, ladder.h[r]
         shares, mixed = ladder.share[begin:end], raw[begin:end]
-        limit = np.float32(mixing.BELIEVED * end) * usual
+        limit = min(np.float32(mixing.BELIEVED * end) * usual, mixing.FARTHEST)
         if settled and sizes[r] > np.float32(0.0):
-            limit = np.float32(mixing.BELIEVED) * np.sqrt(sizes[r])
+            limit = min(np.float32(mixing.BELIEVED) * np.sqrt(sizes[r]), mixing.FARTHEST)
         for k in range(1, STACK):
             at = place[k]
             if at < 0:
@@ -543,7 +576,7 @@ def _mixed(
             believed[h] = mixed[h] * (w + shares[h] * rise)
 
 
-@lean
+@inner
 def _say(
     i: int, frames: Frames, net: Network, state: State, settings: Settings, written: Written, scratch: Scratch
 ) -> None:
@@ -572,7 +605,7 @@ def _say(
         per_unit = size / unit if unit > 0.0 else 0.0  # of the network's numbers in the channel's
         # The network speaks of the last value seen, which is not where a fill is.
         from_base = (frames.base[i, c] - history.anchor[c]) / unit - x if unit > 0.0 else 0.0
-        speaks = net.speaks and state.net_ready[0] > 0
+        speaks = net.speaks
         said = net.said[i if net.speaks else 0, c]
         if speaks:
             for h in range(horizon):
@@ -609,8 +642,11 @@ def _say(
                 mixing.weigh(
                     mixture.loss[c, r], mixture.weight[c, r], mixture.energy[c, r], known, place, speaks, net.skill[r]
                 )
+            claimed = np.float32(0.0)
+            if speaks:
+                claimed = np.float32(max(1.0 - net.skill[r], 0.0)) * mixture.weight[c, r, net_at]
             mixture.weight[c, r, used] = mixing.believed(
-                mixture.size[c, r], mixture.slope[c, r], known, ladder.cells[r]
+                mixture.size[c, r], mixture.slope[c, r], known, ladder.cells[r], claimed
             )
         weight = mixture.weight[c]
         if not speaks and net.speaks:
@@ -695,7 +731,7 @@ def _say(
                 out[h] = means[h] + at[h]
 
 
-@lean
+@inner
 def _sorted(offsets: F64) -> None:
     """Sorts the levels of each horizon. Each level is tracked by itself, so neighbours may cross: sorting never makes the pinball
     loss worse (Chernozhukov, Fernández-Val, Galichon, 2010)."""
@@ -707,22 +743,6 @@ def _sorted(offsets: F64) -> None:
                 offsets[k + 1, h] = offsets[k, h]
                 k -= 1
             offsets[k + 1, h] = one
-
-
-@lean
-def _network_joins(state: State, settings: Settings, net: Network) -> None:
-    """A first network has the loss of the best linear expert, or what its skill makes of persistence's, if that is more."""
-    mixture, plan = state.mixture, settings.plan
-    first, place = plan.place[0], plan.place[NETWORK]
-    trusted = plan.place[DEVIATIONS] if plan.place[DEVIATIONS] >= 0 else plan.place[MOVES]
-    for c in range(mixture.loss.shape[0]):
-        for r in range(mixture.loss.shape[1]):
-            loss = mixture.loss[c, r]
-            joined = np.float32(net.skill[r]) * loss[first]
-            if trusted >= 0:
-                joined = max(joined, loss[trusted])
-            loss[place] = joined
-    state.net_ready[0] = 1
 
 
 @lean
@@ -744,8 +764,6 @@ def advance(
         n = frames.number[i]
         state = series_row(address + frames.slot[i] * shape.size, shape)
         history = state.history
-        if net.speaks and state.net_ready[0] == 0:
-            _network_joins(state, settings, net)
         _arrive(i, frames, state, settings, scratch.x, scratch.came, scratch.seen)
         _places(n, shape.x, settings.ladder, scratch.due, scratch.cell, scratch.newest, scratch.origin, scratch.turn)
         fills.prepare(history, state.calibration, state.filling, settings.tracking, scratch.noise, scratch.bounds)
@@ -753,11 +771,12 @@ def advance(
         fills.fill(
             i, scratch.x, scratch.came, frames, history, state.pending, state.filling, settings.tracking.level,
             scratch.seen, scratch.residual, scratch.left, scratch.part, scratch.joint, scratch.solved, scratch.explained,
-            scratch.shifts, scratch.apart, scratch.noise, scratch.bounds, scratch.none, scratch.known, scratch.missing, scratch.but, scratch.everyone,
-            written.fill_value, written.fill_lower, written.fill_upper, written.filled,
+            scratch.shifts, scratch.apart, scratch.noise, scratch.bounds, scratch.none, scratch.known, scratch.missing,
+            scratch.but, scratch.everyone, written.fill_value, written.fill_lower, written.fill_upper, written.filled,
         )  # fmt: skip
         for k in range(len(seasons.bins)):
-            phases[k] = frames.phase[i, k]
+            # Rounded, a place just before a season's end would be behind it.
+            phases[k] = min(np.float32(frames.phase[i, k]), np.float32(seasons.bins[k] * (1.0 - 1e-7)))
             if history.phases.shape[0] > 0:
                 history.phases[n % history.phases.shape[0], k] = phases[k]
         take_in(n, scratch.x, scratch.came, scratch.seen, horizon, phases, history, seasons)
@@ -772,3 +791,24 @@ def advance(
         if linear:
             _learn(i, frames, state, settings, scratch)
         _say(i, frames, net, state, settings, written, scratch)
+
+
+def compile_ahead(
+    address: int,
+    shape: Shape,
+    frames: Frames,
+    net: Network,
+    settings: Settings,
+    written: Written,
+    matured: Matured,
+    scratch: Scratch,
+) -> None:
+    """Compiles the two largest parts of `advance`, which a process that comes to them later finds kept. Arguments as there; only
+    their types are looked at."""
+    state = no_row()
+    parts: tuple[tuple[Any, tuple[Any, ...]], ...] = (
+        (_say, (0, frames, net, state, settings, written, scratch)),
+        (_learn, (0, frames, state, settings, scratch)),
+    )
+    for part, arguments in parts:
+        part.compile(tuple(map(numba.typeof, arguments)))

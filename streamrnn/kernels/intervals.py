@@ -62,8 +62,8 @@ def track(
     tracking: Tracking,
     below: I64,
 ) -> int:
-    """Moves `theta` [level] and σ of rung r (h steps) by an error that matured: y lies `error` above the mean of the forecast that
-    had these `offsets` [level].
+    """Moves `theta` [level] and σ of rung r (h steps) by an error that matured: y lies `error` above the mean of the forecast
+    that had these `offsets` [level].
 
     `fresh`: the rung's newest offsets. `before`: steps since the channel had been seen when the target came, and `noise`, the
     variance of the fill of the last one in squares of one-step errors; `still`: observations
@@ -83,7 +83,7 @@ def track(
     wide = sigma * widened
     hits = 0
     for q in range(levels):
-        hit = error <= np.float64(from_bits(offsets[q]))
+        hit = bool(error <= np.float64(from_bits(offsets[q])))
         if hit:
             # Sorted, as they were sent, it is the upper ones that are hit.
             below[levels - 1 - hits] += 1
@@ -94,7 +94,7 @@ def track(
             if abs(last) > tracking.limit[r, q] * wide:
                 last /= widened
                 if h > 1:
-                    hit = error <= last
+                    hit = bool(error <= last)
                 out = abs(last) / sigma - abs(tracking.normal[q])
                 grown = (out + abs(tracking.normal[q]) - tracking.limit[r, q]) / STEEP
                 moved += (tracking.up[q] - RATE if hit else tracking.up[q]) * min(grown * grown, tracking.most[q])
@@ -143,7 +143,7 @@ def opened(
     stands = rest > REST + h - 1
     if stands:
         known *= shrunk * np.exp(-SHRINK * h)
-    known = min(max(known, SPREAD_FLOOR * size), min(SPREAD_REACH * size, SIGMA_MAX) * h)
+    known = np.float64(min(max(known, SPREAD_FLOOR * size), min(SPREAD_REACH * size, SIGMA_MAX) * h))
     if stands:
         among = np.float64(standing[r])
         known = np.sqrt(known * known + among * among)

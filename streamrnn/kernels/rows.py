@@ -64,10 +64,10 @@ def admit(
     A row begins in `raw` at each of `begin`, stands at `stand` in the log, and goes to row `to` of the table (-1: it is
     only looked at). `verdict` says what became of it: DAMAGED (not `whole`), ELSEWHERE (of another partition),
     IMPOSSIBLE, OLDER than what the table's row holds (by its life, the input offset it has come to, where it stands), or
-    TAKEN. `checks` [n, 5]: (width in bytes, first, stop, mask, value), a word of the row that has this value behind this
-    mask cannot be; `applied`: the word of 8 bytes that holds the offset. `places` and `widths` of the blocks, in bytes,
-    which lie at `addresses`. `lived` and `stood` hold 1 more than the life and the place, 0: nothing yet; `reached` is
-    the table's column of offsets.
+    TAKEN. `checks` [n, 6]: (width in bytes, first, stop, mask, value, beyond), a word of the row that has this value
+    behind this mask, or (`beyond` 1) a larger one, cannot be; `applied`: the word of 8 bytes that holds the offset.
+    `places` and `widths` of the blocks, in bytes, which lie at `addresses`. `lived` and `stood` hold 1 more than the
+    life and the place, 0: nothing yet; `reached` is the table's column of offsets.
 
     Nothing is checked of places and rows: they are within their bounds, or memory is overwritten.
     """
@@ -85,7 +85,12 @@ def admit(
         bad = False
         for c in range(len(checks)):
             first, stop, mask, value = checks[c, 1], checks[c, 2], checks[c, 3], checks[c, 4]
-            if checks[c, 0] == 4:
+            if checks[c, 5] == 1:
+                if checks[c, 0] == 4:
+                    bad |= _exceeds(words4[first:stop], np.uint32(mask), np.uint32(value))
+                else:
+                    bad |= _exceeds(words2[first:stop], np.uint16(mask), np.uint16(value))
+            elif checks[c, 0] == 4:
                 bad |= _holds(words4[first:stop], np.uint32(mask), np.uint32(value))
             elif checks[c, 0] == 2:
                 bad |= _holds(words2[first:stop], np.uint16(mask), np.uint16(value))
@@ -120,6 +125,18 @@ def _holds(words: Any, mask: Any, value: Any) -> bool:
         differs = kind((words[k] & mask) ^ value)
         least = differs if differs < least else least
     return bool(least == 0)
+
+
+@compiled
+def _exceeds(words: Any, mask: Any, value: Any) -> bool:
+    """Whether one of these words, of which there is one at least, is larger than this value behind the mask: a float without
+    its sign is the larger the larger its bits are, and what is no number is larger than all."""
+    kind = words.dtype.type
+    most = kind(words[0] & mask)
+    for k in range(1, len(words)):
+        behind = kind(words[k] & mask)
+        most = behind if behind > most else most
+    return bool(most > value)
 
 
 @compiled

@@ -7,7 +7,8 @@ from the row's address has neither.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from types import FunctionType
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numba import types
@@ -17,7 +18,7 @@ from numba.np import arrayobj
 
 from streamrnn.kernels import inlined
 from streamrnn.kernels.columns import Calibration, Filling, History, Mixture, Pending, Regression
-from streamrnn.records import I64, U8
+from streamrnn.records import I64
 
 
 class State(NamedTuple):
@@ -30,7 +31,6 @@ class State(NamedTuple):
     pending: Pending
     calibration: Calibration
     filling: Filling
-    net_ready: U8
 
 
 class Shape(NamedTuple):
@@ -47,6 +47,7 @@ class Shape(NamedTuple):
     bins: int
     means: int
     deviation_means: int
+    sizes: int
     week: int
     moves: int
     moves_packed: int
@@ -70,7 +71,7 @@ FIELDS = (
     "deviations_gram", "deviations_right", "deviations_weights", "deviations_seen",
     "losses", "weight", "move_size", "energy", "slope", "stack_gram", "stack_right", "stack_weight",
     "pend_mean", "pend_raw", "pend_moves", "pend_offsets", "next_move", "sigma", "standing", "level_theta",
-    "covariance", "one_step", "swing", "doubt", "seen_range", "fill_widths", "missed", "net_ready",
+    "covariance", "one_step", "swing", "doubt", "seen_range", "fill_widths", "missed",
 )  # fmt: skip
 
 
@@ -129,20 +130,20 @@ def series_row(address: int, shape: Shape) -> State:
             _array(address + at[10], (c, shape.bins), u16),
             _array(address + at[11], (c, 2, shape.means), f32),
             _array(address + at[12], (c, 2, shape.deviation_means), f32),
-            _array(address + at[13], (c, 3), f32),
+            _array(address + at[13], (c, shape.sizes), f32),
             _array(address + at[14], (c, shape.week), f32),
         ),
         Regression(
             _array(address + at[15], (c, shape.moves_packed), f32),
             _array(address + at[16], (c, r, shape.moves), f32),
             _array(address + at[17], (c, shape.moves, r), f32),
-            _array(address + at[18], (c, 3), f32),
+            _array(address + at[18], (c, 3 if shape.moves > 0 else 0), f32),
         ),
         Regression(
             _array(address + at[19], (c, shape.deviations_packed), f32),
             _array(address + at[20], (c, r, shape.deviations), f32),
             _array(address + at[21], (c, shape.deviations, r), f32),
-            _array(address + at[22], (c, 3), f32),
+            _array(address + at[22], (c, 3 if shape.deviations > 0 else 0), f32),
         ),
         Mixture(
             _array(address + at[23], (c, r, shape.losses), f32),
@@ -175,5 +176,12 @@ def series_row(address: int, shape: Shape) -> State:
             _array(address + at[44], (c, 2), f32),
             _array(address + at[45], (1,), i64),
         ),
-        _array(address + at[46], (1,), u8),
     )
+
+
+def no_row() -> State:
+    """Arrays without a number in them, of the types that `series_row` makes."""
+    plain: Any = getattr(series_row, "py_func", series_row)
+    empty = {**globals(), "_array": lambda _, shape, dtype: np.empty((0,) * len(shape), dtype)}
+    shape = Shape(np.zeros(len(FIELDS), dtype=np.int64), *(0 for _ in Shape._fields[1:]))
+    return cast(State, FunctionType(plain.__code__, empty)(0, shape))

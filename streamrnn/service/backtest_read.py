@@ -19,13 +19,14 @@ import orjson
 
 from streamrnn.codec import Decoder
 from streamrnn.durations import format_ms
-from streamrnn.experts import AUTO, EXPERTS_MEMORY_MAX, FULL, choose, experts_setting
+from streamrnn.experts import AUTO, EXPERTS_MEMORY_MAX, FULL, experts_setting
 from streamrnn.mapping import DecodeSpec, split_path
 from streamrnn.records import F64, I64, Bool, TickBatch, take
 from streamrnn.season import Season, SeasonSetting, season_of, season_setting
 from streamrnn.service import backtest_steps as steps
 from streamrnn.service.backtest_steps import Step
 from streamrnn.spec import StreamSpec
+from streamrnn.stream.choice import choose
 from streamrnn.transports.files import FileRecord, InputError, Reading, Table, read_lines, read_table
 from streamrnn.transports.times import DAY_US, EPOCH, EPOCH_US, UNITS, US, WORDS
 

@@ -31,7 +31,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from streamrnn.calendar import Align, CalendarStep, parse_step, zone_of
 from streamrnn.durations import format_ms, parse_ms
-from streamrnn.experts import EXPERTS_MEMORY_MAX, SEASONAL, Choice, choose, experts_setting, written_experts
+from streamrnn.experts import EXPERTS_MEMORY_MAX, SEASONAL, experts_setting, written_experts
 from streamrnn.learning import LearnSpec
 from streamrnn.mapping import DecodeSpec, shape_of
 from streamrnn.meaning import Meaning, meaning_of
@@ -41,6 +41,7 @@ from streamrnn.spec import PAST_MAX_MS, Cell, Complete, Duplicates, ModelSpec, S
 from streamrnn.transports.base import TopicNeed
 
 if TYPE_CHECKING:
+    from streamrnn.stream.choice import Choice
     from streamrnn.transports.kafka import KafkaSettings
 
 ENV_PREFIX = "STREAMRNN__"
@@ -407,6 +408,8 @@ class Settings(BaseSettings):
 
     def expert_choice(self) -> Choice:
         """Which experts there are, and why."""
+        from streamrnn.stream.choice import choose  # brings the compiled loops
+
         return choose(self.experts, self._stream_spec(), self.experts_memory_max)
 
     def forecasting(self) -> dict[str, Any]:

@@ -97,7 +97,8 @@ def _meanwhile(spec: StreamSpec, topic: str, network: Network) -> None:
     ticks, channels, levels = _ticks(spec), len(spec.channels), len(spec.quantiles)
     count = len(ticks)
     # No frames at all, first: the other process comes to it when this one is through, and both have as much to do.
-    Engine(spec).front._scaled(frame_list(0), np.empty((0, channels)), None, 0, [], [], 0, [])  # noqa: SLF001
+    engine = Engine(spec)
+    engine.compile_ahead(engine.front._scaled(frame_list(0), np.empty((0, channels)), None, 0, [], [], 0, []))  # noqa: SLF001
     outputs = ForecastBatch(
         tick=np.arange(count, dtype=np.int64),
         series=ticks.series,

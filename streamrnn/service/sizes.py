@@ -204,11 +204,15 @@ def shrinking(settings: Settings) -> str:
     return ", ".join(kept)
 
 
-def too_much_memory(sizes: Sizes, limit: int) -> str:
+def too_much_memory(settings: Settings, sizes: Sizes, limit: int) -> str:
     """What to say where `series_max` series take more than there is; "" where they do not."""
     if sizes.memory + PROCESS_BYTES <= limit:
         return ""
-    fits = max(0, (limit - PROCESS_BYTES) // sizes.series)
+    fits, series = sizes.series_max, sizes.series
+    # With `experts: auto` fewer series have more experts, and then fewer fit.
+    while fits and fits * series + PROCESS_BYTES > limit:
+        fits = max(0, (limit - PROCESS_BYTES) // series)
+        series = sizes_of(settings.model_copy(update={"series_max": fits})).series if fits else series
     return (
         f"series_max={sizes.series_max} series of {written(sizes.series)} take {written(sizes.memory)} beside the process's "
         f"own {written(PROCESS_BYTES)}, and there are {written(limit)}: memory is taken as series come, so about {fits} fit. "

@@ -174,7 +174,7 @@ class Worker:
             memory_limit=written(limit), state_record=written(sizes.state_usual),
             state_record_max=written(sizes.state_largest), forecast_record_max=written(sizes.forecast_largest),
         )  # fmt: skip
-        if told := too_much_memory(sizes, limit):
+        if told := too_much_memory(self.settings, sizes, limit):
             log.warning("series_max needs more memory than there is", why=told)
 
     def _say_experts(self) -> None:

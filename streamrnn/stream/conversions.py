@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from streamrnn.kernels.columns import rungs_of
 from streamrnn.kernels.features import CLIP, FLOOR, FRESH
 
 
@@ -41,10 +42,37 @@ def _seen_range(block: Any) -> Any:
     return np.stack([np.minimum(middle - reach, last), np.maximum(middle + reach, last)], axis=-1)
 
 
-CONVERSIONS: dict[str, Conversion] = {
-    "spread": _root("spread2"),
-    "level_spread": _root("level_spread2"),
-    "move_scale": Conversion(("scale2", "last"), _move_scale),
-    "fresh": Conversion(("scale2", "last"), lambda block: np.where(_move_scale(block) > 0.0, 8 * FRESH, 0)),
-    "seen_range": Conversion(("level", "level_spread2", "last", "anchor"), _seen_range),
+def _sigma(block: Any) -> Any:
+    """Root mean squares [row, horizon, channel] of errors, at the rungs: [row, channel, rung]."""
+    return _at_rungs(block["spread"] if "spread" in block.dtype.names else np.sqrt(np.maximum(block["spread2"], 0.0)))
+
+
+def _at_rungs(values: Any) -> Any:
+    rungs = [h - 1 for h in rungs_of(values.shape[1])] if values.ndim > 2 and values.shape[1] else []
+    return np.moveaxis(values[:, rungs], 1, 2) if rungs else values
+
+
+def _fill_widths(block: Any) -> Any:
+    """What was kept is the power of a gap's length, the second of two."""
+    return np.stack([np.zeros_like(block["fill_width"]), block["fill_width"]], axis=-1)
+
+
+# What was learnt of the network and of persistence is not among these: channels begin anew with their next frame (`born`), and
+# all experts with them.
+CONVERSIONS: dict[str, tuple[Conversion, ...]] = {
+    "sigma": (Conversion(("spread",), _sigma), Conversion(("spread2",), _sigma)),
+    "level_theta": (Conversion(("theta",), lambda block: _at_rungs(block["theta"])),),
+    "fill_widths": (Conversion(("fill_width",), _fill_widths),),
+    "level_spread": (_root("level_spread2"),),
+    "move_scale": (Conversion(("scale2", "last"), _move_scale),),
+    "fresh": (Conversion(("scale2", "last"), lambda block: np.where(_move_scale(block) > 0.0, 8 * FRESH, 0)),),
+    "seen_range": (Conversion(("level", "level_spread2", "last", "anchor"), _seen_range),),
 }
+
+
+def converted(name: str, block: Any) -> Any | None:
+    """A column that these records lack, made of others that they have; None where it is made of none."""
+    for conversion in CONVERSIONS.get(name, ()):
+        if all(source in block.dtype.names for source in conversion.sources):
+            return conversion.make(block)
+    return None

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -170,6 +171,16 @@ class Engine:
         return silent if silent.any() else None
 
     def _advance(self, frames: Frames, silent: Bool | None, scores: Scores) -> OutputPart:
+        part, arguments = self._prepared(frames, silent, scores)
+        forecast.advance(*arguments)
+        return part
+
+    def compile_ahead(self, frames: Frames) -> None:
+        """Compiles and keeps a part of what `process` needs, which another process then finds; `frames` may be none at all."""
+        forecast.compile_ahead(*self._prepared(frames, None, empty_scores(self.spec))[1])
+
+    def _prepared(self, frames: Frames, silent: Bool | None, scores: Scores) -> tuple[OutputPart, tuple[Any, ...]]:
+        """Room for the outputs of these frames, and what the kernel is given; the network has run."""
         spec = self.spec
         column = self.table.columns
         net, has_net = self._run_network(frames)
@@ -181,7 +192,7 @@ class Engine:
             frames.slot, frames.step, frames.values, frames.base, frames.scale, frames.age, frames.age_before, frames.rest,
             frames.number, frames.phase, part.out_row, part.fill_row,
         )  # fmt: skip
-        forecast.advance(
+        arguments = (
             self._rows.ctypes.data,
             self._shape,
             kernel_frames,
@@ -194,7 +205,7 @@ class Engine:
             ),
             self._scratch,
         )  # fmt: skip
-        return part
+        return part, arguments
 
     def _run_network(self, frames: Frames) -> tuple[F32, bool]:
         served = self._served

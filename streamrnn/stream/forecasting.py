@@ -5,6 +5,8 @@ Which experts a stream has decides which columns have room (`StreamSpec.experts`
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from streamrnn.kernels import forecast
@@ -30,6 +32,8 @@ from streamrnn.kernels.experts import deviations, mixing, moves, ridge, stack
 from streamrnn.kernels.grid import NEVER
 from streamrnn.kernels.rowviews import FIELDS, Shape
 from streamrnn.records import F64, I64, U8
+from streamrnn.season import Season
+from streamrnn.spec import EXPERTS as EXPERT_NAMES
 from streamrnn.spec import StreamSpec
 from streamrnn.stream.table import Field, SeriesTable
 
@@ -46,97 +50,121 @@ def season_steps(spec: StreamSpec, season: int) -> int:
     return found.lag or max(1, round(found.cells / found.per_step))
 
 
-def experts_of(spec: StreamSpec) -> set[int]:
-    """The experts that a stream has, beside persistence and the network."""
-    wanted = {NAMES[name] for name in spec.experts}
-    if not spec.seasons:
+def usable_experts(names: Sequence[str], seasons: Sequence[Season]) -> tuple[str, ...]:
+    """Those of these experts that have something to say: none that follows a season where there is none, and "a season ago"
+    only where the first one is a whole number of steps. Deviations are those from a profile, and a stack is one of others."""
+    wanted = {NAMES[name] for name in names}
+    if not seasons:
         wanted -= {SEASON_AGO, PROFILE, DEVIATIONS}
-    elif not spec.seasons[0].lag:
+    elif not seasons[0].lag:
         wanted -= {SEASON_AGO}
     if DEVIATIONS in wanted:
         wanted |= {PROFILE}
     if not wanted & {MOVES, DEVIATIONS}:
         wanted -= {STACK}
-    return wanted
+    return tuple(name for name in EXPERT_NAMES if NAMES[name] in wanted)
 
 
-def _lags(spec: StreamSpec) -> list[int]:
+def experts_of(spec: StreamSpec) -> set[int]:
+    """The experts that a stream has, beside persistence and the network."""
+    return {NAMES[name] for name in usable_experts(spec.experts, spec.seasons)}
+
+
+def used_experts(spec: StreamSpec) -> list[int]:
+    """The experts in the order in which losses and weights are kept."""
+    return sorted(experts_of(spec) | {PERSISTENCE, NETWORK})
+
+
+def kept_experts(spec: StreamSpec) -> list[int]:
+    """Those whose moves are kept until their targets come; what the others said is seen from the history."""
+    return [expert for expert in used_experts(spec) if expert not in (PERSISTENCE, SEASON_AGO)]
+
+
+def lags_of(spec: StreamSpec) -> list[int]:
+    """Steps of the seasons."""
     return [season.lag for season in spec.seasons if season.lag]
+
+
+def ring_of(spec: StreamSpec) -> int:
+    """Frames whose values are kept."""
+    experts, horizon = experts_of(spec), spec.horizon
+    frames = horizon + (moves.LAGS if experts & {MOVES, DEVIATIONS} else 0) + 2
+    if SEASON_AGO in experts:
+        lag = spec.seasons[0].lag
+        frames = max(frames, lag * -(-horizon // lag) + 2)
+    return frames
 
 
 def forecast_fields(spec: StreamSpec) -> list[Field]:
     """The columns of a stream, a row of each per series."""
     channels, horizon, levels = len(spec.channels), spec.horizon, len(spec.quantiles)
     experts = experts_of(spec)
-    rungs, cells = len(rungs_of(horizon)), sum(cells_of(horizon, _lags(spec)))
+    rungs, cells = len(rungs_of(horizon)), sum(cells_of(horizon, lags_of(spec)))
     correlated = channels if 1 < channels <= CROSS_CHANNELS_MAX else 0
     cross = channels <= CROSS_CHANNELS_MAX
     linear, seasonal, deviating = bool(experts & {MOVES, DEVIATIONS}), PROFILE in experts, DEVIATIONS in experts
-    x = horizon + (moves.LAGS if linear else 0) + 2
-    if SEASON_AGO in experts:
-        lag = spec.seasons[0].lag
-        x = max(x, lag * -(-horizon // lag) + 2)
+    x = ring_of(spec)
     ring = horizon + deviations.LAGS + 2 if deviating else 0
     bins = sum(season.bins for season in spec.seasons) if seasonal else 0
-    kept = 1 + len(experts - {SEASON_AGO})
+    kept = len(kept_experts(spec))
     p = moves.features(channels, cross) if MOVES in experts else 0
     q = deviations.features(channels, cross) if deviating else 0
     members = (stack.TRIANGLE, stack.MEMBERS) if STACK in experts else (0, 0)
     nan = float("nan")
     f32 = np.float32
+    # Columns for which the same numbers are possible (`stream.snapshot`) lie side by side, so that many are looked at at once.
     return [
-        # the history
         Field("anchor", (channels,), np.float64, nan),
-        Field("unit", (channels,), f32),
         Field("born", (channels,), np.int64, -1),
         Field("unbroken", (), np.int64),
         Field("frame_step", (), np.int64, NEVER),
+        Field("missed", (), np.int64, -1),
+        # the history
         Field("x", (channels, x), f32),
-        Field("known", (channels, -(-x // 8)), np.uint8),
         Field("deviation", (channels, ring), f32),
         Field("phases", (horizon + 1 if deviating else 0, len(spec.seasons)), f32),
         Field("profile", (channels, bins), f32),
-        Field("visits", (channels, bins), np.uint16),
-        Field("means", (channels, 2, LEVELS if linear else 0), f32),
+        Field("means", (channels, 2, LEVELS if MOVES in experts else 0), f32),
         Field("deviation_means", (channels, 2, LEVELS if deviating else 0), f32),
-        Field("sizes", (channels, 3), f32),
-        Field("week", (channels, 4 if len(spec.seasons) > 1 and seasonal else 0), f32),
-        # the linear experts
+        Field("next_move", (channels,), f32),
+        Field("level_theta", (channels, rungs, levels), f32),
+        Field("covariance", (correlated, correlated), f32),
+        # the equations of linear experts and of the stack, and the guard's
         Field("moves_gram", (channels, ridge.packed(p)), f32),
         Field("moves_right", (channels, rungs, p), f32),
-        Field("moves_weights", (channels, p, rungs), f32),
-        Field("moves_seen", (channels, 3), f32),
         Field("deviations_gram", (channels, ridge.packed(q)), f32),
         Field("deviations_right", (channels, rungs, q), f32),
+        Field("stack_gram", (channels, rungs, members[0]), f32),
+        Field("stack_right", (channels, rungs, members[1]), f32),
+        Field("slope", (channels, rungs, 2), f32),
+        Field("week", (channels, 3 if len(spec.seasons) > 1 and seasonal else 0), f32),
+        # their solutions
+        Field("moves_weights", (channels, p, rungs), f32),
         Field("deviations_weights", (channels, q, rungs), f32),
-        Field("deviations_seen", (channels, 3), f32),
-        # the mixture
+        Field("stack_weight", (channels, rungs, members[1]), f32),
+        # sizes
+        Field("unit", (channels,), f32),
+        Field("sizes", (channels, 3 if linear or seasonal else 0), f32),
+        Field("moves_seen", (channels, 3 if p else 0), f32),
+        Field("deviations_seen", (channels, 3 if q else 0), f32),
         Field("losses", (channels, rungs, 2 + len(experts)), f32),
         Field("weight", (channels, rungs, 3 + len(experts)), f32),
         Field("move_size", (channels, rungs), f32),
         Field("energy", (channels, rungs, 2), f32),
-        Field("slope", (channels, rungs, 2), f32),
-        Field("stack_gram", (channels, rungs, members[0]), f32),
-        Field("stack_right", (channels, rungs, members[1]), f32),
-        Field("stack_weight", (channels, rungs, members[1]), f32),
-        # what waits for its target, and how it is calibrated
-        Field("pend_mean", (channels, cells), f32, nan),
-        Field("pend_raw", (channels, cells), np.uint16),
-        Field("pend_moves", (channels, cells, kept), np.uint16),
-        Field("pend_offsets", (channels, cells, levels), np.uint16),
-        Field("next_move", (channels,), f32),
         Field("sigma", (channels, rungs), f32),
         Field("standing", (channels, rungs), f32),
-        Field("level_theta", (channels, rungs, levels), f32),
-        # fills
-        Field("covariance", (correlated, correlated), f32),
         Field("one_step", (channels,), f32),
         Field("swing", (channels,), f32),
         Field("doubt", (channels,), f32),
+        # what waits for its target, and fills
+        Field("pend_mean", (channels, cells), f32, nan),
         Field("seen_range", (channels, 2), f32, nan),
         Field("fill_widths", (channels, 2), f32),
-        Field("missed", (), np.int64, -1),
-        Field("net_ready", (), np.uint8),
+        Field("visits", (channels, bins), np.uint16),
+        Field("pend_raw", (channels, cells), np.uint16),
+        Field("pend_moves", (channels, cells, kept), np.uint16),
+        Field("pend_offsets", (channels, cells, levels), np.uint16),
+        Field("known", (channels, -(-x // 8) if linear else 0), np.uint8),
     ]
 
 
@@ -151,7 +179,8 @@ def shape_of(spec: StreamSpec, table: SeriesTable) -> tuple[U8, Shape]:
 
     return block.rows, Shape(
         at, block.size, len(spec.channels), length("x", 2), length("known", 2), length("deviation", 2), length("phases", 1),
-        length("phases", 2), length("profile", 2), length("means", 3), length("deviation_means", 3), length("week", 2),
+        length("phases", 2), length("profile", 2), length("means", 3), length("deviation_means", 3), length("sizes", 2),
+        length("week", 2),
         length("moves_right", 3), length("moves_gram", 2), length("deviations_right", 3), length("deviations_gram", 2),
         length("losses", 2), length("losses", 3), length("stack_right", 3), length("stack_gram", 3), length("pend_mean", 2),
         length("pend_moves", 3), length("pend_offsets", 3), length("covariance", 1),
@@ -161,7 +190,7 @@ def shape_of(spec: StreamSpec, table: SeriesTable) -> tuple[U8, Shape]:
 def settings_of(spec: StreamSpec) -> forecast.Settings:
     """What is settled with the stream's settings."""
     experts = experts_of(spec)
-    ladder = ladder_of(spec.horizon, _lags(spec), mixing.DISCOUNT, mixing.FADE)
+    ladder = ladder_of(spec.horizon, lags_of(spec), mixing.DISCOUNT, mixing.FADE)
     seasonal = PROFILE in experts or SEASON_AGO in experts
     found = spec.seasons if seasonal else ()
     bins: I64 = np.array([season.bins for season in found], dtype=np.int64)
@@ -180,11 +209,10 @@ def settings_of(spec: StreamSpec) -> forecast.Settings:
 
 def _plan(spec: StreamSpec, experts: set[int], ladder: Ladder) -> Plan:
     horizon = spec.horizon
-    used = sorted(experts | {PERSISTENCE, NETWORK})
+    used, waiting = used_experts(spec), kept_experts(spec)
     place: I64 = np.full(EXPERTS, -1, dtype=np.int64)
     place[used] = np.arange(len(used))
     kept: I64 = np.full(EXPERTS, -1, dtype=np.int64)
-    waiting = [expert for expert in used if expert not in (PERSISTENCE, SEASON_AGO)]
     kept[waiting] = np.arange(len(waiting))
     season = season_steps(spec, 0) if spec.seasons else 0
     wakes: I64 = np.zeros(EXPERTS, dtype=np.int64)

@@ -41,7 +41,7 @@ from streamrnn.meaning import Change, Meaning, MeaningError, decode_meaning, mea
 from streamrnn.packed import Packed, names_of, text_of
 from streamrnn.records import I64, U8, Bool, Record
 from streamrnn.stream import carrying
-from streamrnn.stream.conversions import CONVERSIONS
+from streamrnn.stream.conversions import converted
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.table import Block, Field, SeriesTable
 
@@ -66,31 +66,60 @@ ROW_BYTES_MAX = 1 << 26
 STATE_MAX = 1 << 14
 # The column of no size that names the meaning.
 MEANING = re.compile(r"meaning_([0-9a-f]{16})")
-# A digest says whose row it is, not who wrote it. What is infinite or no number would spread to all that the series says:
-# in the first of these columns neither can be, in the next a missing value is written as no number, and counts are not
-# negative.
-NUMBERS = (
-    "last", "level", "level_spread", "move_scale", "since", "dt_mean", "spread", "theta", "loss", "covariance", "carried",
-    "fill_width", "pend_unit", "pend_off", "state",
-)  # fmt: skip
-NUMBERS_OR_NONE = ("anchor", "pend_base", "seen_range", "ring")
+# A digest says whose row it is, not who wrote it. What is infinite or no number would spread to all that the series says, and
+# so would what is so large that its square is: in the first of these columns neither can be, in the next a missing value is
+# written as no number, and counts are not negative.
+NUMBERS = ("last", "level", "level_spread", "move_scale", "since", "dt_mean", "state", "pend_offsets")
+NUMBERS_OR_NONE = ("anchor", "seen_range", "ring", "pend_mean", "pend_moves")
 COUNTS = ("applied", "steps", "seen")
+# In the unit of their channel (`kernels.experts.history.X_MAX` is 2²⁸), or factors.
+WITHIN: Mapping[str, float] = {
+    **dict.fromkeys(
+        ("x", "deviation", "phases", "profile", "means", "deviation_means", "next_move", "pend_raw"), 2.0**32
+    ),
+    **dict.fromkeys(("level_theta", "covariance"), 2.0**32),
+    **dict.fromkeys(("moves_gram", "moves_right", "deviations_gram", "deviations_right", "week"), 1e30),
+    **dict.fromkeys(("slope", "stack_gram", "stack_right"), 1e30),
+    **dict.fromkeys(("moves_weights", "deviations_weights", "stack_weight"), 1e12),
+    "fill_widths": 8.0,
+}
+# Sums and means of squares, and what is a share of something.
+NOT_NEGATIVE = (
+    "unit", "sizes", "moves_seen", "deviations_seen", "losses", "weight", "move_size", "energy", "sigma",
+    "standing", "one_step", "swing", "doubt",
+)  # fmt: skip
 # Sums of these have to fit 64 bits.
 TIMES = ("last_step", "last_us", "heard_at", "heard_ms", "previewed", "prev_step")
-# How that looks in a word of each kind: (mask, value behind it that cannot be). `u2` is the upper half of an `f4`.
-_NO_NUMBER = {"f2": (0x7C00,) * 2, "u2": (0x7F80,) * 2, "f4": (0x7F800000,) * 2, "f8": (0x7FF0000000000000,) * 2}
-_INFINITE = {
-    "f2": (0x7FFF, 0x7C00),
-    "u2": (0x7FFF, 0x7F80),
-    "f4": (0x7FFFFFFF, 0x7F800000),
-    "f8": (0x7FFFFFFFFFFFFFFF, 0x7FF0000000000000),
+# How that looks in a word of each kind: (mask, value behind it that cannot be, 1: nor a larger one). `u2` is the upper half of
+# an `f4`.
+_NO_NUMBER = {
+    "f2": (0x7C00, 0x7C00, 0),
+    "u2": (0x7F80, 0x7F80, 0),
+    "f4": (0x7F800000, 0x7F800000, 0),
+    "f8": (0x7FF0000000000000, 0x7FF0000000000000, 0),
 }
-_TOO_LARGE = {"i8": (-0x4000000000000000, 0x4000000000000000)}
+_INFINITE = {
+    "f2": (0x7FFF, 0x7C00, 0),
+    "u2": (0x7FFF, 0x7F80, 0),
+    "f4": (0x7FFFFFFF, 0x7F800000, 0),
+    "f8": (0x7FFFFFFFFFFFFFFF, 0x7FF0000000000000, 0),
+}
+_TOO_LARGE = {"i8": (-0x4000000000000000, 0x4000000000000000, 0)}
 OTHER_STEP = "it counts steps of another length"
-_NEGATIVE = {"i4": (0x80000000,) * 2, "i8": (-0x8000000000000000,) * 2}
-_CANNOT_BE = (
+_NEGATIVE = {"i4": (0x80000000, 0x80000000, 0), "i8": (-0x8000000000000000, -0x8000000000000000, 0)}
+_BELOW_ZERO = {"f4": (0xFFFFFFFF, 0x7F7FFFFF, 1)}  # a sign is the largest bit
+
+
+def _beyond(limit: float) -> dict[str, tuple[int, int, int]]:
+    bits = int(np.float32(limit).view(np.uint32))
+    return {"f4": (0x7FFFFFFF, bits, 1), "u2": (0x7FFF, bits >> 16, 1)}
+
+
+_CANNOT_BE: Mapping[str, Mapping[str, tuple[int, int, int]]] = (
     dict.fromkeys(NUMBERS, _NO_NUMBER)
     | dict.fromkeys(NUMBERS_OR_NONE, _INFINITE)
+    | {name: _beyond(limit) for name, limit in WITHIN.items()}
+    | dict.fromkeys(NOT_NEGATIVE, _BELOW_ZERO)
     | dict.fromkeys(COUNTS, _NEGATIVE)
     | dict.fromkeys(TIMES, _TOO_LARGE)
 )
@@ -228,18 +257,18 @@ class _OwnLayout(_Layout):
         self.applied = self.place["applied"] // 8
 
     def _checks(self) -> I64:
-        """[n, 5]: (width in bytes, first word, the word behind the last, mask, value that cannot be)."""
+        """[n, 6]: (width in bytes, first word, the word after the last, mask, value that cannot be, 1: nor larger ones)."""
         checks: list[list[int]] = []
         for name, place in self.places:
             kind, count = self.kinds[name]
-            mask, value = _CANNOT_BE.get(name, {}).get(kind.str[1:], (0, 0))
+            what = _CANNOT_BE.get(name, {}).get(kind.str[1:])
             first = place // kind.itemsize
-            if not mask:
+            if what is None or not count:
                 continue
-            if checks and checks[-1][0] == kind.itemsize and checks[-1][2:] == [first, mask, value]:
+            if checks and checks[-1][0] == kind.itemsize and checks[-1][2:] == [first, *what]:
                 checks[-1][2] = first + count
             else:
-                checks.append([kind.itemsize, first, first + count, mask, value])
+                checks.append([kind.itemsize, first, first + count, *what])
         return np.array(checks, dtype=np.int64)
 
 
@@ -490,7 +519,7 @@ class Snapshots:
         assert plan.change is not None  # noqa: S101
         spec, steps, block = self._engine.spec, self._engine.front.steps, np.frombuffer(rows, dtype=theirs.dtype)
         with np.errstate(all="ignore"):  # what is no number is looked for when it is taken
-            made = _renamed(block, theirs, self._own, self._table, steps, plan.change)
+            made = _renamed(block, theirs, self._own, self._table, steps, carrying.Carrying(plan.change, spec))
             odd: Bool = np.zeros(len(made), dtype=np.bool_)
             if not plan.described:
                 odd = _of_other_steps(made, steps, spec.gap_max + 2, spec.lateness_ms)
@@ -589,7 +618,7 @@ def _digest(key: bytes, body: bytes | memoryview) -> int:
     return xxhash.xxh3_64_intdigest(body, xxhash.xxh3_64_intdigest(key))
 
 
-def _converted(block: Any, known: Mapping[str, Any], steps: StepGrid) -> dict[str, Any]:
+def _times(block: Any, known: Mapping[str, Any], steps: StepGrid) -> dict[str, Any]:
     """Columns of earlier layouts in today's meaning, by today's names.
 
     Until event time kept microseconds, a layout had `last_ts` in milliseconds, numbers of irregular steps likewise, and
@@ -614,28 +643,28 @@ def _converted(block: Any, known: Mapping[str, Any], steps: StepGrid) -> dict[st
     return made
 
 
-def _renamed(block: Any, theirs: _Layout, own: _Layout, table: SeriesTable, steps: StepGrid, change: Change) -> Any:
+def _renamed(
+    block: Any, theirs: _Layout, own: _Layout, table: SeriesTable, steps: StepGrid, carry: carrying.Carrying
+) -> Any:
     """Records of another layout in this one's, column by column by name."""
+    change = carry.change
     made = np.zeros(len(block), dtype=own.dtype)
     for name, _ in HEADER:
         made[name] = block[name]
     known = {name: (kind, shape) for name, kind, shape in theirs.columns}
-    converted = _converted(block, known, steps)
+    times = _times(block, known, steps)
     count: I64 = (
         np.asarray(block["steps"], dtype=np.int64) if "steps" in known else np.zeros(len(block), dtype=np.int64)
     )
     for name, _, shape in own.columns:
-        field, conversion = table.fields.get(name), CONVERSIONS.get(name)
+        field = table.fields.get(name)
         if field is None:  # no numbers, but the meaning's name
             continue
         made[name] = field.fill
-        if name in converted:
-            values = converted[name]
-        elif name in known:
-            values = block[name]
-        elif conversion is not None and all(source in known for source in conversion.sources):
-            values = conversion.make(block)
-        else:
+        values = times.get(name)
+        if values is None:
+            values = block[name] if name in known else converted(name, block)
+        if values is None:
             continue
         if name == carrying.RECURRENT:
             if change.same_inputs and values.shape[1:] == shape:
@@ -643,12 +672,12 @@ def _renamed(block: Any, theirs: _Layout, own: _Layout, table: SeriesTable, step
         elif change.none and values.shape[1:] == shape:
             made[name] = values
         else:
-            made[name] = carrying.carried(name, values, count, field, change)
+            made[name] = carry.column(name, values, count, field)
     here, there = own.shapes.get(carrying.RECURRENT), theirs.shapes.get(carrying.RECURRENT)
     if here is not None and not (change.same_inputs and here == there):
         made[carrying.GENERATION] = 0  # computed anew when the series is next touched
     if not change.none:
-        carrying.cold_offsets(made, change, change.before.horizon)
+        carry.settle(made, block, count)
     return made
 
 

@@ -73,6 +73,24 @@ def test_the_unit_of_a_channel_does_not_matter(factor: float) -> None:
     np.testing.assert_allclose(other[:, 1], plain[:, 1] * factor, rtol=1e-6)
 
 
+def test_a_channel_that_begins_to_move_late_is_learnt_then() -> None:
+    values = daily(1600) * 1e7
+    values[:400, 0] = 0.0
+    values[:500, 1] = 3e-9
+    made = walked(registry.make("rls", 2, 1, SEASON), values)  # type: ignore[arg-type]
+    late = slice(1000, None)
+    assert error(made, values, 1, late) < 1.15 * 1e14
+    assert np.isfinite(made).all()
+
+
+def test_no_forecast_moves_farther_than_the_channel_ever_has() -> None:
+    values = np.cumsum(np.random.default_rng(8).standard_t(1.5, (1500, 1)), axis=0)  # steps without a variance
+    made = walked(Rls(1, 2, 24), values)
+    for h in (1, 2):
+        largest = np.maximum.accumulate(np.abs(values[h:, 0] - values[:-h, 0]))
+        assert (np.abs(made[h:, 0, h - 1] - values[h:, 0]) <= largest * (1 + 1e-9)).all()
+
+
 def test_what_another_channel_did_first_is_used() -> None:
     rng = np.random.default_rng(3)
     lead = np.cumsum(rng.normal(size=1500))
@@ -117,8 +135,8 @@ def test_spikes_and_gaps_leave_finite_forecasts() -> None:
 
 def test_a_regression_that_rounding_spoilt_begins_again() -> None:
     start = np.array([[1.0, 4.0]])
-    for spoilt in (np.inf, np.nan, -1.0):
-        p, w = np.eye(2)[None] * spoilt, np.ones((1, 2, 1))
+    for spoilt in ((np.inf, np.inf), (np.nan, np.nan), (-1.0, -1.0), (5.0, -0.01)):
+        p, w = np.diag(spoilt)[None], np.ones((1, 2, 1))
         _learn(p, w, start, np.array([[2.0, 3.0]]), np.array([[1.0]]), 0.99)
         np.testing.assert_array_equal(p[0], np.diag(start[0]))
         np.testing.assert_array_equal(w, 0.0)

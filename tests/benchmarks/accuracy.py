@@ -33,6 +33,7 @@ import accuracy_rows as rows_of
 from accuracy_rows import Bench, benches
 
 from streamrnn.records import F64
+from streamrnn.season import DAY_TYPE, SeasonSetting, season_of
 from streamrnn.service.backtest import Measured, Options, measure
 from streamrnn.service.backtest_score import Row, origins_of, targets_of
 
@@ -133,7 +134,13 @@ def interval(bench: Bench, data: Path, folder: Path, given: Mapping[str, Any]) -
 
 
 def riders(bench: Bench, data: Path, folder: Path, given: Mapping[str, Any]) -> Found:
-    found = measure(options_of(bench, rows_of.prepared(bench, data, folder), given))
+    file = rows_of.prepared(bench, data, folder)
+    more: dict[str, Any] = {}
+    if bench.more.get("day_type"):
+        # The calendar of the days to come is known: Sundays' timetables on these dates.
+        setting = SeasonSetting(False, (), DAY_TYPE, rows_of.holidays(file))
+        more["spec_changes"] = given["spec"] | {"seasons": season_of(setting, 86_400_000, None, bench.horizon)}
+    found = measure(options_of(bench, file, given, **more))
     channel = str(bench.more["of"])
     figures = means(found.rows(), channel=channel)
     spread = float(found.scale.spread[0, bench.channels.index(channel)])

@@ -31,7 +31,7 @@ class Installation:
         self.package = folder / "site" / "streamrnn"
         (self.package / "kernels").mkdir(parents=True)
         (self.package / "__init__.py").write_text("")
-        for name in ("__init__.py", "caching.py"):
+        for name in ("__init__.py", "caching.py", "compiling.py"):
             shutil.copy(Path(kernels.__file__).with_name(name), self.package / "kernels" / name)
         outer = "from streamrnn.kernels import compiled\nfrom streamrnn.kernels.inner import FACTOR\n\n\n"
         (self.package / "kernels" / "outer.py").write_text(f"{outer}@compiled\ndef twice(x):\n    return FACTOR * x\n")

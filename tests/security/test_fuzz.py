@@ -173,9 +173,12 @@ def test_a_state_whose_numbers_cannot_be_is_refused() -> None:
         ("state", struct.pack("<f", math.nan)),
         ("covariance", struct.pack("<f", math.nan)),
         ("anchor", struct.pack("<d", -math.inf)),
-        ("pend_base", struct.pack("<f", math.inf)),
-        ("pend_unit", struct.pack("<f", math.inf)[2:]),
-        ("pend_off", struct.pack("<f", math.nan)[2:]),
+        ("pend_mean", struct.pack("<f", math.inf)),
+        ("pend_raw", struct.pack("<f", math.inf)[2:]),
+        ("pend_offsets", struct.pack("<f", math.nan)[2:]),
+        ("x", struct.pack("<f", 1e20)),
+        ("moves_weights", struct.pack("<f", -1e20)),
+        ("sizes", struct.pack("<f", -1.0)),
         ("ring", struct.pack("<e", math.inf)),
     ):
         for place in (at[name], last[name]):

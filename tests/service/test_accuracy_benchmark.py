@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -17,8 +16,6 @@ sys.path.insert(0, str(BENCHMARKS))
 
 import accuracy  # noqa: E402
 import accuracy_rows as rows  # noqa: E402
-
-PROGRAM = BENCHMARKS / "accuracy.py"
 
 
 def test_every_row_has_a_name_of_its_own_and_bars_that_can_be_met() -> None:
@@ -41,6 +38,7 @@ def test_a_bar_is_met_missed_or_has_no_figure() -> None:
     assert [between.verdict(value) for value in (0.88, 0.9, 0.92)] == ["miss", "pass", "miss"]
 
 
+@settings(max_examples=20)
 @given(
     st.integers(0, 99), st.sampled_from([("point", 0.1, 0), ("point", 0.9, 0), ("block", 0.5, 6), ("subseq", 0.5, 36)])
 )
@@ -70,12 +68,25 @@ def test_the_known_process_has_the_error_that_its_oracle_says() -> None:
     assert (miss**2).mean(axis=0) == pytest.approx(rows.oracle("none"), rel=0.08)
 
 
-def test_a_row_is_measured_in_a_process_of_its_own(tmp_path: Path) -> None:
+def test_a_row_is_measured_in_a_process_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out.json"
-    command = [sys.executable, str(PROGRAM), "--data", str(tmp_path), "--rows", "drift-step", "--train", "off"]
-    done = subprocess.run([*command, "--json", str(out), "--baselines", "rls"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "| drift-step | ratio |" in done.stdout
+    arguments = [
+        "--data",
+        str(tmp_path),
+        "--rows",
+        "drift-step",
+        "--train",
+        "off",
+        "--baselines",
+        "rls",
+        "--json",
+        str(out),
+    ]
+    monkeypatch.setattr(sys, "argv", ["accuracy.py", *arguments])
+    accuracy.main()
+    assert "| drift-step | ratio |" in capsys.readouterr().out
     (row,) = json.loads(out.read_text())["rows"]
     assert row["wall_s"] > 0
     assert row["peak_mb"] > 50
@@ -83,6 +94,18 @@ def test_a_row_is_measured_in_a_process_of_its_own(tmp_path: Path) -> None:
     assert rls["over_oracle_before"] < 1.15  # the cycle and the noise are linear: least squares knows them
     assert rls["ratio"] < 0.8
     assert row["found"]["persistence"]["ratio"] == 1.0
+
+
+def test_a_row_that_fails_is_in_the_table_and_in_the_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(
+        accuracy, "apart", lambda *_: {"failed": "no file", "wall_s": 1.0, "cpu_s": 1.0, "peak_mb": 9.0}
+    )
+    monkeypatch.setattr(sys, "argv", ["accuracy.py", "--data", str(tmp_path), "--rows", "SP500"])
+    with pytest.raises(SystemExit):
+        accuracy.main()
+    assert "| SP500 | failed |" in capsys.readouterr().out
 
 
 def test_unknown_rows_and_missing_data_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

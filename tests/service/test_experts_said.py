@@ -17,7 +17,7 @@ from streamrnn.service.worker import Worker
 from streamrnn.spec import EXPERTS
 from streamrnn.transports.memory import MemoryTransport
 
-SMALL = {"step": "1h", "horizon": 24, "idle_after": "10d"}
+SMALL = {"step": "1h", "horizon": 24, "idle_after": "10d", "experts": "auto"}
 TOO_MANY = {**SMALL, "experts_memory_max": "20KiB", "series_max": 2}
 
 

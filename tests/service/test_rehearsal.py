@@ -45,3 +45,29 @@ def test_a_rehearsal_loads_all_that_batches_need() -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     before, rehearsed, after = map(int, done.stdout.split())
     assert before < rehearsed == after
+
+
+AHEAD = """
+import contextlib
+from streamrnn.kernels import forecast
+from streamrnn.service.config import load
+from streamrnn.service.rehearsal import rehearse
+from streamrnn.service import rehearsal
+
+chosen = load([], {"app": "app", "input": "ticks", "channels": ["a"], "step": "1s", "horizon": 1}, {})
+rehearse(chosen)
+rehearsal._meanwhile(chosen.stream_spec(), "ticks", rehearsal.Network(chosen.model_spec()))
+for part in (forecast._say, forecast._learn):
+    kept = set()
+    for file in part._cache._read:
+        with contextlib.suppress(Exception):
+            kept |= {key[0] for key in file._load_index()}
+    assert len(kept) == 1, kept
+    assert kept == set(part.signatures)
+"""
+
+
+def test_what_is_compiled_ahead_is_what_the_engine_asks_for() -> None:
+    """Otherwise all is compiled twice, and a cold start takes twice as long."""
+    done = subprocess.run([sys.executable, "-c", AHEAD], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -26,7 +26,7 @@ from streamrnn.transports.base import TopicUnfit
 from streamrnn.transports.memory import MemoryBroker, MemoryTransport
 from streamrnn.transports.memory_broker import Appended
 
-WIDE: dict[str, Any] = {"channels": [f"c{i}" for i in range(100)], "horizon": 48, "burn_in": 64}
+WIDE: dict[str, Any] = {"channels": [f"c{i}" for i in range(100)], "horizon": 48, "burn_in": 2200}
 
 
 @pytest.mark.parametrize("changes", [{}, {"lateness": "2s"}, {"within": "mean"}, {"channels": ["temp"], "horizon": 1}])
@@ -72,13 +72,14 @@ async def test_a_topic_that_takes_no_state_is_refused_with_the_settings_and_the_
     largest = sizes_of(chosen).state_largest
     assert "app.state: max.message.bytes=1048588 takes no state record" in text
     assert f"--entity-name app.state --add-config max.message.bytes={limit_for(largest)}" in text
-    assert all(word in text for word in ("channels (100)", "horizon (48)", "quantiles (3)", "burn_in (64)"))
+    assert all(word in text for word in ("channels (100)", "horizon (48)", "quantiles (3)", "burn_in (2200)"))
     assert "pending_max" not in text
     refuse(await examined({"state": {"max.message.bytes": str(limit_for(largest))}}, chosen))
 
 
 async def test_ticks_held_back_by_one_series_must_fit_too() -> None:
-    chosen = settings(channels=[f"c{i}" for i in range(100)], horizon=1, burn_in=1, lateness="5s", pending_max=2000)
+    wide: dict[str, Any] = {"channels": [f"c{i}" for i in range(100)], "horizon": 1, "experts": "off"}
+    chosen = settings(**wide, burn_in=1, lateness="5s", pending_max=2000)
     assert sizes_of(chosen).state_usual < BATCH_BYTES / 20
     with pytest.raises(TopicUnfit, match=r"pending_max \(2000\)"):
         refuse(await examined({}, chosen))
@@ -145,13 +146,20 @@ async def test_a_state_that_is_refused_all_the_same_ends_the_worker_once_with_ca
 # ── memory ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_more_series_than_memory_is_said_with_how_many_fit() -> None:
-    said = sizes_of(settings(series_max=1_000_000))
-    text = too_much_memory(said, 1_000_000_000)
+@pytest.mark.parametrize("experts", ["off", "full", "auto"])
+def test_more_series_than_memory_is_said_with_how_many_fit(experts: str) -> None:
+    """With `experts: auto` fewer series have more experts: what is said to fit does."""
+    chosen = settings(series_max=1_000_000, experts=experts)
+    said = sizes_of(chosen)
+    text = too_much_memory(chosen, said, 1_000_000_000)
     fits = int(re.search(r"about (\d+) fit", text)[1])  # type: ignore[index]
-    assert sizes.PROCESS_BYTES + fits * said.series <= 1_000_000_000 < sizes.PROCESS_BYTES + (fits + 1) * said.series
-    assert "series_max=1000000" in text
-    assert not too_much_memory(sizes_of(settings(series_max=fits)), 1_000_000_000)
+    if experts != "auto":
+        assert (
+            sizes.PROCESS_BYTES + fits * said.series <= 1_000_000_000 < sizes.PROCESS_BYTES + (fits + 1) * said.series
+        )
+    assert "series_max=1000000" in text and fits > 1000
+    fewer = settings(series_max=fits, experts=experts)
+    assert not too_much_memory(fewer, sizes_of(fewer), 1_000_000_000)
 
 
 @on_virtual_clock

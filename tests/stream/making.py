@@ -13,10 +13,24 @@ from streamrnn.model.network import Network
 from streamrnn.packed import Packed, PackedRecord
 from streamrnn.packed import packed as packed_records
 from streamrnn.records import F64, I32, I64, Outputs, TickBatch
+from streamrnn.season import Season, season_of, season_setting
 from streamrnn.spec import ModelSpec, StreamSpec
 from streamrnn.stream.engine import Engine
 
 START = 1_700_000_000_000
+
+# Experts and seasons of steps of a second, as they differ in what a series keeps.
+KINDS: dict[str, dict[str, Any]] = {
+    "no experts": {"experts": ()},
+    "no season": {},
+    "a season": {"seasons": (Season("8s", 8, 1.0, 8),)},
+    "two seasons": {"seasons": (Season("8s", 8, 1.0, 8), Season("1m", 60, 1.0, 60))},
+    "between bins": {"seasons": (Season("1m", 24, 0.4, 60),)},
+    "a key": {"seasons": season_of(season_setting({"key": "day_type"}), 1000, None, 4)},
+    "light": {"seasons": (Season("8s", 8, 1.0, 8),), "experts": ("season-ago", "profile")},
+    "a season ago alone": {"seasons": (Season("8s", 8, 1.0, 8),), "experts": ("season-ago",)},
+    "deviations alone": {"seasons": (Season("8s", 8, 1.0, 8),), "experts": ("deviations",)},
+}
 
 
 def spec(**changes: Any) -> StreamSpec:

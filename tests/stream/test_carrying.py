@@ -15,19 +15,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from making import START, batch, feed, laid
 
+from streamrnn.kernels.columns import ladder_of, rungs_of
 from streamrnn.meaning import Change, Meaning, decode_meaning, meaning_of
 from streamrnn.model.network import Network
 from streamrnn.model.weights import WeightsMeta, fitted, pack
 from streamrnn.records import TickBatch
+from streamrnn.season import Season
 from streamrnn.spec import ModelSpec, StreamSpec
 from streamrnn.stream.carrying import AXES, GENERATION, RECURRENT
 from streamrnn.stream.engine import Engine
+from streamrnn.stream.forecasting import ring_of
 from streamrnn.stream.snapshot import DIGEST_BYTES, HEADER, Restored, Snapshots
 
 NAMES = ("a", "b", "c", "d")
 LEVELS = {"a": 5.0, "b": 100.0, "c": -40.0, "d": 1e6}
 SERIES = ("x", "y")
-OWN = ("last", "level", "level_spread", "move_scale", "fresh", "run", "still", "seen", "since", "anchor", "seen_range")
+OWN = ("last", "level", "level_spread", "move_scale", "fresh", "run", "still", "seen", "since", "anchor", "unit", "born",
+       "seen_range")  # fmt: skip
+AT_RUNGS = ("move_size", "energy", "slope", "stack_gram", "stack_right", "stack_weight", "sigma")
 
 
 def stream(**changes: Any) -> StreamSpec:
@@ -118,30 +123,49 @@ def test_what_both_have_is_kept_bit_for_bit_and_the_rest_is_fresh(
         assert (found.rows, set(found.left)) == (0, set(SERIES))
         return
     assert (found.rows, found.refused, found.left) == (2, {}, {})
-    horizon = min(before.horizon, now.horizon)
     levels = [(now.quantiles.index(q), before.quantiles.index(q)) for q in now.quantiles if q in before.quantiles]
+    rungs, were = rungs_of(now.horizon), rungs_of(before.horizon)
+    ladder, was_ladder = (ladder_of(spec.horizon, [], 1.0, 1.0) for spec in (now, before))
+    same = [(r, were.index(h)) for r, h in enumerate(rungs) if h in were]
+    beyond = [r for r, h in enumerate(rungs) if h > before.horizon]
     for name in SERIES:
         here, there = target.table.find(0, name), source.table.find(0, name)
         mine, theirs = target.table.columns, source.table.columns
         for c, channel in enumerate(now.channels):
             if channel not in both:
-                assert mine["seen"][here, c] == 0 and np.isnan(mine["anchor"][here, c])
-                assert np.isnan(mine["pend_base"][here, :, c]).all() and not mine["spread"][here, :, c].any()
+                assert mine["seen"][here, c] == 0 and np.isnan(mine["anchor"][here, c]) and mine["born"][here, c] == -1
+                for column in ("pend_mean", "sigma", "losses", "x", "known", "moves_gram"):
+                    fresh = target.table.fields[column].fill
+                    assert np.array_equal(
+                        mine[column][here, c], np.full_like(mine[column][here, c], fresh), equal_nan=True
+                    )
                 continue
             k, apart = before.channels.index(channel), alone[channel].table
             for column in OWN:
                 wanted = apart.columns[column][apart.find(0, name), 0]
                 assert np.array_equal(mine[column][here, c], wanted, equal_nan=True), column
-            assert np.array_equal(mine["spread"][here, :horizon, c], theirs["spread"][there, :horizon, k])
-            assert np.array_equal(mine["loss"][here, :horizon, c], theirs["loss"][there, :horizon, k])
-            for q, was in levels:
-                assert np.array_equal(mine["theta"][here, :horizon, c, q], theirs["theta"][there, :horizon, k, was])
-            assert not mine["theta"][here, horizon:, c].any()
-            for back in range(1, 1 + min(at, before.horizon, now.horizon)):
-                ours, was = (at - back) % now.horizon, (at - back) % before.horizon
-                assert np.array_equal(
-                    mine["pend_base"][here, ours, c], theirs["pend_base"][there, was, k], equal_nan=True
-                )
+            for r, was in same:
+                for column in AT_RUNGS:
+                    assert np.array_equal(mine[column][here, c, r], theirs[column][there, k, was]), column
+                kept, waited = ((ladder.begin[r], ladder.cells[r]) for ladder, r in ((ladder, r), (was_ladder, was)))
+                for column in ("pend_mean", "pend_raw", "pend_moves"):
+                    ours = mine[column][here, c, kept[0] : sum(kept)]
+                    assert np.array_equal(ours, theirs[column][there, k, waited[0] : sum(waited)], equal_nan=True)
+                for q, was_q in levels:
+                    assert mine["level_theta"][here, c, r, q] == theirs["level_theta"][there, k, was, was_q]
+            assert not mine["level_theta"][here, c, beyond].any() and not mine["sigma"][here, c, beyond].any()
+            waiting = [
+                slice(ladder.begin[r], ladder.begin[r] + ladder.cells[r]) for r, h in enumerate(rungs) if h not in were
+            ]
+            assert all(np.isnan(mine["pend_mean"][here, c, cells]).all() for cells in waiting)
+            for back in range(1, 1 + min(at, ring_of(before), ring_of(now))):
+                ours, was = (at - back) % ring_of(now), (at - back) % ring_of(before)
+                assert mine["x"][here, c, ours] == theirs["x"][there, k, was]
+                assert _bit(mine["known"][here, c], ours) == _bit(theirs["known"][there, k], was)
+
+
+def _bit(known: Any, place: int) -> int:
+    return int(known[place // 8] >> (place % 8) & 1)
 
 
 @settings(deadline=None, max_examples=30)
@@ -168,9 +192,11 @@ def test_what_follows_is_finite_ordered_and_of_its_own_channel(
 
 
 def test_a_channels_forecast_is_what_it_would_have_been_without_the_change() -> None:
-    """Bit for bit, with no network between: the channels beside it, the horizon and the levels change nothing of it."""
-    before, now = stream(), stream(channels=("c", "b", "a"), horizon=9, quantiles=(0.05, 0.25, 0.95))
-    source, target, whole = serving(before), serving(now), serving(stream(quantiles=(0.05, 0.95)))
+    """Bit for bit, with no network and no linear experts between: the channels beside it, the horizon and the levels change
+    nothing of it. The linear ones look at the other channels."""
+    season = {"seasons": (Season("8s", 8, 1.0, 8),), "experts": ("season-ago", "profile")}
+    before, now = stream(**season), stream(channels=("c", "b", "a"), horizon=9, quantiles=(0.05, 0.25, 0.95), **season)
+    source, target, whole = serving(before), serving(now), serving(stream(quantiles=(0.05, 0.95), **season))
     feed(source, ticks(before, 0, 60, missing=0.0))
     feed(whole, ticks(whole.spec, 0, 60, missing=0.0))
     moved(source, target, 120)
@@ -211,16 +237,19 @@ def test_the_recurrent_state_is_computed_anew_as_if_a_new_channel_had_been_silen
 
 
 def test_there_and_back_again_keeps_what_never_went() -> None:
-    first, other = stream(), stream(channels=("b",), horizon=2, quantiles=(0.5,))
+    alone: dict[str, Any] = {"experts": ()}  # the linear ones look at the other channels, as fills do
+    first, other = stream(**alone), stream(channels=("b",), horizon=2, quantiles=(0.5,), **alone)
     source, between, back, whole = serving(first), serving(other), serving(first), serving(first)
-    feed(source, ticks(first, 0, 30))
+    feed(source, ticks(first, 0, 30, missing=0.0))
     moved(source, between, 60)
-    feed(between, ticks(other, 30, 50))
+    feed(between, ticks(other, 30, 50, missing=0.0))
     moved(between, back, 100)
-    feed(whole, ticks(first, 0, 50))
+    feed(whole, ticks(first, 0, 50, missing=0.0))
     for column in OWN:
         assert np.array_equal(back.table.columns[column][:2, 1], whole.table.columns[column][:2, 1], equal_nan=True)
-    assert np.array_equal(back.table.columns["theta"][:2, :2, 1, 1], whole.table.columns["theta"][:2, :2, 1, 1])
+    assert np.array_equal(
+        back.table.columns["level_theta"][:2, 1, :2, 1], whole.table.columns["level_theta"][:2, 1, :2, 1]
+    )
     assert not back.table.columns["seen"][
         :2, 0
     ].any()  # `a` was not watched for a while: what it was then is not what it is
@@ -265,32 +294,6 @@ def test_a_series_that_holds_back_more_than_it_now_may_keeps_its_state_and_its_t
     found = moved(source, target, 60)
     assert (found.rows, found.refused) == (2, {})
     assert target.front.ticks_held == source.front.ticks_held > 2 * 3
-
-
-@pytest.mark.parametrize("step_ms", [5000, 250, 0])
-def test_states_that_do_not_say_how_long_their_steps_are_are_taken_by_what_they_count(step_ms: int) -> None:
-    """Of a version that kept no meaning, and an operator who changes the step with the upgrade."""
-    source, target = serving(stream()), serving(stream(step_ms=step_ms))
-    feed(source, ticks(stream(), 0, 40))
-    found = moved_without_meaning(source, target, 80)
-    assert (found.rows, {why for _, _, why in found.left.values()}) == (0, {"it counts steps of another length"})
-    again = moved_without_meaning(source, serving(stream()), 80)
-    assert (again.rows, again.left, [plan.described for plan in again.plans]) == (2, {}, [False])
-
-
-def moved_without_meaning(source: Engine, target: Engine, position: int) -> Restored:
-    theirs, mine, found = Snapshots(source), Snapshots(target), Restored()
-    columns = [column for column in json.loads(theirs.layout()[1]) if not column[0].startswith("meaning_")]
-    text = json.dumps(columns, separators=(",", ":")).encode()
-    mine.learn(text)
-    rows = np.array(sorted(source.table.series(0).values()), dtype=np.int64)
-    keys, records = theirs.pack(0, rows, position, 1)
-    made = []
-    for key, record in zip(keys, records, strict=True):
-        body = record[DIGEST_BYTES:24] + xxhash.xxh3_64_intdigest(text).to_bytes(8, "little") + record[32:]
-        made.append(xxhash.xxh3_64_intdigest(body, xxhash.xxh3_64_intdigest(key)).to_bytes(8, "little") + body)
-    mine.restore(0, laid(keys, made), found)
-    return found
 
 
 def test_a_meaning_says_what_it_says_and_nothing_else() -> None:

@@ -17,9 +17,12 @@ from streamrnn.season import season_of, season_setting
 from streamrnn.spec import EXPERTS, StreamSpec
 
 DAY, WEEK, ALL = ("1d",), ("1d", "7d"), "season-ago, profile, moves, deviations, stack"
-# Of a state, what neither seasons nor experts have to do with; `spread` and `theta` are the calibration.
-REST = ("last", "level", "level_spread", "move_scale", "fresh", "run", "still", "seen", "since", "anchor", "seen_range", "spread",
-        "theta", "covariance", "ring", "state", "generation", "steps", "last_step", "last_us")  # fmt: skip
+# Of a state, what neither seasons nor experts have to do with; `sigma` and `level_theta` are the calibration.
+REST = (
+    "last", "level", "level_spread", "move_scale", "fresh", "run", "still", "seen", "since", "anchor", "unit", "born",
+    "seen_range", "sigma", "level_theta", "covariance", "one_step", "move_size", "energy", "slope", "ring", "state", "generation",
+    "steps", "last_step", "last_us",
+)  # fmt: skip
 
 
 def hours(season: tuple[str, ...] = (), experts: tuple[str, ...] = EXPERTS, timezone: str = "UTC") -> StreamSpec:

@@ -21,7 +21,9 @@ def test_a_series_may_begin_at_any_hour(horizon: int) -> None:
     start = START - START % (24 * HOUR_MS)
     for hour in range(24):
         at = start + HOUR_MS * (hour + np.arange(rows))
-        values = 20.0 + 5.0 * np.sin(2 * np.pi * (hour + np.arange(rows)) / 24)[:, None] + rng.standard_normal((rows, 2))
+        values = (
+            20.0 + 5.0 * np.sin(2 * np.pi * (hour + np.arange(rows)) / 24)[:, None] + rng.standard_normal((rows, 2))
+        )
         engine = Engine(spec(channels=("a", "b"), step_ms=HOUR_MS, horizon=horizon, seasons=seasons))
         sent = engine.process(batch(["x"] * rows, at, values)).forecasts
         assert np.abs(sent.mean - values[:, :, None]).max() < 40.0, hour

@@ -1,5 +1,6 @@
 """States that earlier versions wrote are read and go on: `tests/fixtures/changelogs_2f3f82c.msgpack.gz` holds the records of
-state topics as version 0.1.0 at that commit wrote them, each with its stream's settings."""
+state topics as version 0.1.0 at that commit wrote them, each with its stream's settings; `states_e98755d.msgpack.gz` states of
+the last version that had no experts (columns `spread`, `theta`, `loss`, `pend_*` by horizon)."""
 
 from __future__ import annotations
 
@@ -10,12 +11,16 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+import xxhash
 from making import batch, feed, laid, network
 
+from streamrnn.kernels.columns import NETWORK, rungs_of
 from streamrnn.records import KIND_IDLE
+from streamrnn.season import Season
 from streamrnn.spec import StreamSpec
 from streamrnn.stream.engine import Engine
-from streamrnn.stream.snapshot import Restored, Snapshots
+from streamrnn.stream.forecasting import used_experts
+from streamrnn.stream.snapshot import DIGEST_BYTES, Restored, Snapshots, _Layout
 from streamrnn.transports.changelog import CHECKPOINT, LAYOUT, SERIES, Checkpoint
 
 FILE = Path(__file__).parents[1] / "fixtures" / "changelogs_2f3f82c.msgpack.gz"
@@ -112,3 +117,134 @@ def test_a_series_whose_silence_was_filled_is_not_filled_again() -> None:
     outputs = engine.process(ticks)
     assert not (outputs.imputations.kind == KIND_IDLE).any()
     assert feed(engine, ticks) != []
+
+
+@pytest.mark.parametrize("step_ms", [5000, 250, 0])
+def test_states_that_do_not_say_how_long_their_steps_are_are_taken_by_what_they_count(step_ms: int) -> None:
+    """Of a version that kept no meaning, and an operator who changes the step with the upgrade."""
+    _, _, found = restored("plain", step_ms=step_ms)
+    assert (found.rows, {why for _, _, why in found.left.values()}) == (0, {"it counts steps of another length"})
+    _, _, again = restored("plain")
+    assert (again.rows, again.left, [plan.described for plan in again.plans]) == (3, {}, [False])
+
+
+# ── the layout before there were experts ─────────────────────────────────────────────────────────────────────────────
+
+BEFORE = FILE.with_name("states_e98755d.msgpack.gz")
+LATER: dict[str, Any] = msgspec.msgpack.decode(gzip.decompress(BEFORE.read_bytes()))
+
+
+def brought(name: str, spoil: Any = None, **changes: Any) -> tuple[Engine, Any, Restored]:
+    """An engine that has taken these states; and they, as they were written."""
+    kept = LATER[name]
+    stream = StreamSpec(**kept["spec"] | {"channels": tuple(kept["spec"]["channels"]), "series_max": 8} | changes)
+    engine, found = Engine(stream), Restored()
+    if kept["served"]:
+        engine.load(network(stream), "w1", np.full(stream.horizon, 0.7, dtype=np.float32))
+    snapshots = Snapshots(engine)
+    snapshots.learn_meaning(*kept["meaning"])
+    snapshots.learn(kept["layout"])
+    dtype = _Layout(kept["layout"]).dtype
+    keys, records = [key for key, _ in kept["states"]], [record for _, record in kept["states"]]
+    if spoil is not None:
+        row = np.frombuffer(records[0], dtype=dtype).copy()
+        spoil(row)
+        body = row.tobytes()[DIGEST_BYTES:]
+        records[0] = xxhash.xxh3_64_intdigest(body, xxhash.xxh3_64_intdigest(keys[0])).to_bytes(8, "little") + body
+    snapshots.restore(0, laid(keys, records), found)
+    engine.front.restore_clock(0, kept["clock"])
+    rows = np.concatenate([np.frombuffer(record, dtype=dtype) for record in records])
+    return engine, rows, found
+
+
+def further(name: str, steps: int, rng: np.random.Generator) -> Any:
+    """Ticks of all series, on from where they were."""
+    kept = LATER[name]
+    walks = {
+        s: last + np.cumsum(rng.standard_normal((steps, 2)), axis=0) * SIZES[s] for s, last in kept["last"].items()
+    }
+    rows = [(s, k) for k in range(steps) for s in walks]
+    times = [kept["last_ts_ms"] + 1000 * (k + 1) for _, k in rows]
+    made = batch([s for s, _ in rows], times, [walks[s][k] for s, k in rows])
+    made.offset = made.offset + kept["position"]
+    return made
+
+
+SIZES = {"x": np.array([1.0, 50.0]), "y": np.array([1.0, 0.01])}
+CHANGES: list[dict[str, Any]] = [
+    {}, {"horizon": 24}, {"horizon": 5}, {"channels": ("b", "c", "a")}, {"quantiles": (0.05, 0.25, 0.95)}, {"experts": ()},
+    {"seasons": (Season("1m", 60, 1.0, 60),)},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: ", ".join(change) or "as it was")
+@pytest.mark.parametrize("name", LATER)
+def test_states_of_a_version_without_experts_keep_their_calibration_and_begin_to_learn(
+    name: str, change: dict[str, Any]
+) -> None:
+    engine, were, found = brought(name, **change)
+    assert (found.rows, found.refused, found.left) == (2, {}, {})
+    stream, before = engine.spec, LATER[name]["spec"]
+    column = {
+        key: values[[engine.table.find(0, s) for s in LATER[name]["last"]]]
+        for key, values in engine.table.columns.items()
+    }
+    for k, channel in enumerate(before["channels"]):
+        c = stream.channels.index(channel)
+        assert (column["born"][:, c] == -1).all()
+        for key in ("anchor", "seen_range", "last", "move_scale"):
+            assert np.array_equal(column[key][:, c], were[key][:, k])
+        assert np.array_equal(column["fill_widths"][:, c, 1], were["fill_width"][:, k])
+        rungs = [(r, h) for r, h in enumerate(rungs_of(stream.horizon)) if h in rungs_of(before["horizon"])]
+        for r, h in rungs:
+            assert np.array_equal(column["sigma"][:, c, r], were["spread"][:, h - 1, k])
+            for q, level in enumerate(stream.quantiles):
+                if level in (0.05, 0.5, 0.95):
+                    wanted = were["theta"][:, h - 1, k, (0.05, 0.5, 0.95).index(level)]
+                    assert np.array_equal(column["level_theta"][:, c, r, q], wanted)
+    if len(stream.channels) == 2:
+        assert np.array_equal(column["covariance"], were["covariance"])
+    ticks = further(name, 300, np.random.default_rng(3))
+    if len(stream.channels) == 3:
+        ticks.values = np.stack([ticks.values[:, 1], np.full(len(ticks.values), np.nan), ticks.values[:, 0]], axis=1)
+    outputs = engine.process(ticks)
+    assert outputs.rejected == [] and outputs.forecasts.warm.all()
+    c = stream.channels.index("a")
+    if not LATER[name]["served"]:
+        # The first forecast's interval is what was learnt of errors before.
+        wide = outputs.forecasts.quantiles[:2, c, -1, 0] - outputs.forecasts.quantiles[:2, c, 0, 0]
+        offsets = np.array([-1.6449, 1.6449]) + were["theta"][:, 0, before["channels"].index("a")][:, [0, 2]]
+        wanted = (offsets[:, 1] - offsets[:, 0]) * were["spread"][:, 0, before["channels"].index("a")]
+        assert np.allclose(wide, wanted, rtol=0.02)
+    # Of later steps little has matured in so few frames, and errors of overlapping stretches wander together.
+    short = np.array(rungs_of(min(stream.horizon, before["horizon"]))[:4]) - 1
+    known = [c, stream.channels.index("b")]
+    inside, judged = (sums[known][:, short].sum(axis=0) for sums in (outputs.scores.inside, outputs.scores.count))
+    assert (inside > 0.8 * judged).all() and (inside < 0.98 * judged).all()
+    error, persistence = (
+        sums[known][:, short].sum() for sums in (outputs.scores.abs_error, outputs.scores.abs_persistence)
+    )
+    assert error < 1.05 * persistence
+
+
+def test_a_network_of_before_is_weighed_by_its_skill_until_it_is_judged() -> None:
+    engine, _, _ = brought("network")
+    said = engine.process(further("network", 4, np.random.default_rng(1))).forecasts
+    persistence, _, _ = brought("network")
+    persistence.use("persistence")
+    alone = persistence.process(further("network", 4, np.random.default_rng(1))).forecasts
+    weight = engine.table.columns["weight"][: len(engine.table)]
+    network_at = used_experts(engine.spec).index(NETWORK)
+    assert (weight[..., network_at] > 0.5).all()  # its skill is .7
+    assert not np.allclose(said.mean, alone.mean)
+
+
+@pytest.mark.parametrize(
+    "column", ["spread", "theta", "fill_width", "covariance", "seen_range", "anchor", "last", "move_scale"]
+)
+def test_older_numbers_that_cannot_be_are_refused(column: str) -> None:
+    def spoil(row: Any) -> None:
+        row[column] = np.inf
+
+    _, _, found = brought("walk", spoil)
+    assert (found.rows, found.refused) == (1, {"impossible": 1})

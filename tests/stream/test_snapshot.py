@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from making import START, batch, cut, feed, laid, network, own, said, spec, states, walk
+from making import KINDS, START, batch, cut, feed, laid, network, own, said, spec, states, walk
 
 from streamrnn.packed import Packed
 from streamrnn.spec import StreamSpec
@@ -47,10 +47,17 @@ def moved(source: Engine, target: Engine, position: int) -> None:
 
 
 @settings(deadline=None, max_examples=25)
-@given(st.integers(0, 1000), st.integers(0, 249), st.booleans(), st.sampled_from(["one", "mean"]))
-def test_going_on_from_a_snapshot_gives_the_same_bits(seed: int, at: int, served: bool, within: str) -> None:
-    """Also with steps that are still open (`within: mean` and lateness), and gaps that are filled later."""
-    stream = spec(within=within, lateness_ms=2000 if within == "mean" else 0)
+@given(
+    st.integers(0, 1000),
+    st.integers(0, 249),
+    st.booleans(),
+    st.sampled_from(["one", "mean"]),
+    st.sampled_from(list(KINDS)),
+)
+def test_going_on_from_a_snapshot_gives_the_same_bits(seed: int, at: int, served: bool, within: str, kind: str) -> None:
+    """Also with steps that are still open (`within: mean` and lateness), and gaps that are filled later; with every kind of
+    season and of experts."""
+    stream = spec(within=within, lateness_ms=2000 if within == "mean" else 0, **KINDS[kind])
     ticks = walk(250, ["x", "y", "z"], seed=seed)
     at = min(at, len(ticks))
     whole, before, after = engine(stream, served), engine(stream, served), engine(stream, served)

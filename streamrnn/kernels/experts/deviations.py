@@ -11,10 +11,12 @@ values that the ring of deviations still holds, so the old one can be recovered.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from streamrnn.kernels import inlined
-from streamrnn.kernels.columns import LEVELS, History, Real, Seasons, within
+from streamrnn.kernels.columns import HALF_LIVES, LEVELS, History, Real, Seasons, within
 from streamrnn.kernels.experts.history import PROFILE_RATE
 from streamrnn.records import F32
 
@@ -27,6 +29,15 @@ KEPT = np.float32(1.0 - PROFILE_RATE)  # of a deviation, after the profile has m
 
 def features(channels: int, cross: bool) -> int:
     return 2 + LAGS + LEVELS + (channels - 1 if cross else 0) + 2 * HARMONICS * (2 + len(MODULATED))
+
+
+def feature_names(channel: str, channels: Sequence[str], cross: bool) -> list[str]:
+    """What each feature of a channel is, in the order in which `look` writes them."""
+    means = [f"mean {half_life:g}" for half_life in HALF_LIVES]
+    others = [f"deviation of {other}" for other in channels if other != channel] if cross else []
+    waved = ["now", "move", *(means[level] for level in MODULATED)]
+    waves = [f"{name}, wave {q}" for q in range(2 * HARMONICS) for name in waved]
+    return ["1", "now", *(f"lag {j}" for j in range(1, LAGS + 1)), *means, *others, *waves]
 
 
 @inlined
@@ -83,7 +94,8 @@ def label(c: int, origin: int, h: int, history: History, seasons: Seasons) -> Re
     y = history.deviation[c, (origin + h) % ring]
     if 0 < lag < h and not seasons.keyed:
         begin = seasons.begin[0]
-        place = int(history.phases[(origin + h) % history.phases.shape[0], 0])
+        phase = np.float64(history.phases[(origin + h) % history.phases.shape[0], 0])
+        place = int(min(max(phase, 0.0), seasons.bins[0] - 1.0))  # whatever a foreign record says
         visits = history.visits[c, begin + place]
         rate = np.float32(max(PROFILE_RATE, 1.0 / max(visits - 1.0, 1.0)))
         j = origin + h - lag

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from streamrnn.kernels import inlined, lean
+from streamrnn.kernels import inlined, inner
 from streamrnn.kernels.columns import HALF_LIVES, LEVELS, Filling, History, Real, Seasons, within
 from streamrnn.records import F32, I64, U16, Bool
 
@@ -40,7 +40,7 @@ RATES = 1.0 - 0.5 ** (1.0 / np.array(HALF_LIVES))
 WEEK_LOW, WEEK_WIDTH = 0.1, 0.2
 
 
-@lean
+@inner
 def power_of_two(x: float) -> Real:
     """The power of two nearest to x > 0."""
     return np.float32(2.0 ** np.rint(np.log2(x)))
@@ -52,7 +52,7 @@ def is_known(history: History, c: int, at: int) -> bool:
     return bool((history.known[c, at >> 3] >> (at & 7)) & 1)
 
 
-@lean
+@inner
 def forgotten(c: int, n: int, history: History) -> None:
     """Begins a channel's history with frame n."""
     history.born[c] = n
@@ -68,7 +68,7 @@ def forgotten(c: int, n: int, history: History) -> None:
     history.week[c] = 0.0
 
 
-@lean
+@inner
 def fits(c: int, n: int, scale: float, moving: bool, history: History) -> bool:
     """Whether what is kept of a channel can be gone on with: its unit fits a scale of today."""
     unit = np.float64(history.unit[c])
@@ -80,7 +80,7 @@ def fits(c: int, n: int, scale: float, moving: bool, history: History) -> bool:
     return bool(scale <= high * unit and (scale >= low * unit or not moving))
 
 
-@lean
+@inner
 def move_anchor(c: int, to: float, history: History, filling: Filling, seasons: Seasons) -> None:
     """Says everything of a channel from another anchor."""
     shift = to - history.anchor[c]
@@ -91,12 +91,12 @@ def move_anchor(c: int, to: float, history: History, filling: Filling, seasons: 
         return
     units = np.float32(shift / np.float64(history.unit[c]))
     for k in range(history.x.shape[1]):
-        history.x[c, k] -= units
-    first = seasons.bins[0] if len(seasons.bins) > 0 else 0
+        history.x[c, k] = within(history.x[c, k] - units, X_MAX)
+    first = seasons.bins[0] if history.profile.shape[1] > 0 else 0
     for k in range(first):
         if history.visits[c, k] > 0:
-            history.profile[c, k] -= units
-    for k in range(LEVELS):
+            history.profile[c, k] = within(history.profile[c, k] - units, X_MAX)
+    for k in range(history.means.shape[2]):
         history.means[c, 0, k] -= units
         history.means[c, 1, k] -= units
 
@@ -155,8 +155,9 @@ def believed(week: F32) -> Real:
     which it knew nothing."""
     trust = np.float32(0.0)
     if week[0] > np.float32(0.0) and week[1] > np.float32(0.0) and week[2] > np.float32(0.0):
-        explained = week[2] * week[2] / (week[0] * week[1])
-        trust = min(max((explained - np.float32(WEEK_LOW)) / np.float32(WEEK_WIDTH), np.float32(0.0)), np.float32(1.0))
+        # In float64: these are squares, whose product is none in float32.
+        explained = np.float64(week[2]) * np.float64(week[2]) / (np.float64(week[0]) * np.float64(week[1]))
+        trust = np.float32(min(max((explained - WEEK_LOW) / WEEK_WIDTH, 0.0), 1.0))
         trust *= min(week[2] / week[1], np.float32(1.0))
     return trust
 
@@ -167,20 +168,25 @@ def _taken(c: int, n: int, x: Real, came: bool, horizon: int, phases: F32, histo
     length = history.x.shape[1]
     at = n % length
     before = history.x[c, (n - 1) % length]
+    x = within(x, X_MAX)
     history.x[c, at] = x
     bit = np.uint8(1 << (at & 7))
-    if came:
-        history.known[c, at >> 3] |= bit
-    else:
-        history.known[c, at >> 3] &= ~bit
+    if history.known.shape[1] > 0:
+        if came:
+            history.known[c, at >> 3] |= bit
+        else:
+            history.known[c, at >> 3] &= ~bit
     sizes = history.sizes[c]
+    if sizes.shape[0] == 0:  # no expert looks at more than the values
+        return
     bounded = age > FIRST
     huge = np.float32(np.inf)
     limit_x = np.float32(SPIKE) * np.sqrt(sizes[2]) if bounded else huge
     limit_r = np.float32(SPIKE) * np.sqrt(sizes[1]) if bounded else huge
     r = np.float32(0.0)
     ring = history.deviation.shape[1]
-    seasonal = len(seasons.bins)
+    # "A season ago" needs no profile.
+    seasonal = len(seasons.bins) if history.profile.shape[1] > 0 else 0
     if seasonal > 0:
         expected = value_at(
             history.profile[c], history.visits[c], seasons.begin[0], seasons.cells[0], np.float64(phases[0])
@@ -206,17 +212,17 @@ def _taken(c: int, n: int, x: Real, came: bool, horizon: int, phases: F32, histo
                 _moved(c, 1, phases[1], clipped, np.float32(0.0), WEEK_RATE, history, seasons)
         if ring > 0:
             history.deviation[c, n % ring] = r
+    then = age - horizon
+    open_then = then <= FIRST
     if history.means.shape[2] > 0:
         _run(history.means[c], 0, x, age, limit_x)
-        if ring > 0:
-            _run(history.deviation_means[c], 0, r, age, limit_r)
-        if age >= horizon:
-            then = age - horizon
-            open_then = then <= FIRST
+        if then >= 0:
             _run(history.means[c], 1, history.x[c, (n - horizon) % length], then, huge if open_then else limit_x)
-            if ring > 0:
-                past = history.deviation[c, (n - horizon) % ring]
-                _run(history.deviation_means[c], 1, past, then, huge if open_then else limit_r)
+    if ring > 0:
+        _run(history.deviation_means[c], 0, r, age, limit_r)
+        if then >= 0:
+            past = history.deviation[c, (n - horizon) % ring]
+            _run(history.deviation_means[c], 1, past, then, huge if open_then else limit_r)
     if age > 0:
         rate = np.float32(max(SIZE_RATE, 1.0 / (age + 1.0)))
         slowest = history.means[c, 0, LEVELS - 1] if history.means.shape[2] > 0 else x
@@ -232,7 +238,7 @@ def _taken(c: int, n: int, x: Real, came: bool, horizon: int, phases: F32, histo
             sizes[k] = usual + rate * (squared - usual) if usual > 0.0 else squared
 
 
-@lean
+@inner
 def take_in(
     n: int, values: F32, came: Bool, seen: I64, horizon: int, phases: F32, history: History, seasons: Seasons
 ) -> None:

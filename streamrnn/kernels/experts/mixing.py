@@ -29,10 +29,14 @@ DISCOUNT = 0.998
 FADE = 0.9995
 ETA, ETA_SHARE = 10.0, 1.5
 CAP = np.float32(100.0)
+FARTHEST = np.float32(2.0**28)  # what a move can be at all (`history.X_MAX`)
 ASLEEP = np.float32(1.5)
 BELIEVED = 10.0  # an expert's move goes as far as so many usual moves over the rung
+CLAIM = 10
 STANDARD = 0.5  # standard errors that the guard takes from β
 ABSURD = np.float32(1000.0)  # a squared move beyond so many usual ones weighs less in slow sums
+CAP_MAX, ENERGY_MAX = np.float32(1e30), np.float32(1e38)  # whatever a foreign record says of usual moves
+STACKED_MAX = np.float32(1e6)
 FIRST = 8  # frames of a channel that nothing is scored on
 NEGLIGIBLE = 12.0  # a weight of e^−12 is 0
 # Weights and stacks are solved for at every 4th forecast of a rung, at each one while the channel is young.
@@ -71,10 +75,11 @@ def score(
     settled = age > h + 38
     usual = size[r]
     faded, discounted = np.float32(fade), np.float32(discount)
+    limit = FARTHEST
     if settled and usual > np.float32(0.0):
-        limit = np.float32(BELIEVED) * np.sqrt(usual)
-        for k in range(1, EXPERTS):
-            moves[k] = min(max(moves[k], -limit), limit) if moves[k] == moves[k] else moves[k]
+        limit = min(np.float32(BELIEVED) * np.sqrt(usual), FARTHEST)
+    for k in range(1, EXPERTS):
+        moves[k] = min(max(moves[k], -limit), limit) if moves[k] == moves[k] else moves[k]
     squared = y * y
     if settled and usual > np.float32(0.0):
         squared = min(squared, CAP * usual)
@@ -82,10 +87,10 @@ def score(
     rate = np.float32(max(1.0 - discount, 1.0 / max(count, 1)))
     usual += rate * (squared - usual)
     size[r] = usual
-    cap = CAP * usual
+    cap = min(CAP * usual, CAP_MAX)
     squared = min(y * y, cap)
     energy[r, 0] = faded * energy[r, 0] + squared
-    energy[r, 1] = faded * energy[r, 1] + squared * squared
+    energy[r, 1] = min(faded * energy[r, 1] + squared * squared, ENERGY_MAX)
     # losses
     spoken = age - h
     first = place[PERSISTENCE]
@@ -115,8 +120,15 @@ def score(
         if age < YOUNG or turn % SELDOM == 0:
             samples = (1.0 - fade ** max(count, 1)) / (1.0 - fade)
             if energy[r, 1] > np.float32(0.0):
-                samples = min(samples, 3.0 * energy[r, 0] * energy[r, 0] / energy[r, 1])
+                samples = min(samples, 3.0 * energy[r, 0] * (energy[r, 0] / energy[r, 1]))
             stack.solve(stack_gram, stack_right, stack_weight, members, trusted, energy[r, 0], samples, factor)
+            for k in range(stack_weight.shape[0]):
+                if not abs(stack_weight[k]) < STACKED_MAX:
+                    # No such weights are learnt from numbers: it begins again.
+                    stack_gram[:] = np.float32(0.0)
+                    stack_right[:] = np.float32(0.0)
+                    stack_weight[:] = np.float32(0.0)
+                    stack_weight[trusted - 1] = np.float32(1.0)
 
 
 @inlined
@@ -128,13 +140,21 @@ def weigh(loss: F32, weight: F32, energy: F32, known: bool, place: I64, net_read
     """  # fmt: skip
     used = loss.shape[0]
     net, first = place[NETWORK], place[PERSISTENCE]
+    if net_ready and known and loss[net] == np.float32(0.0):
+        # A network that has not been judged yet joins with the loss of the best linear expert, or what its skill makes of
+        # persistence's, if that is more.
+        joined = np.float32(skill) * loss[first]
+        trusted = place[DEVIATIONS] if place[DEVIATIONS] >= 0 else place[MOVES]
+        if trusted >= 0:
+            joined = max(joined, loss[trusted])
+        loss[net] = joined
     best = np.float32(np.inf)
     for k in range(used):
         if k != net or net_ready:
             best = min(best, loss[k])
     sharp = np.float32(ETA)
     if energy[1] > np.float32(0.0):
-        sharp = min(sharp, np.float32(ETA_SHARE) * energy[0] * energy[0] / energy[1])
+        sharp = min(sharp, np.float32(ETA_SHARE) * energy[0] * (energy[0] / energy[1]))
     total = np.float32(0.0)
     for k in range(used):
         w = np.float32(0.0)
@@ -156,12 +176,22 @@ def weigh(loss: F32, weight: F32, energy: F32, known: bool, place: I64, net_read
 
 
 @inlined
-def believed(usual: Real, slope: F32, known: bool, cells: int) -> Real:
-    """The share of a rung's mixed move that is emitted; `usual`: mean square of the rung's moves."""
+def believed(usual: Real, slope: F32, known: bool, cells: int, claimed: Real) -> Real:
+    """The share of a rung's mixed move that is emitted; `usual`: mean square of the rung's moves.
+
+    `claimed`: the share of their energy that the network explained on held-out data, by its weight: as good as `CLAIM` stretches
+    of the rung that were seen here. Else a network that is right would be dropped when a channel's first forecasts have matured,
+    until there are enough of them.
+    """
     share = np.float32(0.0 if known else 1.0)
-    if slope[1] > np.float32(0.0) and slope[0] > np.float32(0.0):
-        beta = slope[0] / slope[1]
-        error = np.sqrt(np.float32(cells) * usual / slope[1])
+    before = np.float32(CLAIM * cells) * claimed * usual
+    came, moved = slope[0] + before, slope[1] + before
+    if known and moved > np.float32(0.0) and came > np.float32(0.0):
+        beta = came / moved
+        error = np.sqrt(np.float32(cells) * usual / moved)
         sure = beta / error - np.float32(STANDARD) if error > np.float32(0.0) else np.float32(1.0)
-        share = min(beta, np.float32(1.0)) * min(max(sure, np.float32(0.0)), np.float32(1.0))
+        # Nothing where it is no number.
+        share = np.float32(0.0)
+        if sure > np.float32(0.0):
+            share = min(beta, np.float32(1.0)) * min(sure, np.float32(1.0))
     return share

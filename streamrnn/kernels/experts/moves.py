@@ -5,10 +5,12 @@ It needs no season, and protects where the profile's level is wrong. All feature
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from streamrnn.kernels import inlined
-from streamrnn.kernels.columns import LEVELS, History, within
+from streamrnn.kernels.columns import HALF_LIVES, LEVELS, History, within
 from streamrnn.records import F32
 
 LAGS = 12
@@ -18,6 +20,17 @@ LABEL_CLIP = np.float32(10.0)  # in usual moves over the rung
 
 def features(channels: int, cross: bool) -> int:
     return 1 + LAGS + LEVELS + (channels - 1 if cross else 0)
+
+
+def feature_names(channel: str, channels: Sequence[str], cross: bool) -> list[str]:
+    """What each feature of a channel is, in the order in which `look` writes them."""
+    others = [f"move of {other}" for other in channels if other != channel] if cross else []
+    return [
+        "1",
+        *(f"lag {j}" for j in range(1, LAGS + 1)),
+        *(f"mean {half_life:g}" for half_life in HALF_LIVES),
+        *others,
+    ]
 
 
 @inlined

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from streamrnn.kernels import lean
+from streamrnn.kernels import inner
 from streamrnn.kernels.columns import Seasons
 from streamrnn.kernels.experts.history import believed, value_at
 from streamrnn.records import F32, F64, U16
 
 
-@lean
+@inner
 def levels(places: F64, profile: F32, visits: U16, week: F32, seasons: Seasons, out: F32) -> None:
     """`out` [1 + horizon] ← what a channel's profiles say for a frame and the steps after it; NaN where they know nothing.
 

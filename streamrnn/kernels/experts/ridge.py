@@ -17,6 +17,7 @@ from streamrnn.records import F32
 
 FORGETTING = np.float32(0.9998)
 RIDGE = 40.0
+MOST = np.float32(1e38)  # squares of what is absurd are no float32
 # A pivot below this share of its feature's energy is rounding: the feature is a sum of others, or 0.
 NOTHING = np.float32(1e-5)
 # A sample whose one feature has this many times its usual energy weighs less: it is absurd.
@@ -77,7 +78,7 @@ def learn(gram: F32, right: F32, seen: F32, features: F32, labels: F32, leverage
     energy *= weight
     seen[0] = FORGETTING * seen[0] + np.float32(1.0)
     seen[1] = FORGETTING * seen[1] + energy
-    seen[2] = FORGETTING * seen[2] + energy * energy
+    seen[2] = min(FORGETTING * seen[2] + min(energy * energy, MOST), MOST)
 
 
 @lean
@@ -148,5 +149,12 @@ def solve(gram: F32, right: F32, seen: F32, weights: F32, work: F32, inverse: F3
 
 @lean
 def solves(n: int, c: int, age: int, horizon: int) -> bool:
-    """Whether channel c solves its equations at frame n: always while it is young, then more seldom, by turns."""
-    return age < horizon + 64 or (n + c) % SELDOM == 0 or (age < 512 and (n + c) % 4 == 0)
+    """Whether channel c solves its equations at frame n: often while it is young, then more seldom, by turns."""
+    every = SELDOM
+    if age < horizon + 64:
+        every = 2
+    elif age < 256:
+        every = 4
+    elif age < 512:
+        every = 8
+    return (n + c) % every == 0
