@@ -144,7 +144,7 @@ def prepare(
 def _step(explained: float, width: float) -> float:
     """What one step adds to a fill's variance, in squares of one-step errors: what others do not explain, and wider by as much
     as that is wrong. Where they explain nothing it is a forecast's, which is right already."""
-    return max(1.0 - explained, LEAST) * np.exp(2.0 * width * explained)
+    return float(max(1.0 - explained, LEAST) * np.exp(2.0 * width * explained))
 
 
 @inner
