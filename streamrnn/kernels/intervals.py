@@ -49,12 +49,12 @@ SHRINK = float(np.log(1.0 - SPREAD_SHARE) / 2.0)
 
 
 @inlined
-def both(h: int, sigma: float, quick: F32) -> float:
+def both(h: int, sigma: np.float64, quick: F32) -> np.float64:
     """σ of a rung; of one step half of its square is the quick one's."""
     if h > 1 or not quick[0] > 0.0:
         return sigma
     lately = np.float64(quick[0])
-    return float(np.sqrt(0.5 * (sigma * sigma + lately * lately)))
+    return np.float64(np.sqrt(0.5 * (sigma * sigma + lately * lately)))
 
 
 @inlined
@@ -96,7 +96,7 @@ def track(
         if h == 1:
             quick[0] = sigmas[r]
     widened = np.sqrt(1.0 + before * tracking.per_step[r]) if before > 0.0 else 1.0
-    usual = both(h, sigma, quick)
+    usual = both(h, np.float64(sigma), quick)
     wide = usual * widened
     hits = 0
     for q in range(levels):
