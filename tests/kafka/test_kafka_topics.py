@@ -122,8 +122,8 @@ async def test_a_log_that_begins_behind_the_committed_offset_is_served_from_its_
             assert worker.observer.metrics.rebuilds._value.get() == 0
             await produce(broker, chosen.input, 0, 150, 20)
             await arrived(worker, {0: 170, 1: 150})
-    (alarm,) = told(logs, "the committed offset is not in the log")
-    assert (alarm["partition"], alarm["committed"], alarm["begin"]) == (0, 100, 130)
+    alarms = told(logs, "the committed offset is not in the log")
+    assert {(alarm["partition"], alarm["committed"], alarm["begin"]) for alarm in alarms} == {(0, 100, 130)}
     (cold,) = told(logs, "partition starts without its state")
     assert "retention" in cold["why"]
     seen = await sources(broker, chosen.app)
