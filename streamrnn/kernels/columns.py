@@ -186,10 +186,11 @@ class Pending(NamedTuple):
 
 class Calibration(NamedTuple):
     """`sigma` [channel, rung] root mean square of errors, in the channel's own numbers, and of those while it stands still
-    (`standing`); `theta` [.., level]."""
+    (`standing`); of one step's also that of the last few (`quick` [channel, 1]); `theta` [.., level]."""
 
     sigma: F32
     standing: F32
+    quick: F32
     theta: F32
 
 

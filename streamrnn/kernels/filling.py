@@ -32,6 +32,7 @@ from streamrnn.kernels.columns import (
     Tracking,
 )
 from streamrnn.kernels.features import REST
+from streamrnn.kernels.intervals import both
 from streamrnn.records import F32, F64, I64, Bool
 
 SHARE = 0.002  # weight of the newest frame in the second moment
@@ -137,13 +138,15 @@ def prepare(
     last = tracking.level.shape[0] - 1
     for c in range(noise.shape[0]):
         sigma, theta = np.float64(calibration.sigma[c, 0]), calibration.theta[c, 0]
-        a = (tracking.normal[0] + np.float64(theta[0])) * sigma
-        b = (tracking.normal[last] + np.float64(theta[last])) * sigma
-        bounds[c, 0], bounds[c, 1] = min(a, b), max(a, b)
-        noise[c] = 0.0
         doubt, unit = np.float64(filling.doubt[c]), np.float64(history.unit[c])
+        noise[c] = 0.0
         if doubt > 0.0:
             noise[c] = doubt * lasting(np.float64(filling.swing[c]) * unit * unit, sigma)
+        # Within a gap it is long ago what the last moves were like.
+        wide = sigma if doubt > 0.0 else both(1, sigma, calibration.quick[c])
+        a = (tracking.normal[0] + np.float64(theta[0])) * wide
+        b = (tracking.normal[last] + np.float64(theta[last])) * wide
+        bounds[c, 0], bounds[c, 1] = min(a, b), max(a, b)
 
 
 @inlined

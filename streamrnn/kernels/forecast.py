@@ -366,7 +366,8 @@ def _score(i: int, frames: Frames, state: State, settings: Settings, matured: Ma
             hits = track(
                 r, h, ladder.stride[r], pending.offsets[c, cell[r]], pending.offsets[c, newest[r]], error, size, before,
                 scratch.noise[c], still,
-                calibration.theta[c, r], calibration.sigma[c], calibration.standing[c], tracking, matured.below[c, h - 1],
+                calibration.theta[c, r], calibration.sigma[c], calibration.standing[c], calibration.quick[c], tracking,
+                matured.below[c, h - 1],
             )  # fmt: skip
             if 0 < hits < levels:
                 matured.inside[c, h - 1] += 1
@@ -631,12 +632,12 @@ def _say(
             foreseen,
         )
         sigmas, theta = state.calibration.sigma[c], state.calibration.theta[c]
-        standing = state.calibration.standing[c]
+        standing, quick = state.calibration.standing[c], state.calibration.quick[c]
         one_step = max(np.float64(sigmas[0]), SPREAD_FLOOR * size)
         rest = frames.rest[i, c]
         shrunk = np.exp(SHRINK * rest) if rest > REST else 1.0
         for r in range(rungs):
-            scratch.sigma[r] = opened(r, ladder.h[r], size, one_step, rest, shrunk, sigmas, standing, tracking)
+            scratch.sigma[r] = opened(r, ladder.h[r], size, one_step, rest, shrunk, sigmas, standing, quick, tracking)
             known = age > ladder.h[r] + mixing.FIRST
             if age < mixing.YOUNG or (scratch.turn[r] + c) % mixing.SELDOM == 0:
                 mixing.weigh(

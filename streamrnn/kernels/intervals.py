@@ -14,6 +14,9 @@ step asks whether that one would have been hit: what θ has just been moved by i
 make it swing. The length is settled before the target is known and is the same both ways, so it changes how fast θ comes to
 its place, and hardly where that is (the saturating integrator of the paper above, without its limit).
 
+One step ahead, σ² is the mean of a slow and a quick mean square (`QUICK_SHARE`): how far the next move goes is known best by
+the last few and by the last many together (Corsi, "A simple approximate long-memory model of realized volatility", 2009).
+
 A standstill. While a channel stands still (`features.REST`), errors say nothing of how it moves, and would drive σ and θ
 to where the first move finds nothing. So they are kept as they were when it moved, and only what is sent shrinks: as σ would,
 by errors of 0 where no change is what was foreseen, and by those of a mean that still foresees moves where it is not
@@ -34,6 +37,7 @@ SPREAD_FLOOR = 0.01  # of the scale: σ is never quite 0 where something moves
 # h moves in a row go no further than h times their own size (Minkowski): σ of h steps is at most so many times h scales.
 SPREAD_REACH = 8.0
 LOSS_CAP = 25.0
+QUICK_SHARE = 0.15  # weight of the newest squared error in the quick one
 SHAPE_REACH = 16.0  # the network's shape is believed up to so many σ
 STEEP = 0.25
 # Nothing with this σ has its quantile further out than 1 / √(1 − level) (Chebyshev): from there on θ comes back by this share.
@@ -42,6 +46,15 @@ THETA_MAX = 1e3  # no more than a guard against what a foreign record may hold
 SIGMA_MAX = 1e34
 WIDE = 1.5  # first guess of σ in units of scale·√h: honest before anything has matured
 SHRINK = float(np.log(1.0 - SPREAD_SHARE) / 2.0)
+
+
+@inlined
+def both(h: int, sigma: np.float64, quick: F32) -> np.float64:
+    """σ of a rung; of one step half of its square is the quick one's."""
+    if h > 1 or not quick[0] > 0.0:
+        return sigma
+    lately = np.float64(quick[0])
+    return np.float64(np.sqrt(0.5 * (sigma * sigma + lately * lately)))
 
 
 @inlined
@@ -59,6 +72,7 @@ def track(
     theta: F32,
     sigmas: F32,
     standing: F32,
+    quick: F32,
     tracking: Tracking,
     below: I64,
 ) -> int:
@@ -79,8 +93,11 @@ def track(
     if REST + h <= still < REST + h + stride:
         # It stands still: what the last REST errors of 0 took from σ is given back.
         sigmas[r] = np.float32(min(sigma * np.exp(-SHRINK * REST), SPREAD_REACH * h * moving))
+        if h == 1:
+            quick[0] = sigmas[r]
     widened = np.sqrt(1.0 + before * tracking.per_step[r]) if before > 0.0 else 1.0
-    wide = sigma * widened
+    usual = both(h, np.float64(sigma), quick)
+    wide = usual * widened
     hits = 0
     for q in range(levels):
         hit = bool(error <= np.float64(from_bits(offsets[q])))
@@ -95,7 +112,7 @@ def track(
                 last /= widened
                 if h > 1:
                     hit = bool(error <= last)
-                out = abs(last) / sigma - abs(tracking.normal[q])
+                out = abs(last) / usual - abs(tracking.normal[q])
                 grown = (out + abs(tracking.normal[q]) - tracking.limit[r, q]) / STEEP
                 moved += (tracking.up[q] - RATE if hit else tracking.up[q]) * min(grown * grown, tracking.most[q])
                 if (last > 0.0) == hit and out > tracking.furthest[q]:
@@ -111,6 +128,10 @@ def track(
             squared /= 1.0 + noise
         unit = size * tracking.root[r]
         squared = min(squared, max(SPREAD_CAP * sigma * sigma, LOSS_CAP * unit * unit))
+        if h == 1:
+            lately = np.float64(quick[0]) if quick[0] > 0.0 else sigma
+            lately = np.sqrt(squared + (1.0 - QUICK_SHARE) * (lately * lately - squared))
+            quick[0] = np.float32(min(lately, SPREAD_REACH * size))
         sigma = np.sqrt(squared + tracking.keeps[r] * (sigma * sigma - squared))
         sigmas[r] = np.float32(min(sigma, SPREAD_REACH * h * size))
     return hits
@@ -126,6 +147,7 @@ def opened(
     shrunk: float,
     sigmas: F32,
     standing: F32,
+    quick: F32,
     tracking: Tracking,
 ) -> float:
     """σ of a rung as it is now; guessed where the channel's scale is first known, and where there is none yet.
@@ -140,6 +162,9 @@ def opened(
             guess = max(known, min(guess, WIDE * size * known / one_step))
         sigmas[r] = np.float32(guess)
         known = guess
+        if h == 1:
+            quick[0] = np.float32(guess)
+    known = both(h, known, quick)
     stands = rest > REST + h - 1
     if stands:
         known *= shrunk * np.exp(-SHRINK * h)

@@ -70,7 +70,7 @@ FIELDS = (
     "moves_gram", "moves_right", "moves_weights", "moves_seen",
     "deviations_gram", "deviations_right", "deviations_weights", "deviations_seen",
     "losses", "weight", "move_size", "energy", "slope", "stack_gram", "stack_right", "stack_weight",
-    "pend_mean", "pend_raw", "pend_moves", "pend_offsets", "next_move", "sigma", "standing", "level_theta",
+    "pend_mean", "pend_raw", "pend_moves", "pend_offsets", "next_move", "sigma", "standing", "quick", "level_theta",
     "covariance", "one_step", "swing", "doubt", "seen_range", "fill_widths", "missed",
 )  # fmt: skip
 
@@ -165,16 +165,17 @@ def series_row(address: int, shape: Shape) -> State:
         Calibration(
             _array(address + at[36], (c, r), f32),
             _array(address + at[37], (c, r), f32),
-            _array(address + at[38], (c, r, shape.levels), f32),
+            _array(address + at[38], (c, 1), f32),
+            _array(address + at[39], (c, r, shape.levels), f32),
         ),
         Filling(
-            _array(address + at[39], (shape.correlated, shape.correlated), f32),
-            _array(address + at[40], (c,), f32),
+            _array(address + at[40], (shape.correlated, shape.correlated), f32),
             _array(address + at[41], (c,), f32),
             _array(address + at[42], (c,), f32),
-            _array(address + at[43], (c, 2), f32),
+            _array(address + at[43], (c,), f32),
             _array(address + at[44], (c, 2), f32),
-            _array(address + at[45], (1,), i64),
+            _array(address + at[45], (c, 2), f32),
+            _array(address + at[46], (1,), i64),
         ),
     )
 

@@ -153,6 +153,7 @@ def forecast_fields(spec: StreamSpec) -> list[Field]:
         Field("energy", (channels, rungs, 2), f32),
         Field("sigma", (channels, rungs), f32),
         Field("standing", (channels, rungs), f32),
+        Field("quick", (channels,), f32),
         Field("one_step", (channels,), f32),
         Field("swing", (channels,), f32),
         Field("doubt", (channels,), f32),

@@ -86,7 +86,7 @@ WITHIN: Mapping[str, float] = {
 # Sums and means of squares, and what is a share of something.
 NOT_NEGATIVE = (
     "unit", "sizes", "moves_seen", "deviations_seen", "losses", "weight", "move_size", "energy", "sigma",
-    "standing", "one_step", "swing", "doubt",
+    "standing", "quick", "one_step", "swing", "doubt",
 )  # fmt: skip
 # Sums of these have to fit 64 bits.
 TIMES = ("last_step", "last_us", "heard_at", "heard_ms", "previewed", "prev_step")

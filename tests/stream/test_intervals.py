@@ -103,6 +103,17 @@ def test_coverage_is_found_again_from_any_state(name: str, start: str) -> None:
                     assert abs(share - level) < chance + above, (level, ahead)
 
 
+def test_intervals_of_one_step_follow_a_scale_that_comes_and_goes() -> None:
+    rng = np.random.default_rng(9)
+    rows, series = 3000, 16
+    loud = (np.arange(rows) // 25) % 2 == 1
+    values = np.cumsum(np.where(loud, 3.0, 1.0)[:, None] * noise(rng, rows, series), axis=0)
+    _, inside, width = hits(values, run(Engine(stream(1, 3, series)), values), 1)
+    late = (np.arange(rows) % 25 > 12) & (np.arange(rows) > BACK)
+    assert width[late & loud].mean() > 1.5 * width[late & ~loud].mean()
+    assert abs(inside[BACK:].mean() - 0.9) < 0.01
+
+
 @pytest.mark.parametrize("lags", [(), (7,), (24, 168), (96, 672), (60,), (1440,), (12,)])
 def test_forecasts_of_a_rung_are_kept_at_all_hours_and_often(lags: tuple[int, ...]) -> None:
     """A stride that shares a divisor with a season sees some hours only; a long one finds its quantiles late."""
