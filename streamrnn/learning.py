@@ -10,20 +10,17 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class TrainSpec:
-    """How to train. `chunk_len` and `burn_in` in steps; `batch_series` sequences are trained side by side."""
+    """How to train. `length` steps of one stretch, `chunk_len` of those between two updates; `burn_in` steps move the state
+    before what the gate looks at; `batch_series` stretches are trained side by side, with all their channels."""
 
-    chunk_len: int = 32
+    chunk_len: int = 24
     burn_in: int = 32
-    length: int = 160  # steps of one sequence, burn-in counted in
-    batch_series: int = 32
-    lr: float = 2e-3
-    weight_decay: float = 1e-2
-    # Regularisation: a few thousand steps are little for a network. Noise on the scaled inputs, and hidden units the
-    # head must do without.
-    input_noise: float = 0.2
-    head_dropout: float = 0.2
-    clip_norm: float = 1.0
-    ema_decay: float = 0.98  # of the weights that become the candidate; 0 switches averaging off
+    length: int = 24
+    batch_series: int = 8
+    lr: float = 1e-3
+    weight_decay: float = 0.3
+    clip_norm: float = 5.0
+    ema_decay: float = 0.99  # of the weights that become the candidate; 0 switches averaging off
     seed: int = 0
 
 
@@ -31,9 +28,8 @@ class TrainSpec:
 class GateSpec:
     """What a candidate must show before it serves (`model.gate`)."""
 
-    margin: float = 0.002  # the candidate must be better on the newest stretch by this share
-    anchor_tolerance: float = 0.05  # and may be worse on the anchor stretch by no more than this share
-    first_margin: float = 0.01  # the first network must beat persistence by this share
+    first_margin: float = 0.0  # it must remove more than this share of the mixture's squared error
+    chances: float = 1.0  # and may be worse than the incumbent by no more than so many standard errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +38,8 @@ class LearnSpec:
 
     train: TrainSpec = field(default_factory=TrainSpec)
     gate: GateSpec = field(default_factory=GateSpec)
-    # Steps kept per series; bytes: series_max · window · (2 F + 12 C), 541 MB at 2,000 series of 4 channels.
-    window: int = 4096
+    window: int = 4096  # steps kept per series at most, and fewer where all together would be more than `bytes_max`
+    bytes_max: int = 512 << 20
     holdout: int = 64  # newest steps of a series never trained on, for the gate
     series_max: int = 2000
     updates: int = 160  # gradient steps of one round at most

@@ -182,9 +182,9 @@ class Scores:
     count: I64
     abs_error: F64  # of the mean that was emitted
     abs_persistence: F64  # of the last value
-    abs_network: F64  # of the network alone, over the matured forecasts that had one
+    abs_network: F64  # of what was sent, over the matured forecasts in which the network spoke
     count_network: I64
-    abs_persistence_network: F64  # of the last value, over the same forecasts as abs_network
+    abs_base_network: F64  # of the mixture without the network, over the same forecasts as abs_network
     below: I64  # [channel, horizon, level]: targets at or below the level's quantile
     inside: I64  # targets between the lowest and the highest level
 

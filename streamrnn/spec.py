@@ -87,18 +87,17 @@ class StreamSpec:
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """The network's shape: everything needed to build it before its weights are loaded."""
+    """The network's shape: everything needed to build it before its weights are loaded.
 
-    channels: int
-    horizon: int
-    quantiles: tuple[float, ...]
-    calendars: int = 0
+    `inputs` names what it is shown of each channel, `rungs` the horizons that it speaks of. `trunk`: width of the two layers
+    before the recurrent ones.
+    """
+
+    inputs: tuple[str, ...]
+    rungs: tuple[int, ...]
     cell: Cell = "gru"
-    hidden: int = 64
-    layers: int = 2
+    trunk: int = 64
+    hidden: int = 32
+    layers: int = 1
     layer_norm: bool = False
-    dropout: float = 0.0
-
-    @property
-    def input_size(self) -> int:
-        return 2 * self.channels + 1 + 2 * self.calendars
+    dropout: float = 0.3

@@ -36,7 +36,7 @@ def list_models(
     for row in rows:
         mark = "*" if row["current"] else "x" if row["refused"] else " "
         pin = "+" if row["pinned"] else " "
-        typer.echo(f"{mark}{pin} {row['id']}  round {row['round']:<4} loss {row['loss']:.4f}  skill {row['skill']:.3f}")
+        typer.echo(f"{mark}{pin} {row['id']}  round {row['round']:<4} loss {row['loss']:.4f}  adds {row['gain']:.1%}")
 
 
 @app.command("show")
@@ -82,6 +82,7 @@ async def _with_follower(
 ) -> list[dict[str, Any]]:
     """The versions; before that goes back to one of them, or pins one. Raises BadUse."""
     from streamrnn.model.weights import WeightsError, fitted
+    from streamrnn.stream.forecasting import inputs_of
     from streamrnn.transports.base import Deadline
     from streamrnn.transports.kafka import KafkaTransport
     from streamrnn.transports.models import PINS_MAX, ModelsFollower, ModelsWriter, rolled_back
@@ -102,7 +103,7 @@ async def _with_follower(
                 raise BadUse(f"{PINS_MAX} weights are pinned already: `streamrnn models unpin` one of them first")
             if roll_back_to is not None:
                 try:
-                    fitted(follower.blob(roll_back_to) or b"", settings.meaning())
+                    fitted(follower.blob(roll_back_to) or b"", settings.meaning(), inputs_of(settings.stream_spec()))
                 except WeightsError as error:  # no worker of this configuration would serve them
                     raise BadUse(f"{roll_back_to}: {error}") from error
             sink = transport.sink()
@@ -130,7 +131,7 @@ def _row(manifest: Manifest, current: str | None, refused: Sequence[str], pinned
         meta = msgspec.convert(manifest.meta, WeightsMeta)
     except msgspec.ValidationError:
         meta = WeightsMeta()
-    skill = meta.skill or [1.0]
+    gain = meta.gain or [0.0]
     return {
         **manifest.meta,
         "id": manifest.id,
@@ -140,6 +141,6 @@ def _row(manifest: Manifest, current: str | None, refused: Sequence[str], pinned
         "pinned": manifest.id in pinned,
         "round": meta.round,
         "loss": meta.loss,
-        "skill": sum(skill) / len(skill),
-        "skill_by_horizon": skill,
+        "gain": sum(gain) / len(gain),
+        "gain_by_rung": gain,
     }

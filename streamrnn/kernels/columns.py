@@ -38,8 +38,8 @@ HALF_LIVES = (4.0, 16.0, 64.0, 256.0)
 LEVELS = len(HALF_LIVES)
 
 # The experts, as they are numbered everywhere.
-PERSISTENCE, SEASON_AGO, PROFILE, MOVES, DEVIATIONS, NETWORK, STACK = range(7)
-EXPERTS = 7
+PERSISTENCE, SEASON_AGO, PROFILE, MOVES, DEVIATIONS, STACK = range(6)
+EXPERTS = 6
 
 
 class Ladder(NamedTuple):
@@ -182,6 +182,20 @@ class Pending(NamedTuple):
     moves: U16
     offsets: U16
     next: F32
+
+
+class Remainder(NamedTuple):
+    """What the mixture leaves, [channel, rung, ...] (`kernels.remainder`): the mean square of its errors (`size`), in units of
+    its root the `last` one that matured and their decayed `means` [.., half-life]; what the network's numbers were `worth`
+    [.., (Σ f y, Σ f²)]. Of forecasts that wait, as upper halves of float32: what the network `said` [channel, cell] (NaN:
+    nothing) and what was `added` for it to the mixture's move."""
+
+    size: F32
+    last: F32
+    means: F32
+    worth: F32
+    said: U16
+    added: U16
 
 
 class Calibration(NamedTuple):

@@ -20,12 +20,12 @@ import numba
 import numpy as np
 
 from streamrnn.kernels import filling as fills
-from streamrnn.kernels import inlined, inner, lean
+from streamrnn.kernels import inlined, inner, lean, remainder
+from streamrnn.kernels import network as networks
 from streamrnn.kernels.columns import (
     DEVIATIONS,
     EXPERTS,
     MOVES,
-    NETWORK,
     PROFILE,
     SEASON_AGO,
     STACK,
@@ -54,12 +54,14 @@ from streamrnn.kernels.experts.history import (
 from streamrnn.kernels.experts.profile import levels as levels_of
 from streamrnn.kernels.experts.season_ago import season_ago
 from streamrnn.kernels.features import REST
-from streamrnn.kernels.intervals import SHAPE_REACH, SHRINK, SPREAD_FLOOR, opened, track
+from streamrnn.kernels.intervals import SHRINK, SPREAD_FLOOR, opened, track
+from streamrnn.kernels.network import Lanes, Layers
 from streamrnn.kernels.rowviews import Shape, State, no_row, series_row
 from streamrnn.records import F32, F64, I64, Bool
 
-MOVE_MAX = 1e9  # in scales: what is further is nothing that a network says
+SAID_MAX = np.float32(5.0)  # in usual errors: a network says no more
 WEIGHTS_MAX = np.float32(1e12)  # of linear experts, together: more is learnt from no numbers
+NO_NUMBER, NOTHING = np.uint16(0x7FC0), np.uint16(0)  # upper halves of float32
 LABEL_CLIP = np.float32(10.0)  # in usual moves over the rung: the label of the expert of moves
 
 
@@ -74,12 +76,25 @@ class Settings(NamedTuple):
 
 
 class Network(NamedTuple):
-    """What the network says: `said` [frame, channel, horizon, 1 + level] in units of scale·√h around `base`; `skill` [rung]: its
-    squared error over persistence's on held-out data."""
+    """The network in use (`layers` of no size: none), the recurrent `state` [row, channel · hidden] of the table, and whether
+    what it is shown is computed at all: for itself (`speaks`) or to be `recorded`."""
 
-    said: F32
+    layers: Layers
+    lanes: Lanes
+    state: F32
     speaks: bool
-    skill: F64
+    recorded: bool
+
+
+class Recorded(NamedTuple):
+    """What a network is trained on, [frame, channel, ...]; of no size where nothing is recorded. What it is shown (`seen`
+    [.., input]), the `base` move and the `size` of its errors at the rungs, both in scales, and where the moves begin (`origin`,
+    in scales from the frame's `base`)."""
+
+    seen: F32
+    base: F32
+    size: F32
+    origin: F32
 
 
 class Written(NamedTuple):
@@ -101,7 +116,7 @@ class Matured(NamedTuple):
     abs_persistence: F64
     abs_network: F64
     count_network: I64
-    abs_persistence_network: F64
+    abs_base_network: F64
     below: I64
     inside: I64
 
@@ -121,8 +136,12 @@ class Scratch(NamedTuple):
     level: F32  # [1 + horizon]
     foreseen: F32  # [expert, horizon]
     raw: F32  # [horizon]
-    mean: F32
-    root: F32
+    mean: F32  # [channel, horizon]
+    added: F32  # [horizon]
+    shown: F32  # [channel, input]
+    calendar: F32
+    says: F32  # [channel, rung]
+    share: F32
     due: I64  # [rung]
     cell: I64
     newest: I64
@@ -151,8 +170,8 @@ class Scratch(NamedTuple):
     everyone: I64
 
 
-def scratch_of(shape: Shape, horizon: int) -> Scratch:
-    """Room for a frame's numbers, to be made once."""
+def scratch_of(shape: Shape, horizon: int, inputs: int, waves: int) -> Scratch:
+    """Room for a frame's numbers, to be made once. `inputs` of a network, of which so many are `waves` of the calendar."""
     channels, rungs, widest = shape.channels, shape.rungs, max(shape.moves, shape.deviations, 8)
     f32 = np.float32
 
@@ -172,8 +191,12 @@ def scratch_of(shape: Shape, horizon: int) -> Scratch:
         level=np.zeros(1 + horizon, dtype=f32),
         foreseen=np.zeros((EXPERTS, horizon), dtype=f32),
         raw=np.zeros(horizon, dtype=f32),
-        mean=np.zeros(horizon, dtype=f32),
-        root=np.sqrt(np.arange(1.0, horizon + 1.0)).astype(f32),
+        mean=np.zeros((channels, horizon), dtype=f32),
+        added=np.zeros(horizon, dtype=f32),
+        shown=np.zeros((channels, inputs), dtype=f32),
+        calendar=np.zeros(waves, dtype=f32),
+        says=np.zeros((channels, rungs), dtype=f32),
+        share=np.zeros((channels, rungs), dtype=f32),
         due=whole(rungs),
         cell=whole(rungs),
         newest=whole(rungs),
@@ -238,6 +261,11 @@ def _forget(c: int, n: int, state: State) -> None:
     mixture.stack_weight[c] = 0.0
     pending.mean[c] = np.nan
     pending.next[c] = 0.0
+    errors = state.errors
+    errors.size[c] = 0.0
+    errors.last[c] = 0.0
+    errors.means[c] = 0.0
+    errors.worth[c] = 0.0
     state.filling.error[c] = 0.0
     state.filling.swing[c] = 0.0
     state.filling.doubt[c] = 0.0
@@ -346,7 +374,7 @@ def _score(i: int, frames: Frames, state: State, settings: Settings, matured: Ma
             for k in range(PROFILE, EXPERTS):
                 if kept[k] >= 0:
                     said[k] = from_bits(waited[kept[k]])
-            network = np.float64(said[NETWORK])
+            says, added = from_bits(state.errors.said[c, cell[r]]), from_bits(state.errors.added[c, cell[r]])
             if age >= h + mixing.FIRST:
                 mixing.score(
                     r, age, h, ladder.stride[r], scratch.turn[r] + c, ladder.discount[r], ladder.fade[r], y, said,
@@ -354,15 +382,19 @@ def _score(i: int, frames: Frames, state: State, settings: Settings, matured: Ma
                     mixture.slope[c], mixture.stack_gram[c, r], mixture.stack_right[c, r], mixture.stack_weight[c, r],
                     place, plan.wakes, scratch.work,
                 )  # fmt: skip
-            error = np.float64(y - mean) * unit
+                remainder.learn(
+                    r, ladder.stride[r], (age - mixing.FIRST - h) // ladder.stride[r] + 1, y - mean, says, state.errors.size[c],
+                    state.errors.last[c], state.errors.means[c], state.errors.worth[c],
+                )  # fmt: skip
+            error = np.float64(y - mean - added) * unit
             naive = np.float64(y) * unit * per_size
             matured.total[c, h - 1] += 1
             matured.abs_error[c, h - 1] += abs(error) * per_size
             matured.abs_persistence[c, h - 1] += abs(naive)
-            if network == network:
+            if says == says:
                 matured.count_network[c, h - 1] += 1
-                matured.abs_network[c, h - 1] += abs((np.float64(y) - network) * unit * per_size)
-                matured.abs_persistence_network[c, h - 1] += abs(naive)
+                matured.abs_network[c, h - 1] += abs(error) * per_size
+                matured.abs_base_network[c, h - 1] += abs(np.float64(y - mean) * unit) * per_size
             hits = track(
                 r, h, ladder.stride[r], pending.offsets[c, cell[r]], pending.offsets[c, newest[r]], error, size, before,
                 scratch.noise[c], still,
@@ -459,11 +491,6 @@ def _experts_say(
     c: int,
     n: int,
     here: int,
-    places: F64,
-    speaks: bool,
-    net: F32,
-    per_unit: Real,
-    from_base: Real,
     awake: bool,
     state: State,
     settings: Settings,
@@ -509,9 +536,6 @@ def _experts_say(
             _between(scratch.moves, ladder, foreseen[DEVIATIONS])
             for h in range(horizon):
                 foreseen[DEVIATIONS, h] += foreseen[PROFILE, h]
-    if speaks:
-        for h in range(horizon):
-            foreseen[NETWORK, h] = net[h, 0] * scratch.root[h] * per_unit + from_base
 
 
 @inlined
@@ -578,85 +602,53 @@ def _mixed(
 
 
 @inner
-def _say(
-    i: int, frames: Frames, net: Network, state: State, settings: Settings, written: Written, scratch: Scratch
+def _foresee(
+    i: int, frames: Frames, net: Network, recorded: Recorded, state: State, settings: Settings, scratch: Scratch
 ) -> None:
+    """The mixture's moves of all channels, and what a network is shown."""
     n = frames.number[i]
-    row = frames.out_row[i]
-    ladder, plan, seasons, tracking = settings.ladder, settings.plan, settings.seasons, settings.tracking
-    history, mixture, pending = state.history, state.mixture, state.pending
-    rungs, horizon, levels = ladder.h.shape[0], ladder.share.shape[0], tracking.level.shape[0]
-    offsets, foreseen, raw, mean = scratch.offsets, scratch.foreseen, scratch.raw, scratch.mean
+    ladder, plan, seasons = settings.ladder, settings.plan, settings.seasons
+    history, mixture, pending, errors = state.history, state.mixture, state.pending, state.errors
+    rungs, horizon = ladder.h.shape[0], ladder.share.shape[0]
+    foreseen, raw = scratch.foreseen, scratch.raw
     place, kept = plan.place, plan.kept
     here = n % history.x.shape[1]
     seasonal = place[PROFILE] >= 0
     places = frames.phase[i]
-    net_at, used = place[NETWORK], mixture.loss.shape[2]
+    used = mixture.loss.shape[2]
     if place[DEVIATIONS] >= 0:
         deviations.waves(places[0], seasons.cells[0], scratch.wave)
+    looks = net.speaks or net.recorded
+    if looks and scratch.calendar.shape[0] > 0:
+        remainder.waves(scratch.phases, seasons.cells, scratch.calendar)
     for c in range(scratch.x.shape[0]):
         if scratch.seen[c] == 0:
-            if row >= 0:
-                written.mean[row, c] = np.nan
-                written.quantiles[row, c] = np.nan
+            if looks:
+                scratch.shown[c] = np.float32(0.0)
+                if net.recorded:
+                    recorded.seen[i, c] = np.float32(0.0)
+                    recorded.size[i, c] = np.float32(0.0)
             continue
+        mean = scratch.mean[c]
         age = n - history.born[c]
         unit, size = np.float64(history.unit[c]), np.float64(frames.scale[i, c])
-        x = np.float64(history.x[c, here])
-        per_unit = size / unit if unit > 0.0 else 0.0  # of the network's numbers in the channel's
-        # The network speaks of the last value seen, which is not where a fill is.
-        from_base = (frames.base[i, c] - history.anchor[c]) / unit - x if unit > 0.0 else 0.0
-        speaks = net.speaks
-        said = net.said[i if net.speaks else 0, c]
-        if speaks:
-            for h in range(horizon):
-                if not abs(said[h, 0]) * scratch.root[h] < np.float32(MOVE_MAX):
-                    speaks = False
+        per_unit = size / unit if unit > 0.0 else 0.0
         awake = seasonal and age >= plan.wakes[PROFILE]
         if awake:
             levels_of(places, history.profile[c], history.visits[c], history.week[c], seasons, scratch.level)
             awake = scratch.level[0] == scratch.level[0]
-        _experts_say(
-            c,
-            n,
-            here,
-            places,
-            speaks,
-            said,
-            np.float32(per_unit),
-            np.float32(from_base),
-            awake,
-            state,
-            settings,
-            scratch,
-            foreseen,
-        )
-        sigmas, theta = state.calibration.sigma[c], state.calibration.theta[c]
-        standing, quick = state.calibration.standing[c], state.calibration.quick[c]
-        one_step = max(np.float64(sigmas[0]), SPREAD_FLOOR * size)
-        rest = frames.rest[i, c]
-        shrunk = np.exp(SHRINK * rest) if rest > REST else 1.0
+        _experts_say(c, n, here, awake, state, settings, scratch, foreseen)
         for r in range(rungs):
-            scratch.sigma[r] = opened(r, ladder.h[r], size, one_step, rest, shrunk, sigmas, standing, quick, tracking)
             known = age > ladder.h[r] + mixing.FIRST
             if age < mixing.YOUNG or (scratch.turn[r] + c) % mixing.SELDOM == 0:
-                mixing.weigh(
-                    mixture.loss[c, r], mixture.weight[c, r], mixture.energy[c, r], known, place, speaks, net.skill[r]
-                )
-            claimed = np.float32(0.0)
-            if speaks:
-                claimed = np.float32(max(1.0 - net.skill[r], 0.0)) * mixture.weight[c, r, net_at]
+                mixing.weigh(mixture.loss[c, r], mixture.weight[c, r], mixture.energy[c, r], known, place)
             mixture.weight[c, r, used] = mixing.believed(
-                mixture.size[c, r], mixture.slope[c, r], known, ladder.cells[r], claimed
+                mixture.size[c, r], mixture.slope[c, r], known, ladder.cells[r]
             )
-        weight = mixture.weight[c]
-        if not speaks and net.speaks:
-            for r in range(rungs):
-                weight[r, net_at] = np.float32(0.0)
         _mixed(
             age > mixing.FIRST + horizon + 30,
             np.float32(per_unit),
-            weight,
+            mixture.weight[c],
             mixture.size[c],
             mixture.stack_weight[c],
             ladder,
@@ -666,6 +658,75 @@ def _say(
             mean,
         )
         pending.next[c] = raw[0]
+        for r in range(rungs):
+            if scratch.turn[r] * ladder.stride[r] != n:
+                continue
+            h = ladder.h[r] - 1
+            cell = ladder.begin[r] + scratch.turn[r] % ladder.cells[r]
+            pending.mean[c, cell] = mean[h]
+            pending.raw[c, cell] = to_bits(raw[h])
+            for k in range(PROFILE, EXPERTS):
+                if kept[k] >= 0:
+                    pending.moves[c, cell, kept[k]] = to_bits(foreseen[k, h])
+        if looks:
+            ratio = np.float32(per_unit) * np.float32(per_unit)
+            usual = mixture.size[c, 0]
+            volatility = np.float32(np.log(ratio / usual)) if ratio > 0.0 and usual > 0.0 else np.float32(0.0)
+            lately = np.float32(state.calibration.quick[c, 0] / size) if size > 0.0 else np.float32(0.0)
+            remainder.look(
+                c, n, here, scratch.came[c], volatility, lately, place, plan.cross, ladder.h, history, mixture.size, errors,
+                scratch.calendar, foreseen, mean, scratch.shown[c],
+            )  # fmt: skip
+            if net.recorded:
+                of_size = np.float32(1.0 / per_unit) if per_unit > 0.0 else np.float32(0.0)
+                for k in range(scratch.shown.shape[1]):
+                    recorded.seen[i, c, k] = scratch.shown[c, k]
+                from_base = (frames.base[i, c] - history.anchor[c]) / unit if unit > 0.0 else 0.0
+                recorded.origin[i, c] = np.float32(np.float64(history.x[c, here]) - from_base) * of_size
+                for r in range(rungs):
+                    recorded.base[i, c, r] = mean[ladder.h[r] - 1] * of_size
+                    recorded.size[i, c, r] = np.sqrt(errors.size[c, r]) * of_size
+
+
+@inner
+def _add(state: State, settings: Settings, scratch: Scratch) -> None:
+    """`scratch.share` [channel, rung] ← what is added to the mixture for what the network says."""
+    ladder, errors = settings.ladder, state.errors
+    for r in range(ladder.h.shape[0]):
+        remainder.believed(r, ladder.cells[r], errors.worth, scratch.share)
+        for c in range(scratch.share.shape[0]):
+            s = np.sqrt(errors.size[c, r])
+            added = scratch.share[c, r] * scratch.says[c, r] * s
+            scratch.share[c, r] = from_bits(to_bits(added)) if abs(added) < mixing.FARTHEST else np.float32(0.0)
+
+
+@inner
+def _say(
+    i: int, frames: Frames, net: Network, state: State, settings: Settings, written: Written, scratch: Scratch
+) -> None:
+    n = frames.number[i]
+    row = frames.out_row[i]
+    ladder, tracking = settings.ladder, settings.tracking
+    history, pending, errors = state.history, state.pending, state.errors
+    rungs, horizon, levels = ladder.h.shape[0], ladder.share.shape[0], tracking.level.shape[0]
+    offsets, added = scratch.offsets, scratch.added
+    here = n % history.x.shape[1]
+    for c in range(scratch.x.shape[0]):
+        if scratch.seen[c] == 0:
+            if row >= 0:
+                written.mean[row, c] = np.nan
+                written.quantiles[row, c] = np.nan
+            continue
+        unit, size = np.float64(history.unit[c]), np.float64(frames.scale[i, c])
+        x = np.float64(history.x[c, here])
+        mean = scratch.mean[c]
+        sigmas, theta = state.calibration.sigma[c], state.calibration.theta[c]
+        standing, quick = state.calibration.standing[c], state.calibration.quick[c]
+        one_step = max(np.float64(sigmas[0]), SPREAD_FLOOR * size)
+        rest = frames.rest[i, c]
+        shrunk = np.exp(SHRINK * rest) if rest > REST else 1.0
+        for r in range(rungs):
+            scratch.sigma[r] = opened(r, ladder.h[r], size, one_step, rest, shrunk, sigmas, standing, quick, tracking)
         # the intervals
         for r in range(rungs):
             below = r - 1 if r > 0 else 0
@@ -678,17 +739,6 @@ def _say(
                 at = offsets[q, begin:end]
                 for k in range(at.shape[0]):
                     at[k] = low + shares[k] * rise
-            if speaks:
-                w_low, w_high = np.float64(weight[below, net_at]), np.float64(weight[r, net_at])
-                for k in range(shares.shape[0]):
-                    h, share = begin + k, np.float64(shares[k])
-                    w = w_low + share * (w_high - w_low)
-                    if w > 0.0:
-                        sigma = sigma_low + share * (sigma_high - sigma_low)
-                        unit_h = np.float64(scratch.root[h]) * size
-                        for q in range(levels):
-                            shape = within(np.float64(said[h, 1 + q] - said[h, 0]) * unit_h, SHAPE_REACH * sigma)
-                            offsets[q, h] += w * (shape - tracking.normal[q] * sigma)
         reached = np.float64(frames.age[i, c])
         if reached > 0.0:
             # A forecast from a value seen `age` steps ago reaches that much further.
@@ -701,13 +751,8 @@ def _say(
                 continue
             h = ladder.h[r] - 1
             cell = ladder.begin[r] + scratch.turn[r] % ladder.cells[r]
-            pending.mean[c, cell] = mean[h]
-            pending.raw[c, cell] = to_bits(raw[h])
-            for k in range(PROFILE, EXPERTS):
-                if kept[k] >= 0:
-                    pending.moves[c, cell, kept[k]] = to_bits(foreseen[k, h])
-            if not speaks:
-                pending.moves[c, cell, kept[NETWORK]] = to_bits(np.nan)
+            errors.said[c, cell] = to_bits(scratch.says[c, r]) if net.speaks else NO_NUMBER
+            errors.added[c, cell] = to_bits(scratch.share[c, r]) if net.speaks else NOTHING
             for q in range(levels):
                 # What is judged later is what is sent now: the kept, rounded numbers.
                 bits = to_bits(offsets[q, h])
@@ -719,6 +764,10 @@ def _say(
         means = written.mean[row, c]
         for h in range(horizon):
             means[h] = center + np.float64(mean[h]) * unit
+        if net.speaks:
+            _between(scratch.share[c], ladder, added)
+            for h in range(horizon):
+                means[h] += np.float64(added[h]) * unit
         crossed = False
         for q in range(1, levels):
             lower, upper = offsets[q - 1], offsets[q]
@@ -752,6 +801,7 @@ def advance(
     shape: Shape,
     frames: Frames,
     net: Network,
+    recorded: Recorded,
     settings: Settings,
     written: Written,
     matured: Matured,
@@ -791,6 +841,10 @@ def advance(
                     written.fill_upper[row, c] = frames.values[i, c]
         if linear:
             _learn(i, frames, state, settings, scratch)
+        _foresee(i, frames, net, recorded, state, settings, scratch)
+        if net.speaks:
+            networks.step(frames.slot[i], scratch.shown, net.state, net.layers, net.lanes, SAID_MAX, scratch.says)
+            _add(state, settings, scratch)
         _say(i, frames, net, state, settings, written, scratch)
 
 
@@ -799,15 +853,17 @@ def compile_ahead(
     shape: Shape,
     frames: Frames,
     net: Network,
+    recorded: Recorded,
     settings: Settings,
     written: Written,
     matured: Matured,
     scratch: Scratch,
 ) -> None:
-    """Compiles the two largest parts of `advance`, which a process that comes to them later finds kept. Arguments as there; only
-    their types are looked at."""
+    """Compiles the three largest parts of `advance`, which a process that comes to them later finds kept. Arguments as there;
+    only their types are looked at."""
     state = no_row()
     parts: tuple[tuple[Any, tuple[Any, ...]], ...] = (
+        (_foresee, (0, frames, net, recorded, state, settings, scratch)),
         (_say, (0, frames, net, state, settings, written, scratch)),
         (_learn, (0, frames, state, settings, scratch)),
     )

@@ -17,7 +17,7 @@ from numba.extending import intrinsic
 from numba.np import arrayobj
 
 from streamrnn.kernels import inlined
-from streamrnn.kernels.columns import Calibration, Filling, History, Mixture, Pending, Regression
+from streamrnn.kernels.columns import Calibration, Filling, History, Mixture, Pending, Regression, Remainder
 from streamrnn.records import I64
 
 
@@ -31,6 +31,7 @@ class State(NamedTuple):
     pending: Pending
     calibration: Calibration
     filling: Filling
+    errors: Remainder
 
 
 class Shape(NamedTuple):
@@ -72,6 +73,7 @@ FIELDS = (
     "losses", "weight", "move_size", "energy", "slope", "stack_gram", "stack_right", "stack_weight",
     "pend_mean", "pend_raw", "pend_moves", "pend_offsets", "next_move", "sigma", "standing", "quick", "level_theta",
     "covariance", "one_step", "swing", "doubt", "seen_range", "fill_widths", "missed",
+    "error_size", "error_last", "error_means", "network_worth", "pend_said", "pend_added",
 )  # fmt: skip
 
 
@@ -176,6 +178,14 @@ def series_row(address: int, shape: Shape) -> State:
             _array(address + at[44], (c, 2), f32),
             _array(address + at[45], (c, 2), f32),
             _array(address + at[46], (1,), i64),
+        ),
+        Remainder(
+            _array(address + at[47], (c, r), f32),
+            _array(address + at[48], (c, r), f32),
+            _array(address + at[49], (c, r, 2), f32),
+            _array(address + at[50], (c, r, 2), f32),
+            _array(address + at[51], (c, shape.cells), u16),
+            _array(address + at[52], (c, shape.cells), u16),
         ),
     )
 

@@ -1,33 +1,42 @@
-"""May a candidate serve? Only if it is finite and better than the incumbent on data that neither was trained on.
+"""May a candidate serve? Only if it is finite, and what it adds to the mixture on data that it was not trained on is real.
 
-Errors are medians over series of each series' mean: a single series full of garbage decides nothing.
+What is sent is the mixture's move and a share of what the network says, as much as that has been worth (`kernels.remainder`). So
+that is what is judged: with f what the network says, y the remaining error, β = Σ f y / Σ f², the gain is the share of Σ y² that β f
+removes; a network that is right in the half of what it says is worth as much as one that says half. Where the errors of two
+networks are no further apart than chance makes them, the newer one is taken: it has seen more.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from streamrnn.learning import GateSpec
-from streamrnn.model.loss import TARGET_CLIP
 from streamrnn.model.network import Network
 from streamrnn.model.tbptt import Sequences
+from streamrnn.records import F64
+
+SLOPE_MAX = 1.2
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Errors of a network on one stretch. `error` and `persistence` are per horizon, in the units of the targets."""
+    """What a network adds on one stretch, by rung: the share of the mixture's squared error that it removes (`gain`) at
+    the `slope` that suits it best. `errors` [block, rung]: squared errors that are left, by series and time; `squares`, without it."""
 
     finite: bool
-    score: float  # mean over horizons of error / persistence: below 1 beats persistence
-    error: tuple[float, ...]
-    persistence: tuple[float, ...]
+    gain: tuple[float, ...]
+    slope: tuple[float, ...]
+    errors: F64
+    squares: F64
     targets: int
 
-    def skill(self) -> list[float]:
-        """Squared error over persistence's, per horizon."""
-        return [e / p if p > 0.0 else 1.0 for e, p in zip(self.error, self.persistence, strict=True)]
+    @property
+    def score(self) -> float:
+        """Mean over the rungs of what is left of the squared error: below 1 the network adds."""
+        return 1.0 - sum(self.gain) / len(self.gain) if self.gain else float("inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,47 +46,54 @@ class Verdict:
 
 
 @torch.inference_mode()
-def evaluate(network: Network, batch: Sequences) -> Evaluation:
-    """Runs the stretches from a zero state; steps without targets only warm it."""
+def evaluate(network: Network, batch: Sequences, block: int) -> Evaluation:
+    """Runs the stretches from a zero state; steps without targets only warm it. `block`: steps that count as one observation,
+    since errors of overlapping forecasts go together."""
     network.eval()
     out, _ = network(batch.inputs, network.zero_state(batch.inputs.shape[1]))
-    mean = out[..., 0]  # [T, B, C, H]
-    targets = batch.targets.clamp(-TARGET_CLIP, TARGET_CLIP)
-    came = ~torch.isnan(targets)
-    y = torch.nan_to_num(targets)
-    count = came.sum((0, 2)).clamp(min=1)  # [B, H]
-    error = torch.where(came, (y - mean) ** 2, torch.zeros_like(y)).sum((0, 2)) / count
-    naive = torch.where(came, y**2, torch.zeros_like(y)).sum((0, 2)) / count
-    some = came.any(dim=0).any(dim=1).any(dim=1)  # series with any target
-    if not bool(some.any()):
-        return Evaluation(bool(torch.isfinite(out).all()), float("inf"), (), (), 0)
-    ratio = (error / naive.clamp(min=1e-12))[some]
-    middle = ratio.median(dim=0).values
-    naive_middle = naive[some].median(dim=0).values
+    finite = bool(torch.isfinite(out).all())
+    said = out.clamp(-5.0, 5.0).cpu().numpy().astype(np.float64)
+    targets, weighs = (each.cpu().numpy().astype(np.float64) for each in (batch.targets, batch.weighs))
+    came = ~np.isnan(targets)
+    y, w = np.where(came, targets, 0.0), np.where(came, weighs, 0.0)
+    if not finite or not came.any():
+        empty = np.zeros((0, y.shape[2]))
+        return Evaluation(finite, (), (), empty, empty, int(came.sum()))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        slope = np.nan_to_num(np.clip((w * said * y).sum((0, 1)) / (w * said * said).sum((0, 1)), 0.0, SLOPE_MAX))
+        squares, left = w * y * y, w * (y - slope * said) ** 2
+        gain = np.nan_to_num(1.0 - left.sum((0, 1)) / squares.sum((0, 1)))
     return Evaluation(
-        finite=bool(torch.isfinite(out).all()),
-        score=float(middle.mean()),
-        error=tuple((middle * naive_middle).tolist()),
-        persistence=tuple(naive_middle.tolist()),
+        finite=True,
+        gain=tuple(gain.tolist()),
+        slope=tuple(slope.tolist()),
+        errors=_blocks(left, block, batch.channels),
+        squares=_blocks(squares, block, batch.channels),
         targets=int(came.sum()),
     )
 
 
-def judge(
-    candidate: Evaluation,
-    incumbent: Evaluation | None,
-    candidate_anchor: Evaluation | None,
-    incumbent_anchor: Evaluation | None,
-    spec: GateSpec,
-) -> Verdict:
-    """`incumbent` None: the first network, which has persistence to beat."""
-    if not candidate.finite or not candidate.score < float("inf"):
-        return Verdict(False, "not-finite" if candidate.targets else "no-data")
-    bar = (1.0 - spec.first_margin) if incumbent is None else incumbent.score * (1.0 - spec.margin)
-    if not candidate.score < bar:
-        return Verdict(False, "not-better")
-    if candidate_anchor is not None and candidate_anchor.targets:
-        known = incumbent_anchor.score if incumbent_anchor is not None else 1.0
-        if not candidate_anchor.score <= known * (1.0 + spec.anchor_tolerance):
-            return Verdict(False, "worse-on-anchor")
+def _blocks(values: F64, block: int, channels: int) -> F64:
+    """[T, B, rung] → [block, rung]: sums over `block` steps and the channels of a series."""
+    steps, rows, rungs = values.shape
+    values = np.concatenate([np.zeros((-steps % block, rows, rungs)), values])
+    sums: F64 = values.reshape(-1, block, rows // channels, channels, rungs).sum((1, 3)).reshape(-1, rungs)
+    return sums
+
+
+def judge(candidate: Evaluation, incumbent: Evaluation | None, spec: GateSpec) -> Verdict:
+    """`incumbent` None: the first network, which has the mixture alone to beat."""
+    if not candidate.finite:
+        return Verdict(False, "not-finite")
+    if not candidate.targets:
+        return Verdict(False, "no-data")
+    if not candidate.score < 1.0 - spec.first_margin:
+        return Verdict(False, "adds-nothing")
+    if incumbent is not None and incumbent.targets:
+        # In shares of each rung's error, so that no rung decides alone.
+        total = candidate.squares.sum(0)
+        worse = ((candidate.errors - incumbent.errors) / np.where(total > 0.0, total, np.inf)).mean(1)  # [block]
+        chance = float(np.sqrt((worse**2).sum()))
+        if float(worse.sum()) > spec.chances * chance:
+            return Verdict(False, "not-better")
     return Verdict(True, "accepted")

@@ -1,7 +1,7 @@
-"""Truncated back-propagation through time (Williams & Peng 1990): chunks of a sequence in order, the state carried on.
+"""Truncated back-propagation through time (Williams & Peng 1990): chunks of a stretch in order, the state carried on.
 
-Gradients flow within a chunk; between chunks the state is detached: the values go on, the history does not. The first
-`burn_in` steps of a sequence only warm the state.
+Gradients flow within a chunk; between chunks the state is detached: the values go on, the history does not. Stretches begin with
+states of zero, as a series does whose weights were just exchanged.
 """
 
 from __future__ import annotations
@@ -21,13 +21,16 @@ from streamrnn.model.network import Network
 
 @dataclass(slots=True)
 class Sequences:
-    """A batch of stretches of series: inputs [T, B, F], targets [T, B, C, H] (NaN: missing or not arrived)."""
+    """A batch of stretches of channels: inputs [T, B, input], targets [T, B, rung] (NaN: missing or not arrived), in units of the
+    mixture's usual error, and what each `weighs`. Rows that belong to one series lie side by side, `channels` of them."""
 
     inputs: Tensor
     targets: Tensor
+    weighs: Tensor
+    channels: int
 
     def to(self, device: torch.device) -> Sequences:
-        return Sequences(self.inputs.to(device), self.targets.to(device))
+        return Sequences(self.inputs.to(device), self.targets.to(device), self.weighs.to(device), self.channels)
 
 
 @dataclass(slots=True)
@@ -40,7 +43,17 @@ class TrainStats:
 
 
 def make_optimizer(network: Network, spec: TrainSpec) -> torch.optim.AdamW:
-    return torch.optim.AdamW(network.parameters(), lr=spec.lr, weight_decay=spec.weight_decay, betas=(0.9, 0.98))
+    return torch.optim.AdamW(network.parameters(), lr=spec.lr, weight_decay=spec.weight_decay, foreach=True)
+
+
+class Kept:
+    """A network's weights as they were."""
+
+    def __init__(self, network: Network) -> None:
+        self._network, self._state = network, copy.deepcopy(network.state_dict())
+
+    def give_back(self) -> None:
+        self._network.load_state_dict(self._state)
 
 
 def train_sequences(
@@ -50,31 +63,17 @@ def train_sequences(
     spec: TrainSpec,
     after_update: Callable[[], None] | None = None,
 ) -> TrainStats:
-    """One pass over a batch of sequences; an update per chunk. Leaves no weight that is not finite."""
+    """One pass over a batch of stretches; an update per chunk. `diverged` where a weight or a loss is not finite: whoever calls
+    gives the weights of before back (`Kept`)."""
     stats = TrainStats()
-    kept = copy.deepcopy(network.state_dict())
-    levels = torch.tensor(network.spec.quantiles, device=batch.inputs.device)
     network.train()
     state = network.zero_state(batch.inputs.shape[1])
-    total = batch.inputs.shape[0]
-    burn_in = min(spec.burn_in, max(total - 1, 0))
-    if burn_in:
-        with torch.no_grad():
-            _, state = network.hidden(batch.inputs[:burn_in], state)
-    inputs = batch.inputs
-    if spec.input_noise > 0.0:
-        noisy = inputs.clone()
-        noisy[..., : 2 * network.spec.channels].add_(
-            torch.randn_like(noisy[..., : 2 * network.spec.channels]), alpha=spec.input_noise
-        )
-        inputs = noisy
     losses = 0.0
-    for begin in range(burn_in, total, spec.chunk_len):
-        chunk = slice(begin, min(begin + spec.chunk_len, total))
-        hidden, state = network.hidden(inputs[chunk], state)
+    for begin in range(0, batch.inputs.shape[0], spec.chunk_len):
+        chunk = slice(begin, begin + spec.chunk_len)
+        out, state = network(batch.inputs[chunk], state)
         state = state.detach()
-        out = network.head(torch.nn.functional.dropout(hidden, spec.head_dropout))
-        loss = forecast_loss(out, batch.targets[chunk], levels)
+        loss = forecast_loss(out, batch.targets[chunk], batch.weighs[chunk])
         value = float(loss.detach())
         if not math.isfinite(value):
             stats.diverged = f"the loss became {value}"
@@ -91,10 +90,6 @@ def train_sequences(
         stats.updates += 1
         losses += value
     network.eval()
-    if not stats.diverged and not all(bool(torch.isfinite(p).all()) for p in network.parameters()):
-        stats.diverged = "a weight became infinite or not a number"
-    if stats.diverged:
-        network.load_state_dict(kept)
     stats.loss = losses / max(stats.updates, 1)
     return stats
 
@@ -106,11 +101,12 @@ class Average:
         self.decay = decay
         self.shadow = network.copied().eval()
         self._updates = 0
+        self._mean: list[Tensor] = [*self.shadow.parameters()]
+        self._value: list[Tensor] = [*network.parameters()]
 
     @torch.no_grad()
-    def update(self, network: Network) -> None:
+    def update(self) -> None:
         self._updates += 1
         # A young average follows quickly; its memory grows to 1 / (1 − decay) updates.
         decay = min(self.decay, self._updates / (self._updates + 9.0))
-        for mean, value in zip(self.shadow.parameters(), network.parameters(), strict=True):
-            mean.lerp_(value, 1.0 - decay)
+        torch._foreach_lerp_(self._mean, self._value, 1.0 - decay)

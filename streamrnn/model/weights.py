@@ -10,6 +10,7 @@ JSON, safetensors. safetensors itself has no checksum: one flipped bit in a tens
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import msgspec
@@ -18,13 +19,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from streamrnn.kernels.columns import rungs_of
 from streamrnn.meaning import Change, Meaning
-from streamrnn.model.carrying import carried, carried_skill
+from streamrnn.model.carrying import carried
 from streamrnn.model.network import Network
 from streamrnn.spec import ModelSpec
 
 MAGIC = b"SRNNW"
-VERSION = 1
+VERSION = 2  # 1: forecast all channels' moves together, not what the experts leave
 _DIGEST, _LENGTH = 32, 4
 
 
@@ -33,7 +35,8 @@ class WeightsError(Exception):
 
 
 class WeightsMeta(msgspec.Struct, kw_only=True, omit_defaults=False):
-    """What is known of a set of weights. `skill` [horizon]: held-out squared error over persistence's."""
+    """What is known of a set of weights. `gain` [rung]: the share of the squared error of the mixture without a network that it
+    removed on held-out data."""
 
     id: str = ""
     base_id: str = ""  # the weights the training went on from
@@ -41,7 +44,7 @@ class WeightsMeta(msgspec.Struct, kw_only=True, omit_defaults=False):
     ticks: int = 0  # ticks the trainer had seen
     round: int = 0
     loss: float = 0.0
-    skill: list[float] = []
+    gain: list[float] = []
     device: str = ""
 
 
@@ -86,6 +89,8 @@ def _unpacked(blob: bytes) -> tuple[_Document, dict[str, Tensor]]:
     if len(blob) < head + _DIGEST + _LENGTH or not blob.startswith(MAGIC):
         raise WeightsError("not a streamrnn weights blob (wrong magic, or cut short)")
     version = blob[len(MAGIC)]
+    if version < VERSION:
+        raise WeightsError(f"weights format {version} is of an older streamrnn, whose networks forecast something else")
     if version > VERSION:
         raise WeightsError(f"weights format {version} is newer than this streamrnn reads ({VERSION}): upgrade it")
     digest, body = blob[head : head + _DIGEST], blob[head + _DIGEST :]
@@ -136,42 +141,32 @@ class Fitted:
     words: tuple[str, ...] = ()
 
 
-def fitted(blob: bytes, meaning: Meaning) -> Fitted:
-    """A network that may serve a stream of this meaning, of weights that mean this or something near it.
+def fitted(blob: bytes, meaning: Meaning, inputs: Sequence[str]) -> Fitted:
+    """A network that may serve a stream of this meaning with these `inputs`, of weights that mean this or something near it.
 
-    Weights of a version that kept no meaning are taken for those of this stream as far as their shape agrees with it.
     Raises WeightsError where nothing can be carried, and what `build` raises.
     """
     document, network = _built(blob)
-    change = change_of(document.spec, document.meaning, meaning)
-    if change is None or change.cold_weights:
-        shape = f"they are for {document.spec.channels} `channels` and {document.spec.calendars} `calendar` features"
-        why = change.cold_weights if change is not None else f"{shape}, and a version wrote them that kept no names"
-        raise WeightsError(f"weights of another meaning: {why}")
-    if not change.reshapes:
+    if document.meaning is not None and (cold := Change(document.meaning, meaning).cold_weights):
+        raise WeightsError(f"weights of another meaning: {cold}")
+    spec, rungs = network.spec, rungs_of(meaning.horizon)
+    if (spec.inputs, spec.rungs) == (tuple(inputs), rungs):
         return Fitted(network, document.meta)
-    skill = carried_skill(document.meta.skill, meaning.horizon)
-    words = tuple(word for word in change.words_of_weights if not change.cold)
-    return Fitted(carried(network, change), msgspec.structs.replace(document.meta, skill=skill), words)
+    gains = dict(zip(spec.rungs, document.meta.gain, strict=False))
+    meta = msgspec.structs.replace(document.meta, gain=[gains.get(h, 0.0) for h in rungs])
+    return Fitted(carried(network, inputs, rungs), meta, tuple(_words(spec, inputs, rungs)))
 
 
-def change_of(spec: ModelSpec, before: Meaning | None, now: Meaning) -> Change | None:
-    """From the meaning of weights to another; None where it is not known, and cannot be told from their shape."""
-    if before is None:
-        if (spec.channels, spec.calendars) != (len(now.channels), len(now.calendar)):
-            return None
-        try:
-            before = msgspec.structs.replace(now, horizon=spec.horizon, quantiles=tuple(spec.quantiles))
-        except ValueError:
-            return None
-    elif (spec.channels, spec.horizon, tuple(spec.quantiles), spec.calendars) != (
-        len(before.channels),
-        before.horizon,
-        before.quantiles,
-        len(before.calendar),
-    ):
-        return None  # the description is not that of these tensors
-    return Change(before, now)
+def _words(before: ModelSpec, inputs: Sequence[str], rungs: Sequence[int]) -> Iterator[str]:
+    """What a network is shown, and says, that it was not trained with, and what no longer."""
+    new = [name for name in inputs if name not in before.inputs]
+    old = [name for name in before.inputs if name not in inputs]
+    if new:
+        yield f"the network is shown {len(new)} more numbers, which count for nothing before it is trained with them"
+    if old:
+        yield f"the network is no longer shown {len(old)} numbers that it was trained with"
+    if later := [h for h in rungs if h not in before.rungs]:
+        yield f"the network says nothing yet of what lies {', '.join(map(str, later))} steps ahead"
 
 
 def _check_fit(spec: ModelSpec, tensors: dict[str, Tensor]) -> None:

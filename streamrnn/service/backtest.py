@@ -29,6 +29,7 @@ from rich.progress import Progress, TaskID
 from streamrnn.baselines import registry
 from streamrnn.baselines.base import WholeBaseline
 from streamrnn.encode import Encoder
+from streamrnn.kernels.columns import rungs_of
 from streamrnn.learning import LearnSpec, TrainSpec
 from streamrnn.meaning import meaning_of
 from streamrnn.model import weights
@@ -52,6 +53,7 @@ from streamrnn.service.backtest_score import (
 )
 from streamrnn.spec import ModelSpec
 from streamrnn.stream.engine import Engine
+from streamrnn.stream.forecasting import inputs_of
 from streamrnn.stream.frontend import FrontEnd
 from streamrnn.stream.learner import Learner
 from streamrnn.transports.files import InputError
@@ -316,14 +318,9 @@ def serve(
     spec = stream.spec
     engine = Engine(spec)
     if kept is not None:
-        skill = np.array(kept.meta.skill, dtype=np.float32) if kept.meta.skill else None
-        engine.load(kept.network, kept.meta.id, skill)
-    shape = ModelSpec(len(spec.channels), spec.horizon, spec.quantiles, len(spec.calendar_ms))
-    if options.settings is not None:
-        model = options.settings.model_spec()
-        shape = replace(
-            model, channels=shape.channels, horizon=shape.horizon, quantiles=shape.quantiles, calendars=shape.calendars
-        )
+        engine.load(kept.network, kept.meta.id)
+    shape = options.settings.model_spec() if options.settings is not None else ModelSpec((), ())
+    shape = replace(shape, inputs=tuple(engine.inputs), rungs=rungs_of(spec.horizon))
     learns = options.train and kept is None
     learner = Learner(spec, shape, learn_spec(options, seed, len(steps.names))) if learns else None
     cells = steps.values.shape
@@ -358,9 +355,9 @@ def serve(
             if end < len(batch) and newest < scored_until and learner.ready():
                 done = learner.round()
                 if done.network is not None and done.candidate is not None:
-                    skill = np.array(done.candidate.skill(), dtype=np.float32)
-                    engine.load(done.network, f"round-{done.number}", skill)
-                    result.weights = (done.network, weights.WeightsMeta(round=done.number, skill=skill.tolist()))
+                    engine.load(done.network, f"round-{done.number}")
+                    meta = weights.WeightsMeta(round=done.number, gain=list(done.candidate.gain))
+                    result.weights = (done.network, meta)
                     result.swaps.append(newest + 1)
         tell(end)
     result.open_rows = engine.front.ticks_held
@@ -383,7 +380,7 @@ def _kept(path: Path, stream: Stream) -> weights.Fitted:
     if not found or not found[-1].is_file():
         raise InputError(f"--baselines {KEPT}{path}: no *{SUFFIX} there; `backtest --keep FOLDER` writes one")
     try:
-        return weights.fitted(found[-1].read_bytes(), meaning_of(stream.spec))
+        return weights.fitted(found[-1].read_bytes(), meaning_of(stream.spec), inputs_of(stream.spec))
     except (weights.WeightsError, OSError) as error:
         raise InputError(f"--baselines {KEPT}{path}: {found[-1].name}: {error}") from error
 

@@ -162,12 +162,17 @@ class Topics(_Section):
         return [self.forecasts, self.imputed, self.dlq, self.models, self.state]
 
 
+# The defaults of the network are those of `ModelSpec`, here and in the back-test.
+MODEL = ModelSpec((), ())
+
+
 class Model(_Section):
     cell: Cell = "gru"
-    hidden: Annotated[int, Field(ge=1, le=1024)] = 64
-    layers: Annotated[int, Field(ge=1, le=8)] = 2
-    layer_norm: bool = False
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    trunk: Annotated[int, Field(ge=1, le=1024)] = MODEL.trunk  # width of the two layers before the recurrent ones
+    hidden: Annotated[int, Field(ge=1, le=1024)] = MODEL.hidden
+    layers: Annotated[int, Field(ge=1, le=8)] = MODEL.layers
+    layer_norm: bool = MODEL.layer_norm
+    dropout: Annotated[float, Field(ge=0, lt=1)] = MODEL.dropout
 
 
 # The defaults of learning are those of `LearnSpec`, here and in the back-test; these of its fields can be set.
@@ -457,12 +462,15 @@ class Settings(BaseSettings):
         )
 
     def model_spec(self) -> ModelSpec:
+        from streamrnn.kernels.columns import rungs_of
+        from streamrnn.stream.forecasting import inputs_of  # brings the compiled loops
+
+        spec = self.stream_spec()
         return ModelSpec(
-            channels=len(self.channels),
-            horizon=self.horizon,
-            quantiles=self.quantiles,
-            calendars=len(self.calendar),
+            inputs=tuple(inputs_of(spec)),
+            rungs=rungs_of(spec.horizon),
             cell=self.model.cell,
+            trunk=self.model.trunk,
             hidden=self.model.hidden,
             layers=self.model.layers,
             layer_norm=self.model.layer_norm,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from streamrnn.meaning import Change
 from streamrnn.model.weights import WeightsError, fitted
 from streamrnn.service.members import of_another_input
+from streamrnn.stream.forecasting import inputs_of
 from streamrnn.transports.base import Deadline, TopicUnfit, Transport
 from streamrnn.transports.changelog import newest_checkpoints
 from streamrnn.transports.models import ModelsFollower
@@ -72,7 +73,7 @@ async def _of_weights(transport: Transport, settings: Settings) -> list[Cost]:
     found: list[Cost] = []
     for model, blob in current:
         try:
-            what, cold = fitted(blob, settings.meaning()).words, False
+            what, cold = fitted(blob, settings.meaning(), inputs_of(settings.stream_spec())).words, False
         except WeightsError as error:
             what, cold = (f"{error}: not served, and a new network is trained",), True
         found.append(Cost(f"weights {model}", what, cold))

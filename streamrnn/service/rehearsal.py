@@ -21,12 +21,11 @@ from streamrnn.kernels import caching, forecast, text
 from streamrnn.kernels.grid import frame_list
 from streamrnn.model.network import Network
 from streamrnn.packed import PackedRecord, packed
-from streamrnn.records import F32, ForecastBatch, TickBatch
+from streamrnn.records import ForecastBatch, TickBatch
 from streamrnn.service.config import Settings, load
 from streamrnn.service.limits import processors
 from streamrnn.spec import StreamSpec
 from streamrnn.stream.engine import NO_MODEL, Engine
-from streamrnn.stream.runner import make_runner
 from streamrnn.stream.snapshot import Restored, Snapshots
 
 log = structlog.get_logger(__name__)
@@ -115,8 +114,6 @@ def _meanwhile(spec: StreamSpec, topic: str, network: Network) -> None:
     engine.load(network, "rehearsal")
     engine.table.assign(ticks.partition, ticks.series, 0)
     _put_away(engine, count)
-    frame: F32 = np.zeros((1, spec.input_size), dtype=np.float32)
-    make_runner(network).run(frame, np.array([[0, 0, 1]]), engine.table.columns["state"])
 
 
 if __name__ == "__main__":

@@ -144,9 +144,9 @@ def sizes_of(settings: Settings) -> Sizes:
 
 
 def state_numbers(settings: Settings) -> int:
-    """Of a network as `model` describes it."""
+    """Of a network as `model` describes it, for all channels."""
     with torch.device("meta"):  # no weights, and no random numbers drawn
-        return Network(settings.model_spec()).state_size
+        return len(settings.channels) * Network(settings.model_spec()).state_size
 
 
 def _held(spec: StreamSpec) -> int:
@@ -196,7 +196,7 @@ def shrinking(settings: Settings) -> str:
     """What makes a state record smaller, in the words of the configuration."""
     spec = settings.stream_spec()
     kept = [f"channels ({len(spec.channels)})", f"horizon ({spec.horizon})", f"quantiles ({len(spec.quantiles)})"]
-    kept += [f"burn_in ({spec.burn_in})"]
+    kept += [f"model.hidden ({settings.model.hidden})"]
     if spec.experts:
         kept.append(f"experts ({settings.expert_choice().kind})")
     if _held(spec) > _held(replace(spec, lateness_ms=0, within="one")):

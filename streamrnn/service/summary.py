@@ -67,7 +67,7 @@ class Summary:
             return float(sums.sum()) / of if of else None
 
         error, naive = mean(total.abs_error, count), mean(total.abs_persistence, count)
-        network, against = mean(total.abs_network, with_network), mean(total.abs_persistence_network, with_network)
+        network, against = mean(total.abs_network, with_network), mean(total.abs_base_network, with_network)
         by_horizon = total.count.sum(axis=0)
         with np.errstate(invalid="ignore", divide="ignore"):
             inside = total.inside.sum(axis=0) / by_horizon

@@ -46,8 +46,9 @@ from streamrnn.service.members import refuse_other_inputs
 from streamrnn.service.notices import SharedSeries
 from streamrnn.service.supervisor import WITHOUT_GPU
 from streamrnn.service.waiting import Wait
+from streamrnn.stream.forecasting import inputs_of
 from streamrnn.stream.learner import Lack, Learner, Round
-from streamrnn.stream.replay import step_bytes
+from streamrnn.stream.replay import WINDOW_LEAST, step_bytes
 from streamrnn.transports.base import (
     LONG_AGO_S,
     Deadline,
@@ -85,8 +86,10 @@ class DeviceFailed(Exception):
 def learn_spec(settings: Settings) -> LearnSpec:
     """As it is configured, but no more series than a part of `learn.memory_max_mb` holds."""
     spec, stream = settings.learn.spec(), settings.stream_spec()
-    bytes_each = spec.window * step_bytes(stream)
-    series = max(1, int(MEMORY_SHARE * (settings.learn.memory_max_mb << 20)) // bytes_each)
+    bytes_each = max(WINDOW_LEAST, 3 * spec.holdout) * step_bytes(stream, len(inputs_of(stream)))
+    most = int(MEMORY_SHARE * (settings.learn.memory_max_mb << 20))
+    spec = replace(spec, bytes_max=min(spec.bytes_max, most))
+    series = max(1, most // bytes_each)
     if series >= spec.series_max:
         return spec
     log.info(
@@ -381,7 +384,7 @@ class Trainer:
             ticks=self.learner.ticks,
             round=done.number,
             loss=done.loss,
-            skill=done.candidate.skill(),
+            gain=list(done.candidate.gain),
             device=self.device_name,
         )
         blob = pack(done.network, meta, self.meaning)
@@ -424,7 +427,7 @@ class Trainer:
             return
         self._incumbent_id = model
         try:
-            found = fitted(blob, self.meaning)
+            found = fitted(blob, self.meaning, self.learner.engine.inputs)
             if found.network.spec == self.learner.model_spec:
                 if found.words:
                     log.info(

@@ -13,7 +13,6 @@ import random
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
 import structlog
 import torch
 
@@ -358,7 +357,7 @@ class Worker:
             return
         (model, blob), self._pending = self._pending, None
         try:
-            meta = self._load(model, fitted(blob, self.snapshots.meaning))
+            meta = self._load(model, fitted(blob, self.snapshots.meaning, self.engine.inputs))
         except (WeightsError, ValueError) as error:
             log.error("weights refused; the ones in use stay", model=model, error=str(error))
             self.observer.weights_refused(model, str(error))
@@ -369,8 +368,7 @@ class Worker:
 
     def _load(self, model: str, found: Fitted) -> WeightsMeta:
         """Serves with these weights, which keep their id in the meaning of now: it is the same recurrent state that they move."""
-        skill = np.array(found.meta.skill, dtype=np.float32) if found.meta.skill else None
-        self.engine.load(found.network, model, skill)
+        self.engine.load(found.network, model)
         if found.words:
             log.warning(
                 "the weights are carried over into a changed configuration", model=model, what=list(found.words)
@@ -395,8 +393,8 @@ class Worker:
         if blob is None:
             return False
         try:
-            found = fitted(blob, self.snapshots.meaning)
-            if self.engine.table.fields["state"].shape != (found.network.state_size,):
+            found = fitted(blob, self.snapshots.meaning, self.engine.inputs)
+            if self.engine.table.fields["state"].shape != self.engine.state_shape(found.network):
                 return False  # of another kind: the states that it moved are not restored either
             self._load(model, found)
         except (WeightsError, ValueError) as error:

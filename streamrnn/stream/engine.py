@@ -2,8 +2,8 @@
 
 The way of a batch:
 
-    ticks ─► FrontEnd: rows, grid, scaling ─► Frames ─► network over all frames (ragged, batched over series)
-                                                 └────► kernels.forecast.advance: score ─► fill ─► mix ─► quantiles
+    ticks ─► FrontEnd: rows, grid, scaling ─► Frames
+         ─► kernels.forecast.advance: score ─► fill ─► learn ─► mix ─► network on what is left ─► quantiles
 
 The result does not depend on how the ticks are cut into batches, nor on which series share one: bit for bit.
 All per-series state is in one SeriesTable; the engine itself owns only the network and the partitions' event time.
@@ -12,20 +12,23 @@ All per-series state is in one SeriesTable; the engine itself owns only the netw
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from streamrnn.kernels import columns, forecast
+from streamrnn.kernels.columns import rungs_of
+from streamrnn.kernels.network import Lanes, Layers, lanes_of, no_layers
+from streamrnn.kernels.remainder import HARMONICS
 from streamrnn.model.network import Network
-from streamrnn.records import F32, F64, I64, Bool, Outputs, Reason, Scores, TickBatch
+from streamrnn.records import F32, Bool, Outputs, Reason, Scores, TickBatch
 from streamrnn.spec import StreamSpec
-from streamrnn.stream.forecasting import forecast_fields, settings_of, shape_of
+from streamrnn.stream.forecasting import forecast_fields, inputs_of, settings_of, shape_of
 from streamrnn.stream.frontend import Frames, FrontEnd
+from streamrnn.stream.layers import layers_of
 from streamrnn.stream.outputs import OutputPart, empty_scores, join_forecasts, join_imputations
-from streamrnn.stream.runner import Runner, make_runner
 from streamrnn.stream.table import SCRATCH, Field, SeriesTable
 
 NO_MODEL = "persistence"
@@ -36,11 +39,16 @@ NETWORKS_MAX = 4
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """Weights at work. `skill` [rung]: see `load`; `stamp` marks the rows whose recurrent state they computed."""
+    """Weights at work; `stamp` marks the rows whose recurrent state they computed."""
 
-    runner: Runner | None
-    skill: F64
+    layers: Layers
+    lanes: Lanes
+    speaks: bool
     stamp: int
+
+
+def _served(layers: Layers, speaks: bool, stamp: int) -> Served:
+    return Served(layers, lanes_of(layers), speaks, stamp)
 
 
 def stamp_of(model: str) -> int:
@@ -56,7 +64,6 @@ def engine_fields(spec: StreamSpec) -> list[Field]:
     """The columns that forecasting keeps per series; together with the front end's they are a series' whole state."""
     return [
         *forecast_fields(spec),
-        Field("ring", (spec.burn_in, spec.input_size), np.float16),
         Field("generation", (), np.int64),
     ]
 
@@ -64,51 +71,55 @@ def engine_fields(spec: StreamSpec) -> list[Field]:
 class Engine:
     """Serves one worker's series. `process` is the whole of it; `load` swaps weights between two batches."""
 
-    def __init__(self, spec: StreamSpec) -> None:
+    def __init__(self, spec: StreamSpec, record: bool = False) -> None:
+        """`record`: what a network is trained on is kept of each stretch of frames (`recorded`)."""
         self.spec = spec
+        self.inputs = inputs_of(spec)
+        self.record = record
         self.table = SeriesTable(engine_fields(spec), spec.series_max)
         self.table.add([NO_STATE])
-        self.front = FrontEnd(spec, self.table)
+        self.front = FrontEnd(spec, self.table, fills_ahead=not record)
         self.model = NO_MODEL
         self._settings = settings_of(spec)
-        self._served = Served(None, np.ones(len(self._settings.ladder.h)), 0)
+        self._served = _served(no_layers(), False, 0)
         self._networks: dict[str, Served] = {NO_MODEL: self._served}
+        self.recorded = self._recording(0)
         self._place()
 
     def _place(self) -> None:
         """Notes where the table's arrays are, for the kernels."""
         self._rows, self._shape = shape_of(self.spec, self.table)
-        self._scratch = forecast.scratch_of(self._shape, self.spec.horizon)
+        seasons = len(self._settings.seasons.cells)
+        self._scratch = forecast.scratch_of(
+            self._shape, self.spec.horizon, len(self.inputs), 2 * sum(HARMONICS[:seasons])
+        )
         self._layout = self.table.layouts
 
-    def load(self, network: Network, model: str, skill: F32 | None = None) -> None:
-        """Serves with these weights from the next tick on.
+    def load(self, network: Network, model: str) -> None:
+        """Serves with these weights from the next tick on; recurrent states begin at zero.
 
-        `skill` [horizon]: held-out squared error over persistence's. Every series' state is rebuilt from its last
-        `burn_in` frames when it is next touched: the same numbers as rebuilding all now, without the stall.
-        Raises ValueError when the network was built for other channels, horizon or quantiles.
+        Raises ValueError when the network was built for other inputs or another horizon.
         """
         shape = network.spec
-        spec = self.spec
-        wanted = (len(spec.channels), spec.horizon, spec.quantiles, len(spec.calendar_ms))
-        if (shape.channels, shape.horizon, tuple(shape.quantiles), shape.calendars) != wanted:
+        if (shape.inputs, shape.rungs) != (tuple(self.inputs), rungs_of(self.spec.horizon)):
             raise ValueError(
-                f"weights {model} are for {shape.channels} channels, horizon {shape.horizon}, quantiles "
-                f"{list(shape.quantiles)}; this stream has {wanted[0]}, {wanted[1]}, {list(wanted[2])}"
+                f"weights {model} are for {len(shape.inputs)} inputs and horizon {shape.rungs[-1]}, or for inputs of another "
+                f"meaning; this stream has {len(self.inputs)} and {self.spec.horizon}"
             )
-        if skill is not None and not (skill.shape == (spec.horizon,) and bool(np.isfinite(skill).all())):
-            raise ValueError(f"weights {model} come with a skill of another horizon than {spec.horizon}")
-        if self.table.fields["state"].shape != (network.state_size,):
-            self.table.replace(Field("state", (network.state_size,), np.float32))
+        state = self.state_shape(network)
+        if self.table.fields["state"].shape != state:
+            self.table.replace(Field("state", state, np.float32))
             self.table.columns["generation"][: self.table.used] = 0
             self._networks = {NO_MODEL: self._networks[NO_MODEL]}
-        rungs = self._settings.ladder.h - 1
-        kept = np.ones(len(rungs)) if skill is None else skill[rungs].astype(np.float32).astype(np.float64)
         self._networks.pop(model, None)
-        self._networks[model] = Served(make_runner(network), kept, stamp_of(model))
+        self._networks[model] = _served(layers_of(network), True, stamp_of(model))
         while len(self._networks) > NETWORKS_MAX + 1:
             del self._networks[next(known for known in self._networks if known not in (NO_MODEL, self.model))]
         self.use(model)
+
+    def state_shape(self, network: Network) -> tuple[int]:
+        """Of a series' recurrent state: that of its channels side by side."""
+        return (len(self.spec.channels) * network.state_size,)
 
     def has(self, model: str) -> bool:
         """Whether `use` can switch to these weights."""
@@ -160,6 +171,17 @@ class Engine:
             evicted=self.table.evictions - evictions,
         )
 
+    def watch(self, batch: TickBatch) -> Iterator[tuple[Frames, forecast.Recorded]]:
+        """As `process`, with nothing made that is sent: the frames, and what of them is recorded."""
+        silent: Bool = np.ones(len(batch), dtype=np.bool_)
+        begin = 0
+        while begin < len(batch):
+            frames = self.front.process(batch, begin)
+            begin += frames.consumed
+            if len(frames):
+                self._advance(frames, silent, empty_scores(self.spec))
+            yield frames, self.recorded
+
     # ── one stretch of frames ────────────────────────────────────────────────────────────────────────────────────
 
     def _silent(self, batch: TickBatch, emit_from: Mapping[int, int] | None) -> Bool | None:
@@ -180,12 +202,10 @@ class Engine:
         forecast.compile_ahead(*self._prepared(frames, None, empty_scores(self.spec))[1])
 
     def _prepared(self, frames: Frames, silent: Bool | None, scores: Scores) -> tuple[OutputPart, tuple[Any, ...]]:
-        """Room for the outputs of these frames, and what the kernel is given; the network has run."""
-        spec = self.spec
-        column = self.table.columns
-        net, has_net = self._run_network(frames)
-        column["ring"][frames.slot, frames.number % spec.burn_in] = frames.inputs
-        part = OutputPart(spec, self.front.steps, frames, silent, self.table)
+        """Room for the outputs of these frames, and what the kernel is given."""
+        self._own_states(frames)
+        served, self.recorded = self._served, self._recording(len(frames))
+        part = OutputPart(self.spec, self.front.steps, frames, silent, self.table)
         if self._layout != self.table.layouts:
             self._place()
         kernel_frames = columns.Frames(
@@ -196,47 +216,31 @@ class Engine:
             self._rows.ctypes.data,
             self._shape,
             kernel_frames,
-            forecast.Network(net, has_net, self._served.skill),
+            forecast.Network(served.layers, served.lanes, self.table.columns["state"], served.speaks, self.record),
+            self.recorded,
             self._settings,
             forecast.Written(part.mean, part.quantiles, part.fill_value, part.fill_lower, part.fill_upper, part.filled),
             forecast.Matured(
                 scores.count, scores.abs_error, scores.abs_persistence, scores.abs_network, scores.count_network,
-                scores.abs_persistence_network, scores.below, scores.inside,
+                scores.abs_base_network, scores.below, scores.inside,
             ),
             self._scratch,
         )  # fmt: skip
         return part, arguments
 
-    def _run_network(self, frames: Frames) -> tuple[F32, bool]:
-        served = self._served
-        if served.runner is None:
-            # Frames pass that no network sees: a state from before them is to be rebuilt.
-            self.table.columns["generation"][frames.runs[:, 0]] = served.stamp
-            shape = (0, len(self.spec.channels), self.spec.horizon, 1 + len(self.spec.quantiles))
-            return np.zeros(shape, dtype=np.float32), False
-        column = self.table.columns
-        state: F32 = column["state"]
-        slots = frames.runs[:, 0]
-        stale = frames.runs[column["generation"][slots] != served.stamp]
-        if len(stale):
-            self._rebuild(served.runner, stale, frames.number[stale[:, 1]], state)
-            column["generation"][stale[:, 0]] = served.stamp
-        return served.runner.run(frames.inputs, frames.runs, state), True
+    def _own_states(self, frames: Frames) -> None:
+        """Recurrent states that other weights computed begin anew at zero."""
+        generation, slots = self.table.columns["generation"], frames.runs[:, 0]
+        other = slots[generation[slots] != self._served.stamp]
+        if len(other):
+            self.table.columns["state"][other] = 0.0
+            generation[other] = self._served.stamp
 
-    def _rebuild(self, runner: Runner, runs: I64, number: I64, state: F32) -> None:
-        """Runs the kept frames of these series through the weights now served, from a zero state."""
-        column = self.table.columns
-        slots = runs[:, 0]
-        state[slots] = 0.0
-        kept = np.minimum(number, self.spec.burn_in)
-        some = kept > 0
-        if some.any():
-            ring = column["ring"]
-            pieces, begins, begin = [], [], 0
-            for slot, count, length in zip(slots[some], number[some], kept[some], strict=True):
-                at = np.arange(count - length, count) % self.spec.burn_in
-                pieces.append(ring[slot, at])
-                begins.append((slot, begin, begin + length))
-                begin += length
-            inputs = np.concatenate(pieces).astype(np.float32)
-            runner.rebuild(inputs, np.array(begins, dtype=np.int64), state)
+    def _recording(self, frames: int) -> forecast.Recorded:
+        count = frames if self.record else 0
+        channels, rungs = len(self.spec.channels), len(self._settings.ladder.h)
+
+        def room(*more: int) -> F32:
+            return np.zeros((count, channels, *more), dtype=np.float32)
+
+        return forecast.Recorded(room(len(self.inputs)), room(rungs), room(rungs), room())

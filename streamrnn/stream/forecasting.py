@@ -9,13 +9,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from streamrnn.kernels import forecast
+from streamrnn.kernels import forecast, remainder
 from streamrnn.kernels.columns import (
     DEVIATIONS,
     EXPERTS,
     LEVELS,
     MOVES,
-    NETWORK,
     PERSISTENCE,
     PROFILE,
     SEASON_AGO,
@@ -40,6 +39,9 @@ from streamrnn.stream.table import Field, SeriesTable
 # Beyond this many channels nothing is kept that grows with their square: neither the covariance that corrects fills by the
 # other channels (16 channels: 1 KiB a series) nor the linear experts' look at them.
 CROSS_CHANNELS_MAX = 16
+
+# Upper half of a float32 that is no number.
+NO_NUMBER = 0x7FC0
 
 NAMES = {"season-ago": SEASON_AGO, "profile": PROFILE, "moves": MOVES, "deviations": DEVIATIONS, "stack": STACK}
 
@@ -66,18 +68,25 @@ def usable_experts(names: Sequence[str], seasons: Sequence[Season]) -> tuple[str
 
 
 def experts_of(spec: StreamSpec) -> set[int]:
-    """The experts that a stream has, beside persistence and the network."""
+    """The experts that a stream has, beside persistence."""
     return {NAMES[name] for name in usable_experts(spec.experts, spec.seasons)}
 
 
 def used_experts(spec: StreamSpec) -> list[int]:
     """The experts in the order in which losses and weights are kept."""
-    return sorted(experts_of(spec) | {PERSISTENCE, NETWORK})
+    return sorted(experts_of(spec) | {PERSISTENCE})
 
 
 def kept_experts(spec: StreamSpec) -> list[int]:
     """Those whose moves are kept until their targets come; what the others said is seen from the history."""
     return [expert for expert in used_experts(spec) if expert not in (PERSISTENCE, SEASON_AGO)]
+
+
+def inputs_of(spec: StreamSpec) -> list[str]:
+    """What a network is shown of each channel, by name."""
+    experts, cross = used_experts(spec), len(spec.channels) <= CROSS_CHANNELS_MAX
+    seasonal = [season.name for season in spec.seasons] if {PROFILE, SEASON_AGO} & set(experts) else []
+    return remainder.input_names(spec.channels, rungs_of(spec.horizon), experts, seasonal, cross)
 
 
 def lags_of(spec: StreamSpec) -> list[int]:
@@ -138,6 +147,9 @@ def forecast_fields(spec: StreamSpec) -> list[Field]:
         Field("stack_right", (channels, rungs, members[1]), f32),
         Field("slope", (channels, rungs, 2), f32),
         Field("week", (channels, 3 if len(spec.seasons) > 1 and seasonal else 0), f32),
+        Field("error_last", (channels, rungs), f32),
+        Field("error_means", (channels, rungs, 2), f32),
+        Field("network_worth", (channels, rungs, 2), f32),
         # their solutions
         Field("moves_weights", (channels, p, rungs), f32),
         Field("deviations_weights", (channels, q, rungs), f32),
@@ -147,9 +159,10 @@ def forecast_fields(spec: StreamSpec) -> list[Field]:
         Field("sizes", (channels, 3 if linear or seasonal else 0), f32),
         Field("moves_seen", (channels, 3 if p else 0), f32),
         Field("deviations_seen", (channels, 3 if q else 0), f32),
-        Field("losses", (channels, rungs, 2 + len(experts)), f32),
-        Field("weight", (channels, rungs, 3 + len(experts)), f32),
+        Field("losses", (channels, rungs, 1 + len(experts)), f32),
+        Field("weight", (channels, rungs, 2 + len(experts)), f32),
         Field("move_size", (channels, rungs), f32),
+        Field("error_size", (channels, rungs), f32),
         Field("energy", (channels, rungs, 2), f32),
         Field("sigma", (channels, rungs), f32),
         Field("standing", (channels, rungs), f32),
@@ -164,6 +177,8 @@ def forecast_fields(spec: StreamSpec) -> list[Field]:
         Field("visits", (channels, bins), np.uint16),
         Field("pend_raw", (channels, cells), np.uint16),
         Field("pend_moves", (channels, cells, kept), np.uint16),
+        Field("pend_said", (channels, cells), np.uint16, NO_NUMBER),
+        Field("pend_added", (channels, cells), np.uint16),
         Field("pend_offsets", (channels, cells, levels), np.uint16),
         Field("known", (channels, -(-x // 8) if linear else 0), np.uint8),
     ]

@@ -2,6 +2,8 @@
 
 Of more than `series_max` series a sample is kept (`stream.sample`), so that those that are kept have a history.
 
+The ticks go through an engine of its own, with all experts and no network: what its mixture leaves is what a network learns.
+
 A round: train on from the latest own weights (optimizer state kept) up to the held-out steps, then let the gate compare
 the averaged weights with the incumbent on steps that neither was trained on. After REFUSALS_MAX refusals in a row the
 own weights are thrown away for the incumbent's.
@@ -18,20 +20,19 @@ import torch
 from streamrnn.learning import LearnSpec
 from streamrnn.model.gate import Evaluation, Verdict, evaluate, judge
 from streamrnn.model.network import Network
-from streamrnn.model.tbptt import Average, Sequences, make_optimizer, train_sequences
+from streamrnn.model.tbptt import Average, Kept, make_optimizer, train_sequences
+from streamrnn.model.weights import finite
 from streamrnn.records import I64, TickBatch, take
 from streamrnn.spec import ModelSpec, StreamSpec
 from streamrnn.stream.drift import DriftWatch
-from streamrnn.stream.frontend import Frames, FrontEnd
+from streamrnn.stream.engine import Engine
 from streamrnn.stream.replay import ReplayBuffer
 from streamrnn.stream.sample import SeriesSample
 
 REFUSALS_MAX = 4
 EVALUATED_SERIES = 64
 WATCHED_SERIES = 32
-# A round looks every so many updates at the selection stretch, and ends when it has not improved for PATIENCE looks.
-SELECT_EVERY = 40
-PATIENCE = 4
+BLOCK_LEAST = 8  # steps whose errors count as one observation at the gate, or a horizon
 WATCH_EVERY = 16  # steps per series between two looks at the errors in use
 
 
@@ -65,8 +66,9 @@ class Learner:
     ) -> None:
         self.spec, self.model_spec = spec, model
         self.device = device if device is not None else torch.device("cpu")
-        self.front = FrontEnd(replace(stream, series_max=spec.series_max), fills_ahead=False)
-        self.buffer = ReplayBuffer(self.front.spec, spec.window, spec.holdout)
+        self.engine = Engine(replace(stream, series_max=spec.series_max), record=True)
+        self.front = self.engine.front
+        self.buffer = ReplayBuffer(self.engine.spec, len(self.engine.inputs), spec.window, spec.holdout, spec.bytes_max)
         self.sample = SeriesSample(spec.series_max)
         self._spoke: I64 = np.zeros(spec.series_max, dtype=np.int64)  # by row: `ticks` when its series last took a step
         self._searched = 0  # `ticks` when silent members were last looked for
@@ -95,12 +97,12 @@ class Learner:
         """Ticks as they arrive; late and double ones fall out as they do in serving."""
         self.ticks += len(batch)
         batch = self._sampled(batch)
-        begin = 0
-        while begin < len(batch):
-            frames = self.front.process(batch, begin)
-            begin += frames.consumed
+        for frames, recorded in self.engine.watch(batch):
             self._spoke[frames.slot] = self.ticks
-            self.take(frames)
+            self.buffer.extend(frames, recorded)
+            self.steps += len(frames)
+            if self.spec.drift and self.incumbent is not None:
+                self._look_for_drift()
 
     def _sampled(self, batch: TickBatch) -> TickBatch:
         """The ticks of series that are members of the sample, or become members by them."""
@@ -136,12 +138,6 @@ class Learner:
                 self.sample.forget((partition, name))
                 self._forget(partition, name)
 
-    def take(self, frames: Frames) -> None:
-        self.buffer.extend(frames)
-        self.steps += len(frames)
-        if self.spec.drift and self.incumbent is not None:
-            self._look_for_drift()
-
     def ready(self) -> bool:
         """Whether there is enough for a first round: steps over all series, and a stretch worth a chunk."""
         return self.lacks() is None
@@ -150,16 +146,9 @@ class Learner:
         """What a first round waits for; None where there is enough."""
         if self.steps < self.spec.min_steps:
             return Lack(self.steps, self.spec.min_steps, each=False)
-        need = 2 * self.spec.holdout + 1 + self._least()
+        need = self.spec.holdout + 1 + self.spec.train.length
         have = self.buffer.typical(need, self.spec.train.batch_series)
         return None if have >= need else Lack(have, need, each=True)
-
-    def _least(self) -> int:
-        """Steps of the shortest stretch that is worth training on."""
-        return self.spec.train.burn_in + 2
-
-    def _length(self) -> int:
-        return self.buffer.longest(self.spec.train.length, self._least(), self.spec.train.batch_series)
 
     def adopt(self, network: Network | None) -> None:
         """These weights serve now (another trainer's, a rollback, or found at the start): train on from them.
@@ -175,17 +164,16 @@ class Learner:
         if self.steps - self._watched_at < WATCH_EVERY * series:
             return
         self._watched_at = self.steps
-        batch = self.buffer.newest(self._rng, WATCHED_SERIES, self.spec.train.burn_in)
-        if batch is None or self.incumbent is None:
+        batch = self.buffer.newest(self._rng, WATCHED_SERIES, 0)
+        if batch is None:
             return
-        batch = batch.to(self.device)
-        with torch.inference_mode():
-            out, _ = self.incumbent(batch.inputs, self.incumbent.zero_state(batch.inputs.shape[1]))
-            error = (batch.targets[..., 0] - out[..., 0, 0]).abs()[-WATCH_EVERY - 1 : -1]  # one step ahead [T, B, C]
-            # The middle series: one that is full of garbage is not the world's drift.
-            for value in torch.nanmedian(torch.nanmean(error, dim=2), dim=1).values.tolist():
-                if value == value and self._watch.update(value):
-                    self.drifted = True
+        # One step ahead: the errors of the mixture, which a change of the world makes larger. [T, series, channel]
+        error = batch.targets[-WATCH_EVERY - 1 : -1, :, 0].abs()
+        error = error.reshape(len(error), -1, batch.channels)
+        # The middle series: one that is full of garbage is not the world's drift.
+        for value in torch.nanmedian(torch.nanmean(error, dim=2), dim=1).values.tolist():
+            if value == value and self._watch.update(value):
+                self.drifted = True
 
     # ── a round ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -195,52 +183,31 @@ class Learner:
         self.rounds += 1
         self.drifted = False
         self.steps_at_round = self.steps
-        updates, loss, looked = 0, 0.0, 0
-        diverged = ""
-        selection = self._drawn(self.buffer.selection)
-        candidate, best, worse = self._average.shadow.copied(), float("inf"), 0
-        if selection is not None and self.incumbent is not None:
-            best = evaluate(candidate, selection).score
+        updates, loss, diverged = 0, 0.0, ""
+        kept = Kept(self._network)
         while updates < self.spec.updates and not enough():
-            batch = self.buffer.training(self._rng, spec.batch_series, self._length())
+            batch = self.buffer.training(self._rng, spec.batch_series, spec.length)
             if batch is None:
                 break
-            stats = train_sequences(
-                self._network, self._optimizer, batch.to(self.device), spec, lambda: self._average.update(self._network)
-            )
+            stats = train_sequences(self._network, self._optimizer, batch.to(self.device), spec, self._average.update)
             updates += max(stats.updates, 1)
             loss = stats.loss if loss == 0.0 else loss + 0.1 * (stats.loss - loss)
             if stats.diverged:
                 diverged = stats.diverged
                 break
-            if selection is not None and updates - looked >= SELECT_EVERY:
-                looked = updates
-                score = evaluate(self._average.shadow, selection).score
-                if score < best:
-                    candidate, best, worse = self._average.shadow.copied(), score, 0
-                else:
-                    worse += 1
-                    if worse >= PATIENCE:
-                        break
-        if best == float("inf"):
-            candidate = self._average.shadow.copied()
-        if diverged:
+        candidate = self._average.shadow.copied()
+        if diverged or not finite(candidate):
+            kept.give_back()
             self._reset()
             return self._refuse(Verdict(False, "diverged"), updates, loss, None, None)
-        # The next round goes on from what was chosen, not from where this one ran too far.
-        self._network.load_state_dict(candidate.state_dict())
-        self._average = Average(self._network, spec.ema_decay)
-        newest = self._drawn(self.buffer.newest)
+        newest = self.buffer.newest(self._rng, EVALUATED_SERIES, spec.burn_in)
         if newest is None:
             return self._refuse(Verdict(False, "no-data"), updates, loss, None, None)
-        anchors = self._drawn(self.buffer.anchors)
-        mine = evaluate(candidate, newest)
-        theirs = evaluate(self.incumbent, newest) if self.incumbent is not None else None
-        mine_anchor = evaluate(candidate, anchors) if anchors is not None else None
-        theirs_anchor = (
-            evaluate(self.incumbent, anchors) if anchors is not None and self.incumbent is not None else None
-        )
-        verdict = judge(mine, theirs, mine_anchor, theirs_anchor, self.spec.gate)
+        newest = newest.to(self.device)
+        block = max(self.engine.spec.horizon, BLOCK_LEAST)
+        mine = evaluate(candidate, newest, block)
+        theirs = evaluate(self.incumbent, newest, block) if self.incumbent is not None else None
+        verdict = judge(mine, theirs, self.spec.gate)
         if not verdict.accepted:
             return self._refuse(verdict, updates, loss, mine, theirs)
         self.accepted += 1
@@ -249,10 +216,6 @@ class Learner:
         self._watch.forget()
         accepted = candidate.copied().to(torch.device("cpu")).eval()
         return Round(self.rounds, verdict, updates, loss, mine, theirs, accepted)
-
-    def _drawn(self, draw: Callable[[np.random.Generator, int, int], Sequences | None]) -> Sequences | None:
-        batch = draw(self._rng, EVALUATED_SERIES, self.spec.train.burn_in)
-        return None if batch is None else batch.to(self.device)
 
     def _refuse(
         self, verdict: Verdict, updates: int, loss: float, mine: Evaluation | None, theirs: Evaluation | None

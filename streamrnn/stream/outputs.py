@@ -33,7 +33,7 @@ def empty_scores(spec: StreamSpec) -> Scores:
         abs_persistence=np.zeros(shape),
         abs_network=np.zeros(shape),
         count_network=np.zeros(shape, dtype=np.int64),
-        abs_persistence_network=np.zeros(shape),
+        abs_base_network=np.zeros(shape),
         below=np.zeros((*shape, len(spec.quantiles)), dtype=np.int64),
         inside=np.zeros(shape, dtype=np.int64),
     )

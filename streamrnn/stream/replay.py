@@ -1,13 +1,10 @@
 """What training is fed from: the last steps of every series, and never a target that belongs to a held-out stretch.
 
-Three stretches are kept out of training, as targets:
+The newest `holdout` steps of every series are kept out of training, as targets: there the gate compares a candidate with the
+incumbent. A target that lies in them, or that has not come, is NaN and counts for nothing; the inputs run through.
 
-- the newest `holdout` steps of every series: there the gate compares a candidate with the incumbent;
-- the `holdout` steps before those: there a round chooses when to stop;
-- the anchor: of the older steps every ANCHOR_EVERY-th block of ANCHOR_LEN, by a step's own number, so that a step is
-  anchor for ever or never. There a candidate must not have forgotten.
-
-A target that lies in one of them, or that has not come, is NaN and counts for nothing; the inputs run through.
+What each target weighs. The squared error of a forecast, in units of how far its channel's values spread, is the squared error of
+what the network says times (s / spread)²: by that share, among the channels of a series, errors are weighed.
 """
 
 from __future__ import annotations
@@ -15,48 +12,56 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from streamrnn.kernels.stretches import ANCHOR_EVERY, ANCHOR_LEN, look_ahead
+from streamrnn.kernels.columns import rungs_of
+from streamrnn.kernels.forecast import Recorded
 from streamrnn.model.tbptt import Sequences
 from streamrnn.records import F32, F64, I64
 from streamrnn.spec import StreamSpec
 from streamrnn.stream.frontend import Frames
 
-# How strongly recent stretches are preferred: ends lie the square of a uniform back from the newest.
-RECENCY = 2.0
+# Half of the stretches are drawn from the newest steps (exponential, of this mean), the others from all.
+RECENT = 400.0
+TARGET_MAX = 8.0  # in usual errors
+LIGHTEST, HEAVIEST = 0.1, 5.0
+WINDOW_LEAST = 256
+HALF_MAX = 60_000.0
 
 
-def step_bytes(spec: StreamSpec) -> int:
+def step_bytes(spec: StreamSpec, inputs: int) -> int:
     """Bytes that a step of a series takes in a ReplayBuffer."""
-    return 2 * spec.input_size + 12 * len(spec.channels)
+    return len(spec.channels) * (2 * inputs + 8 + 6 * len(rungs_of(spec.horizon)))
 
 
 class ReplayBuffer:
-    """A ring of `window` steps per series, rows as the front end's table deals them; series_max rows at most.
+    """A ring of up to `window` steps per series, rows as the engine's table deals them; series_max rows at most.
 
-    Bytes: rows · window · (2 F + 12 C): 4 channels, 1,024 steps: 68 KiB a series.
+    All rows together have `bytes_max` at most: with more of them, each keeps fewer steps, but `WINDOW_LEAST`.
     """
 
-    def __init__(self, spec: StreamSpec, window: int, holdout: int) -> None:
-        self.spec, self.window, self.holdout = spec, window, holdout
-        channels = len(spec.channels)
+    def __init__(self, spec: StreamSpec, inputs: int, window: int, holdout: int, bytes_max: int) -> None:
+        self.spec, self.window, self.holdout, self.bytes_max = spec, window, holdout, bytes_max
+        self.inputs = inputs
+        channels, rungs = len(spec.channels), rungs_of(spec.horizon)
+        self._rungs: I64 = np.array(rungs, dtype=np.int64)
         self.count: I64 = np.zeros(0, dtype=np.int64)  # steps ever taken by the row's series
-        self._inputs = np.zeros((0, window, spec.input_size), dtype=np.float16)
-        # Values and bases relative to the row's anchor level, so that float32 keeps their differences.
+        self._seen = np.zeros((0, window, channels, inputs), dtype=np.float16)
+        # Values and where the moves begin relative to the row's level, so that float32 keeps their differences.
         self._values: F32 = np.zeros((0, window, channels), dtype=np.float32)
-        self._base: F32 = np.zeros((0, window, channels), dtype=np.float32)
-        self._scale: F32 = np.zeros((0, window, channels), dtype=np.float32)
+        self._origin: F32 = np.zeros((0, window, channels), dtype=np.float32)
+        self._size: F32 = np.zeros((0, window, channels, len(rungs)), dtype=np.float32)
+        self._base = np.zeros((0, window, channels, len(rungs)), dtype=np.float16)  # moves, in usual errors
         self._level: F64 = np.zeros((0, channels))
-        self._root: F32 = np.sqrt(np.arange(1, spec.horizon + 1)).astype(np.float32)
+        self._moments: F64 = np.zeros((0, 3, channels))  # of the values: how many, their sum, that of their squares
 
     def bytes(self) -> int:
-        return self._inputs.nbytes + self._values.nbytes + self._base.nbytes + self._scale.nbytes
+        return sum(getattr(self, name).nbytes for name in _RINGS)
 
     def steps(self) -> int:
         """Steps held over all series."""
         return int(np.minimum(self.count, self.window).sum())
 
-    def extend(self, frames: Frames) -> None:
-        """Takes the frames of one call of the front end, in its order."""
+    def extend(self, frames: Frames, recorded: Recorded) -> None:
+        """Takes the frames of one stretch, in its order."""
         if len(frames) == 0:
             return
         self._room(int(max(frames.slot.max(), max(frames.evicted, default=0))) + 1)
@@ -64,12 +69,21 @@ class ReplayBuffer:
             self.count[row] = 0
         first = frames.number == 0
         self._level[frames.slot[first]] = np.nan_to_num(frames.base[first])
+        self._moments[frames.slot[first]] = 0.0
         at = (frames.slot, frames.number % self.window)
         level = self._level[frames.slot]
-        self._inputs[at] = frames.inputs
-        self._values[at] = frames.values - level
-        self._base[at] = frames.base - level
-        self._scale[at] = frames.scale
+        values = frames.values - level
+        self._seen[at] = recorded.seen
+        self._values[at] = values
+        self._origin[at] = frames.base - level + recorded.origin * frames.scale
+        size = recorded.size * frames.scale[:, :, None]
+        self._size[at] = size
+        with np.errstate(divide="ignore", invalid="ignore"):
+            usual = recorded.base / recorded.size
+        self._base[at] = np.clip(np.nan_to_num(usual), -HALF_MAX, HALF_MAX)
+        known = ~np.isnan(values)
+        plain = np.where(known, values, 0.0)
+        np.add.at(self._moments, frames.slot, np.stack([known.astype(np.float64), plain, plain**2], axis=1))
         ends = frames.runs[:, 2] - 1
         self.count[frames.slot[ends]] = frames.number[ends] + 1
 
@@ -77,29 +91,45 @@ class ReplayBuffer:
         have = len(self.count)
         if rows <= have:
             return
-        extra = min(max(rows, 2 * have), max(self.spec.series_max, rows)) - have
-        self.count = np.concatenate([self.count, np.zeros(extra, dtype=np.int64)])
-        self._level = np.concatenate([self._level, np.zeros((extra, self._level.shape[1]))])
-        for name in ("_inputs", "_values", "_base", "_scale"):
+        want = min(max(rows, 2 * have), max(self.spec.series_max, rows))
+        most = self.bytes_max // (want * step_bytes(self.spec, self.inputs))
+        self._shorten(max(most, WINDOW_LEAST, 3 * self.holdout))
+        for name in ("count", "_level", "_moments", *_RINGS):
             array = getattr(self, name)
-            fresh = np.zeros((extra, *array.shape[1:]), dtype=array.dtype)
+            fresh = np.zeros((want - have, *array.shape[1:]), dtype=array.dtype)
             setattr(self, name, np.concatenate([array, fresh]))
+
+    def _shorten(self, window: int) -> None:
+        """Keeps the last `window` steps of every row."""
+        if window >= self.window:
+            return
+        rows = np.arange(len(self.count))[:, None]
+        number = np.maximum(self.count[:, None] - window, 0) + np.arange(window)
+        there, here = number % self.window, number % window
+        for name in _RINGS:
+            array = getattr(self, name)
+            short = np.zeros((len(array), window, *array.shape[2:]), dtype=array.dtype)
+            short[rows, here] = array[rows, there]
+            setattr(self, name, short)
+        self.window = window
 
     # ── training ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def training(self, rng: np.random.Generator, rows: int, length: int) -> Sequences | None:
         """`rows` stretches of `length` steps: every series has the same chance, however much it talks."""
-        least = 2 * self.holdout + length + 1
-        able = np.flatnonzero(self.count >= least)
+        able = np.flatnonzero(self.count >= self.holdout + length + 1)
         if len(able) == 0:
             return None
         chosen = rng.choice(able, size=rows, replace=len(able) < rows)
-        cut = self.count[chosen] - 2 * self.holdout
+        cut = self.count[chosen] - self.holdout
         oldest = np.maximum(self.count[chosen] - self.window, 0) + length
-        back = rng.random(rows) ** RECENCY * (cut - oldest + 1)
-        end = cut - np.minimum(back.astype(np.int64), cut - oldest)
-        allowed = np.zeros(rows, dtype=np.int64)
-        return self._sequences(chosen, end, length, allowed, cut, anchor=False)
+        room = cut - oldest
+        # A stretch's last labels lie before the cut where there is room for that.
+        newest = np.maximum(room - self.spec.horizon, 0)
+        uniform = rng.random(rows) * (newest + 1)
+        recent = newest - np.minimum(rng.exponential(RECENT, size=rows), newest)
+        end = oldest + np.where(np.arange(rows) % 2 == 0, uniform, recent).astype(np.int64)
+        return self._sequences(chosen, end, length, np.zeros(rows, dtype=np.int64), cut)
 
     def forget(self, rows: list[int]) -> None:
         """These rows' series are no longer kept."""
@@ -115,56 +145,47 @@ class ReplayBuffer:
         some = min(some, max(2, len(count) // 4))
         return middle if middle >= least or some > len(count) // 2 else int(count[-some])
 
-    def longest(self, at_most: int, least: int = 1, some: int = 1 << 30) -> int:
-        """The longest stretch, up to `at_most`, that the series in the middle can give for training; where that is less
-        than `least`, the `some`-th longest."""
-        apart = 2 * self.holdout + 1
-        return max(0, min(at_most, self.typical(least + apart, some) - apart))
+    # ── the gate's stretch ───────────────────────────────────────────────────────────────────────────────────────
 
-    # ── the gate's stretches ─────────────────────────────────────────────────────────────────────────────────────
-
-    def newest(self, rng: np.random.Generator, rows: int, burn_in: int) -> Sequences | None:
-        """The held-out newest steps of up to `rows` series, after `burn_in` steps that only warm the state."""
-        return self._held_out(rng, rows, burn_in, back=0)
-
-    def selection(self, rng: np.random.Generator, rows: int, burn_in: int) -> Sequences | None:
-        """The stretch before the newest: where a round looks whether going on still helps."""
-        return self._held_out(rng, rows, burn_in, back=self.holdout)
-
-    def _held_out(self, rng: np.random.Generator, rows: int, burn_in: int, back: int) -> Sequences | None:
-        length = self.holdout + burn_in
-        able = np.flatnonzero(self.count >= length + back)
+    def newest(self, rng: np.random.Generator, rows: int, warm_up: int) -> Sequences | None:
+        """The held-out newest steps of up to `rows` series, after up to `warm_up` steps that only move the state."""
+        able = np.flatnonzero(self.count > self.holdout)
         if len(able) == 0:
             return None
         chosen = rng.choice(able, size=min(rows, len(able)), replace=False)
-        end = self.count[chosen] - back
-        return self._sequences(chosen, end, length, end - self.holdout, end, anchor=True)
+        kept = min(self.window, int(np.median(self.count[able])))
+        length = min(self.holdout + warm_up, max(kept, self.holdout + 1))
+        chosen = chosen[self.count[chosen] >= length]
+        end = self.count[chosen]
+        return self._sequences(chosen, end, length, end - self.holdout, end) if len(chosen) else None
 
-    def anchors(self, rng: np.random.Generator, rows: int, burn_in: int) -> Sequences | None:
-        """One anchor block of each of up to `rows` series, the newest whole one before the held-out steps.
-
-        None while fewer than half of the series have one: the few that talk most must not have a veto.
-        """
-        period = ANCHOR_LEN * ANCHOR_EVERY
-        cut = self.count - 2 * self.holdout
-        # The blocks' ends are the multiples of the period: a block is the last ANCHOR_LEN steps of its period.
-        end = cut // period * period
-        able = np.flatnonzero((end > 0) & (end - ANCHOR_LEN - burn_in >= np.maximum(self.count - self.window, 0)))
-        if len(able) == 0 or 2 * len(able) < int((self.count >= self.holdout + burn_in).sum()):
-            return None
-        chosen = rng.choice(able, size=min(rows, len(able)), replace=False)
-        stop = end[chosen]
-        return self._sequences(chosen, stop, ANCHOR_LEN + burn_in, stop - ANCHOR_LEN, stop, anchor=True)
-
-    def _sequences(self, rows: I64, end: I64, length: int, target_from: I64, target_to: I64, anchor: bool) -> Sequences:
-        """Stretches [end − length, end) with the targets whose step lies in [target_from, target_to).
-
-        `anchor`: whether targets in anchor blocks count.
-        """
+    def _sequences(self, rows: I64, end: I64, length: int, target_from: I64, target_to: I64) -> Sequences:
+        """Stretches [end − length, end) with the targets whose step lies in [target_from, target_to)."""
         number = end[None, :] - length + np.arange(length)[:, None]  # [T, B]
-        inputs = self._inputs[rows[None, :], number % self.window].astype(np.float32)  # [T, B, F]
-        targets: F32 = np.empty((*number.shape, len(self.spec.channels), self.spec.horizon), dtype=np.float32)
-        look_ahead(
-            self._values, self._base, self._scale, self._root, rows, end, target_from, target_to, anchor, targets
-        )  # fmt: skip
-        return Sequences(torch.from_numpy(inputs), torch.from_numpy(targets))
+        at = (rows[None, :], number % self.window)
+        seen, size, base = self._seen[at], self._size[at], self._base[at]  # [T, B, C, …]
+        origin = self._origin[at]
+        targets = np.empty(size.shape, dtype=np.float32)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            for r, h in enumerate(self._rungs):
+                there = number + h
+                value = self._values[rows[None, :], there % self.window]
+                wanted = (target_from <= there) & (there < target_to)
+                moved = np.where(wanted[..., None], value - origin, np.nan)
+                targets[..., r] = moved / size[..., r] - base[..., r]
+            targets[~(size > 0.0)] = np.nan
+            count, total, squares = np.moveaxis(self._moments[rows], 1, 0)  # [B, C] each
+            mean = total / count
+            variance = squares / count - mean * mean
+            share = size.astype(np.float64) ** 2 / np.where(variance > 0.0, variance, np.nan)[None, :, :, None]
+            share = share / np.nanmean(np.where(share > 0.0, share, np.nan), axis=2, keepdims=True)
+        weighs = np.clip(np.nan_to_num(share, nan=1.0), LIGHTEST, HEAVIEST).astype(np.float32)
+        targets = np.clip(targets, -TARGET_MAX, TARGET_MAX)
+
+        def flat(array: F32) -> torch.Tensor:
+            return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).flatten(1, 2)
+
+        return Sequences(flat(seen), flat(targets), flat(weighs), len(self.spec.channels))
+
+
+_RINGS = ("_seen", "_values", "_origin", "_size", "_base")

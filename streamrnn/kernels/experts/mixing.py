@@ -21,7 +21,7 @@ from __future__ import annotations
 import numpy as np
 
 from streamrnn.kernels import inlined
-from streamrnn.kernels.columns import DEVIATIONS, EXPERTS, MOVES, NETWORK, PERSISTENCE, STACK, Real
+from streamrnn.kernels.columns import DEVIATIONS, EXPERTS, MOVES, PERSISTENCE, STACK, Real
 from streamrnn.kernels.experts import stack
 from streamrnn.records import F32, I64
 
@@ -32,7 +32,6 @@ CAP = np.float32(100.0)
 FARTHEST = np.float32(2.0**28)  # what a move can be at all (`history.X_MAX`)
 ASLEEP = np.float32(1.5)
 BELIEVED = 10.0  # an expert's move goes as far as so many usual moves over the rung
-CLAIM = 10  # stretches of a rung that held-out data count for
 STANDARD = 0.5  # standard errors that the guard takes from β
 ABSURD = np.float32(1000.0)  # a squared move beyond so many usual ones weighs less in slow sums
 CAP_MAX, ENERGY_MAX = np.float32(1e30), np.float32(1e38)  # whatever a foreign record says of usual moves
@@ -66,8 +65,7 @@ def score(
     wakes: I64,
     factor: F32,
 ) -> None:
-    """Takes in what came of a channel: `y` the move over rung r, `moves` [expert] what each had said (NaN for a network that had
-    not), `raw` the mixture.
+    """Takes in what came of a channel: `y` the move over rung r, `moves` [expert] what each had said, `raw` the mixture.
 
     `age`: frames between the channel's first and the target; `turn`: number of the forecast among those of this rung, by which
     solving takes turns. The arrays are those of `Mixture`, of one channel; `loss` [expert in use] and the stack's of one rung.
@@ -79,7 +77,7 @@ def score(
     if settled and usual > np.float32(0.0):
         limit = min(np.float32(BELIEVED) * np.sqrt(usual), FARTHEST)
     for k in range(1, EXPERTS):
-        moves[k] = min(max(moves[k], -limit), limit) if moves[k] == moves[k] else moves[k]
+        moves[k] = min(max(moves[k], -limit), limit)
     squared = y * y
     if settled and usual > np.float32(0.0):
         squared = min(squared, CAP * usual)
@@ -96,9 +94,9 @@ def score(
     first = place[PERSISTENCE]
     for k in range(EXPERTS):
         at = place[k]
-        if at >= 0 and moves[k] == moves[k]:
+        if at >= 0:
             lost = loss[at]
-            if k != PERSISTENCE and k != NETWORK and spoken < wakes[k] + (h if k < MOVES else 0):
+            if k != PERSISTENCE and spoken < wakes[k] + (h if k < MOVES else 0):
                 lost = ASLEEP * loss[first]
             d = moves[k] - y
             loss[at] = discounted * lost + min(d * d, cap)
@@ -111,10 +109,10 @@ def score(
     if place[STACK] >= 0:
         trusted = DEVIATIONS if place[DEVIATIONS] >= 0 else MOVES
         members = 0
-        for k in range(1, NETWORK + 1):
+        for k in range(1, STACK):
             if place[k] >= 0:
                 members += 1
-            if place[k] < 0 or moves[k] != moves[k]:
+            else:
                 moves[k] = np.float32(0.0)
         stack.learn(stack_gram, stack_right, moves, y - moves[trusted], weight, faded)
         if age < YOUNG or turn % SELDOM == 0:
@@ -132,26 +130,13 @@ def score(
 
 
 @inlined
-def weigh(loss: F32, weight: F32, energy: F32, known: bool, place: I64, net_ready: bool, skill: float) -> None:
-    """The weights of a rung by the losses so far.
-
-    Before anything is `known` to have matured there are only persistence and the network, weighed by its `skill`: its squared
-    error over persistence's on held-out data.
-    """
+def weigh(loss: F32, weight: F32, energy: F32, known: bool, place: I64) -> None:
+    """The weights of a rung by the losses so far; before anything is `known` to have matured there is only persistence."""
     used = loss.shape[0]
-    net, first = place[NETWORK], place[PERSISTENCE]
-    if net_ready and known and loss[net] == np.float32(0.0):
-        # A network that has not been judged yet joins with the loss of the best linear expert, or what its skill makes of
-        # persistence's, if that is more.
-        joined = np.float32(skill) * loss[first]
-        trusted = place[DEVIATIONS] if place[DEVIATIONS] >= 0 else place[MOVES]
-        if trusted >= 0:
-            joined = max(joined, loss[trusted])
-        loss[net] = joined
+    first = place[PERSISTENCE]
     best = np.float32(np.inf)
     for k in range(used):
-        if k != net or net_ready:
-            best = min(best, loss[k])
+        best = min(best, loss[k])
     sharp = np.float32(ETA)
     if energy[1] > np.float32(0.0):
         sharp = min(sharp, np.float32(ETA_SHARE) * energy[0] * (energy[0] / energy[1]))
@@ -160,10 +145,8 @@ def weigh(loss: F32, weight: F32, energy: F32, known: bool, place: I64, net_read
         w = np.float32(0.0)
         if not known:
             if k == first:
-                w = np.float32(np.exp(-ETA * max(1.0 / skill - 1.0, 0.0)) if net_ready else 1.0)
-            elif k == net and net_ready:
-                w = np.float32(np.exp(-ETA * max(skill - 1.0, 0.0)))
-        elif k != net or net_ready:
+                w = np.float32(1.0)
+        else:
             d = loss[k] - best
             w = np.float32(1.0)
             if d > np.float32(0.0):
@@ -176,16 +159,10 @@ def weigh(loss: F32, weight: F32, energy: F32, known: bool, place: I64, net_read
 
 
 @inlined
-def believed(usual: Real, slope: F32, known: bool, cells: int, claimed: Real) -> Real:
-    """The share of a rung's mixed move that is emitted; `usual`: mean square of the rung's moves.
-
-    `claimed`: the share of their energy that the network explained on held-out data, by its weight: as good as `CLAIM` stretches
-    of the rung that were seen here. Else a network that is right would be dropped when a channel's first forecasts have matured,
-    until there are enough of them.
-    """
+def believed(usual: Real, slope: F32, known: bool, cells: int) -> Real:
+    """The share of a rung's mixed move that is emitted; `usual`: mean square of the rung's moves."""
     share = np.float32(0.0 if known else 1.0)
-    before = np.float32(CLAIM * cells) * claimed * usual
-    came, moved = slope[0] + before, slope[1] + before
+    came, moved = slope[0], slope[1]
     if known and moved > np.float32(0.0) and came > np.float32(0.0):
         beta = came / moved
         error = np.sqrt(np.float32(cells) * usual / moved)
