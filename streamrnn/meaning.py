@@ -267,7 +267,7 @@ class Change:
             if getattr(before, name) != getattr(now, name):
                 yield f"`{name}` was {getattr(before, name)}, and is {getattr(now, name)}: everything is carried"
         if not self.same_inputs:
-            yield "the network's recurrent state is computed anew from the last `burn_in` steps"
+            yield "the network's recurrent state begins at zero"
 
 
 def _places(before: Sequence[object], now: Sequence[object]) -> tuple[int, ...]:

@@ -79,11 +79,6 @@ class StreamSpec:
     def irregular(self) -> bool:
         return self.step_ms == 0
 
-    @property
-    def input_size(self) -> int:
-        """Width F of one network input row: (u, z) per channel, log Δt, sine and cosine per calendar period."""
-        return 2 * len(self.channels) + 1 + 2 * len(self.calendar_ms)
-
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:

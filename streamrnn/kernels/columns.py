@@ -297,6 +297,7 @@ class Frames(NamedTuple):
     rest: I32
     number: I64
     phase: F64
+    moment: F32
     out_row: I64
     fill_row: I64
 

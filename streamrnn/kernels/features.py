@@ -1,9 +1,4 @@
-"""From frames to network inputs: online scaling per series and channel, differences to the last value, Δt, calendar.
-
-A recurrent cell on raw levels loses to persistence. What it is shown instead, per channel, is
-
-    u = (x − last seen) / (scale · √steps since)      the newest move in units of the usual move
-    z = (x − level) / spread                          where the value stands in its longer history
+"""Online scaling per series and channel: how far a channel usually moves, where it stands; Δt, calendar.
 
 `scale` is the root of a decayed mean of squared moves, `level` and `spread` a decayed mean and standard deviation.
 All are used before they are updated with x (score before learn) and start as plain averages, so that the first values
@@ -26,7 +21,7 @@ import numpy as np
 from streamrnn.kernels import compiled
 from streamrnn.records import F32, F64, I8, I32, I64, U8, U16
 
-# A move or a deviation is shown up to this many units; beyond, the network learns nothing but that it was large.
+# A deviation enters the level as at most so many spreads.
 CLIP = 8.0
 # A squared move enters the scale as at most this many times the present square (5² ≈ 5 σ).
 SPIKE = 25.0
@@ -41,11 +36,6 @@ JUMP = 4
 # So many moves in a row, each this much smaller than the scale, are no chance either.
 CALM, CALM_RATIO = 32, 30.0
 STILL_MAX = 65535
-
-
-@compiled
-def _clip(x: float) -> float:
-    return min(max(x, -CLIP), CLIP)
 
 
 @compiled
@@ -101,7 +91,7 @@ def observe(
     prev_step: I64,
     dt_mean: F32,
     steps: I64,
-    inputs: F32,
+    moment: F32,
     base: F64,
     scale: F32,
     age: F32,
@@ -110,14 +100,14 @@ def observe(
     number: I64,
     pace: F32,
 ) -> None:
-    """Walks frames in (series, time) order, updating each series' scaling and writing what the network sees.
+    """Walks frames in (series, time) order, updating each series' scaling.
 
     Frame arrays are [frame], `values` [frame, channel]; state arrays are [row] or [row, channel]. Written:
-    `inputs` [frame, F] (NaN where a channel is missing), `base` [frame, channel] the last seen value, `scale`
-    [frame, channel], `age` [frame, channel] steps since last seen, `age_before` the same one frame before, `rest`
-    [frame, channel] observations since the channel last moved, or −k at the k-th of the `FRESH` moves from which its scale
-    is first known, `number` [frame] the series' count of steps so far, `pace` [frame] the usual distance of irregular
-    steps. `ts` and the periods in `calendar` are in one unit.
+    `moment` [frame, 1 + 2 · period] log of the steps that passed, sine and cosine of the calendar's periods, `base`
+    [frame, channel] the last seen value, `scale` [frame, channel], `age` [frame, channel] steps since last seen,
+    `age_before` the same one frame before, `rest` [frame, channel] observations since the channel last moved, or −k at the
+    k-th of the `FRESH` moves from which its scale is first known, `number` [frame] the series' count of steps so far, `pace`
+    [frame] the usual distance of irregular steps. `ts` and the periods in `calendar` are in one unit.
 
     State: `move_scale`, the average of `fresh` squares (its root); `run`, moves in a row that do not fit it (negative:
     too small); `still`, observations since the last move.
@@ -144,8 +134,6 @@ def observe(
             x = values[i, c]
             age_before[i, c] = since[s, c]
             if np.isnan(x):
-                inputs[i, c] = np.nan
-                inputs[i, channels + c] = np.nan
                 rest[i, c] = still[s, c]
                 if seen[s, c] > 0:
                     since[s, c] += np.float32(delta)
@@ -153,8 +141,6 @@ def observe(
                 n = seen[s, c]
                 rest[i, c] = 0
                 if n == 0:
-                    inputs[i, c] = 0.0
-                    inputs[i, channels + c] = 0.0
                     level[s, c] = x
                 else:
                     steps_since = np.float64(since[s, c]) + delta
@@ -163,10 +149,6 @@ def observe(
                     unit = unit_of(kept, last[s, c], n, still[s, c], shrink)
                     deviation = x - level[s, c]
                     spread = max(np.float64(level_spread[s, c]), unit)
-                    inputs[i, c] = np.float32(_clip(move / unit)) if move != 0.0 else np.float32(0.0)
-                    inputs[i, channels + c] = (
-                        np.float32(_clip(deviation / spread)) if deviation != 0.0 else np.float32(0.0)
-                    )
                     if move == 0.0:
                         still[s, c] = min(still[s, c] + 1, STILL_MAX)
                         rest[i, c] = still[s, c]
@@ -212,9 +194,8 @@ def observe(
             base[i, c] = last[s, c] if seen[s, c] > 0 else np.nan
             scale[i, c] = np.float32(unit_of(move_scale[s, c], last[s, c], seen[s, c], still[s, c], shrink))
             age[i, c] = since[s, c]
-        column = 2 * channels
-        inputs[i, column] = np.float32(np.log1p(min(delta, 1e6)))
+        moment[i, 0] = np.float32(np.log1p(min(delta, 1e6)))
         for k in range(calendar.shape[0]):
             phase = 2.0 * np.pi * np.float64(ts[i] % calendar[k]) / np.float64(calendar[k])
-            inputs[i, column + 1 + 2 * k] = np.float32(np.sin(phase))
-            inputs[i, column + 2 + 2 * k] = np.float32(np.cos(phase))
+            moment[i, 1 + 2 * k] = np.float32(np.sin(phase))
+            moment[i, 2 + 2 * k] = np.float32(np.cos(phase))

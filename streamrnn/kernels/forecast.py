@@ -383,8 +383,9 @@ def _score(i: int, frames: Frames, state: State, settings: Settings, matured: Ma
                     place, plan.wakes, scratch.work,
                 )  # fmt: skip
                 remainder.learn(
-                    r, ladder.stride[r], (age - mixing.FIRST - h) // ladder.stride[r] + 1, y - mean, says, state.errors.size[c],
-                    state.errors.last[c], state.errors.means[c], state.errors.worth[c],
+                    r, ladder.stride[r], (age - mixing.FIRST - h) // ladder.stride[r] + 1,
+                    np.float32(ladder.fade[r] * ladder.fade[r]), y - mean, says, state.errors.size[c], state.errors.last[c],
+                    state.errors.means[c], state.errors.worth[c],
                 )  # fmt: skip
             error = np.float64(y - mean - added) * unit
             naive = np.float64(y) * unit * per_size
@@ -675,7 +676,7 @@ def _foresee(
             lately = np.float32(state.calibration.quick[c, 0] / size) if size > 0.0 else np.float32(0.0)
             remainder.look(
                 c, n, here, scratch.came[c], volatility, lately, place, plan.cross, ladder.h, history, mixture.size, errors,
-                scratch.calendar, foreseen, mean, scratch.shown[c],
+                scratch.calendar, frames.moment[i], foreseen, mean, scratch.shown[c],
             )  # fmt: skip
             if net.recorded:
                 of_size = np.float32(1.0 / per_unit) if per_unit > 0.0 else np.float32(0.0)

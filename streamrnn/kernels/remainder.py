@@ -12,7 +12,7 @@ have been worth. w is the slope of what came on what the network had said, per c
 
     β_c = (Σ f y + β · `SHRUNK` v) / (Σ f² + `SHRUNK` v),   β = (Σ_c Σ f y) / (Σ_c Σ f² + `DOUBTED` v)
 
-(sums decayed by `FADE`, v forecasts overlapping at a time, y clipped), from 0 to `MOST`, times clip(β / se − ½, 0, 1) with the
+(decayed sums, v forecasts overlapping at a time, y clipped), from 0 to `MOST`, times clip(β / se − ½, 0, 1) with the
 standard error se = √(2 v / Σ_c Σ f²) of the slope over all channels: a network that says nothing true says nothing.
 """
 
@@ -44,7 +44,6 @@ ERROR_MAX = np.float32(8.0)
 JUDGED_MAX = np.float32(4.0)
 HALF_LIVES = (24.0, 168.0)  # of the decayed means of errors, in frames
 ERROR_RATES = tuple(1.0 - 0.5 ** (1.0 / half_life) for half_life in HALF_LIVES)
-FADE = 0.999
 SHRUNK, DOUBTED, MOST, STANDARD = 30.0, 3.0, 1.2, 0.5
 SQUARE_MAX = np.float32(1e30)
 
@@ -56,7 +55,12 @@ BASE_SHARE = np.float32(1.0 / 1.5)
 
 
 def input_names(
-    channels: Sequence[str], rungs: Sequence[int], experts: Sequence[int], seasons: Sequence[str], cross: bool
+    channels: Sequence[str],
+    rungs: Sequence[int],
+    experts: Sequence[int],
+    seasons: Sequence[str],
+    calendar: Sequence[str],
+    cross: bool,
 ) -> list[str]:
     """What each input of the network is, in the order in which `look` writes them; `c` stands for the channel itself."""
     deviating, moving, profiled = DEVIATIONS in experts, MOVES in experts, PROFILE in experts
@@ -79,7 +83,8 @@ def input_names(
             names += [f"{name} {h}" for h in rungs]
     for season, harmonics in zip(seasons, HARMONICS, strict=False):
         names += [f"wave {k} of {season}" for k in range(2 * harmonics)]
-    names += ["volatility", "quick", "missed"]
+    names += ["volatility", "quick", "missed", "passed"]
+    names += [f"{wave} of {period}" for period in calendar for wave in ("sine", "cosine")]
     if cross and len(channels) > 1:
         for other in channels:
             names += [f"move of {other}", f"is {other}"]
@@ -90,7 +95,7 @@ def input_names(
 
 @inlined
 def learn(
-    r: int, stride: int, count: int, error: Real, said: Real, size: F32, last: F32, means: F32, worth: F32
+    r: int, stride: int, count: int, fade: Real, error: Real, said: Real, size: F32, last: F32, means: F32, worth: F32
 ) -> None:
     """Takes in a base error that matured at rung r, the `count`-th of them, and the number that the network had `said` (NaN:
     none). The arrays are those of `Remainder`, of one channel."""
@@ -103,9 +108,8 @@ def learn(
             rate = np.float32(min(ERROR_RATES[k] * stride, 1.0))
             means[r, k] += rate * (z - means[r, k])
         if said == said:
-            keep = np.float32(FADE**stride)
-            worth[r, 0] = keep * worth[r, 0] + said * within(z, JUDGED_MAX)
-            worth[r, 1] = keep * worth[r, 1] + said * said
+            worth[r, 0] = fade * worth[r, 0] + said * within(z, JUDGED_MAX)
+            worth[r, 1] = fade * worth[r, 1] + said * said
         if count > FIRST:
             squared = min(squared, CAP * usual)
     rate = np.float32(max(min(RATE * stride, 1.0), 1.0 / max(count, 1)))
@@ -116,7 +120,7 @@ def learn(
 def believed(r: int, cells: int, worth: F32, out: F32) -> None:
     """`out` [channel, rung] ← how far what the network says of rung r is believed.
 
-    `worth` [channel, rung, (Σ f y, Σ f²)]; `prior`: what it was worth on held-out data.
+    `worth` [channel, rung, (Σ f y, Σ f²)]; `cells`: forecasts of the rung that overlap.
     """
     v = np.float32(cells)
     channels = worth.shape[0]
@@ -168,6 +172,7 @@ def look(
     sizes: F32,
     errors: Remainder,
     wave: F32,
+    moment: F32,
     foreseen: F32,
     base: F32,
     seen: F32,
@@ -237,6 +242,9 @@ def look(
     seen[k + 1] = within(quick, CLIP)
     seen[k + 2] = np.float32(0.0) if came else np.float32(1.0)
     k += 3
+    for j in range(moment.shape[0]):
+        seen[k + j] = within(moment[j], CLIP)
+    k += moment.shape[0]
     if cross and channels > 1:
         old = here - 1 if here >= 1 else length - 1
         for other in range(channels):

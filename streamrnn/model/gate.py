@@ -1,9 +1,9 @@
 """May a candidate serve? Only if it is finite, and what it adds to the mixture on data that it was not trained on is real.
 
-What is sent is the mixture's move and a share of what the network says, as much as that has been worth (`kernels.remainder`). So
-that is what is judged: with f what the network says, y the remaining error, β = Σ f y / Σ f², the gain is the share of Σ y² that β f
-removes; a network that is right in the half of what it says is worth as much as one that says half. Where the errors of two
-networks are no further apart than chance makes them, the newer one is taken: it has seen more.
+What is sent is the mixture's move and a share of what the network says, as much as that has been worth (`kernels.remainder`).
+So that is what is judged: with f what the network says, y the remaining error, β = Σ f y / Σ f², the gain is the share of Σ y²
+that β f removes; a network that is right in the half of what it says is worth as much as one that says half. Where the errors
+of two networks are no further apart than chance makes them, the newer one is taken: it has seen more.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ SLOPE_MAX = 1.2
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """What a network adds on one stretch, by rung: the share of the mixture's squared error that it removes (`gain`) at
-    the `slope` that suits it best. `errors` [block, rung]: squared errors that are left, by series and time; `squares`, without it."""
+    the `slope` that suits it best. `errors` [block, rung]: squared errors that are left, by series and time; `squares`: those
+    of the mixture."""
 
     finite: bool
     gain: tuple[float, ...]

@@ -194,7 +194,7 @@ def _line(status: dict[str, Any]) -> str:
     summary = status["summary"]
     return (
         f"{summary['ticks_per_s']:.0f} ticks/s, lag {status['lag']}, weights {status['model']} ({status['swaps']} swaps), "
-        f"network/persistence {_figure(summary['network_ratio'])}, coverage {_figure(summary['coverage'])}"
+        f"taken away by the network {_figure(summary['network_gain'])}, coverage {_figure(summary['coverage'])}"
     )
 
 
@@ -204,9 +204,9 @@ def _print(console: Console, status: dict[str, Any]) -> None:
         return
     summary = status["summary"]
     table = Table(title="The last 20 seconds", title_justify="left", show_header=False)
-    table.add_row("error of the network (mean absolute, in usual moves)", _figure(summary["network_mae"]))
-    table.add_row("error of persistence on the same targets", _figure(summary["network_persistence_mae"]))
-    table.add_row("network / persistence", _figure(summary["network_ratio"]))
+    table.add_row("error with the network (mean absolute, in usual moves)", _figure(summary["network_mae"]))
+    table.add_row("without it, of the same forecasts", _figure(summary["without_network_mae"]))
+    table.add_row("share taken away by the network", _figure(summary["network_gain"]))
     table.add_row("emitted forecast / persistence", _figure(summary["forecast_ratio"]))
     table.add_row(f"coverage of the {summary['coverage_nominal']:.0%} interval", _figure(summary["coverage"]))
     table.add_row("ticks per second", f"{summary['ticks_per_s']:.0f}")

@@ -143,7 +143,9 @@ class Metrics:
         self.buffer_max = gauge("buffer_max", "The bound of what waits.", "buffer")
         self.unreadable = gauge("partitions_unreadable", "Partitions served only up to a damaged place in their log.")
         self.matured = counter("matured_targets_total", "Targets that came for forecasts made before.")
-        self.skill = gauge("network_error_ratio", "Mean absolute error of the network over persistence's, last minute.")
+        self.gain = gauge(
+            "network_gain", "Share of the mixture's mean absolute error that the network takes away, last minute."
+        )
         self.coverage = gauge("coverage", "Share of targets inside the outer quantiles, last minute.")
         self.swaps = counter("weights_swaps_total", "Weights swapped in.")
         self.weights_refused = counter("weights_refused_total", "Weights that could not be served.")
@@ -478,6 +480,6 @@ class WorkerObserver:
             self.metrics.buffer_max.labels(name).set(bound)
         view = self.summary.view(time.monotonic(), 60.0)
         self.metrics.refused_share.set(np.nan if view["refused_share"] is None else view["refused_share"])
-        self.metrics.skill.set(np.nan if view["network_ratio"] is None else view["network_ratio"])
+        self.metrics.gain.set(np.nan if view["network_gain"] is None else view["network_gain"])
         self.metrics.coverage.set(np.nan if view["coverage"] is None else view["coverage"])
         return self.metrics.text()

@@ -51,8 +51,8 @@ class Summary:
     def view(self, now_s: float, last_s: float) -> dict[str, Any]:
         """Figures over the last `last_s` seconds; None where nothing matured.
 
-        Errors are mean absolute errors in units of the series' usual move. `network_ratio` compares the network with
-        persistence over the same targets.
+        Errors are mean absolute errors in units of the series' usual move. `network_gain` is what of the error
+        of the mixture alone the network takes away, over the same targets.
         """
         bins = [entry for entry in self._bins if entry.at_s > now_s - last_s - BIN_S]
         total = empty_scores(self.spec)
@@ -84,8 +84,8 @@ class Summary:
             "persistence_mae": naive,
             "forecast_ratio": error / naive if error is not None and naive else None,
             "network_mae": network,
-            "network_persistence_mae": against,
-            "network_ratio": network / against if network is not None and against else None,
+            "without_network_mae": against,
+            "network_gain": 1.0 - network / against if network is not None and against else None,
             "coverage": mean(total.inside, count),
             "coverage_nominal": self.spec.quantiles[-1] - self.spec.quantiles[0],
             "coverage_by_horizon": [

@@ -5,7 +5,7 @@ What a column lacks starts as in a fresh row. Some things need more than a place
 Rings. A column over the last frames of a series has frame n at place n modulo its length; with another length each frame moves
 to its new place. A ring that grows has places for frames that it never had: these hold the oldest value that it did have, as if
 the channel had stood there, and `unbroken` says that nothing before that one was seen, so neither a label nor "a season ago" is
-taken from there. A network's kept frames begin with ones in which nothing came.
+taken from there.
 
 Rungs. What a rung of the new ladder has learnt is what the old one had at that horizon: that of the same rung, bit for bit, or a
 line between the two around it, as the forecasts themselves are. Rungs beyond the old horizon start cold; the linear experts'
@@ -16,11 +16,10 @@ Forecasts that wait for their targets are carried where a rung of both ladders k
 nothing waits: the mean is no number.
 
 Experts. Each has its place by its name. One that begins anew (`Change.experts`) has lost half as much again as persistence, so
-that nobody believes it before it has shown something; the network keeps its losses.
+that nobody believes it before it has shown something.
 
-The recurrent state is of the numbers that the network was shown. Where these are no longer the same in the same places it is
-dropped, and computed anew from the kept frames (`ring`), with a new channel as one that is missing, when the series is next
-touched: that is what the network would have come to had the channel been there and silent.
+The recurrent state is of the numbers that the network was shown. Where these are no longer the same in the same places it
+begins at zero.
 """
 
 from __future__ import annotations
@@ -60,8 +59,8 @@ from streamrnn.stream.forecasting import (
 )
 from streamrnn.stream.table import Field
 
-CHANNEL, LEVEL, RUNG, CELL, FRAME, BITS, KEPT, INPUT, PLAIN = (
-    "channel", "level", "rung", "cell", "frame", "bit a frame", "kept frame", "input", "plain",
+CHANNEL, LEVEL, RUNG, CELL, FRAME, BITS, PLAIN = (
+    "channel", "level", "rung", "cell", "frame", "bit a frame", "plain",
 )  # fmt: skip
 EXPERT, SHARE, MOVE, FEATURE, TRIANGLE, BIN, SEASON = (
     "expert in use", "expert in use and the guard", "kept move", "feature", "features' upper triangle", "bin", "season",
@@ -83,14 +82,14 @@ AXES: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("moves_weights", "deviations_weights"), (CHANNEL, FEATURE, RUNG)),
     "losses": (CHANNEL, RUNG, EXPERT),
     "weight": (CHANNEL, RUNG, SHARE),
-    **dict.fromkeys(("move_size", "sigma", "standing"), (CHANNEL, RUNG)),
+    **dict.fromkeys(("move_size", "sigma", "standing", "error_size", "error_last"), (CHANNEL, RUNG)),
+    **dict.fromkeys(("error_means", "network_worth"), (CHANNEL, RUNG, PLAIN)),
     **dict.fromkeys(("energy", "slope", "stack_gram", "stack_right", "stack_weight"), (CHANNEL, RUNG, PLAIN)),
     "level_theta": (CHANNEL, RUNG, LEVEL),
-    **dict.fromkeys(("pend_mean", "pend_raw"), (CHANNEL, CELL)),
+    **dict.fromkeys(("pend_mean", "pend_raw", "pend_said", "pend_added"), (CHANNEL, CELL)),
     "pend_moves": (CHANNEL, CELL, MOVE),
     "pend_offsets": (CHANNEL, CELL, LEVEL),
     "covariance": (CHANNEL, CHANNEL),
-    "ring": (KEPT, INPUT),
 }  # fmt: skip
 # Columns that begin anew with an expert.
 OF_EXPERT: Mapping[str, int] = {
@@ -102,7 +101,7 @@ OF_EXPERT: Mapping[str, int] = {
 }
 # What the longest rung before says of those beyond it: as it is, or by the horizon.
 AS_BEFORE = ("moves_right", "moves_weights", "deviations_right", "deviations_weights")
-BY_HORIZON = ("move_size",)
+BY_HORIZON = ("move_size", "error_size")
 # Decided by what a network is shown, not by an axis.
 RECURRENT, GENERATION = "state", "generation"
 
@@ -149,20 +148,16 @@ class Carrying:
                 values = self._features(name, axis, values, k + 1, field.shape[k])
             elif axis == RUNG:
                 values = self._rungs(name, values, k + 1)
-            elif axis in (FRAME, KEPT):
-                # A frame that is not kept is one in which nothing came, or in which a value stood where it was.
-                values = _turned(values, k + 1, steps, field.shape[k], np.nan if axis == KEPT else None)
+            elif axis == FRAME:
+                # A frame that is not kept is one in which a value stood where it was.
+                values = _turned(values, k + 1, steps, field.shape[k], None)
             elif axis == BITS:
                 values = self._bits(values, steps, field.shape[k])
             else:
-                fill = np.nan if axes[0] == KEPT else field.fill
-                values = _placed(values, k + 1, self._places(axis, values.shape[k + 1], field.shape[k]), fill)
+                values = _placed(values, k + 1, self._places(axis, values.shape[k + 1], field.shape[k]), field.fill)
         if values.shape != made.shape:
             return made  # a ladder, or features, that are not what this version would have had
         made[:] = values
-        if axes[-1] == INPUT:  # only moves and deviations can be missing
-            rest = made[..., 2 * len(self.now.channels) :]
-            rest[np.isnan(rest)] = 0.0
         return made
 
     @staticmethod
@@ -175,8 +170,6 @@ class Carrying:
             named: Sequence[int] = self.change.channels
         elif axis == LEVEL:
             named = self.change.levels
-        elif axis == INPUT:
-            named = _inputs(self.change)
         elif axis == SEASON:
             named = self.change.seasons
         elif axis in (EXPERT, SHARE):
@@ -414,16 +407,6 @@ def _at(ring: Any, frame: I64) -> Any:
 def _to_bits(values: F64) -> Any:
     """See kernels.columns.to_bits."""
     return ((values.astype(np.float32).view(np.uint32) + np.uint32(0x8000)) >> np.uint32(16)).astype(np.uint16)
-
-
-def _inputs(change: Change) -> list[int]:
-    """Along a network's input row: moves and deviations of the channels, the time passed, two numbers a calendar feature."""
-    channels, before = change.channels, len(change.before.channels)
-    places = [*channels, *(before + c if c >= 0 else -1 for c in channels), 2 * before]
-    for place in change.calendar:
-        at = 2 * before + 1 + 2 * place
-        places += [at, at + 1] if place >= 0 else [-1, -1]
-    return places
 
 
 def carried_ticks(

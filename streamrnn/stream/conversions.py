@@ -57,6 +57,36 @@ def _fill_widths(block: Any) -> Any:
     return np.stack([np.zeros_like(block["fill_width"]), block["fill_width"]], axis=-1)
 
 
+def _error_size(block: Any) -> Any:
+    """Mean squares of errors in squares of the channel's unit: those of what was sent, which the network had a part in."""
+    unit = block["unit"].astype(np.float64)[..., None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        squared = np.where(unit > 0.0, block["sigma"] / unit, 0.0) ** 2
+    return np.minimum(squared, 1e30).astype(np.float32)
+
+
+# Columns of a version in which the network was an expert of the mixture and of the stack: where it stood from the end.
+_WITH_NETWORK = ("losses", "weight", "pend_moves", "stack_gram", "stack_right", "stack_weight")
+
+
+def as_now(name: str, block: Any) -> Any:
+    """A column that these records have, without the network's place among the experts."""
+    values, names = block[name], block.dtype.names
+    if name not in _WITH_NETWORK or "error_size" in names or "losses" not in names or not values.shape[-1]:
+        return values
+    members = block["stack_right"].shape[-1] if "stack_right" in names else 0
+    if name == "stack_gram":
+        return values[..., : -members or None]  # its last row
+    if name.startswith("stack"):
+        return values[..., :-1]
+    at = (2 if members else 1) + (1 if name == "weight" else 0)  # the guard's share comes last
+    left = np.delete(values, values.shape[-1] - at, axis=-1)
+    if name == "weight":
+        total = left[..., :-1].sum(axis=-1, keepdims=True)
+        left[..., :-1] /= np.where(total > 0.0, total, 1.0)
+    return left
+
+
 # What was learnt of the network and of persistence is not among these: channels begin anew with their next frame (`born`), and
 # all experts with them.
 CONVERSIONS: dict[str, tuple[Conversion, ...]] = {
@@ -66,6 +96,7 @@ CONVERSIONS: dict[str, tuple[Conversion, ...]] = {
     "level_spread": (_root("level_spread2"),),
     "move_scale": (Conversion(("scale2", "last"), _move_scale),),
     "fresh": (Conversion(("scale2", "last"), lambda block: np.where(_move_scale(block) > 0.0, 8 * FRESH, 0)),),
+    "error_size": (Conversion(("sigma", "unit"), _error_size),),
     "seen_range": (Conversion(("level", "level_spread2", "last", "anchor"), _seen_range),),
 }
 

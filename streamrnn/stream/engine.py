@@ -210,7 +210,7 @@ class Engine:
             self._place()
         kernel_frames = columns.Frames(
             frames.slot, frames.step, frames.values, frames.base, frames.scale, frames.age, frames.age_before, frames.rest,
-            frames.number, frames.phase, part.out_row, part.fill_row,
+            frames.number, frames.phase, frames.moment, part.out_row, part.fill_row,
         )  # fmt: skip
         arguments = (
             self._rows.ctypes.data,

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from streamrnn.durations import format_ms
 from streamrnn.kernels import forecast, remainder
 from streamrnn.kernels.columns import (
     DEVIATIONS,
@@ -86,7 +87,8 @@ def inputs_of(spec: StreamSpec) -> list[str]:
     """What a network is shown of each channel, by name."""
     experts, cross = used_experts(spec), len(spec.channels) <= CROSS_CHANNELS_MAX
     seasonal = [season.name for season in spec.seasons] if {PROFILE, SEASON_AGO} & set(experts) else []
-    return remainder.input_names(spec.channels, rungs_of(spec.horizon), experts, seasonal, cross)
+    calendar = [format_ms(period) for period in spec.calendar_ms]
+    return remainder.input_names(spec.channels, rungs_of(spec.horizon), experts, seasonal, calendar, cross)
 
 
 def lags_of(spec: StreamSpec) -> list[int]:

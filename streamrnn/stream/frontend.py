@@ -64,8 +64,8 @@ def frontend_fields(spec: StreamSpec) -> list[Field]:
 class Frames:
     """Aligned, scaled steps in (series, time) order; gaps are frames whose channels are all missing.
 
-    `values` [frame, channel] with NaN for missing; `inputs` [frame, F] what the network is shown (rounded to half
-    precision, as it is kept for rebuilding states); `base` [frame, channel] the last seen value; `scale`
+    `values` [frame, channel] with NaN for missing; `moment` [frame, 1 + 2 · period] log of the steps that passed since the frame
+    before, sine and cosine of the calendar's periods; `base` [frame, channel] the last seen value; `scale`
     [frame, channel] the running scale of moves; `age` [frame, channel] steps since last seen, `age_before` one frame
     before; `rest` [frame, channel] observations since the last move (see `features.observe`); `number` [frame] how
     many steps the series had taken before; `pace_us` [frame] the usual distance of irregular steps, 0 while there is none;
@@ -80,7 +80,7 @@ class Frames:
     kind: U8
     tick: I64
     values: F64
-    inputs: F32
+    moment: F32
     base: F64
     scale: F32
     age: F32
@@ -383,7 +383,7 @@ class FrontEnd:
         slot, step, ts_us, kind, tick, shown = grid.taken(frames, order)
         values = values[order]
         owner = slot if owner is None else owner[order]
-        inputs: F32 = np.empty((count, spec.input_size), dtype=np.float32)
+        moment: F32 = np.empty((count, 1 + 2 * len(spec.calendar_ms)), dtype=np.float32)
         base: F64 = np.empty(values.shape)
         scale: F32 = np.empty(values.shape, dtype=np.float32)
         age: F32 = np.empty(values.shape, dtype=np.float32)
@@ -397,16 +397,15 @@ class FrontEnd:
             slot, step, local, values, spec.irregular, spec.scale_decay, spec.level_decay, self._calendar_us,
             column["last"], column["level"], column["level_spread"], column["move_scale"], column["fresh"],
             column["run"], column["still"], column["seen"], column["since"], column["prev_step"], column["dt_mean"],
-            column["steps"], inputs, base, scale, age, age_before, rest, number, pace,
+            column["steps"], moment, base, scale, age, age_before, rest, number, pace,
         )  # fmt: skip
-        inputs = inputs.astype(np.float16).astype(np.float32)
         phase = self._phases.ahead(step) if self._phases.keyed else self._phases.of(ts_us)
         edges = np.flatnonzero(np.diff(slot)) + 1
         starts = np.concatenate([[0], edges]) if count else np.empty(0, dtype=np.int64)
         stops = np.concatenate([edges, [count]]) if count else np.empty(0, dtype=np.int64)
         runs = np.stack([slot[starts], starts, stops], axis=1) if count else np.empty((0, 3), dtype=np.int64)
         return Frames(
-            slot, step, ts_us, kind, tick, values, inputs, base, scale, age, age_before, rest, number, pace, phase, owner,
+            slot, step, ts_us, kind, tick, values, moment, base, scale, age, age_before, rest, number, pace, phase, owner,
             shown.astype(np.bool_), runs.astype(np.int64), consumed, evicted, rejected, skipped, silent,
         )  # fmt: skip
 

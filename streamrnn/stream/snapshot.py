@@ -41,7 +41,7 @@ from streamrnn.meaning import Change, Meaning, MeaningError, decode_meaning, mea
 from streamrnn.packed import Packed, names_of, text_of
 from streamrnn.records import I64, U8, Bool, Record
 from streamrnn.stream import carrying
-from streamrnn.stream.conversions import converted
+from streamrnn.stream.conversions import as_now, converted
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.table import Block, Field, SeriesTable
 
@@ -69,24 +69,24 @@ MEANING = re.compile(r"meaning_([0-9a-f]{16})")
 # A digest says whose row it is, not who wrote it. What is infinite or no number would spread to all that the series says, and
 # so would what is so large that its square is: in the first of these columns neither can be, in the next a missing value is
 # written as no number, and counts are not negative.
-NUMBERS = ("last", "level", "level_spread", "move_scale", "since", "dt_mean", "state", "pend_offsets")
-NUMBERS_OR_NONE = ("anchor", "seen_range", "ring", "pend_mean", "pend_moves")
+NUMBERS = ("last", "level", "level_spread", "move_scale", "since", "dt_mean", "state", "pend_offsets", "pend_added")
+NUMBERS_OR_NONE = ("anchor", "seen_range", "pend_mean", "pend_moves", "pend_said")
 COUNTS = ("applied", "steps", "seen")
 # In the unit of their channel (`kernels.experts.history.X_MAX` is 2²⁸), or factors.
 WITHIN: Mapping[str, float] = {
     **dict.fromkeys(
         ("x", "deviation", "phases", "profile", "means", "deviation_means", "next_move", "pend_raw"), 2.0**32
     ),
-    **dict.fromkeys(("level_theta", "covariance"), 2.0**32),
+    **dict.fromkeys(("level_theta", "covariance", "error_last", "error_means"), 2.0**32),
     **dict.fromkeys(("moves_gram", "moves_right", "deviations_gram", "deviations_right", "week"), 1e30),
-    **dict.fromkeys(("slope", "stack_gram", "stack_right"), 1e30),
+    **dict.fromkeys(("slope", "stack_gram", "stack_right", "network_worth"), 1e30),
     **dict.fromkeys(("moves_weights", "deviations_weights", "stack_weight"), 1e12),
     "fill_widths": 8.0,
 }
 # Sums and means of squares, and what is a share of something.
 NOT_NEGATIVE = (
     "unit", "sizes", "moves_seen", "deviations_seen", "losses", "weight", "move_size", "energy", "sigma",
-    "standing", "quick", "one_step", "swing", "doubt",
+    "standing", "quick", "one_step", "swing", "doubt", "error_size",
 )  # fmt: skip
 # Sums of these have to fit 64 bits.
 TIMES = ("last_step", "last_us", "heard_at", "heard_ms", "previewed", "prev_step")
@@ -663,7 +663,7 @@ def _renamed(
         made[name] = field.fill
         values = times.get(name)
         if values is None:
-            values = block[name] if name in known else converted(name, block)
+            values = as_now(name, block) if name in known else converted(name, block)
         if values is None:
             continue
         if name == carrying.RECURRENT:

@@ -163,7 +163,7 @@ def test_the_summary_forgets_what_is_old_and_compares_like_with_like() -> None:
     view = summary.view(now + 1, 20)
     assert view["matured"] > 0
     assert 0.5 < view["forecast_ratio"] < 1.1
-    assert view["network_ratio"] is None
+    assert view["network_gain"] is None
     assert 0.7 < view["coverage"] <= 1.0
     assert summary.view(now + 100, 20)["matured"] == 0
 

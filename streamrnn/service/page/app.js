@@ -34,7 +34,7 @@ function figures(status) {
     [number(status.series, 6), "series"],
     [number(status.lag, 6), "records behind"],
     [percent(s.coverage), "inside the " + percent(s.coverage_nominal) + " interval"],
-    [s.network_ratio === null ? "–" : number(s.network_ratio), "network error / persistence"],
+    [s.network_gain === null ? "–" : `${number(100 * s.network_gain)} %`, "of the error taken away by the network"],
     [number(s.forecast_ratio), "forecast error / persistence"],
     [experts(status.forecasting), "experts, season " + (status.forecasting.season.join(" and ") || "none")],
     [status.model, "weights in use, " + status.swaps + " swaps"],
