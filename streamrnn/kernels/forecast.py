@@ -675,7 +675,7 @@ def _foresee(
             volatility = np.float32(np.log(ratio / usual)) if ratio > 0.0 and usual > 0.0 else np.float32(0.0)
             lately = np.float32(state.calibration.quick[c, 0] / size) if size > 0.0 else np.float32(0.0)
             remainder.look(
-                c, n, here, scratch.came[c], volatility, lately, place, plan.cross, ladder.h, history, mixture.size, errors,
+                c, n, here, frames.age[i, c], volatility, lately, place, plan.cross, ladder.h, history, mixture.size, errors,
                 scratch.calendar, frames.moment[i], foreseen, mean, scratch.shown[c],
             )  # fmt: skip
             if net.recorded:
@@ -796,6 +796,52 @@ def _sorted(offsets: F64) -> None:
             offsets[k + 1, h] = one
 
 
+@inlined
+def _before(
+    i: int,
+    state: State,
+    shape: Shape,
+    frames: Frames,
+    net: Network,
+    recorded: Recorded,
+    settings: Settings,
+    written: Written,
+    matured: Matured,
+    scratch: Scratch,
+) -> None:
+    """All of frame i up to what a network is asked."""
+    channels, horizon = frames.values.shape[1], settings.ladder.share.shape[0]
+    seasons, phases = settings.seasons, scratch.phases
+    n, history = frames.number[i], state.history
+    _arrive(i, frames, state, settings, scratch.x, scratch.came, scratch.seen)
+    _places(n, shape.x, settings.ladder, scratch.due, scratch.cell, scratch.newest, scratch.origin, scratch.turn)
+    fills.prepare(history, state.calibration, state.filling, settings.tracking, scratch.noise, scratch.bounds)
+    _score(i, frames, state, settings, matured, scratch)
+    fills.fill(
+        i, scratch.x, scratch.came, frames, history, state.pending, state.filling, settings.tracking.level,
+        scratch.seen, scratch.residual, scratch.left, scratch.part, scratch.joint, scratch.solved, scratch.explained,
+        scratch.shifts, scratch.apart, scratch.noise, scratch.bounds, scratch.none, scratch.known, scratch.missing,
+        scratch.but, scratch.everyone, written.fill_value, written.fill_lower, written.fill_upper, written.filled,
+    )  # fmt: skip
+    for k in range(len(seasons.bins)):
+        # Rounded, a place just before a season's end would be behind it.
+        phases[k] = min(np.float32(frames.phase[i, k]), np.float32(seasons.bins[k] * (1.0 - 1e-7)))
+        if history.phases.shape[0] > 0:
+            history.phases[n % history.phases.shape[0], k] = phases[k]
+    take_in(n, scratch.x, scratch.came, scratch.seen, horizon, phases, history, seasons)
+    row = frames.fill_row[i]
+    if row >= 0:
+        for c in range(channels):
+            if scratch.seen[c] == 0 or scratch.came[c]:
+                written.filled[row, c] = False
+                written.fill_value[row, c] = frames.values[i, c]
+                written.fill_lower[row, c] = frames.values[i, c]
+                written.fill_upper[row, c] = frames.values[i, c]
+    if settings.plan.place[MOVES] >= 0 or settings.plan.place[DEVIATIONS] >= 0:
+        _learn(i, frames, state, settings, scratch)
+    _foresee(i, frames, net, recorded, state, settings, scratch)
+
+
 @lean
 def advance(
     address: int,
@@ -809,43 +855,79 @@ def advance(
     scratch: Scratch,
 ) -> None:
     """One pass over frames in (series, time) order. `address`: where the block of rows begins that `shape` describes."""
-    channels, horizon = frames.values.shape[1], settings.ladder.share.shape[0]
-    seasons, phases = settings.seasons, scratch.phases
-    linear = settings.plan.place[MOVES] >= 0 or settings.plan.place[DEVIATIONS] >= 0
     for i in range(frames.slot.shape[0]):
-        n = frames.number[i]
         state = series_row(address + frames.slot[i] * shape.size, shape)
-        history = state.history
-        _arrive(i, frames, state, settings, scratch.x, scratch.came, scratch.seen)
-        _places(n, shape.x, settings.ladder, scratch.due, scratch.cell, scratch.newest, scratch.origin, scratch.turn)
-        fills.prepare(history, state.calibration, state.filling, settings.tracking, scratch.noise, scratch.bounds)
-        _score(i, frames, state, settings, matured, scratch)
-        fills.fill(
-            i, scratch.x, scratch.came, frames, history, state.pending, state.filling, settings.tracking.level,
-            scratch.seen, scratch.residual, scratch.left, scratch.part, scratch.joint, scratch.solved, scratch.explained,
-            scratch.shifts, scratch.apart, scratch.noise, scratch.bounds, scratch.none, scratch.known, scratch.missing,
-            scratch.but, scratch.everyone, written.fill_value, written.fill_lower, written.fill_upper, written.filled,
-        )  # fmt: skip
-        for k in range(len(seasons.bins)):
-            # Rounded, a place just before a season's end would be behind it.
-            phases[k] = min(np.float32(frames.phase[i, k]), np.float32(seasons.bins[k] * (1.0 - 1e-7)))
-            if history.phases.shape[0] > 0:
-                history.phases[n % history.phases.shape[0], k] = phases[k]
-        take_in(n, scratch.x, scratch.came, scratch.seen, horizon, phases, history, seasons)
-        row = frames.fill_row[i]
-        if row >= 0:
-            for c in range(channels):
-                if scratch.seen[c] == 0 or scratch.came[c]:
-                    written.filled[row, c] = False
-                    written.fill_value[row, c] = frames.values[i, c]
-                    written.fill_lower[row, c] = frames.values[i, c]
-                    written.fill_upper[row, c] = frames.values[i, c]
-        if linear:
-            _learn(i, frames, state, settings, scratch)
-        _foresee(i, frames, net, recorded, state, settings, scratch)
+        _before(i, state, shape, frames, net, recorded, settings, written, matured, scratch)
         if net.speaks:
             networks.step(frames.slot[i], scratch.shown, net.state, net.layers, net.lanes, SAID_MAX, scratch.says)
             _add(state, settings, scratch)
+        _say(i, frames, net, state, settings, written, scratch)
+
+
+@lean
+def ask(
+    address: int,
+    shape: Shape,
+    frames: Frames,
+    net: Network,
+    recorded: Recorded,
+    settings: Settings,
+    written: Written,
+    matured: Matured,
+    scratch: Scratch,
+    chosen: I64,
+    shown: F32,
+    moves: F32,
+) -> None:
+    """The first half of `advance` for the frames `chosen` [k], one of each series, where the network is none that is compiled: what
+    it is asked (`shown` [k, channel, input]) and the mixture's `moves` [k, channel, horizon]."""
+    for k in range(chosen.shape[0]):
+        i = chosen[k]
+        state = series_row(address + frames.slot[i] * shape.size, shape)
+        _before(i, state, shape, frames, net, recorded, settings, written, matured, scratch)
+        for c in range(shown.shape[1]):
+            for j in range(shown.shape[2]):
+                shown[k, c, j] = scratch.shown[c, j]
+            for h in range(moves.shape[2]):
+                moves[k, c, h] = scratch.mean[c, h]
+
+
+@lean
+def answer(
+    address: int,
+    shape: Shape,
+    frames: Frames,
+    net: Network,
+    settings: Settings,
+    written: Written,
+    scratch: Scratch,
+    chosen: I64,
+    said: F32,
+    moves: F32,
+) -> None:
+    """The second half, with what the network has `said` [k, channel, rung]."""
+    for k in range(chosen.shape[0]):
+        i = chosen[k]
+        state = series_row(address + frames.slot[i] * shape.size, shape)
+        _places(
+            frames.number[i],
+            shape.x,
+            settings.ladder,
+            scratch.due,
+            scratch.cell,
+            scratch.newest,
+            scratch.origin,
+            scratch.turn,
+        )
+        for c in range(moves.shape[1]):
+            scratch.seen[c] = 1 if frames.base[i, c] == frames.base[i, c] else 0
+            for h in range(moves.shape[2]):
+                scratch.mean[c, h] = moves[k, c, h]
+            for r in range(said.shape[2]):
+                # A number that is none says nothing.
+                says = said[k, c, r]
+                scratch.says[c, r] = within(says, SAID_MAX) if says == says else np.float32(0.0)
+        _add(state, settings, scratch)
         _say(i, frames, net, state, settings, written, scratch)
 
 

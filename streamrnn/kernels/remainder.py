@@ -48,6 +48,7 @@ SHRUNK, DOUBTED, MOST, STANDARD = 30.0, 3.0, 1.2, 0.5
 SQUARE_MAX = np.float32(1e30)
 
 CLIP = np.float32(5.0)
+SINCE = "since seen"  # the input that says how long ago the channel was seen (log of 1 + steps)
 DEVIATION_LAGS, MOVE_LAGS = 6, 4
 DISTANT = (1, 2, 3)  # half-lives of the decayed means of x that it is shown
 HARMONICS = (3, 2)  # of the first and the second season
@@ -83,7 +84,7 @@ def input_names(
             names += [f"{name} {h}" for h in rungs]
     for season, harmonics in zip(seasons, HARMONICS, strict=False):
         names += [f"wave {k} of {season}" for k in range(2 * harmonics)]
-    names += ["volatility", "quick", "missed", "passed"]
+    names += ["volatility", "quick", SINCE, "passed"]
     names += [f"{wave} of {period}" for period in calendar for wave in ("sine", "cosine")]
     if cross and len(channels) > 1:
         for other in channels:
@@ -162,7 +163,7 @@ def look(
     c: int,
     n: int,
     here: int,
-    came: bool,
+    age: Real,
     volatility: Real,
     quick: Real,
     place: I64,
@@ -240,7 +241,7 @@ def look(
     k += wave.shape[0]
     seen[k] = within(volatility, CLIP)
     seen[k + 1] = within(quick, CLIP)
-    seen[k + 2] = np.float32(0.0) if came else np.float32(1.0)
+    seen[k + 2] = np.float32(np.log1p(np.float64(age)))
     k += 3
     for j in range(moment.shape[0]):
         seen[k + j] = within(moment[j], CLIP)

@@ -61,6 +61,9 @@ def evaluate(network: Network, batch: Sequences, block: int) -> Evaluation:
         empty = np.zeros((0, y.shape[2]))
         return Evaluation(finite, (), (), empty, empty, int(came.sum()))
     with np.errstate(divide="ignore", invalid="ignore"):
+        # Each series has the same weight, however large its errors: one full of garbage decides nothing.
+        mine = (w * y * y).sum(0).reshape(-1, batch.channels, y.shape[2]).sum(1)  # [series, rung]
+        w = w * np.nan_to_num(1.0 / mine, posinf=0.0).repeat(batch.channels, axis=0)
         slope = np.nan_to_num(np.clip((w * said * y).sum((0, 1)) / (w * said * said).sum((0, 1)), 0.0, SLOPE_MAX))
         squares, left = w * y * y, w * (y - slope * said) ** 2
         gain = np.nan_to_num(1.0 - left.sum((0, 1)) / squares.sum((0, 1)))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from streamrnn.kernels.remainder import SINCE
 from streamrnn.model.cells import FusedCell, Stack, make_cell
 from streamrnn.spec import ModelSpec
 
@@ -27,8 +28,18 @@ class Network(nn.Module):
         self.spec = spec
         self.first = nn.Linear(len(spec.inputs), spec.trunk)
         self.second = nn.Linear(spec.trunk, spec.trunk)
+        # GRU-D forgets by how long ago the channel was seen: its first layer is shown that, too.
+        self._since = spec.inputs.index(SINCE) if spec.cell == "gru-d" and SINCE in spec.inputs else -1
+        ages = 1 if self._since >= 0 else 0
         self.stack = Stack(
-            make_cell(spec.cell, spec.trunk if layer == 0 else spec.hidden, spec.hidden, 0, spec.layer_norm, 0.0)
+            make_cell(
+                spec.cell,
+                spec.trunk + ages if layer == 0 else spec.hidden,
+                spec.hidden,
+                ages if layer == 0 else 0,
+                spec.layer_norm,
+                0.0,
+            )
             for layer in range(spec.layers)
         )
         self.state_size = self.stack.state_size  # of one channel
@@ -56,7 +67,8 @@ class Network(nn.Module):
         """xs [T, B, inputs], state [B, S] → [T, B, rung], [B, S]; B rows are channels of series."""
         seen = self._dropped(functional.silu(self.first(xs)))
         seen = self._dropped(functional.silu(self.second(seen)))
-        hidden, state = self.stack(seen, state)
+        below = seen if self._since < 0 else torch.cat([seen, xs[..., self._since : self._since + 1]], dim=-1)
+        hidden, state = self.stack(below, state)
         return self.out(torch.cat([seen, self._dropped(hidden)], dim=-1)), state
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:

@@ -27,7 +27,7 @@ from streamrnn.records import F32, Bool, Outputs, Reason, Scores, TickBatch
 from streamrnn.spec import StreamSpec
 from streamrnn.stream.forecasting import forecast_fields, inputs_of, settings_of, shape_of
 from streamrnn.stream.frontend import Frames, FrontEnd
-from streamrnn.stream.layers import layers_of
+from streamrnn.stream.layers import layers_of, stepped
 from streamrnn.stream.outputs import OutputPart, empty_scores, join_forecasts, join_imputations
 from streamrnn.stream.table import SCRATCH, Field, SeriesTable
 
@@ -43,12 +43,13 @@ class Served:
 
     layers: Layers
     lanes: Lanes
-    speaks: bool
+    network: Network | None
     stamp: int
 
 
-def _served(layers: Layers, speaks: bool, stamp: int) -> Served:
-    return Served(layers, lanes_of(layers), speaks, stamp)
+def _served(network: Network | None, stamp: int) -> Served:
+    layers = layers_of(network) if network is not None and network.plain_gru else no_layers()
+    return Served(layers, lanes_of(layers), network, stamp)
 
 
 def stamp_of(model: str) -> int:
@@ -81,7 +82,7 @@ class Engine:
         self.front = FrontEnd(spec, self.table, fills_ahead=not record)
         self.model = NO_MODEL
         self._settings = settings_of(spec)
-        self._served = _served(no_layers(), False, 0)
+        self._served = _served(None, 0)
         self._networks: dict[str, Served] = {NO_MODEL: self._served}
         self.recorded = self._recording(0)
         self._place()
@@ -112,7 +113,7 @@ class Engine:
             self.table.columns["generation"][: self.table.used] = 0
             self._networks = {NO_MODEL: self._networks[NO_MODEL]}
         self._networks.pop(model, None)
-        self._networks[model] = _served(layers_of(network), True, stamp_of(model))
+        self._networks[model] = _served(network.eval(), stamp_of(model))
         while len(self._networks) > NETWORKS_MAX + 1:
             del self._networks[next(known for known in self._networks if known not in (NO_MODEL, self.model))]
         self.use(model)
@@ -194,8 +195,32 @@ class Engine:
 
     def _advance(self, frames: Frames, silent: Bool | None, scores: Scores) -> OutputPart:
         part, arguments = self._prepared(frames, silent, scores)
-        forecast.advance(*arguments)
+        network = self._served.network
+        if network is None or network.plain_gru:
+            forecast.advance(*arguments)
+        else:
+            self._advance_in_waves(network, frames, arguments)
         return part
+
+    def _advance_in_waves(self, network: Network, frames: Frames, arguments: tuple[Any, ...]) -> None:
+        """As `forecast.advance`, with a network that is not compiled: the first frame of every series, then the second, ..."""
+        address, shape, kernel_frames, net, recorded, settings, written, matured, scratch = arguments
+        state, channels = self.table.columns["state"], len(self.spec.channels)
+        length = frames.runs[:, 2] - frames.runs[:, 1]
+        for k in range(int(length.max())):
+            chosen = frames.runs[length > k, 1] + k
+            shown: F32 = np.zeros((len(chosen), channels, len(self.inputs)), dtype=np.float32)
+            moves: F32 = np.zeros((len(chosen), channels, self.spec.horizon), dtype=np.float32)
+            forecast.ask(
+                address, shape, kernel_frames, net, recorded, settings, written, matured, scratch, chosen, shown, moves
+            )
+            slots = frames.slot[chosen]
+            said, moved = stepped(
+                network, shown.reshape(-1, shown.shape[2]), state[slots].reshape(-1, network.state_size)
+            )
+            state[slots] = moved.reshape(len(chosen), -1)
+            said = said.reshape(len(chosen), channels, -1)
+            forecast.answer(address, shape, kernel_frames, net, settings, written, scratch, chosen, said, moves)
 
     def compile_ahead(self, frames: Frames) -> None:
         """Compiles and keeps a part of what `process` needs, which another process then finds; `frames` may be none at all."""
@@ -216,7 +241,7 @@ class Engine:
             self._rows.ctypes.data,
             self._shape,
             kernel_frames,
-            forecast.Network(served.layers, served.lanes, self.table.columns["state"], served.speaks, self.record),
+            forecast.Network(served.layers, served.lanes, self.table.columns["state"], served.network is not None, self.record),
             self.recorded,
             self._settings,
             forecast.Written(part.mean, part.quantiles, part.fill_value, part.fill_lower, part.fill_upper, part.filled),

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from streamrnn.encode import Encoder
+from streamrnn.kernels.columns import rungs_of
 from streamrnn.model.network import Network
 from streamrnn.packed import Packed, PackedRecord
 from streamrnn.packed import packed as packed_records
@@ -16,6 +17,7 @@ from streamrnn.records import F64, I32, I64, Outputs, TickBatch
 from streamrnn.season import Season, season_of, season_setting
 from streamrnn.spec import ModelSpec, StreamSpec
 from streamrnn.stream.engine import Engine
+from streamrnn.stream.forecasting import inputs_of
 
 START = 1_700_000_000_000
 
@@ -48,16 +50,14 @@ def spec(**changes: Any) -> StreamSpec:
 
 
 def network(stream: StreamSpec, cell: Any = "gru", seed: int = 0, **shape: Any) -> Network:
-    """Weights that say something: a fresh network would only repeat persistence."""
+    """Weights that say something: a fresh network says nothing."""
     torch.manual_seed(seed)
     made = Network(
         ModelSpec(
-            channels=len(stream.channels),
-            horizon=stream.horizon,
-            quantiles=stream.quantiles,
-            calendars=len(stream.calendar_ms),
+            inputs=tuple(inputs_of(stream)),
+            rungs=rungs_of(stream.horizon),
             cell=cell,
-            **{"hidden": 12, "layers": 2, **shape},
+            **{"trunk": 10, "hidden": 6, **shape},
         )
     )
     torch.nn.init.normal_(made.out.weight, 0.0, 0.2)
