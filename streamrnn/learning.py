@@ -10,13 +10,16 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class TrainSpec:
-    """How to train. `length` steps of one stretch, `chunk_len` of those between two updates; `burn_in` steps move the state
-    before what the gate looks at; `batch_series` stretches are trained side by side, with all their channels."""
+    """How to train. An update's `batch_steps` are drawn one by one, for the trunk; at every `recurrent_every`-th update
+    `batch_series` stretches of `length` steps side by side, for the recurrent layers, `chunk_len` steps between two updates.
+    `burn_in` steps move the state before what the gate looks at."""
 
     chunk_len: int = 24
     burn_in: int = 32
     length: int = 24
-    batch_series: int = 8
+    batch_steps: int = 64
+    batch_series: int = 4
+    recurrent_every: int = 2
     lr: float = 1e-3
     weight_decay: float = 0.3
     clip_norm: float = 5.0

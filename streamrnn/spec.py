@@ -91,7 +91,7 @@ class ModelSpec:
     inputs: tuple[str, ...]
     rungs: tuple[int, ...]
     cell: Cell = "gru"
-    trunk: int = 64
+    trunk: int = 128
     hidden: int = 32
     layers: int = 1
     layer_norm: bool = False

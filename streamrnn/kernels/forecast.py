@@ -879,8 +879,8 @@ def ask(
     shown: F32,
     moves: F32,
 ) -> None:
-    """The first half of `advance` for the frames `chosen` [k], one of each series, where the network is none that is compiled: what
-    it is asked (`shown` [k, channel, input]) and the mixture's `moves` [k, channel, horizon]."""
+    """The first half of `advance` for the frames `chosen` [k], one of each series, where the network is none that is compiled:
+    what it is asked (`shown` [k, channel, input]) and the mixture's `moves` [k, channel, horizon]."""
     for k in range(chosen.shape[0]):
         i = chosen[k]
         state = series_row(address + frames.slot[i] * shape.size, shape)

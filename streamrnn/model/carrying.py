@@ -24,7 +24,7 @@ def carried(network: Network, inputs: Sequence[str], rungs: Sequence[int]) -> Ne
     for name, tensor in network.state_dict().items():
         if name == "first.weight":
             tensor = _picked(tensor, columns, 1)
-        elif name.startswith("out."):
+        elif name.startswith(("out.", "beside.")):
             tensor = _picked(tensor, rows, 0)
         tensors[name] = tensor
     made.load_state_dict(tensors)

@@ -1,10 +1,12 @@
-"""The network: a trunk of two layers, recurrent layers above it, and a head that sees both.
+"""The network: a trunk of two layers, recurrent layers above it, and a head on both.
 
 It forecasts what the experts' mixture leaves, at each rung of the horizon, in units of that error's running root mean square
 (`kernels.remainder` says what it is shown, and what becomes of what it says). One set of weights serves every channel of every
-series: a row is one channel. The trunk does most of it, the recurrent layers add what no window holds.
+series: a row is one channel.
 
-A fresh network says nothing: its head begins at zero.
+The trunk says what one step's numbers tell, and learns it from steps drawn one by one: those of a stretch are much alike, and
+what is learnt from few of them is over-fitted. The recurrent layers see what the trunk makes of the steps in turn, and learn what it
+leaves; no gradient of theirs reaches it. A fresh network says nothing: its heads begin at zero.
 """
 
 from __future__ import annotations
@@ -43,9 +45,10 @@ class Network(nn.Module):
             for layer in range(spec.layers)
         )
         self.state_size = self.stack.state_size  # of one channel
-        self.out = nn.Linear(spec.trunk + spec.hidden, len(spec.rungs))
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)
+        self.out = nn.Linear(spec.trunk, len(spec.rungs))
+        self.beside = nn.Linear(spec.hidden, len(spec.rungs), bias=False)
+        for parameter in (*self.out.parameters(), *self.beside.parameters()):
+            nn.init.zeros_(parameter)
 
     @property
     def plain_gru(self) -> bool:
@@ -65,11 +68,18 @@ class Network(nn.Module):
 
     def forward(self, xs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """xs [T, B, inputs], state [B, S] → [T, B, rung], [B, S]; B rows are channels of series."""
-        seen = self._dropped(functional.silu(self.first(xs)))
-        seen = self._dropped(functional.silu(self.second(seen)))
+        seen = self.seen(xs)
+        said = self.out(seen)
+        if self.training:
+            seen, said = seen.detach(), said.detach()
         below = seen if self._since < 0 else torch.cat([seen, xs[..., self._since : self._since + 1]], dim=-1)
         hidden, state = self.stack(below, state)
-        return self.out(torch.cat([seen, self._dropped(hidden)], dim=-1)), state
+        return said + self.beside(self._dropped(hidden)), state
+
+    def seen(self, xs: Tensor) -> Tensor:
+        """What the trunk makes of xs [T, B, inputs]: [T, B, trunk]."""
+        first = self._dropped(functional.silu(self.first(xs)))
+        return self._dropped(functional.silu(self.second(first)))
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """x [B, inputs], state [B, S] → [B, rung], [B, S]."""

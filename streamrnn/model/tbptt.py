@@ -59,21 +59,27 @@ class Kept:
 def train_sequences(
     network: Network,
     optimizer: torch.optim.Optimizer,
-    batch: Sequences,
+    steps: Sequences,
+    batch: Sequences | None,
     spec: TrainSpec,
     after_update: Callable[[], None] | None = None,
 ) -> TrainStats:
-    """One pass over a batch of stretches; an update per chunk. `diverged` where a weight or a loss is not finite: whoever calls
-    gives the weights of before back (`Kept`)."""
+    """One pass: the trunk learns from single `steps`, the recurrent layers from a batch of stretches, an update per chunk;
+    without a batch one of the trunk alone. `diverged` where a weight or a loss is not finite: whoever calls gives the weights of
+    before back (`Kept`). `loss` is that of the trunk."""
     stats = TrainStats()
     network.train()
-    state = network.zero_state(batch.inputs.shape[1])
+    length = 0 if batch is None else batch.inputs.shape[0]
+    state = network.zero_state(0 if batch is None else batch.inputs.shape[1])
     losses = 0.0
-    for begin in range(0, batch.inputs.shape[0], spec.chunk_len):
-        chunk = slice(begin, begin + spec.chunk_len)
-        out, state = network(batch.inputs[chunk], state)
-        state = state.detach()
-        loss = forecast_loss(out, batch.targets[chunk], batch.weighs[chunk])
+    for begin in range(0, max(length, 1), spec.chunk_len):
+        loss = forecast_loss(network.out(network.seen(steps.inputs)), steps.targets, steps.weighs)
+        mine = float(loss.detach())
+        if batch is not None:
+            chunk = slice(begin, begin + spec.chunk_len)
+            out, state = network(batch.inputs[chunk], state)
+            state = state.detach()
+            loss = loss + forecast_loss(out, batch.targets[chunk], batch.weighs[chunk])
         value = float(loss.detach())
         if not math.isfinite(value):
             stats.diverged = f"the loss became {value}"
@@ -88,7 +94,7 @@ def train_sequences(
         if after_update is not None:
             after_update()
         stats.updates += 1
-        losses += value
+        losses += mine
     network.eval()
     stats.loss = losses / max(stats.updates, 1)
     return stats

@@ -29,7 +29,7 @@ def layers_of(network: Network) -> Layers:
     return Layers(
         turned("first.weight"), turned("first.bias"), turned("second.weight"), turned("second.bias"),
         turned(core + "weight_ih_l0"), turned(core + "weight_hh_l0"), turned(core + "bias_ih_l0"),
-        turned(core + "bias_hh_l0"), turned("out.weight"), turned("out.bias"),
+        turned(core + "bias_hh_l0"), np.concatenate([turned("out.weight"), turned("beside.weight")]), turned("out.bias"),
     )  # fmt: skip
 
 

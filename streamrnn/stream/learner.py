@@ -186,10 +186,20 @@ class Learner:
         updates, loss, diverged = 0, 0.0, ""
         kept = Kept(self._network)
         while updates < self.spec.updates and not enough():
-            batch = self.buffer.training(self._rng, spec.batch_series, spec.length)
-            if batch is None:
+            steps = self.buffer.training(self._rng, spec.batch_steps, 1)
+            batch = None
+            if updates % spec.recurrent_every == 0:
+                batch = self.buffer.training(self._rng, spec.batch_series, spec.length)
+            if steps is None:
                 break
-            stats = train_sequences(self._network, self._optimizer, batch.to(self.device), spec, self._average.update)
+            stats = train_sequences(
+                self._network,
+                self._optimizer,
+                steps.to(self.device),
+                None if batch is None else batch.to(self.device),
+                spec,
+                self._average.update,
+            )
             updates += max(stats.updates, 1)
             loss = stats.loss if loss == 0.0 else loss + 0.1 * (stats.loss - loss)
             if stats.diverged:

@@ -178,8 +178,10 @@ class ReplayBuffer:
             mean = total / count
             variance = squares / count - mean * mean
             share = size.astype(np.float64) ** 2 / np.where(variance > 0.0, variance, np.nan)[None, :, :, None]
-            share = share / np.nanmean(np.where(share > 0.0, share, np.nan), axis=2, keepdims=True)
-        weighs = np.clip(np.nan_to_num(share, nan=1.0), LIGHTEST, HEAVIEST).astype(np.float32)
+            some = share > 0.0
+            share = np.where(some, share, 0.0)
+            share = np.where(some, share * some.sum(axis=2, keepdims=True) / share.sum(axis=2, keepdims=True), 1.0)
+        weighs = np.clip(share, LIGHTEST, HEAVIEST).astype(np.float32)
         targets = np.clip(targets, -TARGET_MAX, TARGET_MAX)
 
         def flat(array: F32) -> torch.Tensor:

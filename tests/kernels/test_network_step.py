@@ -25,6 +25,7 @@ def network(inputs: int = 13, rungs: int = 3, seed: int = 0) -> Network:
     made = Network(ModelSpec(tuple(map(str, range(inputs))), tuple(range(1, rungs + 1)), trunk=11, hidden=6)).eval()
     with torch.no_grad():
         made.out.weight.normal_(std=0.3)
+        made.beside.weight.normal_(std=0.3)
         made.out.bias.normal_(std=0.3)
     return made
 

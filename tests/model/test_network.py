@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from streamrnn.stream.runner import GruRunner, TorchRunner, make_runner, self_test
 
 from streamrnn.model.device import full_precision
 from streamrnn.model.network import Network, _ages_scanned, _ages_stepwise
 from streamrnn.spec import ModelSpec
-from streamrnn.stream.runner import GruRunner, TorchRunner, make_runner, self_test
 
 CELLS: list[Any] = ["rnn", "gru", "lstm", "gru-d"]
 

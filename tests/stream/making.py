@@ -61,6 +61,7 @@ def network(stream: StreamSpec, cell: Any = "gru", seed: int = 0, **shape: Any) 
         )
     )
     torch.nn.init.normal_(made.out.weight, 0.0, 0.2)
+    torch.nn.init.normal_(made.beside.weight, 0.0, 0.2)
     return made.eval()
 
 
@@ -183,3 +184,19 @@ def states(engine: Engine) -> dict[tuple[int, str], dict[str, bytes]]:
         for name, row in engine.table.series(partition).items():
             rows[partition, name] = {field: column[row].tobytes() for field, column in engine.table.columns.items()}
     return rows
+
+
+def bends(count: int, series: int, first: int = 0, seed: int = 0) -> F64:
+    """[step, series]: logistic maps (May 1976), which no linear expert foresees and a network does, from step `first` on."""
+    rng = np.random.default_rng(seed)
+    x = np.empty((first + count, series))
+    x[0] = rng.uniform(0.2, 0.8, series)
+    for t in range(1, first + count):
+        x[t] = np.clip(3.7 * x[t - 1] * (1.0 - x[t - 1]) + 0.005 * rng.standard_normal(series), 0.01, 0.99)
+    return x[first:]
+
+
+def shaped(stream: StreamSpec, **changes: Any) -> ModelSpec:
+    return ModelSpec(
+        tuple(inputs_of(stream)), rungs_of(stream.horizon), **{"trunk": 32, "hidden": 8, "dropout": 0.1, **changes}
+    )
