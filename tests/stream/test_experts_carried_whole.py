@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from making import feed
 from test_carrying import NAMES, SERIES, moved, serving, stream, ticks, weights
 
-from streamrnn.kernels.columns import DEVIATIONS, MOVES, NETWORK, PERSISTENCE, PROFILE, SEASON_AGO, rungs_of
+from streamrnn.kernels.columns import DEVIATIONS, MOVES, PERSISTENCE, PROFILE, SEASON_AGO, rungs_of
 from streamrnn.kernels.experts import deviations, mixing, moves
 from streamrnn.meaning import Change, meaning_of
 from streamrnn.records import I64
@@ -60,7 +60,7 @@ def test_what_goes_on_is_found_under_its_names(before: StreamSpec, now: StreamSp
     carry = Carrying(Change(meaning_of(before), meaning_of(now)), now)
     used, was_used = used_experts(now), used_experts(before)
     goes_on = [e for e in used if e in was_used and e not in carry.begun]
-    assert {PERSISTENCE, NETWORK} <= set(goes_on)
+    assert {PERSISTENCE} <= set(goes_on)
     rungs = [
         (r, rungs_of(before.horizon).index(h))
         for r, h in enumerate(rungs_of(now.horizon))

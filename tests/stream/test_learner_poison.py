@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from making import batch, spec
+from making import batch, bends, shaped, spec
 
 from streamrnn.learning import LearnSpec, TrainSpec
 from streamrnn.model.gate import evaluate
-from streamrnn.model.loss import TARGET_CLIP, forecast_loss
 from streamrnn.model.network import Network
 from streamrnn.model.tbptt import Sequences
 from streamrnn.records import F64, I64, TickBatch
-from streamrnn.spec import ModelSpec
 from streamrnn.stream.learner import Learner
+from streamrnn.stream.replay import TARGET_MAX
 
 SERIES = 8
 # Of a hundred ticks one comes from the honest series, all together.
@@ -27,17 +28,18 @@ START = 1_700_000_000_000
 
 def learner() -> Learner:
     stream = spec(channels=("a",), series_max=16)
-    train = TrainSpec(chunk_len=16, burn_in=8, length=64, batch_series=8)
-    learn = LearnSpec(train=train, window=800, holdout=32, series_max=16, updates=80, min_steps=400)
-    return Learner(stream, ModelSpec(1, stream.horizon, stream.quantiles, hidden=16, layers=1), learn)
+    train = TrainSpec(chunk_len=16, burn_in=8, length=16, batch_series=8, lr=1e-2, weight_decay=1e-2)
+    learn = LearnSpec(train=train, window=800, holdout=32, series_max=16, updates=120, min_steps=400)
+    return Learner(stream, shaped(stream), learn)
+
+
+MAPS = bends(6000, SERIES)
 
 
 def honest(count: int, first: int = 0) -> TickBatch:
-    rng = np.random.default_rng([0, first])
     step = np.repeat(np.arange(first, first + count), SERIES)
     which = np.tile(np.arange(SERIES), count)
-    x = np.sin(0.25 * step + which) + 0.05 * rng.standard_normal(len(step))
-    return batch([f"w{i}" for i in which], START + 1000 * step, x[:, None])
+    return batch([f"w{i}" for i in which], START + 1000 * step, MAPS[step, which][:, None])
 
 
 Garbage = Callable[[I64, np.random.Generator], F64]
@@ -74,7 +76,7 @@ def score_on_the_honest(made: Learner) -> float:
     later.feed(honest(400, first=5000))
     newest = later.buffer.newest(np.random.default_rng(0), 64, 8)
     assert newest is not None
-    return evaluate(made.incumbent, newest).score
+    return evaluate(made.incumbent, newest, 8).score
 
 
 @cache
@@ -85,8 +87,8 @@ def clean_score() -> float:
 @pytest.mark.parametrize("kind", GARBAGE)
 def test_a_series_that_sends_99_ticks_of_100_does_not_spoil_the_others(kind: str) -> None:
     """Not by being trained on more, nor by its errors in the gate, nor by being the only one with an anchor."""
-    assert clean_score() < 0.2
-    assert score_on_the_honest(taught(kind)) < 1.5 * clean_score()
+    assert clean_score() < 0.8
+    assert 1.0 - score_on_the_honest(taught(kind)) > 0.8 * (1.0 - clean_score())
 
 
 @pytest.mark.parametrize("drifts", [False, True])
@@ -112,34 +114,31 @@ def test_a_series_full_of_garbage_neither_is_a_drift_nor_hides_one(drifts: bool)
     assert (made.drifts > 0) == drifts
 
 
-def test_what_is_worse_on_the_anchor_is_refused_even_when_the_newest_steps_like_it() -> None:
-    """All that a round trains on and compares by is turned round; only the anchor is as it was."""
+def test_a_candidate_that_was_taught_the_wrong_way_round_is_refused() -> None:
     made = learner()
     made.feed(honest(900))
     assert made.round().verdict.accepted
-    kept = incumbent(made)
-    for name in ("training", "selection", "newest"):
-        draw = getattr(made.buffer, name)
+    kept, draw = incumbent(made), made.buffer.training
 
-        def turned(*arguments: object, draw: Callable[..., Sequences] = draw) -> Sequences:
-            found = draw(*arguments)
-            return Sequences(found.inputs, -found.targets)
+    def turned(*arguments: Any) -> Sequences | None:
+        found = draw(*arguments)
+        return None if found is None else replace(found, targets=-found.targets)
 
-        setattr(made.buffer, name, turned)
-    done = made.round()
-    assert done.verdict.reason == "worse-on-anchor"
-    assert done.candidate is not None and done.incumbent is not None
-    assert done.candidate.score < done.incumbent.score  # the newest steps alone would have let it in
+    made.buffer.training = turned  # type: ignore[method-assign]
+    reasons = {made.round().verdict.reason for _ in range(3)}
+    assert reasons <= {"not-better", "adds-nothing"}
     assert made.incumbent is kept
 
 
 def test_one_spike_counts_for_no_more_than_the_clip() -> None:
-    out = torch.zeros(4, 2, 1, 2, 4, requires_grad=True)
-    levels = torch.tensor([0.1, 0.5, 0.9])
-    targets = torch.ones(4, 2, 1, 2)
-    targets[1, 1] = 1e30
-    clipped = targets.clamp(max=TARGET_CLIP)
-    assert torch.equal(forecast_loss(out, targets, levels), forecast_loss(out, clipped, levels))
+    made = learner()
+    ticks = honest(300)
+    ticks.values[8 * 150 + 3] = 1e12
+    made.feed(ticks)
+    found = made.buffer.training(np.random.default_rng(0), 200, 16)
+    assert found is not None
+    targets = found.targets[~torch.isnan(found.targets)]
+    assert targets.abs().max() == TARGET_MAX and (targets.abs() > 4.0).float().mean() < 0.02
 
 
 def test_infinity_in_the_window_ends_the_round_and_changes_no_weight() -> None:
@@ -148,7 +147,7 @@ def test_infinity_in_the_window_ends_the_round_and_changes_no_weight() -> None:
     made.feed(honest(300))
     assert made.round().verdict.accepted
     kept = {name: tensor.clone() for name, tensor in incumbent(made).state_dict().items()}
-    made.buffer._inputs[:] = np.inf
+    made.buffer._seen[:] = np.inf
     for _ in range(3):
         assert made.round().network is None
     assert all(torch.equal(tensor, kept[name]) for name, tensor in incumbent(made).state_dict().items())

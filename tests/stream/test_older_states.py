@@ -14,12 +14,11 @@ import pytest
 import xxhash
 from making import batch, feed, laid, network
 
-from streamrnn.kernels.columns import NETWORK, rungs_of
+from streamrnn.kernels.columns import rungs_of
 from streamrnn.records import KIND_IDLE
 from streamrnn.season import Season
 from streamrnn.spec import StreamSpec
 from streamrnn.stream.engine import Engine
-from streamrnn.stream.forecasting import used_experts
 from streamrnn.stream.snapshot import DIGEST_BYTES, Restored, Snapshots, _Layout
 from streamrnn.transports.changelog import CHECKPOINT, LAYOUT, SERIES, Checkpoint
 
@@ -140,7 +139,7 @@ def brought(name: str, spoil: Any = None, **changes: Any) -> tuple[Engine, Any, 
     stream = StreamSpec(**kept["spec"] | {"channels": tuple(kept["spec"]["channels"]), "series_max": 8} | changes)
     engine, found = Engine(stream), Restored()
     if kept["served"]:
-        engine.load(network(stream), "w1", np.full(stream.horizon, 0.7, dtype=np.float32))
+        engine.load(network(stream), "w1")
     snapshots = Snapshots(engine)
     snapshots.learn_meaning(*kept["meaning"])
     snapshots.learn(kept["layout"])
@@ -225,18 +224,6 @@ def test_states_of_a_version_without_experts_keep_their_calibration_and_begin_to
         sums[known][:, short].sum() for sums in (outputs.scores.abs_error, outputs.scores.abs_persistence)
     )
     assert error < 1.05 * persistence
-
-
-def test_a_network_of_before_is_weighed_by_its_skill_until_it_is_judged() -> None:
-    engine, _, _ = brought("network")
-    said = engine.process(further("network", 4, np.random.default_rng(1))).forecasts
-    persistence, _, _ = brought("network")
-    persistence.use("persistence")
-    alone = persistence.process(further("network", 4, np.random.default_rng(1))).forecasts
-    weight = engine.table.columns["weight"][: len(engine.table)]
-    network_at = used_experts(engine.spec).index(NETWORK)
-    assert (weight[..., network_at] > 0.5).all()  # its skill is .7
-    assert not np.allclose(said.mean, alone.mean)
 
 
 @pytest.mark.parametrize(
