@@ -175,12 +175,6 @@ class Change:
             and not self.cold_weights
         )
 
-    @property
-    def reshapes(self) -> bool:
-        """Whether a network is shown, or says, other numbers than before, or in other places."""
-        before, now = self.before, self.now
-        return not self.same_inputs or (before.horizon, before.quantiles) != (now.horizon, now.quantiles)
-
     @cached_property
     def cold(self) -> str:
         """Why nothing of a state can be carried; "" where something can."""
@@ -231,12 +225,6 @@ class Change:
     def words(self) -> tuple[str, ...]:
         """What is carried and what starts cold, setting by setting; empty where the meanings are equal."""
         return tuple(self._words())
-
-    @cached_property
-    def words_of_weights(self) -> tuple[str, ...]:
-        """The same of a network, which knows nothing of seasons and experts."""
-        now = msgspec.structs.replace(self.now, season=self.before.season, experts=self.before.experts)
-        return Change(self.before, now).words
 
     def _words(self) -> Iterator[str]:
         if self.cold:

@@ -673,9 +673,8 @@ def _foresee(
             ratio = np.float32(per_unit) * np.float32(per_unit)
             usual = mixture.size[c, 0]
             volatility = np.float32(np.log(ratio / usual)) if ratio > 0.0 and usual > 0.0 else np.float32(0.0)
-            lately = np.float32(state.calibration.quick[c, 0] / size) if size > 0.0 else np.float32(0.0)
             remainder.look(
-                c, n, here, frames.age[i, c], volatility, lately, place, plan.cross, ladder.h, history, mixture.size, errors,
+                c, n, here, frames.age[i, c], volatility, place, plan.cross, ladder.h, history, mixture.size, errors,
                 scratch.calendar, frames.moment[i], foreseen, mean, scratch.shown[c],
             )  # fmt: skip
             if net.recorded:

@@ -84,7 +84,7 @@ def input_names(
             names += [f"{name} {h}" for h in rungs]
     for season, harmonics in zip(seasons, HARMONICS, strict=False):
         names += [f"wave {k} of {season}" for k in range(2 * harmonics)]
-    names += ["volatility", "quick", SINCE, "passed"]
+    names += ["volatility", SINCE, "passed"]
     names += [f"{wave} of {period}" for period in calendar for wave in ("sine", "cosine")]
     if cross and len(channels) > 1:
         for other in channels:
@@ -109,6 +109,7 @@ def learn(
             rate = np.float32(min(ERROR_RATES[k] * stride, 1.0))
             means[r, k] += rate * (z - means[r, k])
         if said == said:
+            said = within(said, CLIP)
             worth[r, 0] = fade * worth[r, 0] + said * within(z, JUDGED_MAX)
             worth[r, 1] = fade * worth[r, 1] + said * said
         if count > FIRST:
@@ -165,7 +166,6 @@ def look(
     here: int,
     age: Real,
     volatility: Real,
-    quick: Real,
     place: I64,
     cross: bool,
     h: I64,
@@ -240,9 +240,8 @@ def look(
         seen[k + j] = wave[j]
     k += wave.shape[0]
     seen[k] = within(volatility, CLIP)
-    seen[k + 1] = within(quick, CLIP)
-    seen[k + 2] = np.float32(np.log1p(np.float64(age)))
-    k += 3
+    seen[k + 1] = within(np.float32(np.log1p(np.float64(age))), CLIP)
+    k += 2
     for j in range(moment.shape[0]):
         seen[k + j] = within(moment[j], CLIP)
     k += moment.shape[0]

@@ -69,13 +69,14 @@ MEANING = re.compile(r"meaning_([0-9a-f]{16})")
 # A digest says whose row it is, not who wrote it. What is infinite or no number would spread to all that the series says, and
 # so would what is so large that its square is: in the first of these columns neither can be, in the next a missing value is
 # written as no number, and counts are not negative.
-NUMBERS = ("last", "level", "level_spread", "move_scale", "since", "dt_mean", "state", "pend_offsets", "pend_added")
+NUMBERS = ("last", "level", "level_spread", "move_scale", "since", "dt_mean", "state", "pend_offsets")
 NUMBERS_OR_NONE = ("anchor", "seen_range", "pend_mean", "pend_moves", "pend_said")
 COUNTS = ("applied", "steps", "seen")
 # In the unit of their channel (`kernels.experts.history.X_MAX` is 2²⁸), or factors.
 WITHIN: Mapping[str, float] = {
     **dict.fromkeys(
-        ("x", "deviation", "phases", "profile", "means", "deviation_means", "next_move", "pend_raw"), 2.0**32
+        ("x", "deviation", "phases", "profile", "means", "deviation_means", "next_move", "pend_raw", "pend_added"),
+        2.0**32,
     ),
     **dict.fromkeys(("level_theta", "covariance", "error_last", "error_means"), 2.0**32),
     **dict.fromkeys(("moves_gram", "moves_right", "deviations_gram", "deviations_right", "week"), 1e30),

@@ -15,12 +15,13 @@ from streamrnn.meaning import Change, Meaning, decode_meaning, meaning_of
 from streamrnn.model.weights import fitted
 from streamrnn.season import season_of, season_setting
 from streamrnn.spec import EXPERTS, StreamSpec
+from streamrnn.stream.forecasting import inputs_of
 
 DAY, WEEK, ALL = ("1d",), ("1d", "7d"), "season-ago, profile, moves, deviations, stack"
 # Of a state, what neither seasons nor experts have to do with; `sigma` and `level_theta` are the calibration.
 REST = (
     "last", "level", "level_spread", "move_scale", "fresh", "run", "still", "seen", "since", "anchor", "unit", "born",
-    "seen_range", "sigma", "level_theta", "covariance", "one_step", "move_size", "energy", "slope", "ring", "state", "generation",
+    "seen_range", "sigma", "level_theta", "covariance", "one_step", "move_size", "energy", "slope", "state", "generation",
     "steps", "last_step", "last_us",
 )  # fmt: skip
 
@@ -101,8 +102,7 @@ def test_what_begins_anew_is_said_in_the_words_of_the_configuration(
     found = change(before, now)
     assert (found.seasons, found.experts) == (seasons, experts)
     assert "; ".join(found.words) == said
-    assert not found.cold and found.same_inputs and not found.reshapes
-    assert found.words_of_weights == ()
+    assert not found.cold and found.same_inputs
 
 
 SPECS = [hours(), hours(DAY), hours(WEEK), hours(("8h",)), hours(DAY, ("season-ago", "profile")), hours(DAY, ())]
@@ -131,10 +131,10 @@ def test_the_rest_of_a_state_goes_on_bit_for_bit(before: int, now: int) -> None:
 
 def test_the_network_serves_on_and_nothing_is_said_of_it() -> None:
     for now in SPECS:
-        found = fitted(weights(hours(DAY)), meaning_of(now))
-        assert found.words == ()
+        found = fitted(weights(hours(DAY)), meaning_of(now), inputs_of(now))
+        assert all("numbers" in word for word in found.words) and (now != hours(DAY) or not found.words)
     longer = stream(step_ms=3_600_000, horizon=6, seasons=hours(WEEK).seasons)
-    assert "season" not in "; ".join(fitted(weights(hours(DAY)), meaning_of(longer)).words)
+    assert "season" not in "; ".join(fitted(weights(hours(DAY)), meaning_of(longer), inputs_of(longer)).words)
 
 
 def test_states_of_a_version_that_kept_neither_are_read() -> None:

@@ -152,7 +152,7 @@ def older_records(engine: Engine, theta: Sequence[float] = ()) -> tuple[bytes, l
     stated = engine.spec
     channels, horizon, levels = len(stated.channels), stated.horizon, len(stated.quantiles)
     known = {field.name for field in (*grid_fields(), *frontend_fields(stated))} - set(UNKNOWN)
-    known |= {"anchor", "covariance", "ring", "generation", "state"}
+    known |= {"anchor", "covariance", "generation", "state"}
     snapshots = Snapshots(engine)
     rows = np.array(sorted(engine.table.series(0).values()), dtype=np.int64)
     keys, records = snapshots.pack(0, rows, 10_000, 1)

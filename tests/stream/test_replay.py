@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from making import batch, bends, cut, shaped, spec, walk
+from making import batch, bends, cut, network, shaped, spec, walk
 
 from streamrnn.kernels.columns import rungs_of
 from streamrnn.learning import LearnSpec, TrainSpec
 from streamrnn.records import TickBatch
+from streamrnn.season import Season
 from streamrnn.spec import StreamSpec
 from streamrnn.stream.drift import DriftWatch
 from streamrnn.stream.engine import Engine
@@ -102,6 +103,22 @@ def test_what_a_training_batch_is_shown_is_what_the_network_is_shown_when_it_ser
     found = buffer._sequences(np.array([0]), np.array([steps]), 100, np.array([0]), np.array([steps]))
     assert np.allclose(found.inputs.numpy(), every[-100:], atol=3e-3)  # kept in halves
     assert np.abs(every).max() > 1.0 and not np.isnan(every).any()
+
+
+def test_what_a_network_is_shown_does_not_depend_on_what_it_says() -> None:
+    """So what it learns from, where none speaks, is what it is shown where it does."""
+    stream = spec(horizon=6, seasons=(Season("8s", 8, 1.0, 8),))
+    shown = []
+    for speaks in (False, True):
+        made = Engine(stream, record=True)
+        if speaks:
+            made.load(network(stream), "w")
+        feed, seen = made.watch(walk(300, ["x"])), []
+        for _, recorded in feed:
+            seen.append(recorded.seen.copy())
+            made.table.columns["network_worth"][:] = 1000.0  # it is believed
+        shown.append(np.concatenate(seen))
+    assert np.array_equal(*shown) and np.abs(shown[0]).max() > 1.0
 
 
 def test_a_flooding_series_gets_no_more_than_its_share() -> None:

@@ -314,7 +314,7 @@ def test_a_days_phase_is_local() -> None:
     front = FrontEnd(stream(step_ms=3_600_000, calendar_ms=(86_400_000,), timezone="Europe/London", gap_max=0))
     frames = front.process(batch(["a", "a"], ts, np.ones((2, 1))))
     assert (frames.kind == KIND_TICK).all()
-    assert np.array_equal(frames.inputs[0, -2:], frames.inputs[1, -2:])
+    assert np.array_equal(frames.moment[0, -2:], frames.moment[1, -2:])
     assert local_times(np.array(ts) * 1000, *zone_offsets("Europe/London"))[1] // 3_600_000_000 % 24 == 9
 
 

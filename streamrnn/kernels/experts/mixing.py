@@ -77,7 +77,7 @@ def score(
     if settled and usual > np.float32(0.0):
         limit = min(np.float32(BELIEVED) * np.sqrt(usual), FARTHEST)
     for k in range(1, EXPERTS):
-        moves[k] = min(max(moves[k], -limit), limit)
+        moves[k] = min(max(moves[k], -limit), limit) if moves[k] == moves[k] else np.float32(0.0)
     squared = y * y
     if settled and usual > np.float32(0.0):
         squared = min(squared, CAP * usual)
