@@ -367,8 +367,6 @@ class Settings(BaseSettings):
                 faults.append(f"season: {error}")
         if self.past_max <= self.future_max:
             faults.append("past_max: must be more than future_max")
-        if self.learn.length <= self.learn.burn_in:
-            faults.append("learn.length: must be more than learn.burn_in")
         if self.learn.window < self.learn.length + 2 * self.learn.holdout:
             faults.append("learn.window: must hold learn.length and twice learn.holdout")
         if not faults:

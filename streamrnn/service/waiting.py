@@ -76,7 +76,7 @@ class Wait:
         if left_s == NEVER_S:
             log.warning(
                 "learning cannot begin: no series gets longer. Either no ticks come, or series end before they have "
-                "2 learn.holdout + learn.burn_in + 3 steps: set these two lower",
+                "learn.holdout + learn.length + 1 steps: set these two lower",
                 waits_for=self.words(), series=series, series_met=met,
             )  # fmt: skip
             return

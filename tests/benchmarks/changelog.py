@@ -76,7 +76,7 @@ class Service:
         torch.nn.init.normal_(network.out.weight, 0.0, 0.01)
         sink = MemoryTransport(self.broker).sink()
         await sink.start()
-        blob = pack(network, WeightsMeta(skill=[0.9] * self.chosen.horizon), self.chosen.meaning())
+        blob = pack(network, WeightsMeta(), self.chosen.meaning())
         await ModelsWriter(sink, self.chosen.topics.models).publish(weights_id(network), blob, {}, 0)
 
     def send(self) -> None:

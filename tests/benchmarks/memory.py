@@ -30,6 +30,7 @@ import shapes
 from against import HERE, a_series, by_turns, called, checkout, ratio
 
 from streamrnn.encode import Encoder
+from streamrnn.kernels.columns import rungs_of
 from streamrnn.model.network import Network
 from streamrnn.packed import packed
 from streamrnn.records import TickBatch
@@ -45,14 +46,13 @@ START = 1_700_000_000_000
 # scale's; what stands nowhere is "other".
 GROUPS: dict[str, tuple[str, ...]] = {
     "network": ("state", "generation", "net_ready"),
-    "burn-in frames": ("ring",),
     "pending": ("pend_", "anchor", "unit", "born"),
     "calibration": ("spread", "theta", "sigma", "level_theta"),
     "experts": (
         "x", "known", "deviation", "phases", "profile", "visits", "means", "week", "moves_", "stack_", "sizes",
         "unbroken", "frame_step",
     ),
-    "mixing": ("loss", "losses", "weight", "move_size", "energy", "slope"),
+    "mixing": ("loss", "losses", "weight", "move_size", "energy", "slope", "error_", "network_worth"),
     "fills": ("covariance", "carried", "fill_width", "seen_range", "one_step", "next_move", "missed"),
 }  # fmt: skip
 GRID, SPARE, OTHER = "grid and scale", "spare", "other"
@@ -72,7 +72,7 @@ def batch(names: list[str], begin: int, rng: np.random.Generator) -> TickBatch:
 def engine(series_max: int) -> Engine:
     stream = StreamSpec(channels=("a", "b", "c", "d"), step_ms=1000, horizon=12, series_max=series_max)
     made = Engine(stream)
-    made.load(Network(ModelSpec(4, 12, stream.quantiles)), "bench")
+    made.load(Network(ModelSpec(tuple(made.inputs), rungs_of(12))), "bench")
     return made
 
 

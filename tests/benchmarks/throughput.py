@@ -175,7 +175,7 @@ async def prepare(servers: str, topic: str, app: str, case: dict[str, Any], tota
     torch.manual_seed(0)
     network = Network(settings.model_spec())
     torch.nn.init.normal_(network.out.weight, 0.0, 0.01)
-    meta = WeightsMeta(skill=[0.9] * settings.horizon)
+    meta = WeightsMeta()
     blob = pack(network, meta)
     await ModelsWriter(sink, settings.topics.models).publish(meta.id, blob, {}, 0)
     await sink.stop(Deadline(10.0))

@@ -22,15 +22,17 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from streamrnn.kernels.columns import rungs_of
 from streamrnn.learning import LearnSpec, TrainSpec
 from streamrnn.model.device import choose, describe, full_precision
 from streamrnn.records import TickBatch
 from streamrnn.spec import ModelSpec, StreamSpec
+from streamrnn.stream.forecasting import inputs_of
 from streamrnn.stream.learner import Learner
 
 STREAM = StreamSpec(channels=("a", "b", "c", "d"), step_ms=1000, horizon=12)
 START_MS = 1_700_000_000_000
-STEPS = 320  # of every series: as many as a sequence of 160 steps and two held-out stretches take, and some more
+STEPS = 320  # of every series: more than a stretch and the held-out steps take
 
 
 def ticks(series: int) -> TickBatch:
@@ -56,8 +58,9 @@ def ticks(series: int) -> TickBatch:
 
 def learner(device: torch.device, batch_series: int, updates: int, like: Learner | None, batch: TickBatch) -> Learner:
     """Fed with the batch, or with what `like` was fed with."""
-    spec = LearnSpec(train=TrainSpec(batch_series=batch_series), updates=updates, series_max=4096)
-    model = ModelSpec(channels=len(STREAM.channels), horizon=STREAM.horizon, quantiles=STREAM.quantiles)
+    train = TrainSpec(batch_steps=16 * batch_series, batch_series=batch_series)
+    spec = LearnSpec(train=train, updates=updates, series_max=4096)
+    model = ModelSpec(tuple(inputs_of(STREAM)), rungs_of(STREAM.horizon))
     made = Learner(replace(STREAM, series_max=4096), model, spec, device)
     if like is None:
         made.feed(batch)
@@ -79,7 +82,7 @@ def main() -> None:
     full_precision()
     devices = [torch.device("cpu")] + ([choose()] if choose().type != "cpu" else [])
     names = [f"processor, {torch.get_num_threads()} threads", *(describe(d) for d in devices[1:])]
-    print(f"torch {torch.__version__}; GRU 64 × 2, 4 channels, horizon 12, chunks of 32 steps")
+    print(f"torch {torch.__version__}; trunk 128, GRU 32, 4 channels, horizon 12, stretches of 24 steps")
     print(f"{'series side by side':>20} {'device':>28} {'updates/s':>10} {'series-steps/s':>15} {'ratio':>7}")
     for series in asked.series:
         batch = ticks(series)

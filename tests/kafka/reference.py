@@ -14,7 +14,6 @@ from itertools import groupby, islice
 from typing import Any, NamedTuple
 
 import msgspec
-import numpy as np
 import torch
 import xxhash
 from broker import Broker
@@ -61,7 +60,7 @@ def weights(settings: Settings, seed: int) -> tuple[str, bytes]:
     torch.manual_seed(seed)
     network = Network(settings.model_spec())
     torch.nn.init.normal_(network.out.weight, 0.0, 0.05)
-    return weights_id(network), pack(network, WeightsMeta(skill=[0.9] * settings.horizon))
+    return weights_id(network), pack(network, WeightsMeta())
 
 
 async def publish(settings: Settings, model: str, blob: bytes) -> None:
@@ -74,8 +73,8 @@ async def publish(settings: Settings, model: str, blob: bytes) -> None:
 def loaded(settings: Settings, blobs: Mapping[str, bytes]) -> Engine:
     engine = Engine(settings.stream_spec())
     for model, blob in blobs.items():
-        network, meta = build(blob)
-        engine.load(network, model, np.array(meta.skill, dtype=np.float32))
+        network, _ = build(blob)
+        engine.load(network, model)
     return engine
 
 

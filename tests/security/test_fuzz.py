@@ -73,7 +73,7 @@ def _tensors(kind: str, size: int) -> bytes:
 
 
 _SPEC = {"channels": 1, "horizon": 2, "quantiles": [0.05, 0.5, 0.95], "hidden": 2, "layers": 1}
-_META = b'"meta":{"skill":[0.9,1.0]}'
+_META = b'"meta":{"gain":[0.1,0.0]}'
 DEEP = b"[" * 100_000
 CONFIG = CONFIGS[0]
 # What has left a reader once, or come through it.
@@ -108,8 +108,8 @@ FOUND: dict[str, list[bytes]] = {
         _weights({"spec": _SPEC, "meta": {}}, _tensors("F8_E8M0", 1)),
         _weights({"spec": _SPEC, "meta": {}}, _tensors("F8_E4M3", 1)),
         _weights({"spec": _SPEC, "meta": {}}, _tensors("C64", 8)),
-        blob()[WEIGHTS_HEAD:].replace(_META, b'"meta":{"skill":[1.00000]}'),
-        blob()[WEIGHTS_HEAD:].replace(_META, b'"meta":{"skill":[1e39,1.]}'.replace(b"1.]", b"1]")),
+        blob()[WEIGHTS_HEAD:].replace(_META, b'"meta":{"gain":[1.00000]}'),
+        blob()[WEIGHTS_HEAD:].replace(_META, b'"meta":{"gain":[1e39,1.]}'.replace(b"1.]", b"1]")),
     ],
     "config": [
         CONFIG + b"x: 2026-13-45\n",
@@ -144,12 +144,12 @@ def test_what_was_found_is_not_found_again(name: str, data: bytes) -> None:
 
 @pytest.mark.parametrize(
     "meta",
-    [{}, {"loss": "x"}, {"skill": 3}, {"skill": []}, {"skill": ["x"]}, {"round": None}, {"id": "b", "bytes": -1}],
+    [{}, {"loss": "x"}, {"gain": 3}, {"gain": []}, {"gain": ["x"]}, {"round": None}, {"id": "b", "bytes": -1}],
 )
 def test_a_strangers_manifest_is_listed_all_the_same(meta: dict[str, object]) -> None:
     row = cli_models._row(Manifest("a", 1, 1, "0" * 64, meta), "a", (), ())
     assert (row["id"], row["bytes"], row["current"]) == ("a", 1, True)
-    assert f"{row['loss']:.4f} {row['skill']:.3f} {row['round']:<4}" and json.dumps(row)
+    assert f"{row['loss']:.4f} {row['gain']:.3f} {row['round']:<4}" and json.dumps(row)
 
 
 def test_a_state_whose_numbers_cannot_be_is_refused() -> None:
@@ -179,7 +179,7 @@ def test_a_state_whose_numbers_cannot_be_is_refused() -> None:
         ("x", struct.pack("<f", 1e20)),
         ("moves_weights", struct.pack("<f", -1e20)),
         ("sizes", struct.pack("<f", -1.0)),
-        ("ring", struct.pack("<e", math.inf)),
+        ("error_size", struct.pack("<f", -1.0)),
     ):
         for place in (at[name], last[name]):
             forged = signed(key, good[:place] + value + good[place + len(value) :])

@@ -174,7 +174,7 @@ def published_weights(chosen: Settings, cell: Any, seed: int = 1) -> tuple[str, 
     torch.manual_seed(seed)
     network = Network(shape)
     torch.nn.init.normal_(network.out.weight, 0.0, 0.1)
-    meta = WeightsMeta(skill=[0.9] * chosen.horizon)
+    meta = WeightsMeta()
     blob = pack(network, meta, chosen.meaning())
     return meta.id, blob
 

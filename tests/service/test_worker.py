@@ -260,7 +260,7 @@ async def test_weights_are_swapped_in_between_two_batches_and_found_again_at_a_r
     chosen, broker = made()
     send(broker, 30)
     torch.manual_seed(0)
-    meta = WeightsMeta(skill=[0.5, 0.5, 0.5])
+    meta = WeightsMeta()
     blob = pack(Network(chosen.model_spec()), meta)
     async with worker(chosen, broker) as running:
         await until(lambda: all_committed(broker))

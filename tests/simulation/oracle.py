@@ -70,9 +70,8 @@ class Oracle:
             if engine.has(serving):
                 engine.use(serving)
             else:
-                found = fitted(self._blobs[serving], meaning_of(engine.spec))
-                skill = np.array(found.meta.skill, dtype=np.float32) if found.meta.skill else None
-                engine.load(found.network, serving, skill)
+                found = fitted(self._blobs[serving], meaning_of(engine.spec), engine.inputs)
+                engine.load(found.network, serving)
             records = [
                 MemoryRecord("ticks", partition, offset, ts, key, value)
                 for offset, (key, value, ts) in enumerate(log[begin:end], begin)

@@ -42,7 +42,7 @@ SET_BACK = 0.1
 # How many keep their checkpoints to a budget that none of them can keep.
 TIGHT = 0.3
 # Columns of a state that say by NaN that a value is missing.
-INCOMPLETE = ("ring",)
+INCOMPLETE: tuple[str, ...] = ()
 
 
 @dataclass
