@@ -197,7 +197,7 @@ def _of_our_own(refused: Refused) -> str:
         remedy = (
             f"`streamrnn topics --create` with this configuration, or kafka-configs.sh --alter --entity-type topics "
             f"--entity-name {topic} --add-config max.message.bytes={limit_for(size + ENVELOPE_BYTES)}; or smaller states "
-            "(channels, horizon, quantiles, burn_in, pending_max): `streamrnn validate` says how large they are"
+            "(channels, horizon, quantiles, model.hidden, pending_max): `streamrnn validate` says how large they are"
         )
     return (
         f"{topic} refuses a record of the service's own of {size} bytes for what it holds: {_reason(refused)}; {remedy}"

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 import torch
 from running import all_committed, documents, feed_until, made, on_virtual_clock, send, until, worker
@@ -37,7 +38,7 @@ QUICK: dict[str, Any] = {
     "learn.swap_min": "0s",
     "learn.rollback_hold": "0s",
 }
-GRADE = Evaluation(True, 0.5, (0.5, 0.5, 0.5), (1.0, 1.0, 1.0), 100)
+GRADE = Evaluation(True, (0.5, 0.5, 0.5), (1.0, 1.0, 1.0), np.zeros((1, 3)), np.ones((1, 3)), 100)
 
 
 def fresh(chosen: Settings, seed: int) -> tuple[str, bytes, Network]:

@@ -26,7 +26,7 @@ from streamrnn.transports.base import TopicUnfit
 from streamrnn.transports.memory import MemoryBroker, MemoryTransport
 from streamrnn.transports.memory_broker import Appended
 
-WIDE: dict[str, Any] = {"channels": [f"c{i}" for i in range(100)], "horizon": 48, "burn_in": 2200}
+WIDE: dict[str, Any] = {"channels": [f"c{i}" for i in range(100)], "horizon": 48, "model": {"hidden": 1024, "layers": 2}}
 
 
 @pytest.mark.parametrize("changes", [{}, {"lateness": "2s"}, {"within": "mean"}, {"channels": ["temp"], "horizon": 1}])
@@ -72,7 +72,7 @@ async def test_a_topic_that_takes_no_state_is_refused_with_the_settings_and_the_
     largest = sizes_of(chosen).state_largest
     assert "app.state: max.message.bytes=1048588 takes no state record" in text
     assert f"--entity-name app.state --add-config max.message.bytes={limit_for(largest)}" in text
-    assert all(word in text for word in ("channels (100)", "horizon (48)", "quantiles (3)", "burn_in (2200)"))
+    assert all(word in text for word in ("channels (100)", "horizon (48)", "quantiles (3)", "model.hidden (1024)"))
     assert "pending_max" not in text
     refuse(await examined({"state": {"max.message.bytes": str(limit_for(largest))}}, chosen))
 

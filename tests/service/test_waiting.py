@@ -15,8 +15,9 @@ from streamrnn.service.observe import WorkerObserver
 from streamrnn.service.supervisor import heard
 from streamrnn.service.trainer import Trainer, learn_spec
 from streamrnn.service.waiting import LINE_S_MAX, NEVER_S, Wait, roughly
+from streamrnn.stream.forecasting import inputs_of
 from streamrnn.stream.learner import Lack
-from streamrnn.stream.replay import step_bytes
+from streamrnn.stream.replay import WINDOW_LEAST, step_bytes
 from streamrnn.transports.memory import MemoryTransport
 
 
@@ -123,5 +124,6 @@ def test_steps_that_are_kept_never_outgrow_the_trainers_memory(channels: int) ->
     spec = learn_spec(chosen)
     most = chosen.learn.memory_max_mb << 20
     assert 1 <= spec.series_max <= chosen.learn.series_max
-    assert spec.series_max * spec.window * step_bytes(chosen.stream_spec()) <= most // 4
-    assert (spec.series_max == chosen.learn.series_max) == (channels <= 4)
+    each = WINDOW_LEAST * step_bytes(chosen.stream_spec(), len(inputs_of(chosen.stream_spec())))
+    assert spec.series_max * each <= most // 4 and spec.bytes_max <= most // 4
+    assert (spec.series_max == chosen.learn.series_max) == (channels <= 10)
