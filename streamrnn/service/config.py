@@ -317,6 +317,7 @@ class Settings(BaseSettings):
     train: Annotated[Literal["auto", "off"], BeforeValidator(_switch)] = "auto"
     model: Model = Model()
     learn: Learn = Learn()
+    # Without effect: states begin at zero when weights change. Configurations of earlier versions have it.
     burn_in: Annotated[int, Field(ge=1)] = 64
     warm_up: Annotated[int, Field(ge=1)] = 64
     series_max: Annotated[int, Field(ge=1)] = 10_000

@@ -1,4 +1,4 @@
-"""The experts: what a series is forecast by, beside the recurrent network.
+"""The experts: what a series is forecast by. What they leave is what the network is for (`kernels.remainder`).
 
 An expert is one file. It says
 
@@ -15,7 +15,6 @@ An expert is one file. It says
 | profile | `profile`, `history` | a mean per phase | 6 a bin | yes |
 | moves | `moves`, `ridge` | ridge on moves | 2,280 | |
 | deviations | `deviations`, `ridge` | ridge on deviations | 3,640 | yes |
-| network | `kernels.gru`, `model` | in the trainer | | |
 | stack | `stack` | ridge on the others | 900 | moves or deviations |
 
 What they say is bounded, weighed by what has matured and guarded in `mixing`. All numbers are of one channel: nothing is
