@@ -603,10 +603,8 @@ def _mixed(
 
 
 @inner
-def _foresee(
-    i: int, frames: Frames, net: Network, recorded: Recorded, state: State, settings: Settings, scratch: Scratch
-) -> None:
-    """The mixture's moves of all channels, and what a network is shown."""
+def _foresee(i: int, frames: Frames, looks: bool, state: State, settings: Settings, scratch: Scratch) -> None:
+    """The mixture's moves of all channels, and (`looks`) what a network is shown."""
     n = frames.number[i]
     ladder, plan, seasons = settings.ladder, settings.plan, settings.seasons
     history, mixture, pending, errors = state.history, state.mixture, state.pending, state.errors
@@ -619,16 +617,12 @@ def _foresee(
     used = mixture.loss.shape[2]
     if place[DEVIATIONS] >= 0:
         deviations.waves(places[0], seasons.cells[0], scratch.wave)
-    looks = net.speaks or net.recorded
     if looks and scratch.calendar.shape[0] > 0:
         remainder.waves(scratch.phases, seasons.cells, scratch.calendar)
     for c in range(scratch.x.shape[0]):
         if scratch.seen[c] == 0:
             if looks:
                 scratch.shown[c] = np.float32(0.0)
-                if net.recorded:
-                    recorded.seen[i, c] = np.float32(0.0)
-                    recorded.size[i, c] = np.float32(0.0)
             continue
         mean = scratch.mean[c]
         age = n - history.born[c]
@@ -677,15 +671,27 @@ def _foresee(
                 c, n, here, frames.age[i, c], volatility, place, plan.cross, ladder.h, history, mixture.size, errors,
                 scratch.calendar, frames.moment[i], foreseen, mean, scratch.shown[c],
             )  # fmt: skip
-            if net.recorded:
-                of_size = np.float32(1.0 / per_unit) if per_unit > 0.0 else np.float32(0.0)
-                for k in range(scratch.shown.shape[1]):
-                    recorded.seen[i, c, k] = scratch.shown[c, k]
-                from_base = (frames.base[i, c] - history.anchor[c]) / unit if unit > 0.0 else 0.0
-                recorded.origin[i, c] = np.float32(np.float64(history.x[c, here]) - from_base) * of_size
-                for r in range(rungs):
-                    recorded.base[i, c, r] = mean[ladder.h[r] - 1] * of_size
-                    recorded.size[i, c, r] = np.sqrt(errors.size[c, r]) * of_size
+
+
+@inner
+def _record(i: int, frames: Frames, recorded: Recorded, state: State, settings: Settings, scratch: Scratch) -> None:
+    """Writes down what a network is shown at frame i, and what its labels are made of."""
+    ladder, history, errors = settings.ladder, state.history, state.errors
+    here = frames.number[i] % history.x.shape[1]
+    for c in range(scratch.x.shape[0]):
+        for k in range(scratch.shown.shape[1]):
+            recorded.seen[i, c, k] = scratch.shown[c, k]
+        unit, size = np.float64(history.unit[c]), np.float64(frames.scale[i, c])
+        if scratch.seen[c] == 0 or not (unit > 0.0 and size > 0.0):
+            for r in range(ladder.h.shape[0]):
+                recorded.size[i, c, r] = np.float32(0.0)
+            continue
+        of_size = np.float32(unit / size)
+        from_base = (frames.base[i, c] - history.anchor[c]) / unit
+        recorded.origin[i, c] = np.float32(np.float64(history.x[c, here]) - from_base) * of_size
+        for r in range(ladder.h.shape[0]):
+            recorded.base[i, c, r] = scratch.mean[c, ladder.h[r] - 1] * of_size
+            recorded.size[i, c, r] = np.sqrt(errors.size[c, r]) * of_size
 
 
 @inner
@@ -702,7 +708,7 @@ def _add(state: State, settings: Settings, scratch: Scratch) -> None:
 
 @inner
 def _say(
-    i: int, frames: Frames, net: Network, state: State, settings: Settings, written: Written, scratch: Scratch
+    i: int, frames: Frames, speaks: bool, state: State, settings: Settings, written: Written, scratch: Scratch
 ) -> None:
     n = frames.number[i]
     row = frames.out_row[i]
@@ -751,8 +757,8 @@ def _say(
                 continue
             h = ladder.h[r] - 1
             cell = ladder.begin[r] + scratch.turn[r] % ladder.cells[r]
-            errors.said[c, cell] = to_bits(scratch.says[c, r]) if net.speaks else NO_NUMBER
-            errors.added[c, cell] = to_bits(scratch.share[c, r]) if net.speaks else NOTHING
+            errors.said[c, cell] = to_bits(scratch.says[c, r]) if speaks else NO_NUMBER
+            errors.added[c, cell] = to_bits(scratch.share[c, r]) if speaks else NOTHING
             for q in range(levels):
                 # What is judged later is what is sent now: the kept, rounded numbers.
                 bits = to_bits(offsets[q, h])
@@ -764,7 +770,7 @@ def _say(
         means = written.mean[row, c]
         for h in range(horizon):
             means[h] = center + np.float64(mean[h]) * unit
-        if net.speaks:
+        if speaks:
             _between(scratch.share[c], ladder, added)
             for h in range(horizon):
                 means[h] += np.float64(added[h]) * unit
@@ -838,7 +844,9 @@ def _before(
                 written.fill_upper[row, c] = frames.values[i, c]
     if settings.plan.place[MOVES] >= 0 or settings.plan.place[DEVIATIONS] >= 0:
         _learn(i, frames, state, settings, scratch)
-    _foresee(i, frames, net, recorded, state, settings, scratch)
+    _foresee(i, frames, net.speaks or net.recorded, state, settings, scratch)
+    if net.recorded:
+        _record(i, frames, recorded, state, settings, scratch)
 
 
 @lean
@@ -860,7 +868,7 @@ def advance(
         if net.speaks:
             networks.step(frames.slot[i], scratch.shown, net.state, net.layers, net.lanes, SAID_MAX, scratch.says)
             _add(state, settings, scratch)
-        _say(i, frames, net, state, settings, written, scratch)
+        _say(i, frames, net.speaks, state, settings, written, scratch)
 
 
 @lean
@@ -927,7 +935,7 @@ def answer(
                 says = said[k, c, r]
                 scratch.says[c, r] = within(says, SAID_MAX) if says == says else np.float32(0.0)
         _add(state, settings, scratch)
-        _say(i, frames, net, state, settings, written, scratch)
+        _say(i, frames, net.speaks, state, settings, written, scratch)
 
 
 def compile_ahead(
@@ -945,8 +953,8 @@ def compile_ahead(
     only their types are looked at."""
     state = no_row()
     parts: tuple[tuple[Any, tuple[Any, ...]], ...] = (
-        (_foresee, (0, frames, net, recorded, state, settings, scratch)),
-        (_say, (0, frames, net, state, settings, written, scratch)),
+        (_foresee, (0, frames, True, state, settings, scratch)),
+        (_say, (0, frames, True, state, settings, written, scratch)),
         (_learn, (0, frames, state, settings, scratch)),
     )
     for part, arguments in parts:

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from streamrnn.kernels import inlined, lean
+from streamrnn.kernels import inlined, inner, lean
 from streamrnn.kernels.columns import (
     DEVIATIONS,
     LEVELS,
@@ -159,7 +159,7 @@ def waves(phases: F32, cells: I64, out: F32) -> None:
             k += 2
 
 
-@inlined
+@inner
 def look(
     c: int,
     n: int,
