@@ -602,7 +602,7 @@ def _mixed(
             believed[h] = mixed[h] * (w + shares[h] * rise)
 
 
-@inner
+@inlined
 def _foresee(i: int, frames: Frames, looks: bool, state: State, settings: Settings, scratch: Scratch) -> None:
     """The mixture's moves of all channels, and (`looks`) what a network is shown."""
     n = frames.number[i]
@@ -694,7 +694,7 @@ def _record(i: int, frames: Frames, recorded: Recorded, state: State, settings: 
             recorded.size[i, c, r] = np.sqrt(errors.size[c, r]) * of_size
 
 
-@inner
+@inlined
 def _add(state: State, settings: Settings, scratch: Scratch) -> None:
     """`scratch.share` [channel, rung] ← what is added to the mixture for what the network says."""
     ladder, errors = settings.ladder, state.errors
@@ -706,8 +706,8 @@ def _add(state: State, settings: Settings, scratch: Scratch) -> None:
             scratch.share[c, r] = from_bits(to_bits(added)) if abs(added) < mixing.FARTHEST else np.float32(0.0)
 
 
-@inner
-def _say(
+@inlined
+def _emit(
     i: int, frames: Frames, speaks: bool, state: State, settings: Settings, written: Written, scratch: Scratch
 ) -> None:
     n = frames.number[i]
@@ -801,20 +801,50 @@ def _sorted(offsets: F64) -> None:
             offsets[k + 1, h] = one
 
 
+@inner
+def _say(
+    i: int,
+    frames: Frames,
+    net: Network,
+    recorded: Recorded,
+    state: State,
+    settings: Settings,
+    written: Written,
+    scratch: Scratch,
+) -> None:
+    """What is said at frame i. One function: a call that is given all of a series' arrays costs as much as a channel."""
+    _foresee(i, frames, net.speaks or net.recorded, state, settings, scratch)
+    if net.recorded:
+        _record(i, frames, recorded, state, settings, scratch)
+    if net.speaks:
+        networks.step(frames.slot[i], scratch.shown, net.state, net.layers, net.lanes, SAID_MAX, scratch.says)
+        _add(state, settings, scratch)
+    _emit(i, frames, net.speaks, state, settings, written, scratch)
+
+
+@inner
+def _asked(i: int, frames: Frames, state: State, settings: Settings, scratch: Scratch) -> None:
+    _foresee(i, frames, True, state, settings, scratch)
+
+
+@inner
+def _answered(i: int, frames: Frames, state: State, settings: Settings, written: Written, scratch: Scratch) -> None:
+    _add(state, settings, scratch)
+    _emit(i, frames, True, state, settings, written, scratch)
+
+
 @inlined
 def _before(
     i: int,
     state: State,
     shape: Shape,
     frames: Frames,
-    net: Network,
-    recorded: Recorded,
     settings: Settings,
     written: Written,
     matured: Matured,
     scratch: Scratch,
 ) -> None:
-    """All of frame i up to what a network is asked."""
+    """All of frame i but what is said."""
     channels, horizon = frames.values.shape[1], settings.ladder.share.shape[0]
     seasons, phases = settings.seasons, scratch.phases
     n, history = frames.number[i], state.history
@@ -844,9 +874,6 @@ def _before(
                 written.fill_upper[row, c] = frames.values[i, c]
     if settings.plan.place[MOVES] >= 0 or settings.plan.place[DEVIATIONS] >= 0:
         _learn(i, frames, state, settings, scratch)
-    _foresee(i, frames, net.speaks or net.recorded, state, settings, scratch)
-    if net.recorded:
-        _record(i, frames, recorded, state, settings, scratch)
 
 
 @lean
@@ -864,11 +891,8 @@ def advance(
     """One pass over frames in (series, time) order. `address`: where the block of rows begins that `shape` describes."""
     for i in range(frames.slot.shape[0]):
         state = series_row(address + frames.slot[i] * shape.size, shape)
-        _before(i, state, shape, frames, net, recorded, settings, written, matured, scratch)
-        if net.speaks:
-            networks.step(frames.slot[i], scratch.shown, net.state, net.layers, net.lanes, SAID_MAX, scratch.says)
-            _add(state, settings, scratch)
-        _say(i, frames, net.speaks, state, settings, written, scratch)
+        _before(i, state, shape, frames, settings, written, matured, scratch)
+        _say(i, frames, net, recorded, state, settings, written, scratch)
 
 
 @lean
@@ -891,7 +915,10 @@ def ask(
     for k in range(chosen.shape[0]):
         i = chosen[k]
         state = series_row(address + frames.slot[i] * shape.size, shape)
-        _before(i, state, shape, frames, net, recorded, settings, written, matured, scratch)
+        _before(i, state, shape, frames, settings, written, matured, scratch)
+        _asked(i, frames, state, settings, scratch)
+        if net.recorded:
+            _record(i, frames, recorded, state, settings, scratch)
         for c in range(shown.shape[1]):
             for j in range(shown.shape[2]):
                 shown[k, c, j] = scratch.shown[c, j]
@@ -934,8 +961,7 @@ def answer(
                 # A number that is none says nothing.
                 says = said[k, c, r]
                 scratch.says[c, r] = within(says, SAID_MAX) if says == says else np.float32(0.0)
-        _add(state, settings, scratch)
-        _say(i, frames, net.speaks, state, settings, written, scratch)
+        _answered(i, frames, state, settings, written, scratch)
 
 
 def compile_ahead(
@@ -949,12 +975,11 @@ def compile_ahead(
     matured: Matured,
     scratch: Scratch,
 ) -> None:
-    """Compiles the three largest parts of `advance`, which a process that comes to them later finds kept. Arguments as there;
+    """Compiles the two largest parts of `advance`, which a process that comes to them later finds kept. Arguments as there;
     only their types are looked at."""
     state = no_row()
     parts: tuple[tuple[Any, tuple[Any, ...]], ...] = (
-        (_foresee, (0, frames, True, state, settings, scratch)),
-        (_say, (0, frames, True, state, settings, written, scratch)),
+        (_say, (0, frames, net, recorded, state, settings, written, scratch)),
         (_learn, (0, frames, state, settings, scratch)),
     )
     for part, arguments in parts:
