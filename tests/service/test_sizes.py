@@ -26,7 +26,11 @@ from streamrnn.transports.base import TopicUnfit
 from streamrnn.transports.memory import MemoryBroker, MemoryTransport
 from streamrnn.transports.memory_broker import Appended
 
-WIDE: dict[str, Any] = {"channels": [f"c{i}" for i in range(100)], "horizon": 48, "model": {"hidden": 1024, "layers": 2}}
+WIDE: dict[str, Any] = {
+    "channels": [f"c{i}" for i in range(100)],
+    "horizon": 48,
+    "model": {"hidden": 1024, "layers": 2},
+}
 
 
 @pytest.mark.parametrize("changes", [{}, {"lateness": "2s"}, {"within": "mean"}, {"channels": ["temp"], "horizon": 1}])

@@ -18,6 +18,7 @@ from streamrnn.kernels.columns import rungs_of
 from streamrnn.records import KIND_IDLE
 from streamrnn.season import Season
 from streamrnn.spec import StreamSpec
+from streamrnn.stream.conversions import as_now
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.snapshot import DIGEST_BYTES, Restored, Snapshots, _Layout
 from streamrnn.transports.changelog import CHECKPOINT, LAYOUT, SERIES, Checkpoint
@@ -235,3 +236,32 @@ def test_older_numbers_that_cannot_be_are_refused(column: str) -> None:
 
     _, _, found = brought("walk", spoil)
     assert (found.rows, found.refused) == (1, {"impossible": 1})
+
+
+@pytest.mark.parametrize("stacked", [True, False])
+def test_a_network_among_the_experts_leaves_its_place_and_the_others_keep_theirs(stacked: bool) -> None:
+    """Rows of a version in which it was the last expert but the stack: persistence, moves, the network (and the stack)."""
+    members = 5 if stacked else 0
+    used, rungs = 3 + stacked, 2
+    kinds = [
+        ("losses", "<f4", (1, rungs, used)), ("weight", "<f4", (1, rungs, used + 1)), ("pend_moves", "<u2", (1, 4, used - 1)),
+        ("stack_gram", "<f4", (1, rungs, members * (members + 1) // 2)), ("stack_right", "<f4", (1, rungs, members)),
+        ("x", "<f4", (1, 6)),
+    ]  # fmt: skip
+    block: Any = np.zeros(1, dtype=kinds)
+    block["losses"] = np.arange(used)
+    block["weight"][..., :used] = np.arange(1.0, used + 1) / sum(range(1, used + 1))
+    block["weight"][..., used] = 0.7  # what of the mixture is believed
+    block["pend_moves"] = np.arange(1, used)
+    block["stack_right"] = np.arange(members)
+    block["stack_gram"] = np.arange(block["stack_gram"].shape[-1])
+    kept = [0, 1, 3][: used - 1]
+    assert as_now("losses", block)[0, 0, 0].tolist() == kept
+    weight = as_now("weight", block)[0, 0, 0]
+    assert weight[-1] == np.float32(0.7) and weight[:-1].sum() == pytest.approx(1.0)
+    assert weight[1] / weight[0] == pytest.approx(2.0)
+    assert as_now("pend_moves", block)[0, 0, 0].tolist() == kept[1:]
+    if stacked:
+        assert as_now("stack_right", block)[0, 0, 0].tolist() == [0, 1, 2, 3]
+        assert as_now("stack_gram", block)[0, 0, 0].tolist() == list(range(10))
+    assert as_now("x", block).shape == (1, 1, 6)
