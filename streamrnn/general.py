@@ -1,0 +1,417 @@
+"""Records of any JSON shape as a batch of ticks: `decode.each`, `where`, composite series, texts that are numbers.
+
+The columns come from `elements.Layout`; here they become names, times and numbers, element by element. An element that
+cannot be read is refused alone, with its place in the record.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from streamrnn.calendar import zone_of
+from streamrnn.elements import Layout, NoArray, Number, SeriesPart, matches
+from streamrnn.instants import NS, UNREADABLE, Refused, TextTimes, number_us, short
+from streamrnn.mapping import DecodeSpec
+from streamrnn.paths import ABSENT, Mistyped, named
+from streamrnn.records import Record, Rejected, Skipped, SkipReason
+from streamrnn.spec import StreamSpec
+
+Values = tuple[float | None, ...]
+# What a record gives, element by element: (name, microseconds, values, channel of a long one or −1, place in the record)
+Tick = tuple[str, int, Values, int, int]
+
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?", re.ASCII)
+_NUMBER_CHARS_MAX = 400
+_MISSING = frozenset({"", "nan", "inf", "+inf", "-inf", "infinity", "+infinity", "-infinity", "null"})
+_BASE64 = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?", re.ASCII)
+_SCALE_MAX = 400
+# How change data capture says that a row was deleted.
+_DELETES = frozenset({("op", "d"), ("__op", "d"), ("__deleted", "true")})
+
+
+class Skip(Exception):
+    """Carries why an element, or a record, is none of this stream's; never leaves the decoder."""
+
+    def __init__(self, reason: SkipReason) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class General:
+    """Reads the records of one configuration. The callables say a name and a time where no field is mapped to them."""
+
+    def __init__(
+        self,
+        spec: StreamSpec,
+        decode: DecodeSpec,
+        check_name: Callable[[str], None],
+        name_outside: Callable[[Any, Record], str],
+        instant_outside: Callable[[Any, Record], int],
+        envelope: Callable[[Any], tuple[bool, Any, Any]],
+    ) -> None:
+        self.spec, self.decode = spec, decode
+        self.layout = Layout(spec, decode)
+        self._check_name, self._name_outside, self._instant_outside = check_name, name_outside, instant_outside
+        self._envelope = envelope
+        zone = zone_of(decode.timezone) if decode.timezone is not None else None
+        self._texts, self._ns = TextTimes(decode.ts_unit, decode.ts_format, zone), NS[decode.ts_unit]
+        self._channels = {name: index for index, name in enumerate(spec.channels)}
+        self._blank = (ABSENT,) * len(spec.channels)
+        if isinstance(decode.scale, Mapping):
+            unknown = sorted(set(decode.scale) - set(spec.channels))
+            if unknown:
+                raise ValueError(f"decode: scale names {unknown[0]!r}, which is not one of the channels")
+        self._scales = [
+            decode.scale.get(name) if isinstance(decode.scale, Mapping) else decode.scale for name in spec.channels
+        ]
+        single = [columns[0] for columns in self.layout.values if len(columns) == 1]
+        # Where each channel is one column and they stand together, their values are one slice of a row.
+        self._slice = (
+            slice(single[0], single[0] + len(single))
+            if len(single) == len(spec.channels) and single == list(range(single[0], single[0] + len(single)))
+            else None
+        )
+        first = self.layout.parts[0]
+        plain = (
+            len(self.layout.parts) == 1 and len(first.columns) == 1 and first.rest[0] is None and not first.optional[0]
+        )
+        self._series_column = first.columns[0] if plain else -1
+        texts = [self.layout.wanted[columns[0]].text for columns in self.layout.values[:3]]
+        shown = ", ".join(short(text) for text in texts) + (", …" if len(spec.channels) > 3 else "")
+        self._no_values = f"none of the fields {shown} is there (channels, decode.values)"
+
+    def read(
+        self, payload: bytes, record: Record, out: list[Tick], rejected: list[Rejected], skipped: list[Skipped]
+    ) -> None:
+        """Appends what a record gives. Raises Refused, Skip and what a JSON decoder raises, for the record as a whole."""
+        subject = time = None
+        layout = self.layout
+        if record.headers:
+            structured, subject, time = self._envelope(record.headers)
+            if structured:
+                payload, subject, time = _event(payload)
+        if payload[:5].strip() == b"null" or (payload[:1].isspace() and payload.strip() == b"null"):
+            if self.decode.tombstones == "skip":
+                raise Skip("tombstone")
+            raise Refused("type", "the record's value is null")
+        try:
+            rows = layout.rows(payload, record)
+        except NoArray:
+            if self.decode.others == "skip":
+                raise Skip("other") from None
+            raise
+        if not rows:
+            raise Skip("empty")
+        begin = len(out)
+        refused: list[tuple[int, Refused]] = []
+        skips: dict[SkipReason, int] = {}
+        for index in range(len(rows)):
+            row = rows[index]
+            try:
+                if row.__class__ is Mistyped:
+                    raise Refused("type", str(row))
+                if layout.where:
+                    self._look_where(row)
+                out.append(self._tick(row, index, subject, time, record))
+            except Skip as skip:
+                skips[skip.reason] = skips.get(skip.reason, 0) + 1
+            except Refused as refusal:
+                refused.append((index, refusal))
+            except _Inexact:
+                # The digits of a time that a double does not have: the document once more, as it is written.
+                rows = layout.rows_of(layout.document(payload, exact=True), record)
+                try:
+                    out.append(self._tick(rows[index], index, subject, time, record))
+                except Skip as skip:
+                    skips[skip.reason] = skips.get(skip.reason, 0) + 1
+                except Refused as refusal:
+                    refused.append((index, refusal))
+        several = len(out) - begin + len(refused) > 1
+        if not several and len(out) > begin:
+            out[begin] = (*out[begin][:4], -1)
+        rejected += [
+            Rejected(record, refusal.reason, refusal.args[0][:200], index if several else -1)
+            for index, refusal in refused
+        ]
+        skipped += [Skipped(record, reason, count) for reason, count in skips.items()]
+
+    # ── one element ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _look_where(self, row: Any) -> None:
+        for column, wanted in self.layout.where:
+            value = row[column]
+            if not matches(wanted, value):
+                deleted = isinstance(value, str) and (self.layout.wanted[column].text, value) in _DELETES
+                raise Skip("delete" if deleted else "where")
+
+    def _tick(self, row: Any, index: int, subject: Any, time: Any, record: Record) -> Tick:
+        values = self._values(row)
+        long = -1
+        # blank's items are the very object that stands for "not there": equal only by identity.
+        if values == self._blank:
+            values, long = self._long(row)
+        column = self._series_column
+        name = row[column] if column >= 0 else None
+        if name.__class__ is not str:
+            name = self._name(row)
+            if name is None:
+                name = self._name_outside(subject, record)
+        if not (name.isascii() and name.isprintable() and 0 < len(name) <= self.decode.series_bytes_max):
+            self._check_name(name)
+        return name, self._instant(row, time, record), values, long, index
+
+    def _name(self, row: Any) -> str | None:
+        """None where no field is mapped, and the contract's is not there."""
+        parts: list[str] = []
+        for part in self.layout.parts:
+            texts = self._part(row, part)
+            if texts is None:
+                return None
+            if not texts:
+                continue
+            joined = "-".join(texts) if len(part.columns) > 1 else "/".join(texts)
+            if len(part.columns) == 1 or not parts or joined != parts[-1]:
+                parts.append(joined)
+        if not parts:
+            raise Refused("no-series", "none of the fields that name the series is there (decode.series)")
+        return "/".join(parts)
+
+    def _part(self, row: Any, part: SeriesPart) -> list[str] | None:
+        found: list[str] = []
+        for column, optional, rest, text in zip(part.columns, part.optional, part.rest, part.texts, strict=True):
+            value = row[column]
+            if rest is not None:
+                found += _rest(value, rest)
+            elif value.__class__ is str and value:
+                found.append(value)
+            elif value is None or value is ABSENT or value == "":
+                if optional:
+                    continue
+                if self.decode.series is None:
+                    return None
+                what = "an empty text" if value == "" else "null or absent"
+                hint = "; unset it to go by the key" if len(self.layout.parts) == 1 and not value == "" else ""
+                raise Refused("no-series", f"the field {short(text)} is {what} (decode.series{hint})")
+            else:
+                found.append(_named_by(value, text))
+        return found
+
+    def _instant(self, row: Any, time: Any, record: Record) -> int:
+        for column in self.layout.ts:
+            ts = row[column]
+            kind = ts.__class__
+            if kind is msgspec.Raw:
+                text = bytes(ts)
+                first = text[:1]
+                if first == b"n" or not text:
+                    continue
+                if first == b'"':
+                    return self._texts.us(msgspec.json.decode(text))
+                if first == b"-" or first.isdigit():
+                    return self._number_us(text)
+                raise Refused("timestamp", f"{short(text.decode())} is neither a number nor a text (decode.ts)")
+            if kind is int:
+                return self._bounded(ts * self._ns // 1000)
+            if kind is str:
+                if not ts:
+                    continue
+                return self._bounded(self._texts.us(ts))
+            if ts is None or ts is ABSENT:
+                continue
+            if kind is Number:
+                return self._number_us(ts.text.encode())
+            if kind is float:
+                raise _Inexact
+            raise Refused("timestamp", f"{named(ts)} is neither a number nor a text (decode.ts)")
+        return self._instant_outside(time, record)
+
+    def _number_us(self, text: bytes) -> int:
+        if text.isdigit() and len(text) < 20:
+            return self._bounded(int(text) * self._ns // 1000)
+        return self._bounded(number_us(text, self._ns))
+
+    @staticmethod
+    def _bounded(us: int) -> int:
+        if not -_US_MAX <= us <= _US_MAX:
+            raise Refused("timestamp", f"{short(us // 1000)} ms does not fit 64 bits of microseconds (decode.ts_unit)")
+        return us
+
+    # ── numbers ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _values(self, row: Any) -> Values:
+        most = self.decode.value_abs_max
+        found: list[float | None] = []
+        several = self._slice is None
+        for channel, value in enumerate(
+            row[self._slice] if not several else [_first(row, columns) for columns in self.layout.values]
+        ):
+            kind = value.__class__
+            if kind is float or kind is int:
+                if value is not ABSENT and not -most <= value <= most:
+                    self._out_of_range(value, channel)
+                found.append(value)
+            elif value is None:
+                found.append(None)
+            else:
+                found.append(self._number(value, channel, self.layout.wanted[self.layout.values[channel][0]].text))
+        return tuple(found)
+
+    def _long(self, row: Any) -> tuple[Values, int]:
+        layout = self.layout
+        name = row[layout.channel] if layout.channel >= 0 else ABSENT
+        if name is ABSENT or name is None:
+            if self.decode.others == "skip":
+                raise Skip("other")
+            raise Refused("no-values", self._no_values)
+        if name.__class__ is not str:
+            name = _named_by(name, str(self.decode.channel))
+        index = self._channels.get(name)
+        if index is None:
+            if self.decode.others == "skip":
+                raise Skip("other")
+            raise Refused("unknown-channel", f"{short(name)} is not one of the configured `channels`")
+        value = _first(row, layout.value)
+        if value is ABSENT and len(layout.value) == 1:
+            raise Refused("no-values", f"a long record without the field {self.decode.value!r} (decode.value)")
+        values: list[float | None] = list(self._blank)
+        if value is ABSENT or value is None:
+            values[index] = None
+        else:
+            values[index] = self._number(value, index, layout.wanted[min(layout.value)].text)
+        return tuple(values), index
+
+    def _number(self, value: Any, channel: int, text: str) -> float | None:
+        """A value as a number; None where it says that there is none."""
+        numbers, kind = self.decode.numbers, value.__class__
+        found: float | int
+        if kind is int or isinstance(value, float):
+            found = float(value) if kind is Number else value
+        elif kind is str and numbers != "strict":
+            words = value.strip().lower()
+            if words in _MISSING:
+                return None
+            if numbers == "decimal":
+                found = self._decimal(value, self._scales[channel], text)
+            elif len(words) <= _NUMBER_CHARS_MAX and _NUMBER.fullmatch(words):
+                found = float(words)
+            else:
+                raise Refused("type", f"{short(value)} at `{text}` is not a number")
+        elif kind is dict and numbers == "decimal":
+            found = self._decimal(value.get("value"), value.get("scale"), text)
+        else:
+            hint = " (decode.numbers: text reads numbers in texts)" if kind is str else ""
+            raise Refused("type", f"Expected a number at `{text}`, got {named(value)}{hint}")
+        if not -self.decode.value_abs_max <= found <= self.decode.value_abs_max:
+            self._out_of_range(found, channel)
+        return found
+
+    def _decimal(self, value: Any, scale: Any, text: str) -> float:
+        """Kafka Connect's Decimal: base64 of an unscaled two's complement number, the highest byte first."""
+        if not isinstance(value, str) or not value or not _BASE64.fullmatch(value):
+            raise Refused("type", f"{short(value)} at `{text}` is no base64 of a decimal's bytes (decode.numbers)")
+        if not isinstance(scale, int) or isinstance(scale, bool):
+            raise Refused("type", f"a decimal at `{text}` whose scale is not known: set decode.scale")
+        if abs(scale) > _SCALE_MAX or len(value) > _NUMBER_CHARS_MAX:
+            raise Refused("range", f"a decimal at `{text}` of more digits than a number has")
+        try:
+            unscaled = int.from_bytes(base64.b64decode(value), "big", signed=True)
+            return unscaled / 10**scale if scale >= 0 else float(unscaled * int(10**-scale))
+        except (binascii.Error, OverflowError):
+            raise Refused("range", f"a decimal at `{text}` that no double holds") from None
+
+    def _out_of_range(self, value: float, channel: int) -> None:
+        name, most = self.spec.channels[channel], self.decode.value_abs_max
+        shown = (
+            short(value)
+            if isinstance(value, int)
+            else f"{value:g}"
+            if math.isfinite(value)
+            else "a number beyond doubles"
+        )
+        raise Refused("range", f"{shown} of the channel {short(name)} is beyond {most:g} (decode.value_abs_max)")
+
+
+_US_MAX = ((1 << 62) // 1000 - 1) * 1000 + 999
+
+
+class _Inexact(Exception):
+    """A time came as a double, and its digits are wanted."""
+
+
+def _first(row: Any, columns: Sequence[int]) -> Any:
+    """Of several fields the first that is there: null where one is null and none is there."""
+    found = ABSENT
+    for column in columns:
+        value = row[column]
+        if value is None:
+            found = None
+        elif value is not ABSENT:
+            return value
+    return found
+
+
+def _named_by(value: Any, text: str) -> str:
+    """A number or a truth as a name."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value) if abs(value) < 10**30 else _too_long(text)
+    if isinstance(value, float) and math.isfinite(value):
+        return str(int(value)) if value == int(value) and abs(value) < 2**53 else repr(float(value))
+    raise Refused("type", f"Expected a text or a number at `{text}`, got {named(value)} (decode.series)")
+
+
+def _too_long(text: str) -> str:
+    raise Refused("range", f"a number of more than 30 digits at `{text}` (decode.series)")
+
+
+def _rest(value: Any, known: frozenset[str]) -> list[str]:
+    """All values of an object, or of an array of keys and values, by the order of their keys; those that are named beside,
+    and keys with two underscores before them, are left out."""
+    if value is None or value is ABSENT:
+        return []
+    if isinstance(value, list):
+        value = {
+            entry["key"]: entry.get("value")
+            for entry in value
+            if isinstance(entry, dict) and isinstance(entry.get("key"), str)
+        }
+    if not isinstance(value, dict):
+        raise Refused("type", f"Expected an object for the series' name, got {named(value)} (decode.series)")
+    found = []
+    for key in sorted(value):
+        if key in known or key.startswith("__"):
+            continue
+        each = value[key]
+        if isinstance(each, dict) and len(each) == 1:
+            (each,) = each.values()
+        if isinstance(each, str | int | float) and each != "":
+            found.append(each if isinstance(each, str) else _named_by(each, key))
+    return found
+
+
+def _event(payload: bytes) -> tuple[bytes, Any, Any]:
+    """(data, series, time) of a structured CloudEvent (JSON event format 1.0.2)."""
+    event = msgspec.json.decode(payload, type=_Event)
+    data: bytes = bytes(event.data) if event.data_base64 is None else event.data_base64
+    if not data or data == b"null":
+        raise Refused("no-values", "the CloudEvent has no data")
+    return data, event.subject or event.partitionkey, event.time
+
+
+class _Event(msgspec.Struct):
+    subject: str | None = None
+    partitionkey: str | None = None
+    time: str | None = None
+    data: msgspec.Raw = msgspec.Raw()
+    data_base64: bytes | None = None
+
+
+__all__ = ["UNREADABLE", "General", "Skip"]
