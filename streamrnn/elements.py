@@ -178,7 +178,7 @@ class Layout:
         if direct is not None:
             try:
                 return direct(payload, record)
-            except (msgspec.ValidationError, AttributeError):
+            except (msgspec.MsgspecError, AttributeError, Mistyped):
                 pass  # another shape than the structs have: an object that is null, a text where an array should be
         return self.rows_of(self.document(payload), record)
 
@@ -247,6 +247,13 @@ class _Array:
         self._keys: list[tuple[int, int]] = []  # (column, level) of elements' own keys
         # (column, level, walk) of what stands further out, at the place of the element.
         self._placed: list[tuple[int, int, Walk]] = []
+        # Elements may be bare numbers, or arrays: fields that the contract would have in an object are not there.
+        loose = depth > 0 and any(
+            column.level == depth
+            and not column.path.own_key
+            and not (column.path.steps and isinstance(column.path.steps[0], Key))
+            for column in columns
+        )
         for i, (path, level) in enumerate((column.path, column.level) for column in columns):
             if path.root:
                 self._record.append((i, of_record(path)))
@@ -256,7 +263,10 @@ class _Array:
                 if level < depth and any(isinstance(step, Place) for step in path.steps):
                     self._placed.append((i, level, walker(path)))
                     continue
-                self._fetch[level].append((i, None if path.own_key else walker(path) if path.steps else _itself))
+                walk = walker(path) if path.steps else _itself
+                if level == depth and path.steps and isinstance(path.steps[0], Key) and loose:
+                    walk = _if_object(walk)
+                self._fetch[level].append((i, None if path.own_key else walk))
         self._width = len(columns)
         self._walks = [walker(each) if each.steps else _itself for each in self.lists]
 
@@ -270,21 +280,17 @@ class _Array:
     def _descend(
         self, at: Any, level: int, place: int, count: int, key: Any, row: list[Any], out: list[Found], most: int
     ) -> bool:
-        if level == self._depth and not self.itself and at.__class__ is not dict and self._needs_object:
-            raise Mistyped(f"Expected an object in `{self.text}`, got {named(at)} (decode.each)")
         for i, fetch in self._fetch[level]:
             row[i] = key if fetch is None else fetch(at, place, count)
         row[self._width + level] = at
         if level == self._depth:
             for i, outer, walk in self._placed:
                 row[i] = walk(row[self._width + outer], place, count)
-            if self.itself and at.__class__ is not dict and self._needs_object:
-                raise Mistyped(f"Expected `object`, got {named(at)}")
             out.append(tuple(row[: self._width]))
             if len(out) > most:
                 raise Refused("too-large", f"more than {most} elements in a record (decode.elements_max)")
             return True
-        if level == 0 and at.__class__ is not dict and self.lists[0].steps:
+        if level == 0 and at.__class__ is not dict and isinstance(next(iter(self.lists[0].steps), None), Key):
             raise Mistyped(f"Expected an object that holds `{self.text}`, got {named(at)} (decode.each)")
         items = self._walks[level](at, place, count)
         if items is ABSENT or items is None:
@@ -304,11 +310,6 @@ class _Array:
             except Mistyped as error:
                 out.append(error)
         return True
-
-    @property
-    def _needs_object(self) -> bool:
-        """Whether elements hold fields; those that are bare numbers have none."""
-        return any(column.level == self._depth and column.path.steps for column in self._columns)
 
     # ── structs ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -340,7 +341,7 @@ class _Array:
                         if level:
                             return None
                         continue
-                    _put(tree, keys, list[below] | None, "the array")
+                    put(tree, keys, list[below] | None, "the array")
                 below = levels[level].struct(f"Level{level}", (below is not None and self.lists[level].steps) or ())
         except (ValueError, TypeError):
             return None
@@ -385,6 +386,10 @@ class _Array:
         return read
 
 
+def _if_object(walk: Walk) -> Walk:
+    return lambda at, place, count: walk(at, place, count) if at.__class__ is dict else ABSENT
+
+
 def _itself(at: Any, place: int, count: int) -> Any:
     return at
 
@@ -392,7 +397,7 @@ def _itself(at: Any, place: int, count: int) -> Any:
 _Tree = dict[str, Any]
 
 
-def _put(tree: _Tree, keys: Sequence[str], kind: Any, what: str) -> None:
+def put(tree: _Tree, keys: Sequence[str], kind: Any, what: str) -> None:
     for key in keys[:-1]:
         tree = tree.setdefault(key, {})
         if not isinstance(tree, dict):
@@ -450,14 +455,14 @@ class _Level:
     def _leaf(self, keys: tuple[str, ...], kind: Any) -> int:
         if keys in self.leaves:
             return self.leaves.index(keys)
-        _put(self.tree, keys, kind, "a leaf")
+        put(self.tree, keys, kind, "a leaf")
         self.leaves.append(keys)
         return len(self.leaves) - 1
 
     def struct(self, name: str, array: Sequence[Any]) -> Any:
         """The struct; `array`: where its array of the next level stands."""
         attributes: dict[tuple[str, ...], str] = {}
-        made = _struct(name, self.tree, (), "", attributes)
+        made = struct_of(name, self.tree, (), "", attributes)
         if array:
             self.array = attrgetter(attributes[tuple(step.name for step in array if isinstance(step, Key))])
         paths = [attributes[keys] for keys in self.leaves]
@@ -489,10 +494,12 @@ class _Level:
 
 def _beside(text: str, shown: str) -> Walk:
     def walk(values: Any, names: Any, _: int) -> Any:
-        if values is None or values is ABSENT or names.__class__ is not list:
+        if values is None or values is ABSENT:
             return ABSENT
-        if values.__class__ is not list or len(values) != len(names):
+        if values.__class__ is not list or (names.__class__ is list and len(values) != len(names)):
             raise AttributeError(shown)  # the other way says what is wrong
+        if names.__class__ is not list:
+            return ABSENT
         try:
             return values[names.index(text)]
         except ValueError:
@@ -501,7 +508,7 @@ def _beside(text: str, shown: str) -> Walk:
     return walk
 
 
-def _struct(name: str, tree: _Tree, at: tuple[str, ...], prefix: str, attributes: dict[tuple[str, ...], str]) -> Any:
+def struct_of(name: str, tree: _Tree, at: tuple[str, ...], prefix: str, attributes: dict[tuple[str, ...], str]) -> Any:
     """One struct per object, of fields that may each be absent; see `mapping.shape_of`."""
     fields: list[tuple[str, Any, Any]] = []
     rename: dict[str, str] = {}
@@ -509,7 +516,7 @@ def _struct(name: str, tree: _Tree, at: tuple[str, ...], prefix: str, attributes
         attribute = f"f{index}"
         rename[attribute] = key
         if isinstance(below, dict):
-            inner = _struct(f"{name}_{index}", below, (*at, key), f"{prefix}{attribute}.", attributes)
+            inner = struct_of(f"{name}_{index}", below, (*at, key), f"{prefix}{attribute}.", attributes)
             fields.append((attribute, inner | None, inner()))
         else:
             default: Any = None if below not in (Any, msgspec.Raw) else _NO_RAW if below is msgspec.Raw else ABSENT

@@ -11,15 +11,17 @@ import binascii
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from operator import attrgetter
 from typing import Any
 
 import msgspec
 
 from streamrnn.calendar import zone_of
-from streamrnn.elements import Layout, NoArray, Number, SeriesPart, matches
+from streamrnn.elements import Layout, NoArray, Number, SeriesPart, matches, put, struct_of
 from streamrnn.instants import NS, UNREADABLE, Refused, TextTimes, number_us, short
-from streamrnn.mapping import DecodeSpec
-from streamrnn.paths import ABSENT, Mistyped, named
+from streamrnn.mapping import DecodeSpec, shape_of
+from streamrnn.paths import ABSENT, Key, Mistyped, Star, filled_in, named, parse_path
 from streamrnn.records import Record, Rejected, Skipped, SkipReason
 from streamrnn.spec import StreamSpec
 
@@ -64,6 +66,7 @@ class General:
         self._texts, self._ns = TextTimes(decode.ts_unit, decode.ts_format, zone), NS[decode.ts_unit]
         self._channels = {name: index for index, name in enumerate(spec.channels)}
         self._blank = (ABSENT,) * len(spec.channels)
+        self._skips = decode.others == "skip"
         if isinstance(decode.scale, Mapping):
             unknown = sorted(set(decode.scale) - set(spec.channels))
             if unknown:
@@ -83,6 +86,7 @@ class General:
             len(self.layout.parts) == 1 and len(first.columns) == 1 and first.rest[0] is None and not first.optional[0]
         )
         self._series_column = first.columns[0] if plain else -1
+        self._rows = _rows_of(spec, decode)
         texts = [self.layout.wanted[columns[0]].text for columns in self.layout.values[:3]]
         shown = ", ".join(short(text) for text in texts) + (", …" if len(spec.channels) > 3 else "")
         self._no_values = f"none of the fields {shown} is there (channels, decode.values)"
@@ -101,10 +105,12 @@ class General:
             if self.decode.tombstones == "skip":
                 raise Skip("tombstone")
             raise Refused("type", "the record's value is null")
+        if self._rows is not None and self._rows.read(payload, out, self._blank):
+            return
         try:
             rows = layout.rows(payload, record)
         except NoArray:
-            if self.decode.others == "skip":
+            if self._skips:
                 raise Skip("other") from None
             raise
         if not rows:
@@ -155,7 +161,8 @@ class General:
         values = self._values(row)
         long = -1
         # blank's items are the very object that stands for "not there": equal only by identity.
-        if values == self._blank:
+        absent = values == self._blank
+        if absent and self._skips:  # what is none of ours need not have a name
             values, long = self._long(row)
         column = self._series_column
         name = row[column] if column >= 0 else None
@@ -165,7 +172,10 @@ class General:
                 name = self._name_outside(subject, record)
         if not (name.isascii() and name.isprintable() and 0 < len(name) <= self.decode.series_bytes_max):
             self._check_name(name)
-        return name, self._instant(row, time, record), values, long, index
+        us = self._instant(row, time, record)
+        if absent and not self._skips:
+            values, long = self._long(row)
+        return name, us, values, long, index
 
     def _name(self, row: Any) -> str | None:
         """None where no field is mapped, and the contract's is not there."""
@@ -220,8 +230,6 @@ class General:
             if kind is int:
                 return self._bounded(ts * self._ns // 1000)
             if kind is str:
-                if not ts:
-                    continue
                 return self._bounded(self._texts.us(ts))
             if ts is None or ts is ABSENT:
                 continue
@@ -267,14 +275,14 @@ class General:
         layout = self.layout
         name = row[layout.channel] if layout.channel >= 0 else ABSENT
         if name is ABSENT or name is None:
-            if self.decode.others == "skip":
+            if self._skips:
                 raise Skip("other")
             raise Refused("no-values", self._no_values)
         if name.__class__ is not str:
             name = _named_by(name, str(self.decode.channel))
         index = self._channels.get(name)
         if index is None:
-            if self.decode.others == "skip":
+            if self._skips:
                 raise Skip("other")
             raise Refused("unknown-channel", f"{short(name)} is not one of the configured `channels`")
         value = _first(row, layout.value)
@@ -338,7 +346,90 @@ class General:
         raise Refused("range", f"{shown} of the channel {short(name)} is beyond {most:g} (decode.value_abs_max)")
 
 
-_US_MAX = ((1 << 62) // 1000 - 1) * 1000 + 999
+class _Rows:
+    """Arrays whose elements are wide records at fixed keys, by the schema that single records have: at their cost.
+
+    Takes a record only where all is plain in it: names that are printable ASCII, whole milliseconds, a channel in every
+    element. Whatever else there is, the general way reads all of it.
+    """
+
+    def __init__(
+        self, spec: StreamSpec, element: DecodeSpec, array: Sequence[str], outer: Sequence[str], most: int
+    ) -> None:
+        shape = shape_of(spec, element)
+        tree: dict[str, Any] = {}
+        if array:
+            put(tree, array, list[shape.root] | None, "the array")  # type: ignore[name-defined]
+        if outer:
+            put(tree, outer, str | None, "the series")
+        attributes: dict[tuple[str, ...], str] = {}
+        root: Any = struct_of("Record", tree, (), "", attributes) if array else list[shape.root]  # type: ignore[name-defined]
+        self._decode = msgspec.json.Decoder(root).decode
+        self._array = attrgetter(attributes[tuple(array)]) if array else None
+        self._outer = attrgetter(attributes[tuple(outer)]) if outer else None
+        self._head, self._body = shape.head, shape.body
+        self._most, self._name_max = most, element.series_bytes_max
+
+    def read(self, payload: bytes, out: list[Tick], blank: Values) -> bool:
+        """Appends the ticks of a record; False, and nothing appended, where it is to be read the general way."""
+        head, body, name_max, found = self._head, self._body, self._name_max, list[Tick]()
+        try:
+            at = self._decode(payload)
+            rows = self._array(at) if self._array is not None else at
+            outer = self._outer(at) if self._outer is not None else None
+            if not rows or len(rows) > self._most or (self._outer is not None and outer is None):
+                return False
+            for index, row in enumerate(rows):
+                name, ts, _, _ = head(row)
+                values = body(row)
+                if outer is not None:
+                    name = outer
+                if (
+                    name.__class__ is not str
+                    or ts.__class__ is not int
+                    or values == blank
+                    or not (name.isascii() and name.isprintable() and 0 < len(name) <= name_max)
+                    or not -_MS_MAX <= ts <= _MS_MAX
+                ):
+                    return False
+                found.append((name, ts * 1000, values, -1, index))
+        except (msgspec.ValidationError, AttributeError):
+            return False
+        if len(found) == 1:
+            found = [(*found[0][:4], -1)]
+        out += found
+        return True
+
+
+def _rows_of(spec: StreamSpec, decode: DecodeSpec) -> _Rows | None:
+    """None where the elements have another shape."""
+    if not isinstance(decode.each, str) or decode.ts_unit != "ms":
+        return None
+    path = parse_path(decode.each)
+    array = [step.name for step in path.steps[:-1] if isinstance(step, Key)]
+    if path.steps[-1:] != (Star(True),) or len(array) != len(path.steps) - 1:
+        return None
+    element, outer = replace(decode, each=None), list[str]()
+    if isinstance(decode.series, str) and decode.series.startswith("^.") and array:
+        inner = parse_path(decode.series[2:])
+        if not inner.plain:
+            return None
+        outer = [step.name for step in inner.steps if isinstance(step, Key)]
+        element = replace(element, series="no such\\.field")  # it stands outside of the elements
+    if isinstance(decode.values, str):
+        # A template, written out.
+        element = replace(
+            element,
+            values={channel: filled_in(parse_path(decode.values), channel).written() for channel in spec.channels},
+        )
+    try:
+        return _Rows(spec, element, array, outer, decode.elements_max) if element.plain else None
+    except (ValueError, TypeError):
+        return None
+
+
+_MS_MAX = (1 << 62) // 1000 - 1
+_US_MAX = _MS_MAX * 1000 + 999
 
 
 class _Inexact(Exception):

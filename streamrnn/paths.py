@@ -90,6 +90,15 @@ class Path:
         """Keys alone, within the element."""
         return not self.root and not self.outs and not self.own_key and bool(self.steps) and keys_only(self.steps)
 
+    def written(self) -> str:
+        """The path as text, of keys alone with their dots and brackets escaped."""
+        if not self.plain:
+            return self.text
+        return ".".join(_SPECIAL.sub(r"\\\g<0>", step.name) for step in self.steps if isinstance(step, Key))
+
+
+_SPECIAL = re.compile(r"[.\[\]\\*]")
+
 
 def keys_only(steps: Sequence[Step]) -> bool:
     return all(step.__class__ is Key for step in steps)

@@ -786,9 +786,31 @@ def _scalar(text: str) -> Any:
     return text if value is None else value
 
 
+# What pydantic puts into a location where a value may be of one of several types.
+OF_A_UNION = re.compile(
+    r"(?:str|bool|int|float|none)$|(?:dict|tuple|list|function-\w+|constrained-\w+|lax-or-strict)\["
+)
+
+
+def _settled(errors: Sequence[Any]) -> Iterator[Any]:
+    """One error for each place: where several types are possible, that of the innermost that was meant."""
+    of_unions: dict[tuple[str, ...], list[Any]] = {}
+    for item in errors:
+        loc = item["loc"]
+        if len(loc) < 3 or loc[0] != "decode" or not any(OF_A_UNION.match(str(part)) for part in loc[2:]):
+            yield item
+            continue
+        plain = tuple(part for at, part in enumerate(loc) if at < 2 or not OF_A_UNION.match(str(part)))
+        of_unions.setdefault(plain[:2], []).append({**item, "loc": plain})
+    for found in of_unions.values():
+        deepest = max(len(item["loc"]) for item in found)
+        inner = [item for item in found if len(item["loc"]) == deepest]
+        yield next((item for item in inner if item["type"] != "string_type" or _is_plain(item)), inner[0])
+
+
 def _told(error: ValidationError) -> str:
     lines = ["the configuration cannot be used:"]
-    for item in error.errors(include_url=False, include_context=False):  # what was put in is never shown
+    for item in _settled(error.errors(include_url=False, include_context=False)):  # what was put in is never shown
         where = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
             near = difflib.get_close_matches(str(item["loc"][-1]), _keys_at(item["loc"][:-1]), n=1)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Literal
 
@@ -16,6 +18,8 @@ from streamrnn.service.refused import OutputTopics, RefusedOutputs, cut
 from streamrnn.spec import StreamSpec
 from streamrnn.transports.base import Instead, Sink
 
+# Of one record that is refused element by element.
+LETTERS_MIN, LETTERS_BYTES_MAX = 16, 64_000_000
 # Event times beyond these (1970, the year 10000) are no times that a record may carry.
 EVENT_MS = (0, 253_402_300_800_000)
 
@@ -72,13 +76,16 @@ class Publisher:
             await self._append(self._imputed, imputations, self._encoder.imputations(imputations, batch), batch, now_ms)
         if len(forecasts) or len(imputations):
             self._sources.append(batch.records)
+        index = batch.index
         refused = [
             *unread,
-            *(Rejected(batch.records[tick], reason, detail) for tick, reason, detail in outputs.rejected),
+            *(
+                Rejected(batch.records[tick], reason, detail, int(index[tick]) if len(index) else -1)
+                for tick, reason, detail in outputs.rejected
+            ),
         ]
-        if refused:
-            await self._bury(refused, now_ms)
-        return len(forecasts), len(imputations), len(refused)
+        letters = await self._bury(refused, now_ms) if refused else 0
+        return len(forecasts), len(imputations), letters
 
     def sealed(self) -> Instead:
         """What is to be sent instead of what the broker refuses of all that was published since the last call."""
@@ -107,12 +114,14 @@ class Publisher:
         times: list[int] = np.where((ts_ms >= least) & (ts_ms < most), ts_ms, now_ms).tolist()
         return times
 
-    async def _bury(self, refused: Iterable[Rejected], now_ms: int) -> None:
+    async def _bury(self, refused: Sequence[Rejected], now_ms: int) -> int:
+        """Appends dead letters; returns how many."""
         by_partition: dict[int, list[Rejected]] = {}
-        for item in refused:
+        kept = bounded(refused)
+        for item in kept:
             by_partition.setdefault(item.record.partition, []).append(item)
         for partition, items in by_partition.items():
-            items.sort(key=lambda item: item.record.offset)
+            items.sort(key=lambda item: (item.record.offset, item.index))
             letters = [cut(*dead_letter(item)) for item in items]
             await self._sink(partition).append_many(
                 self._dead_letters,
@@ -122,6 +131,28 @@ class Publisher:
                 [now_ms] * len(items),
                 [headers for _, _, headers in letters],
             )
+        return len(kept)
+
+
+def bounded(refused: Sequence[Rejected]) -> Sequence[Rejected]:
+    """Each dead letter has the whole record: of a large one with very many elements that are refused, so many letters that
+    they have LETTERS_BYTES_MAX together. The last one says how many more elements there are."""
+    if all(item.index < 0 for item in refused):
+        return refused
+    counts = Counter((item.record.partition, item.record.offset) for item in refused)
+    left: dict[tuple[int, int], int] = {}
+    kept: list[Rejected] = []
+    for item in refused:
+        at = item.record.partition, item.record.offset
+        most = max(LETTERS_MIN, LETTERS_BYTES_MAX // max(1, len(item.record.value or b"")))
+        left[at] = left.get(at, min(most, counts[at])) - 1
+        if left[at] > 0 or counts[at] <= most:
+            kept.append(item)
+        elif left[at] == 0:
+            kept.append(
+                replace(item, detail=f"{counts[at] - most} more elements of this record are refused; {item.detail}")
+            )
+    return kept
 
 
 def _stretches(partition: I32) -> Iterable[tuple[int, int, int]]:

@@ -15,7 +15,7 @@ from typing import Protocol
 import msgspec
 import structlog
 
-from streamrnn.codec import HEADER_DETAIL, HEADER_REASON, HEADER_SOURCE, dead_letter
+from streamrnn.codec import HEADER_DETAIL, HEADER_INDEX, HEADER_REASON, HEADER_SOURCE, dead_letter
 from streamrnn.records import Record, Rejected
 from streamrnn.service.sizes import ENVELOPE_BYTES, limit_for
 from streamrnn.transports.base import Instead, Outgoing, Refused, TopicUnfit, clock_s
@@ -26,13 +26,15 @@ log = structlog.get_logger(__name__)
 HEADER_TRUNCATED = "streamrnn-truncated"
 # A dead letter that the broker refused has one of these for each time, with the reason.
 HEADER_REFUSED = "streamrnn-refused"
-OURS = frozenset({HEADER_REASON, HEADER_DETAIL, HEADER_SOURCE, HEADER_TRUNCATED, HEADER_REFUSED})
+OURS = frozenset({HEADER_REASON, HEADER_DETAIL, HEADER_SOURCE, HEADER_INDEX, HEADER_TRUNCATED, HEADER_REFUSED})
 # What is left of a dead letter's value that is refused for its size, once and twice.
 LETTER_BYTES_LEFT = (16_384, 256)
 TOO_LARGE = ("MESSAGE_TOO_LARGE", "RECORD_LIST_TOO_LARGE")
 REPORT_EVERY_S = 60.0
 
 Headers = list[tuple[str, bytes]]
+# (partition, offset, place in a record of several or −1) of a tick
+_At = tuple[int, int, int]
 
 
 class Observer(Protocol):
@@ -44,6 +46,7 @@ class Observer(Protocol):
 class _Source(msgspec.Struct):
     partition: int
     offset: int
+    index: int = -1
 
 
 class _Output(msgspec.Struct):
@@ -84,9 +87,9 @@ class RefusedOutputs:
     def _letters(
         self, topics: OutputTopics, sources: Sequence[Sequence[Record]], refused: Sequence[Refused], now_ms: int
     ) -> list[Outgoing]:
-        """One letter for a source record, however many of its outputs are refused. Raises TopicUnfit."""
+        """One letter for a source tick, however many of its outputs are refused. Raises TopicUnfit."""
         again: list[Outgoing] = []
-        outputs: dict[tuple[int, int], list[Refused]] = {}
+        outputs: dict[_At, list[Refused]] = {}
         counts: Counter[tuple[str, str]] = Counter()
         for each in refused:
             kind = topics.kind(each.record.topic)
@@ -98,8 +101,10 @@ class RefusedOutputs:
                 again += [letter] if letter is not None else []
             else:
                 outputs.setdefault(_source_of(each.record), []).append(each)
-        records = _records(sources, outputs.keys())
-        letters = [self._letter(topics, records.get(at), at, which, now_ms) for at, which in sorted(outputs.items())]
+        records = _records(sources, {at[:2] for at in outputs})
+        letters = [
+            self._letter(topics, records.get(at[:2]), at, which, now_ms) for at, which in sorted(outputs.items())
+        ]
         for (kind, error), count in counts.items():
             self._observer.refused(kind, error, count)
         if letters:
@@ -109,7 +114,7 @@ class RefusedOutputs:
 
     @staticmethod
     def _letter(
-        topics: OutputTopics, record: Record | None, at: tuple[int, int], refused: Sequence[Refused], now_ms: int
+        topics: OutputTopics, record: Record | None, at: _At, refused: Sequence[Refused], now_ms: int
     ) -> Outgoing:
         kinds = {topics.forecasts: "forecasts", topics.imputed: "imputed"}
         said = Counter(f"{kinds[each.record.topic]}: {_reason(each)}" for each in refused)
@@ -117,7 +122,7 @@ class RefusedOutputs:
         if record is None:  # an output that names no source of this delivery: it is its own
             output = refused[0].record
             record = _Unknown(topics.input, at[0], at[1], now_ms, output.key, output.value, ())
-        key, value, headers = cut(*dead_letter(Rejected(record, "refused", detail)))
+        key, value, headers = cut(*dead_letter(Rejected(record, "refused", detail, at[2])))
         return Outgoing(topics.dead_letters, topics.letters_for(at[0]), key, value, now_ms, headers)
 
     def _smaller(self, refused: Refused, now_ms: int) -> Outgoing | None:
@@ -204,12 +209,12 @@ def _of_our_own(refused: Refused) -> str:
     )
 
 
-def _source_of(record: Outgoing) -> tuple[int, int]:
-    """(partition, offset) of the input record that led to an output; (its own partition, -1) where it does not say."""
+def _source_of(record: Outgoing) -> _At:
+    """Where the tick stands that led to an output; (its own partition, -1, -1) where it does not say."""
     with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
         source = msgspec.json.decode(record.value or b"", type=_Output).source
-        return source.partition, source.offset
-    return record.partition, -1
+        return source.partition, source.offset, source.index
+    return record.partition, -1, -1
 
 
 def _records(sources: Sequence[Sequence[Record]], wanted: Container[tuple[int, int]]) -> dict[tuple[int, int], Record]:
