@@ -91,7 +91,7 @@ def test_what_stands_in_the_record_itself() -> None:
 def test_where_takes_and_skips(where: dict[str, Any], taken: bool | None) -> None:
     record = '{"kind":"cpu","no":3,"on":true,"none":null,"temp":1,"ts":1764000000000,"series":"p"}'
     if taken is None:
-        with pytest.raises(Exception, match="decode.where"):
+        with pytest.raises(Exception, match=r"decode\.where"):
             decoder(CHANNELS, where=where, values="*")
     elif taken:
         right(record, CHANNELS, {"where": where, "values": "*"}, ("p", T0, {"temp": 1}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections import Counter
 from typing import Any
@@ -111,7 +112,7 @@ async def test_a_restart_goes_on_as_if_it_had_not_been() -> None:
                 )
             if restarts or half:
                 async with worker(chosen, broker):
-                    await until(lambda: all_committed(broker))
+                    await until(functools.partial(all_committed, broker))
         outputs.append(sorted(json.dumps(d, sort_keys=True) for d in documents(broker, "app.forecasts")))
     assert len(outputs[0]) == 4000
     assert outputs[0] == outputs[1]
