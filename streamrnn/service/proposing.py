@@ -129,6 +129,7 @@ def propose(records: Sequence[Record], topic: str) -> Proposal:
     if bare and with_preset(decode, ()).get("numbers", "strict") == "strict":
         decode["numbers"] = "text"
         notes.append("NaN or Infinity stand as bare words: read as missing")
+    channels = [channel for channel in channels if channel]
     if not channels:
         raise NoProposal("no numbers were found that could be channels; map them with decode.values")
     if len(channels) > CHANNELS_MAX:
@@ -720,7 +721,9 @@ def _inferred(documents: Documents, notes: list[str]) -> tuple[dict[str, Any], l
     if series is not None:
         of = [(series_at, series), *_beside(series_at, series, [elements, *outer], decode.get("channel"), time)]
         if len(of) > 1:
-            decode["series"] = [at + path for at, path in sorted(of, key=lambda each: -len(each[0]))]
+            decode["series"] = [
+                at + path for at, path in sorted(of, key=lambda each: (-len(each[0]), each[1] == series))
+            ]
             notes.append(
                 f"series: {_listed(decode['series'])} together, for the same {series} comes with several of the other"
             )
@@ -882,9 +885,12 @@ _STEPS_MS = (
 
 def _checked(settings: dict[str, Any], records: Sequence[Record], notes: list[str]) -> Proposal:
     """Reads the sample as proposed, and adds what the ticks themselves say."""
-    from streamrnn.service.config import load
+    from streamrnn.service.config import ConfigError, load
 
-    loaded = load([], settings, {})
+    try:
+        loaded = load([], settings, {})
+    except ConfigError as error:
+        raise NoProposal(f"what was found cannot be a configuration: {error}") from error
     batch, refused, skipped = Decoder(loaded.stream_spec(), loaded.decode_spec()).read(records)
     if refused:
         reasons = Counter(each.reason for each in refused)
