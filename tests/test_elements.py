@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_producers import T0, Plain, decoder, right, ticks, why
@@ -205,6 +208,26 @@ def test_records_of_none_one_and_very_many_ticks(count: int) -> None:
 def test_a_mapping_that_cannot_work_says_so(decode: dict[str, Any], words: str) -> None:
     with pytest.raises(Exception, match=words):
         decoder(CHANNELS, **decode)
+
+
+def test_the_example_in_the_readme_is_one() -> None:
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    (example,) = re.findall(r"```yaml\ndecode:.*?```", text, re.DOTALL)
+    decode = yaml.safe_load(example.removeprefix("```yaml").removesuffix("```"))["decode"]
+    record = {
+        "payload": {
+            "metrics": [
+                {
+                    "name": "cpu",
+                    "op": "c",
+                    "tags": {"host": "a"},
+                    "time": "24.11.2025 16:00:00",
+                    "fields": {"idle": "91.2"},
+                }
+            ]
+        }
+    }
+    right(json.dumps(record), "idle", decode, ("a", T0, {"idle": 91.2}))
 
 
 # ── one reading, whatever the way ────────────────────────────────────────────────────────────────────────────────────

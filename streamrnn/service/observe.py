@@ -206,7 +206,6 @@ class WorkerObserver:
         # Asked when metrics are scraped: name → (used, bound).
         self.buffers: Callable[[], Mapping[str, tuple[int, int]]] = dict
         self.rejected: Tally[str] = Tally()
-        self.skipped_count = 0
         self.notices = Notices()
         self._keys = KeysSeen()
         self._front: FrontEnd | None = None
@@ -254,7 +253,7 @@ class WorkerObserver:
         """Records, and elements of records, that are none of this stream's."""
         for reason, count in counts.items():
             self.metrics.input_skipped.labels(reason).inc(count)
-            self.skipped_count += count
+        self.notices.nothing_used.add(counts)
 
     def refused(self, kind: str, error: str, count: int) -> None:
         """Outputs that the broker refuses for what they hold."""
