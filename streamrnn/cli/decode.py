@@ -48,7 +48,7 @@ def decode(
     shown = "decode" in settings.model_fields_set
     records = _sample(file, topic, settings, count if shown else max(count, SAMPLE))
     from streamrnn.codec import Decoder
-    from streamrnn.service.decode_report import line_of, pictures, summary
+    from streamrnn.service.decode_report import line_of, pictures, summary, warnings
 
     proposal: Proposal | None = None
     if not shown:
@@ -64,6 +64,9 @@ def decode(
         typer.echo(json.dumps(picture) if as_json else before + line_of(picture).replace("\n", "\n" + before))
     if not as_json:
         typer.echo(before + summary(found))
+    if proposal is None:
+        for warning in warnings(decoder, records):
+            typer.echo(f"warning: {warning}", err=True)
 
 
 def init(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
+import msgspec
+
 from streamrnn.calendar import milliseconds
 from streamrnn.codec import Decoder
-from streamrnn.instants import EPOCH
+from streamrnn.instants import EPOCH, UNREADABLE
 from streamrnn.records import Record, TickBatch
 
 
@@ -73,6 +76,57 @@ def summary(pictures: Sequence[dict[str, Any]]) -> str:
         if reasons:
             said.append(f"{word}: " + ", ".join(f"{count} {reason}" for reason, count in reasons.most_common()))
     return "; ".join(said)
+
+
+# Fields that tell series apart where a name does not.
+_APART = re.compile(
+    r"(exchange|venue|market|site|plant|line|gateway|area|region|host|device|machine|sensor|station|building|symbol)(_?(id|name))?$",
+    re.IGNORECASE,
+)
+
+
+def warnings(decoder: Decoder, records: Sequence[Record]) -> list[str]:
+    """What is read, and is most likely not what is meant: two series under one name, one series in several partitions."""
+    places: dict[str, set[int]] = {}
+    texts: dict[tuple[str, str], list[str]] = {}  # (series, field) → its texts, one for each time that it changes
+    for record in records:
+        batch, _, _ = decoder.read([record])
+        names = set(batch.series)
+        for name in names:
+            places.setdefault(name, set()).add(record.partition)
+        if len(names) == 1:
+            for path, text in _texts(record.value or b""):
+                seen = texts.setdefault((batch.series[0], path), [])
+                if not seen or seen[-1] != text:
+                    seen.append(text)
+    found = []
+    for (name, path), seen in texts.items():
+        if len(seen) > len(set(seen)) > 1:  # it went back to one that was before
+            two = " and ".join(list(dict.fromkeys(seen))[:2])
+            found.append(
+                f"ticks of {two} ({path}) take turns under the one name {name}: give both fields in decode.series"
+            )
+    shared = [name for name, where in places.items() if len(where) > 1]
+    if shared:
+        found.append(
+            f"{len(shared)} series lie in several partitions (such as {shared[0]}): each partition keeps a state of its own, "
+            "and sees gaps that are none. Key the records by series"
+        )
+    return found
+
+
+def _texts(payload: bytes) -> Iterator[tuple[str, str]]:
+    """Fields of a document whose names say that they tell things apart, outside of arrays."""
+    try:
+        waiting: list[tuple[str, Any]] = [("", msgspec.json.decode(payload))]
+    except UNREADABLE:
+        return
+    while waiting:
+        path, at = waiting.pop()
+        if isinstance(at, dict) and path.count(".") < 4:
+            waiting += [(f"{path}.{key}" if path else key, value) for key, value in at.items()]
+        elif isinstance(at, str) and _APART.search(path.split(".")[-1]):
+            yield path, at
 
 
 def plain(value: Any) -> Any:

@@ -26,6 +26,7 @@ from streamrnn.cli import app
 from streamrnn.cli.exit_codes import exit_code_of
 from streamrnn.codec import Decoder
 from streamrnn.service.config import load
+from streamrnn.service.decode_report import warnings
 from streamrnn.service.proposing import NoProposal, Proposal, propose
 
 Record = tuple[str, str | bytes | None]
@@ -174,6 +175,18 @@ def test_whatever_the_records_are_a_proposal_can_be_loaded(found: list[Any]) -> 
     except NoProposal:
         return
     load([], yaml.safe_load(yaml.safe_dump(proposal.settings)), {})
+
+
+def test_decode_warns_of_two_series_under_one_name_and_of_one_in_two_partitions() -> None:
+    def said(series: object, sample: list[Plain]) -> str:
+        decode = {"preset": "cryptofeed", "series": series}
+        chosen = load([], {"input": "t", "channels": ["price"], "step": "1s", "horizon": 2, "decode": decode}, {})
+        return "\n".join(warnings(Decoder(chosen.stream_spec(), chosen.decode_spec()), sample))
+
+    both = records([producers.TRADE.replace("COINBASE", name) for name in ("COINBASE", "KRAKEN") * 4])
+    assert "COINBASE and KRAKEN (exchange) take turns under the one name BTC-USD" in said("symbol", both)
+    assert said(["exchange", "symbol"], both) == ""
+    assert "several partitions" in said("symbol", records([producers.TRADE] * 4, partitions=2))
 
 
 def streamrnn(*arguments: object) -> Any:
