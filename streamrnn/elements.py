@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from streamrnn.influx import metrics_of
 from streamrnn.instants import UNREADABLE, Refused, short
 from streamrnn.mapping import SERIES, TS, DecodeSpec, Scalar
 from streamrnn.paths import (
@@ -60,6 +61,7 @@ def number_of(text: str) -> Number:
 
 
 _objects = msgspec.json.Decoder()
+_packed = msgspec.msgpack.Decoder()
 _exact = msgspec.json.Decoder(float_hook=number_of)
 _BARE_WORD = re.compile(rb"(?<![\w\"])-?(?:NaN|Infinity)(?![\w\"])")
 
@@ -184,6 +186,10 @@ class Layout:
 
     def document(self, payload: bytes, exact: bool = False) -> Any:
         """The JSON as plain objects; `exact`: numbers with a fraction are `Number`."""
+        if self.decode.format == "msgpack":
+            return _packed.decode(payload)
+        if self.decode.format == "influx":
+            return metrics_of(payload, self.decode.elements_max)
         decoder = _exact if exact or self._quirk is not None else _objects
         try:
             return decoder.decode(payload)
@@ -220,8 +226,15 @@ class Layout:
 
     def _typed(self) -> Callable[[bytes, Record], list[Found]] | None:
         """The same by generated structs; None where the shape has none."""
-        if self._quirk is not None or self.decode.unwrap is not None or len(self.arrays) > 1:
+        if (
+            self._quirk is not None
+            or self.decode.unwrap is not None
+            or len(self.arrays) > 1
+            or self.decode.format == "influx"
+        ):
             return None
+        if self.decode.format == "msgpack":  # its numbers are doubles, and no text
+            return self.arrays[0].typed(frozenset(), self.decode.elements_max, msgspec.msgpack.Decoder)
         raws = frozenset(self.ts) - {column for part in self.parts for column in part.columns}
         raws -= {column for columns in self.values for column in columns} | {column for column, _ in self.where}
         return self.arrays[0].typed(raws - {self.channel, *self.value}, self.decode.elements_max)
@@ -280,6 +293,8 @@ class _Array:
     def _descend(
         self, at: Any, level: int, place: int, count: int, key: Any, row: list[Any], out: list[Found], most: int
     ) -> bool:
+        if at.__class__ is Mistyped:
+            raise at
         for i, fetch in self._fetch[level]:
             row[i] = key if fetch is None else fetch(at, place, count)
         row[self._width + level] = at
@@ -313,7 +328,9 @@ class _Array:
 
     # ── structs ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def typed(self, raws: frozenset[int], most: int) -> Callable[[bytes, Record], list[Found]] | None:
+    def typed(
+        self, raws: frozenset[int], most: int, decoder: Callable[[Any], Any] = msgspec.json.Decoder
+    ) -> Callable[[bytes, Record], list[Found]] | None:
         """See `Layout._typed`; the columns `raws` come as the JSON that is written."""
         if any(self.keyed) or self._keys or self._placed or not all(keys_only(path.steps) for path in self.lists):
             return None
@@ -345,11 +362,9 @@ class _Array:
                 below = levels[level].struct(f"Level{level}", (below is not None and self.lists[level].steps) or ())
         except (ValueError, TypeError):
             return None
-        return self._reader(msgspec.json.Decoder(below), levels, most)
+        return self._reader(decoder(below), levels, most)
 
-    def _reader(
-        self, decoder: msgspec.json.Decoder[Any], levels: Sequence[_Level], most: int
-    ) -> Callable[[bytes, Record], list[Found]]:
+    def _reader(self, decoder: Any, levels: Sequence[_Level], most: int) -> Callable[[bytes, Record], list[Found]]:
         depth, of_records, text = self._depth, [of for _, of in self._record], short(self.text)
         mine = [i for i, _ in self._record]
         below = [i for level in levels for i in level.order]

@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime, timedelta
 from operator import attrgetter
 from typing import Any
 
@@ -19,7 +20,7 @@ import msgspec
 
 from streamrnn.calendar import zone_of
 from streamrnn.elements import Layout, NoArray, Number, SeriesPart, matches, put, struct_of
-from streamrnn.instants import NS, UNREADABLE, Refused, TextTimes, number_us, short
+from streamrnn.instants import EPOCH, NS, UNREADABLE, Refused, TextTimes, number_us, short
 from streamrnn.mapping import DecodeSpec, shape_of
 from streamrnn.paths import ABSENT, Key, Mistyped, Star, filled_in, named, parse_path
 from streamrnn.records import Record, Rejected, Skipped, SkipReason
@@ -101,7 +102,11 @@ class General:
             structured, subject, time = self._envelope(record.headers)
             if structured:
                 payload, subject, time = _event(payload)
-        if payload[:5].strip() == b"null" or (payload[:1].isspace() and payload.strip() == b"null"):
+        if (
+            payload == _NIL[self.decode.format]
+            or payload[:5].strip() == b"null"
+            or (payload[:1].isspace() and payload.strip() == b"null")
+        ):
             if self.decode.tombstones == "skip":
                 raise Skip("tombstone")
             raise Refused("type", "the record's value is null")
@@ -122,7 +127,7 @@ class General:
             row = rows[index]
             try:
                 if row.__class__ is Mistyped:
-                    raise Refused("type", str(row))
+                    raise Refused(row.reason, str(row))
                 if layout.where:
                     self._look_where(row)
                 out.append(self._tick(row, index, subject, time, record))
@@ -236,7 +241,11 @@ class General:
             if kind is Number:
                 return self._number_us(ts.text.encode())
             if kind is float:
+                if self.decode.format == "msgpack":
+                    return self._double_us(ts)
                 raise _Inexact
+            if kind is datetime and ts.tzinfo is not None:
+                return self._bounded((ts - EPOCH) // _US)
             raise Refused("timestamp", f"{named(ts)} is neither a number nor a text (decode.ts)")
         return self._instant_outside(time, record)
 
@@ -244,6 +253,13 @@ class General:
         if text.isdigit() and len(text) < 20:
             return self._bounded(int(text) * self._ns // 1000)
         return self._bounded(number_us(text, self._ns))
+
+    def _double_us(self, ts: float) -> int:
+        """Of a double that is no text: its exact value, cut off."""
+        if not math.isfinite(ts):
+            raise Refused("timestamp", "NaN or Infinity is not a time (decode.ts)")
+        up, down = ts.as_integer_ratio()
+        return self._bounded(up * self._ns // (down * 1000))
 
     @staticmethod
     def _bounded(us: int) -> int:
@@ -403,7 +419,7 @@ class _Rows:
 
 def _rows_of(spec: StreamSpec, decode: DecodeSpec) -> _Rows | None:
     """None where the elements have another shape."""
-    if not isinstance(decode.each, str) or decode.ts_unit != "ms":
+    if not isinstance(decode.each, str) or decode.ts_unit != "ms" or decode.format != "json":
         return None
     path = parse_path(decode.each)
     array = [step.name for step in path.steps[:-1] if isinstance(step, Key)]
@@ -430,6 +446,11 @@ def _rows_of(spec: StreamSpec, decode: DecodeSpec) -> _Rows | None:
 
 _MS_MAX = (1 << 62) // 1000 - 1
 _US_MAX = _MS_MAX * 1000 + 999
+
+
+_US = timedelta(microseconds=1)
+# What stands for null in a record that holds nothing else.
+_NIL: dict[str, bytes | None] = {"json": b"null", "msgpack": b"\xc0", "influx": None}
 
 
 class _Inexact(Exception):

@@ -29,6 +29,8 @@ SERIES, TS = "series", "ts"
 
 Numbers = Literal["strict", "text", "decimal"]
 Policy = Literal["refuse", "skip"]
+# `influx` is read as the objects that Telegraf's JSON has (`streamrnn.influx`).
+Format = Literal["json", "msgpack", "influx"]
 Scalar = str | int | float | bool | None
 # A part of a series' name: a path, or several that are joined by `-`.
 Part = str | tuple[str, ...]
@@ -47,6 +49,7 @@ class DecodeSpec:
     `values.<channel>`, and one text with `*` for the channel, such as `fields.*`, maps all of them. `channel` and `value` are
     the long form; both None: long records are not read.
 
+    `format`: MessagePack has the same objects as JSON; Influx line protocol is read as those that Telegraf writes as JSON.
     `each`: arrays (or objects, `devices.*`) whose elements are the ticks of a record. `where`: by path the value that an
     element must have, or a tuple of such; others are skipped. `numbers`: `text` reads numbers written as text, `decimal`
     also Connect's base64 of unscaled bytes, with `scale` decimal places (one for all, or by channel); in both the words NaN
@@ -69,6 +72,7 @@ class DecodeSpec:
     series_bytes_max: int = 256
     # Octet counters (2^64) and wei (1e20) fit; what is beyond is a fault far more often than a value.
     value_abs_max: float = 1e30
+    format: Format = "json"
     each: str | tuple[str, ...] | None = None
     where: Mapping[str, Scalar | tuple[Scalar, ...]] | None = None
     ts_format: str | None = None
@@ -103,7 +107,8 @@ class DecodeSpec:
         return all(
             getattr(self, name) == getattr(default, name)
             for name in (
-                "each", "where", "ts_format", "timezone", "numbers", "unwrap", "others", "tombstones", "leading", "quirk",
+                "format", "each", "where", "ts_format", "timezone", "numbers", "unwrap", "others", "tombstones", "leading",
+                "quirk",
             )
         )  # fmt: skip
 

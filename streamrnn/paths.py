@@ -20,6 +20,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from streamrnn.records import Reason
+
 # Stands for "the field is not there". `null` arrives as None and a number as another object, and JSON has no NaN, so identity
 # tells the three apart (tuples compare by identity first).
 ABSENT: Any = float("nan")
@@ -31,7 +33,11 @@ Walk = Callable[[Any, int, int], Any]
 
 
 class Mistyped(Exception):
-    """Something on a path is no object, or no array; the message says what and where."""
+    """Something on a path is no object, or no array, or a piece of a record cannot be read; the message says what and where."""
+
+    def __init__(self, detail: str, reason: Reason = "type") -> None:
+        super().__init__(detail)
+        self.reason: Reason = reason
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,17 @@ PRESETS: dict[str, dict[str, Any]] = {
         "value": None,
         "others": "skip",
     },
+    # Influx line protocol, Telegraf's default: nanoseconds; a line without a time has the record's.
+    "influx": {
+        "format": "influx",
+        "each": "metrics[*]",
+        "series": ["tags.host?", "tags.*"],
+        "ts_unit": "ns",
+        "values": "fields.*",
+        "channel": None,
+        "value": None,
+        "others": "skip",
+    },
     # Kafka Connect's JsonConverter, with and without schemas. The column that names the series is the user's to say:
     # the key is the primary key.
     "debezium": {
@@ -171,7 +182,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 def with_preset(settings: Mapping[str, Any], channels: tuple[str, ...]) -> dict[str, Any]:
     """The keys of `decode:` as they are in force; `settings` holds those that are written down. Raises ValueError."""
     found = dict(settings)
-    name = found.pop("preset", None)
+    name = found.pop("preset", None) or ("influx" if found.get("format") == "influx" else None)
     if name is None:
         return found
     base = dict(PRESETS[name])

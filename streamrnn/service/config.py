@@ -265,7 +265,7 @@ class Decode(_Section):
     """
 
     preset: str | None = None
-    format: Literal["json"] = "json"
+    format: Literal["json", "msgpack", "influx"] = "json"
     each: str | _Many | None = None
     where: dict[str, _Scalar | tuple[_Scalar, ...]] | None = None
     unwrap: str | None = None
@@ -297,7 +297,7 @@ class Decode(_Section):
 
     def spec(self, channels: tuple[str, ...]) -> DecodeSpec:
         """With the preset. Raises ValueError."""
-        given = {name: getattr(self, name) for name in self.model_fields_set if name != "format"}
+        given = {name: getattr(self, name) for name in self.model_fields_set}
         return DecodeSpec(**{name: _tupled(value) for name, value in with_preset(given, channels).items()})
 
 

@@ -20,6 +20,7 @@ import msgspec
 from streamrnn.codec import Decoder
 from streamrnn.durations import format_ms
 from streamrnn.elements import Layout
+from streamrnn.influx import metrics_of
 from streamrnn.instants import UNREADABLE, Refused, TextTimes, text_us
 from streamrnn.mapping import DecodeSpec
 from streamrnn.paths import Mistyped, parse_path
@@ -111,11 +112,17 @@ Documents = list[tuple[Any, Record]]
 def propose(records: Sequence[Record], topic: str) -> Proposal:
     """A configuration for such records. Raises NoProposal."""
     documents, leading, bare = _documents(records)
+    form = "json"
+    for form in ("json", "influx", "msgpack"):
+        if form != "json":
+            documents = _other_documents(records, form)
+        if documents:
+            break
     if not documents:
         raise NoProposal(_not_json(records))
     decode: dict[str, Any] = {}
     notes: list[str] = []
-    preset = _preset_of(documents)
+    preset = "influx" if form == "influx" else _preset_of(documents)
     if preset == "":
         channels = _contract_channels(documents)
     elif preset is not None:
@@ -124,6 +131,9 @@ def propose(records: Sequence[Record], topic: str) -> Proposal:
         channels = _settle_preset(decode, documents, notes)
     else:
         decode, channels = _inferred(documents, notes)
+    if form == "msgpack":
+        decode["format"] = form
+        notes.append("the records are MessagePack")
     if leading and preset is None:
         decode["leading"] = "skip"
     if bare and with_preset(decode, ()).get("numbers", "strict") == "strict":
@@ -172,6 +182,25 @@ def _documents(records: Sequence[Record]) -> tuple[Documents, bool, bool]:
     return found, leading, bare
 
 
+def _other_documents(records: Sequence[Record], form: str) -> Documents:
+    """Of records in another format, where most of them are."""
+    found: Documents = []
+    for record in records:
+        document: Any = None
+        try:
+            if form == "influx":
+                document = metrics_of(record.value or b"", CHANNELS_MAX**2)
+                if not document["metrics"] or any(isinstance(each, Mistyped) for each in document["metrics"]):
+                    continue
+            elif (record.value or b"{")[0] >= 0x80:  # an object, an array, or what holds one
+                document = msgspec.msgpack.decode(record.value or b"")
+        except UNREADABLE:
+            continue
+        if isinstance(document, dict | list) and document:
+            found.append((document, record))
+    return found if 2 * len(found) > len(records) else []
+
+
 def _not_json(records: Sequence[Record]) -> str:
     values = [record.value for record in records if record.value]
     if not values:
@@ -183,9 +212,7 @@ def _not_json(records: Sequence[Record]) -> str:
         return "the records are collectd's `Format Command`: set `Format JSON` in write_kafka"
     if re.fullmatch(rb"[\w.\-]+ \S+ [0-9]{9,}\r?\n?.*", first, re.DOTALL):
         return "the records look like Graphite's plain text; JSON is read"
-    if re.match(rb"[^\s,]+(,[^\s=]+=[^\s,]+)* [^\s=]+=\S+", first):
-        return 'the records look like Influx line protocol: set `data_format = "json"`; JSON is read'
-    return "the records are not JSON"
+    return "the records are no JSON, MessagePack or Influx line protocol"
 
 
 # ── presets ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -300,7 +327,7 @@ def _settle_preset(decode: dict[str, Any], documents: Documents, notes: list[str
     if name in ("debezium", "debezium-flat"):
         return _settle_rows(decode, documents, notes)
     base = with_preset(decode, ())
-    if name == "telegraf":
+    if name in ("telegraf", "influx"):
         documents = [(document, record) for document, record in documents if isinstance(document, dict)]
         kinds = Counter(each.get("name") for document, _ in documents for each in document.get("metrics", [document]))
         if len(kinds) > 1:
@@ -309,7 +336,7 @@ def _settle_preset(decode: dict[str, Any], documents: Documents, notes: list[str
                 f"several measurements: {_listed([str(kind) for kind in kinds])}; the most frequent is read (decode.where)"
             )
             documents = [
-                (each, record)
+                ({"metrics": [each]}, record)
                 for document, record in documents
                 for each in document.get("metrics", [document])
                 if each.get("name") == decode["where"]["name"]

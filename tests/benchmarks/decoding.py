@@ -24,8 +24,8 @@ RECORDS = 2000
 
 LOAD = {
     "values": [1.3837890625, 0.8369140625, 0.4609375], "dstypes": ["gauge", "gauge", "gauge"],
-    "dsnames": ["shortterm", "midterm", "longterm"], "time": 1795784638.782, "interval": 2.000, "host": "host-a", "plugin": "load",
-    "plugin_instance": "", "type": "load", "type_instance": "",
+    "dsnames": ["shortterm", "midterm", "longterm"], "time": 1795784638.782, "interval": 2.000, "host": "host-a",
+    "plugin": "load", "plugin_instance": "", "type": "load", "type_instance": "",
 }  # fmt: skip
 CPU = {"fields": {"usage_idle": 91.2}, "name": "cpu", "tags": {"cpu": "cpu0", "host": "n1"}, "timestamp": 1764255600}
 POINT = {"timeUnixNano": "1764000000000000000", "asDouble": 21.4}
