@@ -147,6 +147,7 @@ class Decoder:
             return
         self._shape = shape_of(spec, self.decode_spec)
         self._row = _strategy(self._shape.root)
+        self._bare = msgspec.json.Decoder(self._shape.root).decode  # records without headers: one call less
         self._ts_row = _strategy(self._shape.ts_root)
         self._texts = TextTimes(self.decode_spec.ts_unit)
         self._channel_index = {name: index for index, name in enumerate(spec.channels)}
@@ -172,7 +173,7 @@ class Decoder:
         ms_max, ms_min = TS_MS_MAX, -TS_MS_MAX
         whole_ms, seconds = self.decode_spec.ts_unit == "ms", self.decode_spec.ts_unit == "s"
         kafka_time = self.decode_spec.ts is None
-        row_of, head, body, blank = self._row, self._shape.head, self._shape.body, self._blank
+        row_of, bare, head, body, blank = self._row, self._bare, self._shape.head, self._shape.body, self._blank
 
         for record in records:
             try:
@@ -183,7 +184,10 @@ class Decoder:
                     raise Refused(
                         "too-large", f"{len(payload)} bytes, at most {bytes_max} are read (decode.record_bytes_max)"
                     )
-                row, fallback_name, fallback_ts = row_of(payload, record.headers)
+                if record.headers:
+                    row, fallback_name, fallback_ts = row_of(payload, record.headers)
+                else:
+                    row, fallback_name, fallback_ts = bare(payload), None, None
                 try:
                     name, ts, channel, value = head(row)
                     values = body(row)

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any
 
 import msgspec
@@ -32,6 +32,8 @@ Tick = tuple[str, int, Values, int, int]
 
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?", re.ASCII)
 _NUMBER_CHARS_MAX = 400
+NAMES_MAX = 16_384
+FRAME_BYTES = 5  # Confluent's: a zero and the schema's id
 _MISSING = frozenset({"", "nan", "inf", "+inf", "-inf", "infinity", "+infinity", "-infinity", "null"})
 _BASE64 = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?", re.ASCII)
 _SCALE_MAX = 400
@@ -87,6 +89,12 @@ class General:
             len(self.layout.parts) == 1 and len(first.columns) == 1 and first.rest[0] is None and not first.optional[0]
         )
         self._series_column = first.columns[0] if plain else -1
+        several = [column for part in self.layout.parts for column in part.columns]
+        whole = all(rest is None for part in self.layout.parts for rest in part.rest)
+        self._names_of: Callable[[Any], tuple[Any, ...]] | None = (
+            itemgetter(*several) if whole and len(several) > 1 else None
+        )
+        self._names: dict[tuple[Any, ...], str] = {}
         self._rows = _rows_of(spec, decode)
         texts = [self.layout.wanted[columns[0]].text for columns in self.layout.values[:3]]
         shown = ", ".join(short(text) for text in texts) + (", …" if len(spec.channels) > 3 else "")
@@ -98,6 +106,8 @@ class General:
         """Appends what a record gives. Raises Refused, Skip and what a JSON decoder raises, for the record as a whole."""
         subject = time = None
         layout = self.layout
+        if self.decode.format == "json-schema" and payload[:1] == b"\x00":
+            payload = payload[FRAME_BYTES:]
         if record.headers:
             structured, subject, time = self._envelope(record.headers)
             if structured:
@@ -171,16 +181,38 @@ class General:
             values, long = self._long(row)
         column = self._series_column
         name = row[column] if column >= 0 else None
-        if name.__class__ is not str:
-            name = self._name(row)
+        if self._names_of is not None:
+            parts = self._names_of(row)
+            try:
+                name = self._names.get(parts)
+            except TypeError:  # an array or an object, which is refused
+                name = None
             if name is None:
-                name = self._name_outside(subject, record)
-        if not (name.isascii() and name.isprintable() and 0 < len(name) <= self.decode.series_bytes_max):
+                name = self._named(row, subject, record)
+                self._keep(parts, name)
+        elif name.__class__ is not str:
+            name = self._named(row, subject, record)
+        elif not (name.isascii() and name.isprintable() and 0 < len(name) <= self.decode.series_bytes_max):
             self._check_name(name)
         us = self._instant(row, time, record)
         if absent and not self._skips:
             values, long = self._long(row)
         return name, us, values, long, index
+
+    def _named(self, row: Any, subject: Any, record: Record) -> str:
+        name = self._name(row)
+        if name is None:
+            name = self._name_outside(subject, record)
+        if not (name.isascii() and name.isprintable() and 0 < len(name) <= self.decode.series_bytes_max):
+            self._check_name(name)
+        return name
+
+    def _keep(self, parts: tuple[Any, ...], name: str) -> None:
+        """Composite names are made once, as long as there are no more than NAMES_MAX. Of texts alone: 1 and True are equal."""
+        if all(part.__class__ is str or part is None or part is ABSENT for part in parts):
+            if len(self._names) >= NAMES_MAX:
+                self._names.clear()
+            self._names[parts] = name
 
     def _name(self, row: Any) -> str | None:
         """None where no field is mapped, and the contract's is not there."""
@@ -419,13 +451,13 @@ class _Rows:
 
 def _rows_of(spec: StreamSpec, decode: DecodeSpec) -> _Rows | None:
     """None where the elements have another shape."""
-    if not isinstance(decode.each, str) or decode.ts_unit != "ms" or decode.format != "json":
+    if not isinstance(decode.each, str) or decode.ts_unit != "ms" or decode.format not in ("json", "json-schema"):
         return None
     path = parse_path(decode.each)
     array = [step.name for step in path.steps[:-1] if isinstance(step, Key)]
     if path.steps[-1:] != (Star(True),) or len(array) != len(path.steps) - 1:
         return None
-    element, outer = replace(decode, each=None), list[str]()
+    element, outer = replace(decode, each=None, format="json"), list[str]()
     if isinstance(decode.series, str) and decode.series.startswith("^.") and array:
         inner = parse_path(decode.series[2:])
         if not inner.plain:
@@ -450,7 +482,7 @@ _US_MAX = _MS_MAX * 1000 + 999
 
 _US = timedelta(microseconds=1)
 # What stands for null in a record that holds nothing else.
-_NIL: dict[str, bytes | None] = {"json": b"null", "msgpack": b"\xc0", "influx": None}
+_NIL: dict[str, bytes | None] = {"json": b"null", "json-schema": b"null", "msgpack": b"\xc0", "influx": None}
 
 
 class _Inexact(Exception):

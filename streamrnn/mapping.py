@@ -30,7 +30,7 @@ SERIES, TS = "series", "ts"
 Numbers = Literal["strict", "text", "decimal"]
 Policy = Literal["refuse", "skip"]
 # `influx` is read as the objects that Telegraf's JSON has (`streamrnn.influx`).
-Format = Literal["json", "msgpack", "influx"]
+Format = Literal["json", "json-schema", "msgpack", "influx"]
 Scalar = str | int | float | bool | None
 # A part of a series' name: a path, or several that are joined by `-`.
 Part = str | tuple[str, ...]
@@ -49,7 +49,8 @@ class DecodeSpec:
     `values.<channel>`, and one text with `*` for the channel, such as `fields.*`, maps all of them. `channel` and `value` are
     the long form; both None: long records are not read.
 
-    `format`: MessagePack has the same objects as JSON; Influx line protocol is read as those that Telegraf writes as JSON.
+    `format`: `json-schema` is JSON behind Confluent's frame of five bytes, or without it (its id in a header); MessagePack
+    has the same objects as JSON; Influx line protocol is read as those that Telegraf writes as JSON.
     `each`: arrays (or objects, `devices.*`) whose elements are the ticks of a record. `where`: by path the value that an
     element must have, or a tuple of such; others are skipped. `numbers`: `text` reads numbers written as text, `decimal`
     also Connect's base64 of unscaled bytes, with `scale` decimal places (one for all, or by channel); in both the words NaN

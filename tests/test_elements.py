@@ -195,6 +195,34 @@ def test_records_of_none_one_and_very_many_ticks(count: int) -> None:
     assert [r.offset for r in found.batch.records] == found.batch.offset.tolist()
 
 
+@pytest.mark.parametrize("wanted", [["a", "b"], [["a", "b"]], ["a", "c?"]])
+def test_a_series_that_is_no_text_is_refused(wanted: list[Any]) -> None:
+    for odd in ([1], {"x": 1}, True, None):
+        record = json.dumps({"a": "p", "b": odd, "c": odd, "ts": T0, "temp": 1})
+        said = why(record, CHANNELS, {"series": wanted, "values": "*"}) if odd not in (True, None) else []
+        assert said in ([], ["refused type"])
+    named = decoder(CHANNELS, series=["a", "b"], values="*")
+    for b, name in ((1, "p/1"), (True, "p/true"), (1, "p/1"), (1.0, "p/1"), ("1", "p/1")):
+        batch, _ = named.decode([Plain(json.dumps({"a": "p", "b": b, "ts": T0, "temp": 1}).encode())])
+        assert batch.series == [name]
+
+
+def test_cloudevents_hold_any_shape() -> None:
+    data = [{"temp": 1}, {"temp": 2, "series": "q", "ts": T0 + 1000}]
+    decode = {"each": "[*]", "values": "*"}
+    expected = ("p", T0, {"temp": 1}), ("q", T0 + 1000, {"temp": 2})
+    event = {"specversion": "1.0", "subject": "p", "time": "2025-11-24T16:00:00Z", "data": data}
+    right(json.dumps(event), CHANNELS, decode, *expected, headers=(("content-type", b"application/cloudevents+json"),))
+    headers = (("ce_specversion", b"1.0"), ("ce_subject", b"p"), ("ce_time", b"2025-11-24T16:00:00Z"))
+    right(json.dumps(data), CHANNELS, decode, *expected, headers=headers)
+    assert why(
+        json.dumps({**event, "data": None}),
+        CHANNELS,
+        decode,
+        headers=(("content-type", b"application/cloudevents+json"),),
+    ) == ["refused no-values"]
+
+
 @pytest.mark.parametrize(
     ("decode", "words"),
     [

@@ -357,6 +357,20 @@ def test_telegraf() -> None:
     assert why(mem, "used", {**preset, "where": {"name": "cpu"}}) == ["skipped where"]
 
 
+# ── Confluent's serializers ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_confluent_json_schema() -> None:
+    record = b'{"series":"pump-7","ts":1764000000000,"values":{"temp":21.4}}'
+    schema = {"format": "json-schema"}
+    expected = ("pump-7", T0, {"temp": 21.4})
+    right(b"\x00\x00\x00\x00\x03" + record, "temp flow", schema, expected)
+    right(record, "temp flow", schema, expected, headers=(("__value_schema_id", b"\x01" + bytes(16)),))
+    bare = record.replace(b"21.4", b'21.4,"flow":NaN')
+    right(b"\x00\x00\x00\x00\x03" + bare, "temp flow", {**schema, "numbers": "text"}, expected)
+    assert why(b"\x00\x00", "temp", schema) == ["refused malformed"]
+
+
 # ── others ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -265,7 +265,7 @@ class Decode(_Section):
     """
 
     preset: str | None = None
-    format: Literal["json", "msgpack", "influx"] = "json"
+    format: Literal["json", "json-schema", "msgpack", "influx"] = "json"
     each: str | _Many | None = None
     where: dict[str, _Scalar | tuple[_Scalar, ...]] | None = None
     unwrap: str | None = None

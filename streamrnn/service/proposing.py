@@ -109,9 +109,25 @@ class Proposal:
 Documents = list[tuple[Any, Record]]
 
 
+class _Unframed:
+    """A record without the five bytes that a schema registry's serializer puts before its value."""
+
+    def __init__(self, record: Record) -> None:
+        self.topic, self.partition, self.offset = record.topic, record.partition, record.offset
+        self.timestamp, self.key, self.headers = record.timestamp, record.key, record.headers
+        self.value = (record.value or b"")[5:]
+
+
 def propose(records: Sequence[Record], topic: str) -> Proposal:
     """A configuration for such records. Raises NoProposal."""
-    documents, leading, bare = _documents(records)
+    framed = [
+        record
+        for record in records
+        if (record.value or b"")[:1] == b"\x00" and (record.value or b"")[5:6] in (b"{", b"[")
+    ]
+    documents, leading, bare = _documents(
+        [_Unframed(record) for record in framed] if 2 * len(framed) > len(records) else records
+    )
     form = "json"
     for form in ("json", "influx", "msgpack"):
         if form != "json":
@@ -131,6 +147,9 @@ def propose(records: Sequence[Record], topic: str) -> Proposal:
         channels = _settle_preset(decode, documents, notes)
     else:
         decode, channels = _inferred(documents, notes)
+    if 2 * len(framed) > len(records):
+        decode["format"] = "json-schema"
+        notes.append("the records are JSON behind the id of a schema (Confluent's frame)")
     if form == "msgpack":
         decode["format"] = form
         notes.append("the records are MessagePack")
