@@ -31,11 +31,9 @@ from streamrnn.kernels.columns import (
     STACK,
     Frames,
     Ladder,
-    Plan,
+    Mixture,
     Real,
     Regression,
-    Seasons,
-    Tracking,
     from_bits,
     to_bits,
     within,
@@ -55,22 +53,13 @@ from streamrnn.kernels.experts.profile import levels as levels_of
 from streamrnn.kernels.experts.season_ago import season_ago
 from streamrnn.kernels.features import REST
 from streamrnn.kernels.intervals import SHAPE_REACH, SHRINK, SPREAD_FLOOR, opened, track
-from streamrnn.kernels.rowviews import Shape, State, no_row, series_row
+from streamrnn.kernels.rowviews import Shape, State, series_row
+from streamrnn.kernels.scratch import Given, Scratch, Settings, scratch_at, settings_at
 from streamrnn.records import F32, F64, I64, Bool
 
 MOVE_MAX = 1e9  # in scales: what is further is nothing that a network says
 WEIGHTS_MAX = np.float32(1e12)  # of linear experts, together: more is learnt from no numbers
 LABEL_CLIP = np.float32(10.0)  # in usual moves over the rung: the label of the expert of moves
-
-
-class Settings(NamedTuple):
-    """What is settled with the stream's settings. `regular`: steps are numbered, so a jump of their numbers is seen."""
-
-    ladder: Ladder
-    seasons: Seasons
-    plan: Plan
-    tracking: Tracking
-    regular: bool
 
 
 class Network(NamedTuple):
@@ -106,103 +95,6 @@ class Matured(NamedTuple):
     inside: I64
 
 
-class Scratch(NamedTuple):
-    """Room for one frame's numbers."""
-
-    x: F32
-    came: Bool
-    seen: I64
-    said: F32  # [expert]
-    moves: F32  # [rung]
-    labels: F32
-    features: F32
-    wave: F32
-    wave_ago: F32
-    level: F32  # [1 + horizon]
-    foreseen: F32  # [expert, horizon]
-    raw: F32  # [horizon]
-    mean: F32
-    root: F32
-    due: I64  # [rung]
-    cell: I64
-    newest: I64
-    origin: I64
-    turn: I64
-    label_at: I64
-    work: F32
-    inverse: F32
-    offsets: F64  # [level, horizon]
-    sigma: F64  # [rung]
-    phases: F32  # [season]
-    residual: F64
-    left: F64
-    part: F64
-    joint: F64
-    solved: F64
-    explained: F64
-    shifts: F64
-    apart: F64
-    noise: F64
-    bounds: F64
-    none: F64
-    known: I64
-    missing: I64
-    but: I64
-    everyone: I64
-
-
-def scratch_of(shape: Shape, horizon: int) -> Scratch:
-    """Room for a frame's numbers, to be made once."""
-    channels, rungs, widest = shape.channels, shape.rungs, max(shape.moves, shape.deviations, 8)
-    f32 = np.float32
-
-    def whole(count: int) -> I64:
-        return np.zeros(count, dtype=np.int64)
-
-    return Scratch(
-        x=np.zeros(channels, dtype=f32),
-        came=np.zeros(channels, dtype=np.bool_),
-        seen=whole(channels),
-        said=np.zeros(EXPERTS, dtype=f32),
-        moves=np.zeros(rungs, dtype=f32),
-        labels=np.zeros(rungs, dtype=f32),
-        features=np.zeros(widest, dtype=f32),
-        wave=np.zeros(4, dtype=f32),
-        wave_ago=np.zeros(4, dtype=f32),
-        level=np.zeros(1 + horizon, dtype=f32),
-        foreseen=np.zeros((EXPERTS, horizon), dtype=f32),
-        raw=np.zeros(horizon, dtype=f32),
-        mean=np.zeros(horizon, dtype=f32),
-        root=np.sqrt(np.arange(1.0, horizon + 1.0)).astype(f32),
-        due=whole(rungs),
-        cell=whole(rungs),
-        newest=whole(rungs),
-        origin=whole(rungs),
-        turn=whole(rungs),
-        label_at=whole(rungs),
-        work=np.zeros((widest, widest + rungs), dtype=f32),
-        inverse=np.zeros(widest, dtype=f32),
-        offsets=np.zeros((shape.levels, horizon)),
-        sigma=np.zeros(rungs),
-        phases=np.zeros(2, dtype=f32),
-        residual=np.zeros(channels),
-        left=np.zeros((channels, channels)),
-        part=np.zeros((channels, channels)),
-        joint=np.zeros((channels, channels)),
-        solved=np.zeros(channels),
-        explained=np.zeros(channels),
-        shifts=np.zeros(channels),
-        apart=np.zeros(channels),
-        noise=np.zeros(channels),
-        bounds=np.zeros((channels, 2)),
-        none=np.zeros(channels),
-        known=whole(channels),
-        missing=whole(channels),
-        but=whole(channels),
-        everyone=np.arange(channels, dtype=np.int64),
-    )
-
-
 @inner
 def _begin_anew(c: int, regression: Regression) -> None:
     regression.gram[c] = 0.0
@@ -222,8 +114,9 @@ def _usable(weights: F32) -> bool:
 
 
 @inner
-def _forget(c: int, n: int, state: State) -> None:
+def _forget(c: int, n: int, address: int, shape: Shape) -> None:
     """Begins a channel with frame n: nothing of what was is used any more, but how its errors were."""
+    state = series_row(address, shape)
     forgotten(c, n, state.history)
     for regression in (state.moves, state.deviations):
         _begin_anew(c, regression)
@@ -244,9 +137,11 @@ def _forget(c: int, n: int, state: State) -> None:
 
 
 @inner
-def _arrive(i: int, frames: Frames, state: State, settings: Settings, x: F32, came: Bool, seen: I64) -> None:
+def _arrive(i: int, frames: Frames, address: int, shape: Shape, given: Given) -> None:
     """Writes each channel's value in its own numbers to `x`, whether it `came`, and whether it was ever `seen`."""
     n = frames.number[i]
+    state, settings, scratch = series_row(address, shape), settings_at(given, shape), scratch_at(given, shape)
+    x, came, seen = scratch.x, scratch.came, scratch.seen
     history, filling = state.history, state.filling
     # Frames to come are none that a channel was born with, whatever a foreign record says.
     history.unbroken[0] = min(history.unbroken[0], n)
@@ -265,7 +160,7 @@ def _arrive(i: int, frames: Frames, state: State, settings: Settings, x: F32, ca
         scale = np.float64(frames.scale[i, c])
         nowhere = history.anchor[c] != history.anchor[c]
         if nowhere or not 0 <= history.born[c] < n or not fits(c, n, scale, frames.rest[i, c] <= REST, history):
-            _forget(c, n, state)
+            _forget(c, n, address, shape)
             if nowhere:
                 history.anchor[c] = base
                 filling.reach[c] = np.float32(np.nan)
@@ -280,7 +175,7 @@ def _arrive(i: int, frames: Frames, state: State, settings: Settings, x: F32, ca
             if abs(base - history.anchor[c]) > reach and abs(before) > reach:
                 if not abs(base - history.anchor[c]) < X_MAX * unit:
                     # So far away that nothing of what was there has a digit left.
-                    _forget(c, n, state)
+                    _forget(c, n, address, shape)
                 move_anchor(c, base, history, filling, settings.seasons)
         if came[c]:
             away = value - history.anchor[c]
@@ -315,8 +210,9 @@ def _places(n: int, length: int, ladder: Ladder, due: I64, cell: I64, newest: I6
 
 
 @inner
-def _score(i: int, frames: Frames, state: State, settings: Settings, matured: Matured, scratch: Scratch) -> None:
+def _score(i: int, frames: Frames, address: int, shape: Shape, given: Given, matured: Matured) -> None:
     n = frames.number[i]
+    state, settings, scratch = series_row(address, shape), settings_at(given, shape), scratch_at(given, shape)
     ladder, plan, tracking = settings.ladder, settings.plan, settings.tracking
     history, pending, mixture, calibration = state.history, state.pending, state.mixture, state.calibration
     said, place, kept = scratch.said, plan.place, plan.kept
@@ -332,6 +228,7 @@ def _score(i: int, frames: Frames, state: State, settings: Settings, matured: Ma
         unit, size = np.float64(history.unit[c]), np.float64(frames.scale[i, c])
         per_size = 1.0 / size if size > 0.0 else 0.0
         x, age = scratch.x[c], n - history.born[c]
+        now = history.sizes[c, 0] if history.sizes.shape[1] > 0 else np.float32(0.0)
         before, still = np.float64(frames.age_before[i, c]), frames.rest[i, c]
         for r in range(ladder.h.shape[0]):
             h = ladder.h[r]
@@ -349,10 +246,10 @@ def _score(i: int, frames: Frames, state: State, settings: Settings, matured: Ma
             network = np.float64(said[NETWORK])
             if age >= h + mixing.FIRST:
                 mixing.score(
-                    r, age, h, ladder.stride[r], scratch.turn[r] + c, ladder.discount[r], ladder.fade[r], y, said,
-                    from_bits(pending.raw[c, cell[r]]), mixture.loss[c, r], mixture.size[c], mixture.energy[c],
+                    r, age, h, ladder.stride[r], scratch.turn[r], ladder.discount[r], ladder.fade[r], now, y,
+                    said, from_bits(pending.raw[c, cell[r]]), mixture.loss[c, r], mixture.size[c], mixture.energy[c],
                     mixture.slope[c], mixture.stack_gram[c, r], mixture.stack_right[c, r], mixture.stack_weight[c, r],
-                    place, plan.wakes, scratch.work,
+                    place, plan.members, plan.wakes, scratch.work,
                 )  # fmt: skip
             error = np.float64(y - mean) * unit
             naive = np.float64(y) * unit * per_size
@@ -374,9 +271,10 @@ def _score(i: int, frames: Frames, state: State, settings: Settings, matured: Ma
 
 
 @inner
-def _learn(i: int, frames: Frames, state: State, settings: Settings, scratch: Scratch) -> None:
+def _learn(i: int, frames: Frames, address: int, shape: Shape, given: Given) -> None:
     """The linear experts take in the frame that is a horizon old."""
     n = frames.number[i]
+    state, settings, scratch = series_row(address, shape), settings_at(given, shape), scratch_at(given, shape)
     ladder, plan, history, seasons = settings.ladder, settings.plan, state.history, settings.seasons
     rungs, horizon, channels = ladder.h.shape[0], ladder.share.shape[0], scratch.x.shape[0]
     origin = n - horizon
@@ -397,30 +295,31 @@ def _learn(i: int, frames: Frames, state: State, settings: Settings, scratch: Sc
             deviations.waves(np.float64(phases[origin % phases.shape[0], 0]), seasons.cells[0], scratch.wave_ago)
         features = scratch.features[: regression.right.shape[2]]
         for c in range(channels):
-            age = n - history.born[c]
-            if scratch.seen[c] == 0 or origin < history.born[c] or (rungs == 1 and not is_known(history, c, at[0])):
+            samples = origin - history.born[c]
+            if scratch.seen[c] == 0 or samples < 0 or (rungs == 1 and not is_known(history, c, at[0])):
                 continue
-            if not moving and origin - history.born[c] < plan.wakes[PROFILE]:
-                continue
-            weights = regression.weights[c]
-            solving = ridge.solves(n, c, age, horizon)
             if moving:
                 moves.look(c, here, 1, plan.cross, history, features)
             else:
+                samples -= plan.wakes[PROFILE]
+                if samples < 0:
+                    continue
                 deviations.look(c, here, origin % ring, 1, plan.cross, scratch.wave_ago, history, features)
-                solving = solving or origin - history.born[c] < plan.wakes[PROFILE] + 64
+            weights = regression.weights[c]
             x = history.x[c, here]
-            missed = False
+            missed, odd = False, ridge.ABSURD
             for r in range(rungs):
+                usual = sizes[c, r]
                 if not is_known(history, c, at[r]):
                     missed = True
                 if moving:
                     y = history.x[c, at[r]] - x
-                    usual = sizes[c, r]
                     if usual > np.float32(0.0):
                         y = within(y, LABEL_CLIP * np.sqrt(usual))
                 else:
                     y = deviations.label(c, origin, ladder.h[r], history, seasons)
+                    if usual > np.float32(0.0) and y * y > odd * usual:
+                        odd = y * y / usual
                 labels[r] = y
             if missed:
                 # A label that never came is what the expert would have said: that moves nothing.
@@ -434,9 +333,11 @@ def _learn(i: int, frames: Frames, state: State, settings: Settings, scratch: Sc
                 regression.seen[c],
                 features,
                 labels,
-                0.0 if moving else ridge.LEVERAGE,
+                not moving,
+                ridge.ABSURD / odd,
+                history.sizes[c, 0 if moving else 1],
             )
-            if solving:
+            if ridge.solves(n, c, samples):
                 ridge.solve(
                     regression.gram[c], regression.right[c], regression.seen[c], weights, scratch.work, scratch.inverse
                 )
@@ -515,6 +416,24 @@ def _experts_say(
 
 
 @inlined
+def _weighed(c: int, age: int, speaks: bool, net: Network, mixture: Mixture, settings: Settings, turn: I64) -> None:
+    """The weights of the experts and what is believed of their mixture, at each rung of a channel."""
+    ladder, place = settings.ladder, settings.plan.place
+    net_at, used = place[NETWORK], mixture.loss.shape[2]
+    for r in range(ladder.h.shape[0]):
+        weight = mixture.weight[c, r]
+        known = age > ladder.h[r] + mixing.FIRST
+        if age < mixing.YOUNG or turn[r] % mixing.SELDOM == 0:
+            mixing.weigh(mixture.loss[c, r], weight, mixture.energy[c, r], known, place, speaks, net.skill[r])
+        claimed = np.float32(0.0)
+        if speaks:
+            claimed = np.float32(max(1.0 - net.skill[r], 0.0)) * weight[net_at]
+        weight[used] = mixing.believed(mixture.size[c, r], mixture.slope[c, r], known, ladder.cells[r], claimed)
+        if not speaks and net.speaks:
+            weight[net_at] = np.float32(0.0)
+
+
+@inlined
 def _mixed(
     settled: bool,
     usual: Real,
@@ -523,6 +442,7 @@ def _mixed(
     stack_weight: F32,
     ladder: Ladder,
     place: I64,
+    members: I64,
     foreseen: F32,
     raw: F32,
     mean: F32,
@@ -541,10 +461,9 @@ def _mixed(
         limit = min(np.float32(mixing.BELIEVED * end) * usual, mixing.FARTHEST)
         if settled and sizes[r] > np.float32(0.0):
             limit = min(np.float32(mixing.BELIEVED) * np.sqrt(sizes[r]), mixing.FARTHEST)
-        for k in range(1, STACK):
+        for member in range(members.shape[0]):
+            k = members[member]
             at = place[k]
-            if at < 0:
-                continue
             moved = foreseen[k, begin:end]
             for h in range(moved.shape[0]):
                 moved[h] = min(max(moved[h], -limit), limit)
@@ -561,7 +480,8 @@ def _mixed(
                 h = begin + k
                 low, high, total = np.float32(0.0), np.float32(0.0), np.float32(0.0)
                 share = shares[k]
-                for expert in range(1, STACK):
+                for member in range(members.shape[0]):
+                    expert = members[member]
                     m = foreseen[expert, h]
                     v = stack_weight[below, expert - 1]
                     total += (v + share * (stack_weight[r, expert - 1] - v)) * m
@@ -579,9 +499,16 @@ def _mixed(
 
 @inner
 def _say(
-    i: int, frames: Frames, net: Network, state: State, settings: Settings, written: Written, scratch: Scratch
+    i: int,
+    frames: Frames,
+    net: Network,
+    address: int,
+    shape: Shape,
+    given: Given,
+    written: Written,
 ) -> None:
     n = frames.number[i]
+    state, settings, scratch = series_row(address, shape), settings_at(given, shape), scratch_at(given, shape)
     row = frames.out_row[i]
     ladder, plan, seasons, tracking = settings.ladder, settings.plan, settings.seasons, settings.tracking
     history, mixture, pending = state.history, state.mixture, state.pending
@@ -591,7 +518,7 @@ def _say(
     here = n % history.x.shape[1]
     seasonal = place[PROFILE] >= 0
     places = frames.phase[i]
-    net_at, used = place[NETWORK], mixture.loss.shape[2]
+    net_at = place[NETWORK]
     if place[DEVIATIONS] >= 0:
         deviations.waves(places[0], seasons.cells[0], scratch.wave)
     for c in range(scratch.x.shape[0]):
@@ -612,25 +539,45 @@ def _say(
             for h in range(horizon):
                 if not abs(said[h, 0]) * scratch.root[h] < np.float32(MOVE_MAX):
                     speaks = False
-        awake = seasonal and age >= plan.wakes[PROFILE]
-        if awake:
-            levels_of(places, history.profile[c], history.visits[c], history.week[c], seasons, scratch.level)
-            awake = scratch.level[0] == scratch.level[0]
-        _experts_say(
-            c,
-            n,
-            here,
-            places,
-            speaks,
-            said,
-            np.float32(per_unit),
-            np.float32(from_base),
-            awake,
-            state,
-            settings,
-            scratch,
-            foreseen,
-        )
+        if plan.members.shape[0] == 1 and not speaks:
+            # There is no expert but the network, which is silent: nothing moves.
+            foreseen[:] = np.float32(0.0)
+            raw[:] = np.float32(0.0)
+            mean[:] = np.float32(0.0)
+        else:
+            awake = seasonal and age >= plan.wakes[PROFILE]
+            if awake:
+                levels_of(places, history.profile[c], history.visits[c], history.week[c], seasons, scratch.level)
+                awake = scratch.level[0] == scratch.level[0]
+            _experts_say(
+                c,
+                n,
+                here,
+                places,
+                speaks,
+                said,
+                np.float32(per_unit),
+                np.float32(from_base),
+                awake,
+                state,
+                settings,
+                scratch,
+                foreseen,
+            )
+            _weighed(c, age, speaks, net, mixture, settings, scratch.turn)
+            _mixed(
+                age > mixing.FIRST + horizon + 30,
+                np.float32(per_unit),
+                mixture.weight[c],
+                mixture.size[c],
+                mixture.stack_weight[c],
+                ladder,
+                place,
+                plan.members,
+                foreseen,
+                raw,
+                mean,
+            )
         sigmas, theta = state.calibration.sigma[c], state.calibration.theta[c]
         standing, quick = state.calibration.standing[c], state.calibration.quick[c]
         one_step = max(np.float64(sigmas[0]), SPREAD_FLOOR * size)
@@ -638,33 +585,7 @@ def _say(
         shrunk = np.exp(SHRINK * rest) if rest > REST else 1.0
         for r in range(rungs):
             scratch.sigma[r] = opened(r, ladder.h[r], size, one_step, rest, shrunk, sigmas, standing, quick, tracking)
-            known = age > ladder.h[r] + mixing.FIRST
-            if age < mixing.YOUNG or (scratch.turn[r] + c) % mixing.SELDOM == 0:
-                mixing.weigh(
-                    mixture.loss[c, r], mixture.weight[c, r], mixture.energy[c, r], known, place, speaks, net.skill[r]
-                )
-            claimed = np.float32(0.0)
-            if speaks:
-                claimed = np.float32(max(1.0 - net.skill[r], 0.0)) * mixture.weight[c, r, net_at]
-            mixture.weight[c, r, used] = mixing.believed(
-                mixture.size[c, r], mixture.slope[c, r], known, ladder.cells[r], claimed
-            )
         weight = mixture.weight[c]
-        if not speaks and net.speaks:
-            for r in range(rungs):
-                weight[r, net_at] = np.float32(0.0)
-        _mixed(
-            age > mixing.FIRST + horizon + 30,
-            np.float32(per_unit),
-            weight,
-            mixture.size[c],
-            mixture.stack_weight[c],
-            ladder,
-            place,
-            foreseen,
-            raw,
-            mean,
-        )
         pending.next[c] = raw[0]
         # the intervals
         for r in range(rungs):
@@ -748,33 +669,24 @@ def _sorted(offsets: F64) -> None:
 
 @lean
 def advance(
-    address: int,
-    shape: Shape,
-    frames: Frames,
-    net: Network,
-    settings: Settings,
-    written: Written,
-    matured: Matured,
-    scratch: Scratch,
+    address: int, shape: Shape, frames: Frames, net: Network, given: Given, written: Written, matured: Matured
 ) -> None:
     """One pass over frames in (series, time) order. `address`: where the block of rows begins that `shape` describes."""
-    channels, horizon = frames.values.shape[1], settings.ladder.share.shape[0]
+    settings, scratch = settings_at(given, shape), scratch_at(given, shape)
+    channels, horizon = shape.channels, given.horizon
     seasons, phases = settings.seasons, scratch.phases
     linear = settings.plan.place[MOVES] >= 0 or settings.plan.place[DEVIATIONS] >= 0
     for i in range(frames.slot.shape[0]):
         n = frames.number[i]
-        state = series_row(address + frames.slot[i] * shape.size, shape)
-        history = state.history
-        _arrive(i, frames, state, settings, scratch.x, scratch.came, scratch.seen)
+        at = address + frames.slot[i] * shape.size
+        history = series_row(at, shape).history
+        _arrive(i, frames, at, shape, given)
         _places(n, shape.x, settings.ladder, scratch.due, scratch.cell, scratch.newest, scratch.origin, scratch.turn)
-        fills.prepare(history, state.calibration, state.filling, settings.tracking, scratch.noise, scratch.bounds)
-        _score(i, frames, state, settings, matured, scratch)
+        fills.prepare(at, shape, given)
+        _score(i, frames, at, shape, given, matured)
         fills.fill(
-            i, scratch.x, scratch.came, frames, history, state.pending, state.filling, settings.tracking.level,
-            scratch.seen, scratch.residual, scratch.left, scratch.part, scratch.joint, scratch.solved, scratch.explained,
-            scratch.shifts, scratch.apart, scratch.noise, scratch.bounds, scratch.none, scratch.known, scratch.missing,
-            scratch.but, scratch.everyone, written.fill_value, written.fill_lower, written.fill_upper, written.filled,
-        )  # fmt: skip
+            i, frames, at, shape, given, written.fill_value, written.fill_lower, written.fill_upper, written.filled
+        )
         for k in range(len(seasons.bins)):
             # Rounded, a place just before a season's end would be behind it.
             phases[k] = min(np.float32(frames.phase[i, k]), np.float32(seasons.bins[k] * (1.0 - 1e-7)))
@@ -790,26 +702,18 @@ def advance(
                     written.fill_lower[row, c] = frames.values[i, c]
                     written.fill_upper[row, c] = frames.values[i, c]
         if linear:
-            _learn(i, frames, state, settings, scratch)
-        _say(i, frames, net, state, settings, written, scratch)
+            _learn(i, frames, at, shape, given)
+        _say(i, frames, net, at, shape, given, written)
 
 
 def compile_ahead(
-    address: int,
-    shape: Shape,
-    frames: Frames,
-    net: Network,
-    settings: Settings,
-    written: Written,
-    matured: Matured,
-    scratch: Scratch,
+    address: int, shape: Shape, frames: Frames, net: Network, given: Given, written: Written, matured: Matured
 ) -> None:
     """Compiles the two largest parts of `advance`, which a process that comes to them later finds kept. Arguments as there; only
     their types are looked at."""
-    state = no_row()
     parts: tuple[tuple[Any, tuple[Any, ...]], ...] = (
-        (_say, (0, frames, net, state, settings, written, scratch)),
-        (_learn, (0, frames, state, settings, scratch)),
+        (_say, (0, frames, net, 0, shape, given, written)),
+        (_learn, (0, frames, 0, shape, given)),
     )
     for part, arguments in parts:
         part.compile(tuple(map(numba.typeof, arguments)))

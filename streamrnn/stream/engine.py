@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from streamrnn.kernels import columns, forecast
+from streamrnn.kernels.scratch import given_of, scratch_of
 from streamrnn.model.network import Network
 from streamrnn.records import F32, F64, I64, Bool, Outputs, Reason, Scores, TickBatch
 from streamrnn.spec import StreamSpec
@@ -78,7 +79,8 @@ class Engine:
     def _place(self) -> None:
         """Notes where the table's arrays are, for the kernels."""
         self._rows, self._shape = shape_of(self.spec, self.table)
-        self._scratch = forecast.scratch_of(self._shape, self.spec.horizon)
+        self._scratch = scratch_of(self._shape, self.spec.horizon)
+        self._given = given_of(self._settings, self._scratch)
         self._layout = self.table.layouts
 
     def load(self, network: Network, model: str, skill: F32 | None = None) -> None:
@@ -197,13 +199,12 @@ class Engine:
             self._shape,
             kernel_frames,
             forecast.Network(net, has_net, self._served.skill),
-            self._settings,
+            self._given,
             forecast.Written(part.mean, part.quantiles, part.fill_value, part.fill_lower, part.fill_upper, part.filled),
             forecast.Matured(
                 scores.count, scores.abs_error, scores.abs_persistence, scores.abs_network, scores.count_network,
                 scores.abs_persistence_network, scores.below, scores.inside,
             ),
-            self._scratch,
         )  # fmt: skip
         return part, arguments
 
