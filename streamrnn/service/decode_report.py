@@ -87,10 +87,23 @@ _APART = re.compile(
 
 def warnings(decoder: Decoder, records: Sequence[Record]) -> list[str]:
     """What is read, and is most likely not what is meant: two series under one name, one series in several partitions."""
+    spec, odd = decoder.spec, 0
+    first: tuple[int | float, bool, int, str] = (0, False, 0, "")
     places: dict[str, set[int]] = {}
     texts: dict[tuple[str, str], list[str]] = {}  # (series, field) → its texts, one for each time that it changes
     for record in records:
         batch, _, _ = decoder.read([record])
+        for ts_us in batch.ts_us.tolist() if record.timestamp > 0 else ():
+            apart_ms = ts_us // 1000 - record.timestamp
+            if abs(apart_ms) > spec.past_max_ms or apart_ms > spec.future_max_ms:
+                if not odd:
+                    first = (
+                        milliseconds(ts_us),
+                        abs(apart_ms) <= spec.past_max_ms,
+                        record.timestamp,
+                        _unit(ts_us, record),
+                    )
+                odd += 1
         names = set(batch.series)
         for name in names:
             places.setdefault(name, set()).add(record.partition)
@@ -106,6 +119,12 @@ def warnings(decoder: Decoder, records: Sequence[Record]) -> list[str]:
             found.append(
                 f"ticks of {two} ({path}) take turns under the one name {name}: give both fields in decode.series"
             )
+    if odd:
+        reason = "future" if first[1] else "timestamp"
+        found.append(
+            f"{odd} ticks are refused by the service as `{reason}`: the first is at {first[0]} ms, and its record's own time is "
+            f"{first[2]}{first[3]}"
+        )
     shared = [name for name, where in places.items() if len(where) > 1]
     if shared:
         found.append(
@@ -113,6 +132,14 @@ def warnings(decoder: Decoder, records: Sequence[Record]) -> list[str]:
             "and sees gaps that are none. Key the records by series"
         )
     return found
+
+
+def _unit(ts_us: int, record: Record) -> str:
+    """The unit in which a time would be within a year of its record's."""
+    for factor, unit in ((1000.0, "s"), (0.001, "us"), (0.000_001, "ns")):
+        if abs(ts_us / 1000 * factor - record.timestamp) < 366 * 86_400_000:
+            return f": it looks like {unit} (decode.ts_unit)"
+    return ""
 
 
 def _texts(payload: bytes) -> Iterator[tuple[str, str]]:

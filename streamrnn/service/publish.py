@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from itertools import pairwise
 from typing import Literal
 
@@ -14,12 +12,10 @@ import numpy as np
 from streamrnn.codec import dead_letter
 from streamrnn.encode import Encoder
 from streamrnn.records import I32, I64, ForecastBatch, ImputationBatch, Outputs, Record, Rejected, TickBatch
-from streamrnn.service.refused import OutputTopics, RefusedOutputs, cut
+from streamrnn.service.refused import OutputTopics, RefusedOutputs, bounded, cut
 from streamrnn.spec import StreamSpec
 from streamrnn.transports.base import Instead, Sink
 
-# Of one record that is refused element by element.
-LETTERS_MIN, LETTERS_BYTES_MAX = 16, 64_000_000
 # Event times beyond these (1970, the year 10000) are no times that a record may carry.
 EVENT_MS = (0, 253_402_300_800_000)
 
@@ -132,27 +128,6 @@ class Publisher:
                 [headers for _, _, headers in letters],
             )
         return len(kept)
-
-
-def bounded(refused: Sequence[Rejected]) -> Sequence[Rejected]:
-    """Each dead letter has the whole record: of a large one with very many elements that are refused, so many letters that
-    they have LETTERS_BYTES_MAX together. The last one says how many more elements there are."""
-    if all(item.index < 0 for item in refused):
-        return refused
-    counts = Counter((item.record.partition, item.record.offset) for item in refused)
-    left: dict[tuple[int, int], int] = {}
-    kept: list[Rejected] = []
-    for item in refused:
-        at = item.record.partition, item.record.offset
-        most = max(LETTERS_MIN, LETTERS_BYTES_MAX // max(1, len(item.record.value or b"")))
-        left[at] = left.get(at, min(most, counts[at])) - 1
-        if left[at] > 0 or counts[at] <= most:
-            kept.append(item)
-        elif left[at] == 0:
-            kept.append(
-                replace(item, detail=f"{counts[at] - most} more elements of this record are refused; {item.detail}")
-            )
-    return kept
 
 
 def _stretches(partition: I32) -> Iterable[tuple[int, int, int]]:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from running import START, all_committed, committed, documents, made, on_virtual_clock, until, worker
 
+from streamrnn.codec import Decoder
 from streamrnn.records import Outputs
 from streamrnn.stream.engine import Engine
 from streamrnn.transports.base import TransportError
@@ -139,6 +140,43 @@ async def test_refused_elements_are_dead_lettered_one_by_one_and_others_skipped(
         (b"duplicate", b"4"),
     } or {(h["streamrnn-reason"], h["streamrnn-index"]) for h in letters} == {(b"type", b"1"), (b"late", b"4")}
     assert {r.value for log in broker.topics["app.dlq"] for r in log} == {broker.topics["ticks"][0][0].value}
+
+
+@on_virtual_clock
+async def test_outputs_that_the_broker_refuses_are_dead_lettered_by_element() -> None:
+    chosen, broker = made(partitions=1, decode=DECODE)
+    send(broker, 0, [reading(name, 0) for name in "abcd"], 0)
+    broker.refuses = lambda topic, partition, record: (
+        "INVALID_TIMESTAMP" if topic == "app.forecasts" and record[0] in (b"b", b"d") else ""
+    )
+    async with worker(chosen, broker):
+        await until(lambda: all_committed(broker))
+    assert sorted(sent(broker)) == [(0, 0, 0), (0, 0, 2)]
+    letters = [dict(r.headers) for log in broker.topics["app.dlq"] for r in log]
+    assert sorted(h["streamrnn-index"] for h in letters) == [b"1", b"3"]
+    assert {h["streamrnn-reason"] for h in letters} == {b"refused"}
+
+
+@on_virtual_clock
+async def test_a_turn_takes_about_a_batch_of_ticks() -> None:
+    """Hundreds of records of hundreds of ticks are there at once: no turn takes them all, or it would last for minutes."""
+    chosen, broker = made(partitions=1, decode=DECODE, batch_records_max=50)
+    for step in range(0, 200, 5):
+        send(broker, 0, [reading(f"s{i % SERIES}", step + i // SERIES) for i in range(500)], step)
+    taken: list[int] = []
+    read = Decoder.read
+
+    def noted(decoder: Decoder, records: Any) -> Any:
+        found = read(decoder, records)
+        taken.append(len(found.batch))
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Decoder, "read", noted)
+        async with worker(chosen, broker):
+            await until(lambda: all_committed(broker))
+    assert sum(taken) == 40 * 500
+    assert max(taken) <= 1000  # two records: before any was read, they are taken for fewer ticks
 
 
 @on_virtual_clock

@@ -195,6 +195,13 @@ def test_decode_warns_of_two_series_under_one_name_and_of_one_in_two_partitions(
     assert "COINBASE and KRAKEN (exchange) take turns under the one name BTC-USD" in said("symbol", both)
     assert said(["exchange", "symbol"], both) == ""
     assert "several partitions" in said("symbol", records([producers.TRADE] * 4, partitions=2))
+    small = said("symbol", records([producers.TRADE.replace("1764000000.123456", "1764000.0")] * 3))
+    assert "3 ticks are refused by the service as `timestamp`" in small
+    assert "as `future`" in said("symbol", records([producers.TRADE.replace("1764000000.123456", "1764100000.0")]))
+    wire = load([], {"input": "t", "channels": ["temp"], "step": "1s", "horizon": 2}, {})
+    seconds = records(['{"series":"p","ts":1764000000,"values":{"temp":1}}'])
+    (words,) = warnings(Decoder(wire.stream_spec(), wire.decode_spec()), seconds)
+    assert "it looks like s (decode.ts_unit)" in words
 
 
 def streamrnn(*arguments: object) -> Any:
