@@ -500,6 +500,20 @@ def test_every_preset_has_a_test_and_every_key_beside_it_overrides() -> None:
     )
 
 
+def test_the_effective_configuration_read_again_is_the_same() -> None:
+    for decode in (
+        {"preset": "telegraf", "ts_unit": "ms"},
+        {"each": "[*]", "series": ["a", "b?"], "where": {"x": [1, None]}},
+    ):
+        chosen = load([], {"input": "t", "channels": ["temp"], "step": "1s", "horizon": 3, "decode": decode}, {})
+        again = load(
+            [],
+            {"input": "t", "channels": ["temp"], "step": "1s", "horizon": 3, "decode": chosen.effective()["decode"]},
+            {},
+        )
+        assert again.decode_spec() == chosen.decode_spec()
+
+
 def test_a_dead_letter_names_the_element() -> None:
     record = json.dumps([json.loads(COLLECTD)[0] | {"host": host} for host in ("a", None, "c")])
     found = read(record, LOAD, {"preset": "collectd"})

@@ -627,6 +627,10 @@ class Settings(BaseSettings):
                 at = at[part]
             value = at[path[-1]]
             at[path[-1]] = [format_ms(v) for v in value] if isinstance(value, list) else format_ms(value)
+        if self.decode.preset is not None:  # read again, a null would override what the preset says
+            shown["decode"] = {
+                key: value for key, value in shown["decode"].items() if key in self.decode.model_fields_set
+            }
         shown["experts_memory_max"] = exact_bytes(self.experts_memory_max)
         return shown
 

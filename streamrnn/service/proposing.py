@@ -41,7 +41,7 @@ _TIMES = re.compile(
     re.ASCII,
 )
 _NOT_VALUES = re.compile(
-    r"(^|[._])(id|ids|uuid|seq|sequence|offset|partition|version|rev|revision|ts|time|timestamp|datetime|date|lat|lon|latitude|"
+    r"(^|[._])(id|ids|uuid|start|stop|begin|end|interval|seq|sequence|offset|partition|version|rev|revision|ts|time|timestamp|datetime|date|lat|lon|latitude|"
     r"longitude|trade_id|code|status)$|_(id|at|ts|time|timestamp|seq|ms|us|ns|naive)$|(Id|Time|Timestamp)$"
 )
 _SERIES = re.compile(
