@@ -571,8 +571,8 @@ def of_record(path: Path) -> Callable[[Record], Any]:
     """What stands in a record beside its value; ABSENT where there is nothing."""
     if path.root == "topic":
         return lambda record: record.topic
-    if path.root in ("partition", "offset", "timestamp"):
-        name = path.root
+    if path.root in ("partition", "offset", "time"):
+        name = "timestamp" if path.root == "time" else path.root
         return lambda record: getattr(record, name)
     if path.root == "window":
         start = bool(path.steps) and path.steps[0] == Key("start")

@@ -9,7 +9,7 @@ values[^.dsnames=midterm]   the entry of an array at the place where an array be
 temp[#]                     the entry of an array at the element's own place in its array
 ^.time                      one level out: the object that holds the array which the element is of
 tags.*                      in `series`: all values of an object, by the order of their keys; in `values`: the channel
-@key @key.id @header.NAME @topic @partition @offset @timestamp      of the record
+@key @key.id @header.NAME @topic @partition @offset @time   of the record; other words after @ are keys (`@timestamp`), `\@key` is one, too
     @window.key @window.start   of a key with the window that Kafka Streams and ksqlDB write behind it
 """
 
@@ -26,8 +26,8 @@ from streamrnn.records import Reason
 # tells the three apart (tuples compare by identity first).
 ABSENT: Any = float("nan")
 
-Root = Literal["", "key", "header", "topic", "partition", "offset", "timestamp", "window"]
-ROOTS: tuple[Root, ...] = ("key", "header", "topic", "partition", "offset", "timestamp", "window")
+Root = Literal["", "key", "header", "topic", "partition", "offset", "time", "window"]
+ROOTS: tuple[Root, ...] = ("key", "header", "topic", "partition", "offset", "time", "window")
 # Wanted of an element of one of these many.
 Walk = Callable[[Any, int, int], Any]
 
@@ -119,7 +119,7 @@ def parse_path(text: str) -> Path:
     if not isinstance(text, str) or not text:
         raise ValueError("decode: a field path is an empty key")
     rest, outs = text, 0
-    if rest.startswith("@"):
+    if rest.startswith("@") and rest[1:].partition(".")[0] in ROOTS:
         return _in_record(text)
     while rest.startswith("^."):
         rest, outs = rest[2:], outs + 1
@@ -132,9 +132,7 @@ def parse_path(text: str) -> Path:
 
 def _in_record(text: str) -> Path:
     name, _, rest = text[1:].partition(".")
-    root = next((each for each in ROOTS if each == name), None)
-    if root is None:
-        raise ValueError(f"decode: {text!r}: of a record there are {', '.join('@' + each for each in ROOTS)}")
+    root = next(each for each in ROOTS if each == name)
     if root == "header":
         if not rest:
             raise ValueError(f"decode: {text!r}: write @header.NAME")

@@ -159,10 +159,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "others": "skip",
     },
     # Tables of windows: the key is the text with the window's begin behind it.
-    "ksqldb": {**_FEED, "series": "@window.key", "ts": ["@window.start", "@timestamp"], "values": "*"},
+    "ksqldb": {**_FEED, "series": "@window.key", "ts": ["@window.start", "@time"], "values": "*"},
     # Market streams, raw or combined.
     "binance": {
-        **_FEED, "quirk": "binance", "unwrap": "data", "each": "ticks[*]", "series": "series", "ts": ["ts", "@timestamp"],
+        **_FEED, "quirk": "binance", "unwrap": "data", "each": "ticks[*]", "series": "series", "ts": ["ts", "@time"],
         "values": "*",
     },
     # Exchange feed (one message a record) and Advanced Trade (events of tickers and trades).
@@ -175,7 +175,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "values": {"price": "price", "size": ["size", "last_size"], "*": "*"},
     },
     # WebSocket v2.
-    "kraken": {**_FEED, "each": "data[*]", "series": "symbol", "ts": ["timestamp", "@timestamp"], "values": "*"},
+    "kraken": {**_FEED, "each": "data[*]", "series": "symbol", "ts": ["timestamp", "@time"], "values": "*"},
 }  # fmt: skip
 
 

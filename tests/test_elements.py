@@ -55,6 +55,19 @@ def test_columns_of_arrays() -> None:
     assert why(record.replace("[1,2]", "[1,2,3]"), CHANNELS, decode) == ["refused type"] * 2
 
 
+def test_keys_may_begin_with_the_sign_of_the_record() -> None:
+    record = '{"@timestamp":"2025-11-24T16:00:00Z","@key":"p","temp":1}'
+    right(record, CHANNELS, {"series": "\\@key", "ts": "@timestamp", "values": "*"}, ("p", T0, {"temp": 1}), key=b"k")
+    right(
+        record,
+        CHANNELS,
+        {"series": "@key", "ts": "@time", "values": "*"},
+        ("k", T0 + 7, {"temp": 1}),
+        key=b"k",
+        timestamp=T0 + 7,
+    )
+
+
 def test_arrays_by_number() -> None:
     record = '[321,[["5541.2","0.1","1764000000.25"],["5541.3","0.2","1764000001"]],"trade","XBT/USD"]'
     each = {"each": "[1][*]", "ts_unit": "s", "numbers": "text", "values": {"temp": "[0]", "flow": "[1]"}}
@@ -226,8 +239,8 @@ def test_cloudevents_hold_any_shape() -> None:
 @pytest.mark.parametrize(
     ("decode", "words"),
     [
-        ({"each": "a.b"}, "must end with"), ({"each": "@key[*]"}, "@key"), ({"each": "a[x]"}, "no number"),
-        ({"series": "@body"}, "@key"), ({"series": []}, "empty list"), ({"values": "fields"}, r"has no \*"),
+        ({"each": "a.b"}, "must end with"), ({"each": "@key"}, "begin in the record"), ({"each": "a[x]"}, "no number"),
+        ({"series": []}, "empty list"), ({"values": "fields"}, r"has no \*"),
         ({"values": {"temp": "a[0]", "flow": "a[0]"}}, "same path"), ({"values": {"*": "a.*", "speed": "s"}}, "'speed'"),
         ({"ts": "a..b", "each": "[*]"}, "empty key"), ({"timezone": "Mars/Base"}, "timezone"), ({"scale": {"x": 1}, "numbers": "decimal"}, "'x'"),
         ({"each": ["a[*]", "a[*]"]}, "named twice"), ({"preset": "nobody"}, "one of"),

@@ -23,7 +23,7 @@ from streamrnn.elements import Layout
 from streamrnn.influx import metrics_of
 from streamrnn.instants import UNREADABLE, Refused, TextTimes, text_us
 from streamrnn.mapping import DecodeSpec
-from streamrnn.paths import Mistyped, parse_path
+from streamrnn.paths import ROOTS, Key, Mistyped, parse_path
 from streamrnn.presets import with_preset
 from streamrnn.records import Record
 from streamrnn.spec import StreamSpec
@@ -37,11 +37,12 @@ BELIEVED_US = (631_152_000_000_000, 4_102_444_800_000_000)
 NEAR_US = 400 * 86_400 * 10**6
 
 _TIMES = re.compile(
-    r"(^|[._@])(ts|time|timestamp|datetime|date|at|when|instant|event_?time|t)($|_|\d)|_(at|ts|time|timestamp)($|_)|time$|Time|timestamp$|Timestamp",
+    r"(^|[._@])(ts|time|timestamp|datetime|date|dt|at|when|instant|event_?time|t)($|_|\d)|_(at|ts|time|timestamp)($|_)|time$|Time|"
+    r"timestamp$|Timestamp|(^|_)(created|updated|measured|recorded|sampled|observed|sent|last_seen|last_changed)($|_)",
     re.ASCII,
 )
 _NOT_VALUES = re.compile(
-    r"(^|[._])(id|ids|uuid|start|stop|begin|end|interval|seq|sequence|offset|partition|version|rev|revision|ts|time|timestamp|datetime|date|lat|lon|latitude|"
+    r"(^|[._])(id|ids|uuid|start|stop|begin|end|interval|seq|sequence|offset|partition|version|rev|revision|ts|time|timestamp|datetime|date|dt|lat|lon|latitude|"
     r"longitude|trade_id|code|status)$|_(id|at|ts|time|timestamp|seq|ms|us|ns|naive)$|(Id|Time|Timestamp)$"
 )
 _SERIES = re.compile(
@@ -536,6 +537,9 @@ def _is_number(value: Any, numbers: str = "strict") -> bool:
 
 
 def _escaped(key: str) -> str:
+    if key[:1] == "@" and key[1:].partition(".")[0] in ROOTS:
+        key = f"\\{key}"
+        return key[:2] + re.sub(r"[.\[\]\\*]", r"\\\g<0>", key[2:])
     return re.sub(r"[.\[\]\\*]", r"\\\g<0>", key)
 
 
@@ -721,7 +725,7 @@ def _series_of(leaves: Mapping[str, _Leaf], documents: Documents, time: str, not
         different = len(set(there))
         if different > 1 and different == len(there) and len(there) > 2:
             continue  # a record's own number
-        rank = next((i for i, word in enumerate(_RANK) if word in path.lower()), len(_RANK))
+        rank = next((i for i, word in enumerate(_RANK) if word in name.lower()), len(_RANK))
         found.append((rank, path.count("."), place, path))
     if not found:
         return None
@@ -737,6 +741,8 @@ def _inferred(documents: Documents, notes: list[str]) -> tuple[dict[str, Any], l
     """(decode, channels) by the names and the values of the fields alone."""
     decode: dict[str, Any] = {}
     each = _arrays(documents)
+    if each is not None and _is_beside_the_point(documents, each):
+        each = None
     elements, outer = (documents, []) if each is None else _elements(documents, each)
     if each is not None:
         decode["each"] = each
@@ -746,24 +752,26 @@ def _inferred(documents: Documents, notes: list[str]) -> tuple[dict[str, Any], l
         if time is None:
             time = _time_of(_leaves(level), level, notes)
             time_at = "^." * (out + 1) if time else ""
-    series, series_at = _series_of(leaves, elements, time.path if time and not time_at else "", notes), ""
-    for out, level in enumerate(outer):
-        if series is None:
-            series = _series_of(_leaves(level), level, "", notes)
-            series_at = "^." * (out + 1) if series else ""
-    taken = {series if not series_at else None, time.path if time is not None and not time_at else None}
+    taken = {time.path} if time is not None and not time_at else set()
     numbers = {
         path: leaf
         for path, leaf in leaves.items()
         if leaf.numeric("text") and path not in taken and not _NOT_VALUES.search(path)
     }
-    long = _long_form(leaves, numbers, series)
+    long = _long_form(leaves, numbers)
+    named = {path: leaf for path, leaf in leaves.items() if long is None or path not in long}
+    series, series_at = _series_of(named, elements, time.path if time and not time_at else "", notes), ""
+    for out, level in enumerate(outer):
+        if series is None:
+            series = _series_of(_leaves(level), level, "", notes)
+            series_at = "^." * (out + 1) if series else ""
+    if series is None and long is not None and _keys(documents) is None:
+        # What could be a channel's name is the only one there is: it names the series.
+        series, long = _series_of(leaves, elements, "", notes), None
+    numbers = {path: leaf for path, leaf in numbers.items() if series_at or path != series}
     if long is not None:
-        name, value = long
-        if series == name:
-            series = None
-        decode["channel"], decode["value"] = name, value
-        numbers = {value: numbers[value]}
+        decode["channel"], decode["value"] = long
+        numbers = {long[1]: numbers[long[1]]}
     if series is not None:
         of = [(series_at, series), *_beside(series_at, series, [elements, *outer], decode.get("channel"), time)]
         if len(of) > 1:
@@ -797,6 +805,19 @@ def _inferred(documents: Documents, notes: list[str]) -> tuple[dict[str, Any], l
         return decode, [name for name, _ in count.most_common()]
     ranked = sorted(numbers, key=lambda path: -len(numbers[path].values))
     return decode, _mapped(decode, ranked)
+
+
+def _is_beside_the_point(documents: Documents, each: str) -> bool:
+    """Whether an array's elements have no time of their own, and there are numbers outside of it: receivers of a radio
+    message, tags of a product."""
+    elements, _ = _elements(documents, each)
+    outside = {path: leaf for path, leaf in _leaves(documents).items() if leaf.numeric("text")}
+    values = [path for path in outside if not _NOT_VALUES.search(path)]
+    return (
+        bool(values)
+        and _time_of(_leaves(elements), elements, []) is None
+        and _time_of(_leaves(documents), documents, []) is not None
+    )
 
 
 _GROUPS = re.compile(
@@ -846,10 +867,13 @@ def _at(document: Any, path: str) -> Any:
 def _mapped(decode: dict[str, Any], paths: Sequence[str]) -> list[str]:
     """Channels for these fields; sets `values` where the contract's own do not do."""
     names: dict[str, str] = {}
-    for path in paths:
-        keys = [step.name for step in parse_path(path).steps if hasattr(step, "name")]
+    split = {path: [step.name for step in parse_path(path).steps if isinstance(step, Key)] for path in paths}
+    often = Counter(keys[-1] for keys in split.values())
+    for path, keys in split.items():
         name = keys[-1]
-        if name in names or name in ("value", "v", "val"):
+        if len(keys) > 1 and name.lower() in ("value", "v", "val"):
+            name = keys[-2]
+        elif len(keys) > 1 and often[name] > 1:
             name = "_".join(keys[-2:])
         while name in names:
             name += "_"
@@ -867,31 +891,17 @@ def _mapped(decode: dict[str, Any], paths: Sequence[str]) -> list[str]:
     return list(names)
 
 
-def _long_form(leaves: Mapping[str, _Leaf], numbers: Mapping[str, _Leaf], series: str | None) -> tuple[str, str] | None:
+def _long_form(leaves: Mapping[str, _Leaf], numbers: Mapping[str, _Leaf]) -> tuple[str, str] | None:
     """(field of the channel's name, field of its value) where a record is one channel."""
     values = [path for path in numbers if path.split(".")[-1].lower() in _LONG_VALUES]
     if len(values) != 1 or len(numbers) > 2:
         return None
-    for wanted in _LONG_NAMES:
-        for path, leaf in leaves.items():
-            if (
-                path.split(".")[-1].lower() == wanted
-                and path != values[0]
-                and leaf.texts
-                and len(leaf.texts) == len(leaf.values)
-            ):
-                if (
-                    path == series
-                    and not any(
-                        other != path and _SERIES.search(other.split(".")[-1]) and leaves[other].texts
-                        for other in leaves
-                    )
-                    and len(set(leaf.texts)) < 2
-                ):
-                    continue
-                if path != series or wanted in _LONG_NAMES[:10]:
-                    return path, values[0]
-    return None
+    found = [
+        (len(set(leaf.texts)) < 2, _LONG_NAMES.index(path.split(".")[-1].lower()), path)
+        for path, leaf in leaves.items()
+        if path.split(".")[-1].lower() in _LONG_NAMES and leaf.texts and len(leaf.texts) == len(leaf.values)
+    ]
+    return (min(found)[2], values[0]) if found else None
 
 
 def _keys(documents: Documents) -> list[str] | None:
