@@ -9,7 +9,8 @@ values[^.dsnames=midterm]   the entry of an array at the place where an array be
 temp[#]                     the entry of an array at the element's own place in its array
 ^.time                      one level out: the object that holds the array which the element is of
 tags.*                      in `series`: all values of an object, by the order of their keys; in `values`: the channel
-@key @key.id @header.NAME @topic @partition @offset @time   of the record; other words after @ are keys (`@timestamp`), `\@key` is one, too
+@key @key.id @header.NAME @topic @partition @offset @time   of the record
+    @timestamp \@key            other words after @ are keys, and one of these behind a backslash
     @window.key @window.start   of a key with the window that Kafka Streams and ksqlDB write behind it
 """
 

@@ -47,7 +47,7 @@ _NOT_VALUES = re.compile(
 )
 _SERIES = re.compile(
     r"(device|sensor|host|hostname|machine|asset|series|unit|station|meter|symbol|ticker|product_?id|instrument|tag|node|name|"
-    r"entity|equipment|thing|client|location|site|room|pump|id|uid|key)(_?(id|name|no|number|uid))?$",
+    r"entity|equipment|thing|client|location|site|room|pump|id|uid|key|sym|sn|s)(_?(id|name|no|number|uid))?$",
     re.IGNORECASE,
 )
 _RANK = (
@@ -744,6 +744,8 @@ def _inferred(documents: Documents, notes: list[str]) -> tuple[dict[str, Any], l
     if each is not None and _is_beside_the_point(documents, each):
         each = None
     elements, outer = (documents, []) if each is None else _elements(documents, each)
+    if each is None and (columns := _columns(documents)) is not None:
+        return _columnar(*columns, documents, notes)
     if each is not None:
         decode["each"] = each
     leaves = _leaves(elements)
@@ -862,6 +864,60 @@ def _at(document: Any, path: str) -> Any:
     for step in parse_path(path).steps:
         document = document.get(getattr(step, "name", "")) if isinstance(document, dict) else None
     return document
+
+
+def _columns(documents: Documents) -> tuple[str, list[str]] | None:
+    """(array of times, arrays of values of the same lengths) of documents that hold their ticks by columns."""
+    found: dict[str, list[list[Any]]] = defaultdict(list)
+
+    def walk(at: Any, path: str, depth: int) -> None:
+        if isinstance(at, dict) and depth < DEPTH_MAX:
+            for key, value in at.items():
+                walk(value, f"{path}.{_escaped(key)}" if path else _escaped(key), depth + 1)
+        elif isinstance(at, list) and at and all(value is None or _is_number(value) for value in at):
+            found[path].append(at)
+
+    for document, _ in documents:
+        walk(document, "", 0)
+    record_ms = statistics.median([record.timestamp for _, record in documents])
+    for path, lists in found.items():
+        flat = [value for each in lists for value in each if value is not None]
+        if (
+            not _TIMES.search(path.split(".")[-1].removesuffix("s"))
+            or not flat
+            or _time_settings(flat, record_ms)[0] is None
+        ):
+            continue
+        sizes = [len(each) for each in lists]
+        values = [other for other, of in found.items() if other != path and [len(each) for each in of] == sizes]
+        if values:
+            return path, values
+    return None
+
+
+def _columnar(
+    times: str, values: Sequence[str], documents: Documents, notes: list[str]
+) -> tuple[dict[str, Any], list[str]]:
+    """(decode, channels) of documents that hold their ticks by columns."""
+    flat: list[Any] = []
+    for document, _ in documents:
+        at = _at(document, times)
+        flat += [value for value in at if value is not None] if isinstance(at, list) else []
+    settings = _time_settings(flat, statistics.median([record.timestamp for _, record in documents]))[0] or {}
+    decode: dict[str, Any] = {"each": f"{times}[*]", "ts": ".", **settings}
+    channels = _mapped({}, values)
+    decode["values"] = {name: f"^.{path}[#]" for name, path in zip(channels, values, strict=True)}
+    decode |= {"channel": None, "value": None}
+    series = _series_of(_leaves(documents), documents, "", notes)
+    if series is not None:
+        decode["series"] = f"^.{series}"
+    elif (keys := _keys(documents)) is not None:
+        decode["series"] = "@key"
+        notes.append(f"series: no field names it; the record's key does ({_listed(keys)})")
+    else:
+        decode["series"] = "@topic"
+        notes.append("series: nothing names it, and the records have no key; all is one series, named by the topic")
+    return decode, channels
 
 
 def _mapped(decode: dict[str, Any], paths: Sequence[str]) -> list[str]:

@@ -108,6 +108,26 @@ PRODUCERS: dict[str, tuple[list[Plain], str | None, set[str], set[str], str]] = 
         records([json.dumps({"device": f"d{d}", "readings": [{"ts": T0 + 5000 * i + 1000 * j, "temp": j} for j in range(5)]}) for i in range(4) for d in range(2)]),
         None, {"d0", "d1"}, {"temp"}, "1s",
     ),
+    "columns": (
+        records([json.dumps({"sensor": "p", "data": {"timestamps": [T0 + 2000 * i, T0 + 2000 * i + 1000], "temp": [1.5, None], "flow": [3, 4]}}) for i in range(3)]),
+        None, {"p"}, {"temp", "flow"}, "1s",
+    ),
+    "metricbeat": (
+        records([json.dumps({"@timestamp": f"2025-11-24T16:00:{10 * i:02d}Z", "host": {"name": "h"}, "system": {"cpu": {"idle": {"pct": 0.9}, "user": {"pct": 0.05}}}}) for i in range(5)]),
+        None, {"h"}, {"idle_pct", "user_pct"}, "10s",
+    ),
+    "metrics of a device": (
+        records([json.dumps({"metrics": [{"name": name, "timestamp": T0 + 1000 * i, "value": i} for name in ("temp", "flow")], "device": "plc1"}) for i in range(5)]),
+        None, {"plc1"}, {"temp", "flow"}, "1s",
+    ),
+    "lorawan": (
+        records([json.dumps({"ids": {"device_id": f"d{i % 2}"}, "received_at": f"2025-11-24T16:00:{i:02d}Z", "uplink": {"decoded": {"temp": i, "humidity": 4}, "gateways": [{"rssi": -100}]}}) for i in range(8)]),
+        None, {"d0", "d1"}, {"temp", "humidity"}, "2s",
+    ),
+    "vector": (
+        records([json.dumps({"name": name, "tags": {"host": "h1"}, "timestamp": f"2025-11-24T16:00:{i:02d}Z", "kind": "absolute", "gauge": {"value": 1.5}}) for i in range(5) for name in ("load1", "load5")]),
+        None, {"h1"}, {"load1", "load5"}, "1s",
+    ),
     "influx": (
         records([f"cpu,host=n1,cpu=cpu{i % 2} usage_idle=91.2,note=\"x\" {1764255600 + 10 * (i // 2)}000000000\nmem,host=n1 used=5i" for i in range(8)], begin=1764255600000),
         "influx", {"n1/cpu0", "n1/cpu1"}, {"usage_idle"}, "10s",
