@@ -272,7 +272,7 @@ class Pump:
         polled, self._stash = self._stash, []
         if not polled:
             timeout_ms = self.settings.poll_timeout_ms if idle else 0
-            polled = list(await self._source.poll(timeout_ms, self.settings.records_max))
+            polled = list(await self._source.poll(timeout_ms, self._records_wanted()))
         self._raise_commit_error()
         self._between_batches()
         if not polled:
@@ -438,10 +438,14 @@ class Pump:
             return [batch]
         return [take(batch, slice(at, at + most)) for at in range(0, len(batch), most)]
 
+    def _records_wanted(self) -> int:
+        """Records that make about one batch of ticks, by what records had lately."""
+        return max(1, int(self.settings.records_max / max(1.0, self._ticks_per_record)))
+
     def _fitting(self, polled: list[tuple[int, Sequence[Record]]]) -> list[tuple[int, Sequence[Record]]]:
-        """As many of these records as make about one batch of ticks, by what records had lately; the rest waits in the
-        stash, so that no turn takes as long as hundreds of batches."""
-        most = max(1, int(self.settings.records_max / max(1.0, self._ticks_per_record)))
+        """As many of these records as make about one batch of ticks; the rest waits in the stash, so that no turn takes as
+        long as hundreds of batches."""
+        most = self._records_wanted()
         if sum(len(records) for _, records in polled) <= most:
             return polled
         now: list[tuple[int, Sequence[Record]]] = []

@@ -5,13 +5,15 @@ from __future__ import annotations
 import functools
 import json
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from running import START, all_committed, committed, documents, made, on_virtual_clock, until, worker
 
 from streamrnn.codec import Decoder
-from streamrnn.records import Outputs
+from streamrnn.records import Outputs, Skipped
+from streamrnn.service.pump import Pump
 from streamrnn.stream.engine import Engine
 from streamrnn.transports.base import TransportError
 from streamrnn.transports.memory import MemoryBroker
@@ -177,6 +179,21 @@ async def test_a_turn_takes_about_a_batch_of_ticks() -> None:
             await until(lambda: all_committed(broker))
     assert sum(taken) == 40 * 500
     assert max(taken) <= 1000  # two records: before any was read, they are taken for fewer ticks
+
+
+def test_what_is_replayed_was_skipped_and_counted_before() -> None:
+    counted: Counter[str] = Counter()
+    pump = Pump.__new__(Pump)
+    pump._observer = SimpleNamespace(skipped=counted.update)  # type: ignore[assignment]
+    broker = MemoryBroker()
+    broker.create("ticks", 1)
+    for _ in range(8):
+        broker.append("ticks", 0, b"k", b"[]", START)
+    skipped = [Skipped(record, "where", 3) for record in broker.topics["ticks"][0]]
+    pump._count_skipped(skipped, {0: 5})
+    assert counted == {"where": 9}
+    pump._count_skipped(skipped, {})
+    assert counted == {"where": 33}
 
 
 @on_virtual_clock
