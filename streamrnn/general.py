@@ -244,7 +244,8 @@ class General:
                 if self.decode.series is None:
                     return None
                 what = "an empty text" if value == "" else "null or absent"
-                hint = "; unset it to go by the key" if len(self.layout.parts) == 1 and not value == "" else ""
+                keyed = len(self.layout.parts) == 1 and value != "" and not text.startswith("@")
+                hint = "; unset it to go by the key" if keyed else ""
                 raise Refused("no-series", f"the field {short(text)} is {what} (decode.series{hint})")
             else:
                 found.append(_named_by(value, text))

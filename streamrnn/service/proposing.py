@@ -347,6 +347,11 @@ def _settle_preset(decode: dict[str, Any], documents: Documents, notes: list[str
     if name in ("debezium", "debezium-flat"):
         return _settle_rows(decode, documents, notes)
     base = with_preset(decode, ())
+    if base.get("series") == "@key" and all(record.key is None for _, record in documents):
+        decode["series"] = base["series"] = "@topic"
+        notes.append(
+            "the records have no key, which names the series of this producer: all is one series, named by the topic"
+        )
     if name in ("telegraf", "influx"):
         documents = [(document, record) for document, record in documents if isinstance(document, dict)]
         kinds = Counter(each.get("name") for document, _ in documents for each in document.get("metrics", [document]))
@@ -625,7 +630,8 @@ def _time_of(leaves: Mapping[str, _Leaf], documents: Documents, notes: list[str]
             continue  # numbers that could be times by their size alone
         named = path.split(".")[-1].lower().lstrip("@")
         rank = 0.0 if named in ("ts", "time", "timestamp") else 0.5 if likely else 2.0
-        rank += 1.0 if "timezone" in settings or note else 0.0
+        # A time without a zone is the worse choice, and where nothing says which zone it is, it cannot be read yet.
+        rank += 1.0 if "timezone" in settings else 3.0 if note else 0.0
         rank += 0.25 * path.count(".") + (
             3.0 if re.search(r"receiv|receipt|ingest|process|insert|update|create", path, re.IGNORECASE) else 0
         )

@@ -168,6 +168,11 @@ def test_a_proposal_reads_the_records_rightly(name: str) -> None:
 
 
 def test_what_is_not_known_is_left_open_and_said() -> None:
+    keyless = propose(records([producers.QUIX]), "t")
+    assert keyless.settings["decode"] == {"preset": "quix", "series": "@topic"}
+    assert any("have no key" in note for note in keyless.notes)
+    zoned = [Plain(b'{"id":1,"ts":"2026-01-02 03:04:05.1","ltz":"2026-01-02 03:04:05.1Z","d":1.5}', timestamp=-1)]
+    assert propose(zoned, "t").settings["decode"]["ts"] == "ltz"  # the other needs a zone that nobody has said
     local = records(
         [json.dumps({"id": "p1", "ts": f"2026-07-02 03:04:0{i}", "temp": i}) for i in range(5)], begin=1_782_954_240_000
     )
