@@ -67,6 +67,7 @@ class General:
         self._envelope = envelope
         zone = zone_of(decode.timezone) if decode.timezone is not None else None
         self._texts, self._ns = TextTimes(decode.ts_unit, decode.ts_format, zone), NS[decode.ts_unit]
+        self._kafka_times = frozenset(i for i in self.layout.ts if self.layout.wanted[i].root in ("time", "window"))
         self._channels = {name: index for index, name in enumerate(spec.channels)}
         self._blank = (ABSENT,) * len(spec.channels)
         self._skips = decode.others == "skip"
@@ -266,6 +267,10 @@ class General:
                     return self._number_us(text)
                 raise Refused("timestamp", f"{short(text.decode())} is neither a number nor a text (decode.ts)")
             if kind is int:
+                if column in self._kafka_times:  # milliseconds, whatever the unit of the others; −1: there is none
+                    if ts < 0:
+                        continue
+                    return self._bounded(ts * 1000)
                 return self._bounded(ts * self._ns // 1000)
             if kind is str:
                 return self._bounded(self._texts.us(ts))

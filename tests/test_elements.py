@@ -68,6 +68,21 @@ def test_keys_may_begin_with_the_sign_of_the_record() -> None:
     )
 
 
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_the_records_own_time_has_its_own_unit(unit: str) -> None:
+    decode = {"ts": ["at", "@window.start", "@time"], "ts_unit": unit, "values": "*"}
+    right('{"series":"p","temp":1}', CHANNELS, decode, ("p", T0 + 7, {"temp": 1}), timestamp=T0 + 7)
+    right(
+        '{"series":"p","temp":1}',
+        CHANNELS,
+        decode,
+        ("p", T0, {"temp": 1}),
+        timestamp=T0 + 7,
+        key=b"k" + T0.to_bytes(8, "big"),
+    )
+    assert why('{"series":"p","temp":1}', CHANNELS, decode, timestamp=-1) == ["refused timestamp"]
+
+
 def test_arrays_by_number() -> None:
     record = '[321,[["5541.2","0.1","1764000000.25"],["5541.3","0.2","1764000001"]],"trade","XBT/USD"]'
     each = {"each": "[1][*]", "ts_unit": "s", "numbers": "text", "values": {"temp": "[0]", "flow": "[1]"}}
