@@ -6,21 +6,20 @@ neighbours are not touched by it.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from decimal import Decimal
 from itertools import chain
-from typing import Annotated, Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
-from msgspec import Meta
 
-from streamrnn.mapping import ABSENT, DecodeSpec, TsUnit, shape_of
-from streamrnn.records import Reason, Record, Rejected, TickBatch
+from streamrnn.general import General, Skip, Tick
+from streamrnn.instants import NS, UNREADABLE, Refused, TextTimes, number_us, short, text_us
+from streamrnn.mapping import DecodeSpec, check_bounds, shape_of
+from streamrnn.paths import ABSENT
+from streamrnn.records import Reason, Record, Rejected, Skipped, TickBatch
 from streamrnn.spec import StreamSpec
 
 __all__ = ["DETAIL_CHARS_MAX", "DecodeSpec", "Decoder", "dead_letter"]
@@ -33,23 +32,11 @@ DETAIL_CHARS_MAX = 200
 TS_MS_MAX = (1 << 62) // 1000 - 1
 
 HEADER_REASON, HEADER_DETAIL, HEADER_SOURCE = "streamrnn-reason", "streamrnn-detail", "streamrnn-source"
+HEADER_INDEX = "streamrnn-index"  # the place of the element that was refused, in a record of several
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_NS: dict[TsUnit, int] = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1000, "ns": 1}
-_PLACES = {1_000_000_000: 6, 1_000_000: 3}  # decimal places of a microsecond
-_INSTANT = msgspec.json.Decoder(Annotated[datetime, Meta(tz=True)])
-# "2026-11-27T12:00:05.123456Z": only a longer text can have more than microseconds, or an offset instead of the Z.
-_INSTANT_CHARS = 27
-_BELOW_MICROSECONDS = re.compile(r"(?<=\.[0-9]{6})[0-9]+")
 # "1764000000.123456": seconds of this century with microseconds at most (with an exponent there is room for fewer digits).
 # A double has them to a quarter of a microsecond.
 _SECONDS_CHARS, _SECONDS_MAX = 17, 4e9
-# What is written longer, or with a larger exponent, is no time that anybody measured.
-_NUMBER_CHARS_MAX, _EXPONENT_MAX = 64, 64
-
-# What a JSON decoder can raise on hostile bytes: syntax and type errors, bad UTF-8, an ignored field nested too deep.
-_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-
 # Characters a series name may not have: controls, line separators, and the marks that reorder text in a log.
 _UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
 _NOT_A_NUMBER = re.compile(rb"(?<![\w\"])(?:nan|inf)", re.IGNORECASE)
@@ -59,15 +46,6 @@ _BYTE_AT = re.compile(r"\(byte (\d+)\)")
 # msgspec calls a lone surrogate that ends the text a truncation or a short escape, so both are looked at again.
 _SURROGATE_TROUBLE = re.compile("surrogate|hex escape|truncated")
 _LONE_SURROGATE = re.compile(rb"\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]", re.DOTALL)
-
-
-class _Refused(Exception):
-    """Carries a refusal from where it is found to the loop that collects it; never leaves this file."""
-
-    def __init__(self, reason: Reason, detail: str) -> None:
-        super().__init__(detail)
-        self.reason = reason
-        self.detail = detail
 
 
 # A decoded row, then the series name and the event time (RFC 3339) that its envelope offers where the row has none.
@@ -93,7 +71,7 @@ def _strategy(root: type[msgspec.Struct]) -> _Strategy:
         event: Any = envelope.decode(value)
         payload = event.data if event.data_base64 is None else plain.decode(event.data_base64)
         if payload is None:
-            raise _Refused("no-values", "the CloudEvent has no data")
+            raise Refused("no-values", "the CloudEvent has no data")
         return payload, event.subject or event.partitionkey, event.time
 
     return row
@@ -141,24 +119,47 @@ class KeysSeen:
     example: str = ""
 
 
+class Decoded(NamedTuple):
+    """What records became, each in the order of the records."""
+
+    batch: TickBatch
+    rejected: list[Rejected]
+    skipped: list[Skipped]
+
+
 class Decoder:
-    """Decodes records of one stream. Holds no state between calls but what it counts, so a replay decodes the same."""
+    """Decodes records of one stream. Holds no state between calls but what it counts, so a replay decodes the same.
+
+    `many`: a record may hold many ticks.
+    """
 
     def __init__(self, spec: StreamSpec, decode: DecodeSpec | None = None) -> None:
         self.spec = spec
         self.decode_spec = decode or DecodeSpec()
+        self.json_keys = KeysSeen()
+        self.many = self.decode_spec.each is not None
+        check_bounds(self.decode_spec)
+        self._general: General | None = None
+        if not self.decode_spec.plain:
+            self._general = General(
+                spec, self.decode_spec, self._check_name, self._name_outside, self._instant_outside, _cloud_event
+            )
+            return
         self._shape = shape_of(spec, self.decode_spec)
         self._row = _strategy(self._shape.root)
+        self._bare = msgspec.json.Decoder(self._shape.root).decode  # records without headers: one call less
         self._ts_row = _strategy(self._shape.ts_root)
-        self.json_keys = KeysSeen()
+        self._texts = TextTimes(self.decode_spec.ts_unit)
         self._channel_index = {name: index for index, name in enumerate(spec.channels)}
         self._blank = (ABSENT,) * len(spec.channels)
-        paths = self.decode_spec.values or {name: f"values.{name}" for name in spec.channels}
-        shown = ", ".join(_short(paths[name]) for name in spec.channels[:3]) + (", …" if len(spec.channels) > 3 else "")
+        paths: Any = self.decode_spec.values or {name: f"values.{name}" for name in spec.channels}
+        shown = ", ".join(short(paths[name]) for name in spec.channels[:3]) + (", …" if len(spec.channels) > 3 else "")
         self._no_values = f"none of the fields {shown} is there (channels, decode.values)"
 
     def decode(self, records: Sequence[Record]) -> tuple[TickBatch, list[Rejected]]:
         """The readable records as a batch, the others with their reasons; both in the order of `records`."""
+        if self._general is not None:
+            return self._read(self._general, records)[:2]
         accepted: list[Record] = []
         series: list[str] = []
         ts_ms: list[int] = []
@@ -172,18 +173,21 @@ class Decoder:
         ms_max, ms_min = TS_MS_MAX, -TS_MS_MAX
         whole_ms, seconds = self.decode_spec.ts_unit == "ms", self.decode_spec.ts_unit == "s"
         kafka_time = self.decode_spec.ts is None
-        row_of, head, body, blank = self._row, self._shape.head, self._shape.body, self._blank
+        row_of, bare, head, body, blank = self._row, self._bare, self._shape.head, self._shape.body, self._blank
 
         for record in records:
             try:
                 payload = record.value
                 if payload is None:
-                    raise _Refused("tombstone", "the record has no value")
+                    raise Refused("tombstone", "the record has no value")
                 if len(payload) > bytes_max:
-                    raise _Refused(
+                    raise Refused(
                         "too-large", f"{len(payload)} bytes, at most {bytes_max} are read (decode.record_bytes_max)"
                     )
-                row, fallback_name, fallback_ts = row_of(payload, record.headers)
+                if record.headers:
+                    row, fallback_name, fallback_ts = row_of(payload, record.headers)
+                else:
+                    row, fallback_name, fallback_ts = bare(payload), None, None
                 try:
                     name, ts, channel, value = head(row)
                     values = body(row)
@@ -191,8 +195,8 @@ class Decoder:
                     name, ts, channel, value = self._shape.head_sparse(row)
                     values = self._shape.body_sparse(row)
 
-                if name is None:
-                    name = self._name_outside(fallback_name, record)
+                if name.__class__ is not str:
+                    name = self._name_outside(fallback_name, record) if name is None else str(name)
                 if not (name.isascii() and name.isprintable() and 0 < len(name) <= name_max):
                     self._check_name(name)
 
@@ -203,7 +207,7 @@ class Decoder:
                     ts_us = self._seconds_us(ts, fallback_ts, record)
                     ts = ts_us // 1000
                 elif ts.__class__ is str:
-                    ts_us = _text_us(ts)
+                    ts_us = self._texts.us(ts)
                     ts = ts_us // 1000
                 elif ts is None and kafka_time and not fallback_ts and record.timestamp >= 0:
                     ts = record.timestamp
@@ -211,18 +215,16 @@ class Decoder:
                     ts_us = self._instant_us(ts, fallback_ts, record)  # type: ignore[arg-type]
                     ts = ts_us // 1000
                 if not ms_min <= ts <= ms_max:
-                    raise _Refused(
-                        "timestamp", f"{_short(ts)} ms does not fit 64 bits of microseconds (decode.ts_unit)"
-                    )
+                    raise Refused("timestamp", f"{short(ts)} ms does not fit 64 bits of microseconds (decode.ts_unit)")
 
                 # blank's items are the schema's own defaults: equal only by identity, so only if no field was there.
                 if values == blank:
                     if channel is None:
-                        raise _Refused("no-values", self._no_values)
+                        raise Refused("no-values", self._no_values)
                     long.append((len(rows), self._long_channel(channel, value), value))
-            except _Refused as refusal:
+            except Refused as refusal:
                 rejected.append(Rejected(record, refusal.reason, refusal.detail[:DETAIL_CHARS_MAX]))
-            except _UNREADABLE as error:
+            except UNREADABLE as error:
                 reason, detail = self._classify(record, error)
                 rejected.append(Rejected(record, reason, detail[:DETAIL_CHARS_MAX]))
             else:
@@ -254,12 +256,70 @@ class Decoder:
         )
         return batch, rejected
 
-    def _long_channel(self, name: str, value: float | None) -> int:
-        index = self._channel_index.get(name)
+    def read(self, records: Sequence[Record]) -> Decoded:
+        """`decode`, and what is none of this stream's."""
+        if self._general is not None:
+            return self._read(self._general, records)
+        return Decoded(*self.decode(records), [])
+
+    def _read(self, general: General, records: Sequence[Record]) -> Decoded:
+        ticks: list[Tick] = []
+        counts: list[int] = []
+        rejected: list[Rejected] = []
+        skipped: list[Skipped] = []
+        bytes_max, decode = self.decode_spec.record_bytes_max, self.decode_spec
+        for record in records:
+            begin = len(ticks)
+            try:
+                payload = record.value
+                if payload is None:
+                    if decode.tombstones == "skip":
+                        raise Skip("tombstone")
+                    raise Refused("tombstone", "the record has no value")
+                if len(payload) > bytes_max:
+                    raise Refused(
+                        "too-large", f"{len(payload)} bytes, at most {bytes_max} are read (decode.record_bytes_max)"
+                    )
+                if decode.leading == "skip" and payload[:1] != b"{":
+                    at = payload.find(b"{")
+                    payload = payload[at:] if at > 0 else payload
+                general.read(payload, record, ticks, rejected, skipped)
+            except Skip as skip:
+                skipped.append(Skipped(record, skip.reason))
+            except Refused as refusal:
+                del ticks[begin:]
+                rejected.append(Rejected(record, refusal.reason, refusal.detail[:DETAIL_CHARS_MAX]))
+            except UNREADABLE as error:
+                del ticks[begin:]
+                reason, detail = self._classify(record, error)
+                rejected.append(Rejected(record, reason, detail[:DETAIL_CHARS_MAX]))
+            counts.append(len(ticks) - begin)
+        return Decoded(self._batch_of(records, counts, ticks), rejected, skipped)
+
+    def _batch_of(self, records: Sequence[Record], counts: Sequence[int], ticks: Sequence[Tick]) -> TickBatch:
+        """The ticks of these records, so many of each."""
+        total, width = len(ticks), len(self.spec.channels)
+        matrix = np.fromiter(chain.from_iterable([tick[2] for tick in ticks]), np.float64, total * width)
+        index = np.array([tick[4] for tick in ticks], np.int32)
+        accepted = [record for record, count in zip(records, counts, strict=True) for _ in range(count)]
+        return TickBatch(
+            records=accepted,
+            partition=np.repeat(np.array([record.partition for record in records], np.int32), counts),
+            offset=np.repeat(np.array([record.offset for record in records], np.int64), counts),
+            record_ts_ms=np.repeat(np.array([record.timestamp for record in records], np.int64), counts),
+            series=[tick[0] for tick in ticks],
+            ts_us=np.array([tick[1] for tick in ticks], np.int64),
+            values=matrix.reshape(total, width),
+            channel=np.array([tick[3] for tick in ticks], np.int16),
+            index=index if (index >= 0).any() else index[:0],
+        )
+
+    def _long_channel(self, name: int | str, value: float | None) -> int:
+        index = self._channel_index.get(str(name))
         if index is None:
-            raise _Refused("unknown-channel", f"{_short(name)} is not one of the configured `channels`")
+            raise Refused("unknown-channel", f"{short(name)} is not one of the configured `channels`")
         if value is ABSENT:
-            raise _Refused("no-values", f"a long record without the field {self.decode_spec.value!r} (decode.value)")
+            raise Refused("no-values", f"a long record without the field {self.decode_spec.value!r} (decode.value)")
         return index
 
     def _name_outside(self, fallback: _Text, record: Record) -> str:
@@ -267,8 +327,8 @@ class Decoder:
         field = self.decode_spec.series
         key: Any = fallback or record.key
         if field is not None:
-            raise _Refused(
-                "no-series", f"the field {_short(field)} is null or absent (decode.series; unset it to go by the key)"
+            raise Refused(
+                "no-series", f"the field {short(field)} is null or absent (decode.series; unset it to go by the key)"
             )
         try:
             if key.__class__ is bytes:
@@ -281,33 +341,33 @@ class Decoder:
             if isinstance(key, bytearray | memoryview):
                 return bytes(key).decode()
         except UnicodeDecodeError:
-            raise _Refused("range", "no field `series`, and the record key is not UTF-8 (decode.series)") from None
+            raise Refused("range", "no field `series`, and the record key is not UTF-8 (decode.series)") from None
         if key is None:
-            raise _Refused("no-series", "neither the field `series` nor the record key is there (decode.series)")
-        raise _Refused("no-series", "no field `series`, and the record key is not bytes (decode.series)")
+            raise Refused("no-series", "neither the field `series` nor the record key is there (decode.series)")
+        raise Refused("no-series", "no field `series`, and the record key is not bytes (decode.series)")
 
     def _check_name(self, name: str) -> None:
         if not name:
             if self.decode_spec.series is not None:
-                raise _Refused(
-                    "no-series", f"the field {_short(self.decode_spec.series)} is an empty text (decode.series)"
+                raise Refused(
+                    "no-series", f"the field {short(self.decode_spec.series)} is an empty text (decode.series)"
                 )
-            raise _Refused("range", "the series name is empty")
+            raise Refused("range", "the series name is empty")
         if _UNFIT.search(name):
-            raise _Refused("range", f"control characters in the series name {_short(name)}")
+            raise Refused("range", f"control characters in the series name {short(name)}")
         size, most = len(name.encode()), self.decode_spec.series_bytes_max
         if size > most:
-            raise _Refused("range", f"a series name of {size} bytes, at most {most} are read (decode.series_bytes_max)")
+            raise Refused("range", f"a series name of {size} bytes, at most {most} are read (decode.series_bytes_max)")
 
     def _instant_us(self, ts: int | float | None, fallback: _Text, record: Record) -> int:
         """Event time in microseconds where `ts` is no text, and not an int of milliseconds. What is finer is cut off."""
-        ns = _NS[self.decode_spec.ts_unit]
+        ns = NS[self.decode_spec.ts_unit]
         if isinstance(ts, int):
             return ts * ns // 1000
         if ts is None:
             return self._instant_outside(fallback, record)
         row, _, _ = self._ts_row(record.value or b"", record.headers)
-        return _number_us(bytes(self._shape.ts_text(row)), ns)
+        return number_us(bytes(self._shape.ts_text(row)), ns)
 
     def _seconds_us(self, ts: Any, fallback: _Text, record: Record) -> int:
         """The same where numbers are seconds, and `ts` is the JSON that is written."""
@@ -320,10 +380,10 @@ class Decoder:
             if text == b"null":
                 return self._instant_outside(fallback, record)
             if text[:1] != b'"':
-                raise _Refused(
-                    "timestamp", f"{_short(text.decode())} is neither a number nor a text (decode.ts)"
+                raise Refused(
+                    "timestamp", f"{short(text.decode())} is neither a number nor a text (decode.ts)"
                 ) from None
-            return _text_us(msgspec.json.decode(text))
+            return self._texts.us(msgspec.json.decode(text))
         if 1e9 <= seconds < _SECONDS_MAX:
             us = round(seconds * 1e6)
             if len(ts) <= _SECONDS_CHARS:
@@ -332,22 +392,22 @@ class Decoder:
             nearest = us / 1e6
             if seconds != nearest:
                 return us if seconds > nearest else us - 1
-        return _number_us(bytes(ts), _NS["s"])
+        return number_us(bytes(ts), NS["s"])
 
     def _instant_outside(self, fallback: _Text, record: Record) -> int:
         """Event time from the envelope or the record's own timestamp, where no field is mapped to it."""
         if self.decode_spec.ts is not None:
-            field = _short(self.decode_spec.ts)
-            raise _Refused(
+            field = short(self.decode_spec.ts)
+            raise Refused(
                 "timestamp", f"the field {field} is null or absent (decode.ts; unset it to go by the record's time)"
             )
         if fallback:
             try:
-                return _text_us(fallback if isinstance(fallback, str) else fallback.decode())
-            except (_Refused, UnicodeDecodeError):
-                raise _Refused("timestamp", "the CloudEvent's time is not RFC 3339") from None
+                return text_us(fallback if isinstance(fallback, str) else fallback.decode())
+            except (Refused, UnicodeDecodeError):
+                raise Refused("timestamp", "the CloudEvent's time is not RFC 3339") from None
         if record.timestamp < 0:
-            raise _Refused("timestamp", "neither the record nor its value has a timestamp (decode.ts)")
+            raise Refused("timestamp", "neither the record nor its value has a timestamp (decode.ts)")
         return record.timestamp * 1000
 
     def _classify(self, record: Record, error: Exception) -> tuple[Reason, str]:
@@ -359,7 +419,10 @@ class Decoder:
         message = str(error)
         what, _, path = message.partition(" - at `$")
         if isinstance(error, msgspec.ValidationError):
-            if path.rstrip("`") in (f".{self._shape.ts_path}", f".data.{self._shape.ts_path}"):
+            if self._general is None and path.rstrip("`") in (
+                f".{self._shape.ts_path}",
+                f".data.{self._shape.ts_path}",
+            ):
                 return "timestamp", f"{message} (decode.ts)"
             if "` <= " in what or "` >= " in what:
                 return "range", f"{message} (decode.value_abs_max)"
@@ -380,51 +443,9 @@ class Decoder:
 def _is_json(key: bytes) -> bool:
     try:
         msgspec.json.decode(key)
-    except _UNREADABLE:
+    except UNREADABLE:
         return False
     return True
-
-
-def _text_us(text: str) -> int:
-    """Microseconds since 1970 of an RFC 3339 text with an offset; digits beyond the sixth are cut off."""
-    cut = _BELOW_MICROSECONDS.sub("", text) if len(text) > _INSTANT_CHARS else text
-    try:
-        since = _INSTANT.decode(f'"{cut}"') - _EPOCH
-    except (*_UNREADABLE, ValueError, OverflowError):
-        raise _Refused(
-            "timestamp", f"{_short(text)} is not RFC 3339 with an offset, and not a number (decode.ts)"
-        ) from None
-    us: int = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
-    return us
-
-
-def _number_us(text: bytes, ns: int) -> int:
-    """Microseconds of a JSON number of units of `ns` nanoseconds: exactly what is written, cut off.
-
-    A double would not do: of 1764000005.999999999 it is 1764000006.
-    """
-    whole, _, fraction = text.partition(b".")
-    places = _PLACES.get(ns, 0)
-    if places and whole.isdigit() and fraction.isdigit() and len(text) <= _NUMBER_CHARS_MAX:
-        return int(whole + fraction[:places].ljust(places, b"0"))
-    if len(text) <= _NUMBER_CHARS_MAX:
-        sign, digits, exponent = Decimal(text.decode()).as_tuple()
-        if isinstance(exponent, int) and abs(exponent) <= _EXPONENT_MAX:
-            count = int("".join(map(str, digits))) * ns * (-1 if sign else 1)
-            return count * int(10**exponent) // 1000 if exponent >= 0 else count // int(1000 * 10**-exponent)
-    number = float(text)
-    if not math.isfinite(number):
-        raise _Refused("timestamp", f"{_short(text.decode())} is not a time (decode.ts)")
-    up, down = number.as_integer_ratio()
-    return up * ns // (down * 1000)
-
-
-def _short(thing: object) -> str:
-    """A bounded, printable ASCII picture of something that came from outside."""
-    if isinstance(thing, int):
-        return str(thing) if abs(thing) < 10**30 else "a number of more than 30 digits"
-    text = str(thing)
-    return ascii(text if len(text) <= 40 else text[:40] + "…")
 
 
 def dead_letter(rejected: Rejected) -> tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]:
@@ -434,11 +455,13 @@ def dead_letter(rejected: Rejected) -> tuple[bytes | None, bytes | None, list[tu
     """
     record = rejected.record
     source = f"{record.topic}/{record.partition}/{record.offset}"
-    ours = (HEADER_REASON, HEADER_DETAIL, HEADER_SOURCE)
+    ours = (HEADER_REASON, HEADER_DETAIL, HEADER_SOURCE, HEADER_INDEX)
     headers = [header for header in record.headers if header[0] not in ours]
     headers += [
         (HEADER_REASON, rejected.reason.encode()),
         (HEADER_DETAIL, rejected.detail[:DETAIL_CHARS_MAX].encode("utf-8", "backslashreplace")),
         (HEADER_SOURCE, source.encode()),
     ]
+    if rejected.index >= 0:
+        headers.append((HEADER_INDEX, str(rejected.index).encode()))
     return record.key, record.value, headers

@@ -23,7 +23,7 @@ class Encoder:
         self._buffer: U8 = np.empty(1 << 20, dtype=np.uint8)
 
     def forecasts(self, batch: ForecastBatch, ticks: TickBatch) -> list[bytes]:
-        """One JSON document per forecast, in the batch's order."""
+        """One JSON document per forecast, in the batch's order. `source.index` is there where its record had several ticks."""
         pieces, edges = self._pieces_for(batch.model)
         names, name_edges = _quoted(batch.series)
         values: list[bytes] = []
@@ -46,6 +46,13 @@ class Encoder:
                 values.append(whole[start:end])
                 start = end
             begin += fitted
+        if len(ticks.index):
+            places = ticks.index[batch.tick].tolist()
+            # Within `source`, which is the last that a forecast says.
+            values = [
+                value if place < 0 else b'%s,"index":%d}}' % (value[:-2], place)
+                for value, place in zip(values, places, strict=True)
+            ]
         return values
 
     def imputations(self, batch: ImputationBatch, ticks: TickBatch) -> list[bytes]:
@@ -68,17 +75,20 @@ class Encoder:
                 else:
                     shown[name] = None if math.isnan(value) else value
             tick = batch.tick[i]
+            source: dict[str, str | int] = {
+                "topic": self.topic,
+                "partition": int(ticks.partition[tick]),
+                "offset": int(ticks.offset[tick]),
+            }
+            if len(ticks.index) and ticks.index[tick] >= 0:
+                source["index"] = int(ticks.index[tick])
             document = {
                 "series": batch.series[i],
                 "ts": milliseconds(int(batch.ts_us[i])),
                 "values": shown,
                 "imputed": imputed,
                 "kind": "missing-channel" if batch.kind[i] == KIND_TICK else "missing-tick",
-                "source": {
-                    "topic": self.topic,
-                    "partition": int(ticks.partition[tick]),
-                    "offset": int(ticks.offset[tick]),
-                },
+                "source": source,
             }
             values.append(orjson.dumps(document))
         return values

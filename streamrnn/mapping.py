@@ -8,7 +8,6 @@ contract does not name cost only their bytes.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
@@ -17,13 +16,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from streamrnn.paths import ABSENT, Key, parse_path
 from streamrnn.spec import StreamSpec
 
 TsUnit = Literal["s", "ms", "us", "ns"]
-
-# Stands for "the field is not there" among the channel values. `null` arrives as None and a number as another object,
-# and JSON has no NaN, so identity tells the three apart (tuples compare by identity first).
-ABSENT = math.nan
 
 Path = tuple[str, ...]
 
@@ -31,38 +27,99 @@ Path = tuple[str, ...]
 SERIES, TS = "series", "ts"
 
 
+Numbers = Literal["strict", "text", "decimal"]
+Policy = Literal["refuse", "skip"]
+# `influx` is read as the objects that Telegraf's JSON has (`streamrnn.influx`).
+Format = Literal["json", "json-schema", "msgpack", "influx"]
+Scalar = str | int | float | bool | None
+# A part of a series' name: a path, or several that are joined by `-`.
+Part = str | tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class DecodeSpec:
-    r"""Field paths and bounds. A path is JSON keys joined by dots (`device.id`); `\.` is a dot inside a key.
+    r"""Where the fields are, and bounds. A path is JSON keys joined by dots (`device.id`); `streamrnn.paths` has all forms.
 
     `series` and `ts` None: the contract's fields of these names, and where one is absent or null the record's key, or its
     timestamp (in a CloudEvent what the envelope says). A path that is set has no fallback: a record without it is refused.
-    `values` maps every channel to its path; None means `values.<channel>`. `channel` and `value` are the long form;
-    both None: long records are not read. `ts_unit` says what a number `ts` counts (RFC 3339 text is read always).
+    `series` may be several paths, joined by `/`; one that ends with `?` is left out where it is absent or empty. `ts` and
+    `value` may be several, of which the first that is there counts. `ts_unit` says what a number `ts` counts, also where it
+    is written as a text (RFC 3339 text is read always); `ts_format` how other texts are written, `timezone` what texts without a
+    zone mean (None: they are refused). `values` maps every channel to its path, or to several; None means
+    `values.<channel>`, and one text with `*` for the channel, such as `fields.*`, maps all of them. `channel` and `value` are
+    the long form; both None: long records are not read.
+
+    `format`: `json-schema` is JSON behind Confluent's frame of five bytes, or without it (its id in a header); MessagePack
+    has the same objects as JSON; Influx line protocol is read as those that Telegraf writes as JSON.
+    `each`: arrays (or objects, `devices.*`) whose elements are the ticks of a record. `where`: by path the value that an
+    element must have, or a tuple of such; others are skipped. `numbers`: `text` reads numbers written as text, `decimal`
+    also Connect's base64 of unscaled bytes, with `scale` decimal places (one for all, or by channel); in both the words NaN
+    and Infinity are missing values. `unwrap`: a document that is an object with this key is what stands there.
+    `others`: what becomes of elements without a channel that is known. `tombstones`: of records without a value, or null.
+
+    `leading`: `skip` reads from the first `{` on, what a logger wrote before it. `elements_max` of a record are read.
+
     `value_abs_max` bounds the values. A number is read as the nearest double: whole numbers beyond 2^53 lose digits.
+    `quirk` names what a preset needs beyond paths (`streamrnn.quirks`).
     """
 
-    series: str | None = None
-    ts: str | None = None
+    series: str | tuple[Part, ...] | None = None
+    ts: str | tuple[str, ...] | None = None
     ts_unit: TsUnit = "ms"
-    values: Mapping[str, str] | None = None
+    values: str | Mapping[str, str | tuple[str, ...]] | None = None
     channel: str | None = "channel"
-    value: str | None = "value"
+    value: str | tuple[str, ...] | None = "value"
     record_bytes_max: int = 1 << 20
     series_bytes_max: int = 256
     # Octet counters (2^64) and wei (1e20) fit; what is beyond is a fault far more often than a value.
     value_abs_max: float = 1e30
+    format: Format = "json"
+    each: str | tuple[str, ...] | None = None
+    where: Mapping[str, Scalar | tuple[Scalar, ...]] | None = None
+    ts_format: str | None = None
+    timezone: str | None = None
+    numbers: Numbers = "strict"
+    scale: int | Mapping[str, int] | None = None
+    unwrap: str | None = None
+    others: Policy = "refuse"
+    tombstones: Policy = "refuse"
+    leading: Policy = "refuse"
+    elements_max: int = 10_000
+    quirk: str | None = None
 
     @property
     def series_path(self) -> str:
-        return SERIES if self.series is None else self.series
+        return self.series if isinstance(self.series, str) else SERIES
 
     @property
     def ts_path(self) -> str:
-        return TS if self.ts is None else self.ts
+        return self.ts if isinstance(self.ts, str) else TS
+
+    @property
+    def plain(self) -> bool:
+        """One tick a record, each field at keys of its own: what `shape_of` has a schema for."""
+        paths = [self.series, self.ts, self.channel, self.value]
+        if isinstance(self.values, str):
+            return False
+        paths += (self.values or {}).values()
+        if not all(path is None or (isinstance(path, str) and _keys_alone(path)) for path in paths):
+            return False
+        default = DecodeSpec()
+        return all(
+            getattr(self, name) == getattr(default, name)
+            for name in (
+                "format", "each", "where", "ts_format", "timezone", "numbers", "unwrap", "others", "tombstones", "leading",
+                "quirk",
+            )
+        )  # fmt: skip
 
 
-Head = tuple[str | None, int | float | str | msgspec.Raw | None, str | None, float | None]
+def _keys_alone(path: str) -> bool:
+    """Raises ValueError."""
+    return not path.endswith("?") and parse_path(path).plain
+
+
+Head = tuple[int | str | None, int | float | str | msgspec.Raw | None, int | str | None, float | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,16 +152,16 @@ _Tree = dict[str, "_Leaf | _Tree"]
 
 
 def split_path(path: str) -> Path:
-    r"""Keys of a dotted path; `\.` is a dot within a key. Raises ValueError on an empty key."""
-    keys = tuple(key.replace("\\.", ".") for key in re.split(r"(?<!\\)\.", path))
-    if "" in keys:
-        raise ValueError(f"decode: the field path {path!r} has an empty key")
+    r"""Keys of a dotted path; `\.` is a dot within a key. Raises ValueError on an empty key, or where it is no such path."""
+    keys = tuple(step.name for step in parse_path(path).steps if isinstance(step, Key))
+    if not parse_path(path).plain:
+        raise ValueError(f"decode: the field path {path!r} is more than keys")
     return keys
 
 
 def shape_of(spec: StreamSpec, decode: DecodeSpec) -> Shape:
     """The structs for these paths. Raises ValueError where paths collide or cannot be mapped; it says which."""
-    _check_bounds(decode)
+    check_bounds(decode)
     number = Annotated[float, Meta(ge=-decode.value_abs_max, le=decode.value_abs_max)]
 
     tree: _Tree = {}
@@ -113,10 +170,11 @@ def shape_of(spec: StreamSpec, decode: DecodeSpec) -> Shape:
     # A text stays one: msgspec would round the digits of an instant beyond the sixth, and they are cut off. Seconds mostly
     # have a fraction, and of that the digits are wanted too.
     ts_kind: Any = msgspec.Raw if decode.ts_unit == "s" else int | float | str | None
-    head_leaves = [_Leaf(str | None, None), _Leaf(ts_kind, None)]
-    if decode.channel is not None and decode.value is not None:
+    # A series may be named by a number.
+    head_leaves = [_Leaf(int | str | None, None), _Leaf(ts_kind, None)]
+    if decode.channel is not None and isinstance(decode.value, str):
         head_paths += [split_path(decode.channel), split_path(decode.value)]
-        head_leaves += [_Leaf(str | None, None), _Leaf(number | None, ABSENT)]
+        head_leaves += [_Leaf(int | str | None, None), _Leaf(number | None, ABSENT)]
     for path, leaf in zip(head_paths, head_leaves, strict=True):
         _plant(tree, path, leaf)
     value_paths = _value_paths(spec, decode)
@@ -145,7 +203,7 @@ def shape_of(spec: StreamSpec, decode: DecodeSpec) -> Shape:
     )
 
 
-def _check_bounds(decode: DecodeSpec) -> None:
+def check_bounds(decode: DecodeSpec) -> None:
     if (decode.channel is None) != (decode.value is None):
         raise ValueError("decode: the long form needs both `channel` and `value`, or neither")
     if not 0.0 < decode.value_abs_max < math.inf:
@@ -157,7 +215,7 @@ def _check_bounds(decode: DecodeSpec) -> None:
 def _value_paths(spec: StreamSpec, decode: DecodeSpec) -> list[Path]:
     if len(set(spec.channels)) < len(spec.channels):
         raise ValueError("a channel is named twice")
-    if decode.values is None:
+    if not isinstance(decode.values, Mapping):
         return [("values", channel) for channel in spec.channels]
     unknown = sorted(set(decode.values) - set(spec.channels))
     without = [channel for channel in spec.channels if channel not in decode.values]
@@ -165,7 +223,7 @@ def _value_paths(spec: StreamSpec, decode: DecodeSpec) -> list[Path]:
         raise ValueError(f"decode: values maps {unknown[0]!r}, which is not one of the channels")
     if without:
         raise ValueError(f"decode: values maps no path to the channel {without[0]!r}")
-    paths = [split_path(decode.values[channel]) for channel in spec.channels]
+    paths = [split_path(str(decode.values[channel])) for channel in spec.channels]
     if len(set(paths)) < len(paths):
         raise ValueError("decode: values maps two channels to the same path")
     return paths

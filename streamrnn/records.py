@@ -7,8 +7,8 @@ more than the whole recurrent step.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Literal, Protocol
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,6 +85,31 @@ class Rejected:
     record: Record
     reason: Reason
     detail: str
+    index: int = -1  # of the element, where the record has more than one
+
+
+# Why a record, or an element of one, is none of this stream's: counted, and not dead-lettered.
+SkipReason = Literal[
+    "tombstone",  # no value, or null, where decode.tombstones says so
+    "delete",  # a row that was deleted (change data capture)
+    "where",  # not what decode.where takes
+    "other",  # no channel that is configured, where decode.others says so: another measurement, a heartbeat
+    "empty",  # an array without elements
+]
+SKIP_REASONS: tuple[SkipReason, ...] = ("tombstone", "delete", "where", "other", "empty")
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """So many elements of a record (1 where it is one itself) that are none of this stream's."""
+
+    record: Record
+    reason: SkipReason
+    elements: int = 1
+
+
+def _no_index() -> I32:
+    return np.empty(0, dtype=np.int32)
 
 
 @dataclass(slots=True)
@@ -93,7 +118,8 @@ class TickBatch:
 
     `ts_us` is event time in microseconds, `record_ts_ms` the record's own Kafka timestamp (-1: it has none). `values` is
     [tick, channel] with NaN for a missing value. `channel[i]` is −1 for a wide tick (the record is the whole step) and the
-    channel's index for a long one.
+    channel's index for a long one. `index[i]` is the place of the tick's element in a record of several, −1 in others; empty
+    where no record has several.
     """
 
     records: Sequence[Record]
@@ -104,6 +130,7 @@ class TickBatch:
     ts_us: I64
     values: F64
     channel: I16
+    index: I32 = field(default_factory=_no_index)
 
     def __len__(self) -> int:
         return len(self.series)
@@ -111,10 +138,12 @@ class TickBatch:
 
 def take(batch: TickBatch, rows: I64 | slice) -> TickBatch:
     """Some ticks of a batch; every field is one value a tick."""
-    parts = {}
+    parts: dict[str, Any] = {}
     for each in fields(TickBatch):
         value = getattr(batch, each.name)
-        if isinstance(value, np.ndarray) or isinstance(rows, slice):
+        if isinstance(value, np.ndarray) and len(value) < len(batch):  # of no tick at all
+            parts[each.name] = value
+        elif isinstance(value, np.ndarray) or isinstance(rows, slice):
             parts[each.name] = value[rows]
         else:
             parts[each.name] = [value[row] for row in rows.tolist()] if len(value) else value

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from streamrnn.cli import backtest, demo, inspect, models, reset, serve, simulate, topics
+from streamrnn.cli import backtest, decode, demo, inspect, models, reset, serve, simulate, topics
 from streamrnn.cli.exit_codes import ExitCode, exit_code_of
 
 app = typer.Typer(
@@ -17,7 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for group in (demo, serve, simulate, backtest, topics, inspect, reset):
+for group in (demo, serve, simulate, backtest, decode, topics, inspect, reset):
     group.register(app)
 app.add_typer(models.app, name="models")
 

@@ -226,11 +226,12 @@ class Filling(NamedTuple):
 
 class Plan(NamedTuple):
     """Which experts a stream has: by expert its place among the losses (`place`) and among the moves kept (`kept`), −1: none;
-    after how many frames it is believed (`wakes`)."""
+    after how many frames it is believed (`wakes`); those that a stack adds up (`members`)."""
 
     place: I64
     kept: I64
     wakes: I64
+    members: I64
     cross: bool  # the linear experts look at the other channels
 
 

@@ -21,18 +21,11 @@ from __future__ import annotations
 import numpy as np
 
 from streamrnn.kernels import inlined, inner
-from streamrnn.kernels.columns import (
-    LEVELS,
-    Calibration,
-    Filling,
-    Frames,
-    History,
-    Pending,
-    Real,
-    Tracking,
-)
+from streamrnn.kernels.columns import LEVELS, Filling, Frames, Real
 from streamrnn.kernels.features import REST
 from streamrnn.kernels.intervals import both
+from streamrnn.kernels.rowviews import Shape, series_row
+from streamrnn.kernels.scratch import Given, scratch_at, settings_at
 from streamrnn.records import F32, F64, I64, Bool
 
 SHARE = 0.002  # weight of the newest frame in the second moment
@@ -127,14 +120,15 @@ def lasting(swing: float, sigma: float) -> float:
 
 
 @inner
-def prepare(
-    history: History, calibration: Calibration, filling: Filling, tracking: Tracking, noise: F64, bounds: F64
-) -> None:
+def prepare(address: int, shape: Shape, given: Given) -> None:
     """What fills and their tests need as it was before the frame's values were looked at.
 
     `noise` [channel] ← what lasts of the last fill's variance, in squares of one-step errors, 0 where the value came; `bounds`
     [channel, 2] ← the outer offsets of one step, in the channel's own numbers.
     """
+    state, scratch, tracking = series_row(address, shape), scratch_at(given, shape), settings_at(given, shape).tracking
+    history, calibration, filling = state.history, state.calibration, state.filling
+    noise, bounds = scratch.noise, scratch.bounds
     last = tracking.level.shape[0] - 1
     for c in range(noise.shape[0]):
         sigma, theta = np.float64(calibration.sigma[c, 0]), calibration.theta[c, 0]
@@ -174,38 +168,39 @@ def _interval(
 @inner
 def fill(
     i: int,
-    x: F32,
-    came: Bool,
     frames: Frames,
-    history: History,
-    pending: Pending,
-    filling: Filling,
-    levels: F64,
-    seen: I64,
-    residual: F64,
-    left: F64,
-    part: F64,
-    factor: F64,
-    solved: F64,
-    explained: F64,
-    shifts: F64,
-    apart: F64,
-    noise: F64,
-    bounds: F64,
-    none: F64,
-    known: I64,
-    missing: I64,
-    but: I64,
-    everyone: I64,
+    address: int,
+    shape: Shape,
+    given: Given,
     value_out: F64,
     lower_out: F64,
     upper_out: F64,
     filled_out: Bool,
 ) -> None:
-    """Fills `x` [channel] where nothing `came`, writes fills to their outputs, and learns from what came.
-
-    `seen` [channel]: whether a channel has begun. What follows is scratch.
-    """
+    """Fills `Scratch.x` where nothing came, writes fills to their outputs, and learns from what came."""
+    state, scratch, levels = (
+        series_row(address, shape),
+        scratch_at(given, shape),
+        settings_at(given, shape).tracking.level,
+    )
+    history, pending, filling = state.history, state.pending, state.filling
+    x, came, seen, residual, left, part = (
+        scratch.x,
+        scratch.came,
+        scratch.seen,
+        scratch.residual,
+        scratch.left,
+        scratch.part,
+    )
+    factor, solved, explained, shifts, apart = (
+        scratch.joint,
+        scratch.solved,
+        scratch.explained,
+        scratch.shifts,
+        scratch.apart,
+    )
+    noise, bounds, none, known, missing = scratch.noise, scratch.bounds, scratch.none, scratch.known, scratch.missing
+    but, everyone = scratch.but, scratch.everyone
     n = frames.number[i]
     row = frames.fill_row[i]
     channels = x.shape[0]

@@ -31,11 +31,9 @@ from streamrnn.kernels.columns import (
     STACK,
     Frames,
     Ladder,
-    Plan,
+    Mixture,
     Real,
     Regression,
-    Seasons,
-    Tracking,
     from_bits,
     to_bits,
     within,
@@ -56,23 +54,14 @@ from streamrnn.kernels.experts.season_ago import season_ago
 from streamrnn.kernels.features import REST
 from streamrnn.kernels.intervals import SHRINK, SPREAD_FLOOR, opened, track
 from streamrnn.kernels.network import Lanes, Layers
-from streamrnn.kernels.rowviews import Shape, State, no_row, series_row
+from streamrnn.kernels.rowviews import Shape, State, series_row
+from streamrnn.kernels.scratch import Given, Scratch, Settings, scratch_at, settings_at
 from streamrnn.records import F32, F64, I64, Bool
 
 SAID_MAX = np.float32(5.0)  # in usual errors: a network says no more
 WEIGHTS_MAX = np.float32(1e12)  # of linear experts, together: more is learnt from no numbers
 NO_NUMBER, NOTHING = np.uint16(0x7FC0), np.uint16(0)  # upper halves of float32
 LABEL_CLIP = np.float32(10.0)  # in usual moves over the rung: the label of the expert of moves
-
-
-class Settings(NamedTuple):
-    """What is settled with the stream's settings. `regular`: steps are numbered, so a jump of their numbers is seen."""
-
-    ladder: Ladder
-    seasons: Seasons
-    plan: Plan
-    tracking: Tracking
-    regular: bool
 
 
 class Network(NamedTuple):
@@ -121,111 +110,6 @@ class Matured(NamedTuple):
     inside: I64
 
 
-class Scratch(NamedTuple):
-    """Room for one frame's numbers."""
-
-    x: F32
-    came: Bool
-    seen: I64
-    said: F32  # [expert]
-    moves: F32  # [rung]
-    labels: F32
-    features: F32
-    wave: F32
-    wave_ago: F32
-    level: F32  # [1 + horizon]
-    foreseen: F32  # [expert, horizon]
-    raw: F32  # [horizon]
-    mean: F32  # [channel, horizon]
-    added: F32  # [horizon]
-    shown: F32  # [channel, input]
-    calendar: F32
-    says: F32  # [channel, rung]
-    share: F32
-    due: I64  # [rung]
-    cell: I64
-    newest: I64
-    origin: I64
-    turn: I64
-    label_at: I64
-    work: F32
-    inverse: F32
-    offsets: F64  # [level, horizon]
-    sigma: F64  # [rung]
-    phases: F32  # [season]
-    residual: F64
-    left: F64
-    part: F64
-    joint: F64
-    solved: F64
-    explained: F64
-    shifts: F64
-    apart: F64
-    noise: F64
-    bounds: F64
-    none: F64
-    known: I64
-    missing: I64
-    but: I64
-    everyone: I64
-
-
-def scratch_of(shape: Shape, horizon: int, inputs: int, waves: int) -> Scratch:
-    """Room for a frame's numbers, to be made once. `inputs` of a network, of which so many are `waves` of the calendar."""
-    channels, rungs, widest = shape.channels, shape.rungs, max(shape.moves, shape.deviations, 8)
-    f32 = np.float32
-
-    def whole(count: int) -> I64:
-        return np.zeros(count, dtype=np.int64)
-
-    return Scratch(
-        x=np.zeros(channels, dtype=f32),
-        came=np.zeros(channels, dtype=np.bool_),
-        seen=whole(channels),
-        said=np.zeros(EXPERTS, dtype=f32),
-        moves=np.zeros(rungs, dtype=f32),
-        labels=np.zeros(rungs, dtype=f32),
-        features=np.zeros(widest, dtype=f32),
-        wave=np.zeros(4, dtype=f32),
-        wave_ago=np.zeros(4, dtype=f32),
-        level=np.zeros(1 + horizon, dtype=f32),
-        foreseen=np.zeros((EXPERTS, horizon), dtype=f32),
-        raw=np.zeros(horizon, dtype=f32),
-        mean=np.zeros((channels, horizon), dtype=f32),
-        added=np.zeros(horizon, dtype=f32),
-        shown=np.zeros((channels, inputs), dtype=f32),
-        calendar=np.zeros(waves, dtype=f32),
-        says=np.zeros((channels, rungs), dtype=f32),
-        share=np.zeros((channels, rungs), dtype=f32),
-        due=whole(rungs),
-        cell=whole(rungs),
-        newest=whole(rungs),
-        origin=whole(rungs),
-        turn=whole(rungs),
-        label_at=whole(rungs),
-        work=np.zeros((widest, widest + rungs), dtype=f32),
-        inverse=np.zeros(widest, dtype=f32),
-        offsets=np.zeros((shape.levels, horizon)),
-        sigma=np.zeros(rungs),
-        phases=np.zeros(2, dtype=f32),
-        residual=np.zeros(channels),
-        left=np.zeros((channels, channels)),
-        part=np.zeros((channels, channels)),
-        joint=np.zeros((channels, channels)),
-        solved=np.zeros(channels),
-        explained=np.zeros(channels),
-        shifts=np.zeros(channels),
-        apart=np.zeros(channels),
-        noise=np.zeros(channels),
-        bounds=np.zeros((channels, 2)),
-        none=np.zeros(channels),
-        known=whole(channels),
-        missing=whole(channels),
-        but=whole(channels),
-        everyone=np.arange(channels, dtype=np.int64),
-    )
-
-
 @inner
 def _begin_anew(c: int, regression: Regression) -> None:
     regression.gram[c] = 0.0
@@ -245,8 +129,9 @@ def _usable(weights: F32) -> bool:
 
 
 @inner
-def _forget(c: int, n: int, state: State) -> None:
+def _forget(c: int, n: int, address: int, shape: Shape) -> None:
     """Begins a channel with frame n: nothing of what was is used any more, but how its errors were."""
+    state = series_row(address, shape)
     forgotten(c, n, state.history)
     for regression in (state.moves, state.deviations):
         _begin_anew(c, regression)
@@ -272,9 +157,11 @@ def _forget(c: int, n: int, state: State) -> None:
 
 
 @inner
-def _arrive(i: int, frames: Frames, state: State, settings: Settings, x: F32, came: Bool, seen: I64) -> None:
+def _arrive(i: int, frames: Frames, address: int, shape: Shape, given: Given) -> None:
     """Writes each channel's value in its own numbers to `x`, whether it `came`, and whether it was ever `seen`."""
     n = frames.number[i]
+    state, settings, scratch = series_row(address, shape), settings_at(given, shape), scratch_at(given, shape)
+    x, came, seen = scratch.x, scratch.came, scratch.seen
     history, filling = state.history, state.filling
     # Frames to come are none that a channel was born with, whatever a foreign record says.
     history.unbroken[0] = min(history.unbroken[0], n)
@@ -293,7 +180,7 @@ def _arrive(i: int, frames: Frames, state: State, settings: Settings, x: F32, ca
         scale = np.float64(frames.scale[i, c])
         nowhere = history.anchor[c] != history.anchor[c]
         if nowhere or not 0 <= history.born[c] < n or not fits(c, n, scale, frames.rest[i, c] <= REST, history):
-            _forget(c, n, state)
+            _forget(c, n, address, shape)
             if nowhere:
                 history.anchor[c] = base
                 filling.reach[c] = np.float32(np.nan)
@@ -308,7 +195,7 @@ def _arrive(i: int, frames: Frames, state: State, settings: Settings, x: F32, ca
             if abs(base - history.anchor[c]) > reach and abs(before) > reach:
                 if not abs(base - history.anchor[c]) < X_MAX * unit:
                     # So far away that nothing of what was there has a digit left.
-                    _forget(c, n, state)
+                    _forget(c, n, address, shape)
                 move_anchor(c, base, history, filling, settings.seasons)
         if came[c]:
             away = value - history.anchor[c]
@@ -343,8 +230,9 @@ def _places(n: int, length: int, ladder: Ladder, due: I64, cell: I64, newest: I6
 
 
 @inner
-def _score(i: int, frames: Frames, state: State, settings: Settings, matured: Matured, scratch: Scratch) -> None:
+def _score(i: int, frames: Frames, address: int, shape: Shape, given: Given, matured: Matured) -> None:
     n = frames.number[i]
+    state, settings, scratch = series_row(address, shape), settings_at(given, shape), scratch_at(given, shape)
     ladder, plan, tracking = settings.ladder, settings.plan, settings.tracking
     history, pending, mixture, calibration = state.history, state.pending, state.mixture, state.calibration
     said, place, kept = scratch.said, plan.place, plan.kept
@@ -360,6 +248,7 @@ def _score(i: int, frames: Frames, state: State, settings: Settings, matured: Ma
         unit, size = np.float64(history.unit[c]), np.float64(frames.scale[i, c])
         per_size = 1.0 / size if size > 0.0 else 0.0
         x, age = scratch.x[c], n - history.born[c]
+        now = history.sizes[c, 0] if history.sizes.shape[1] > 0 else np.float32(0.0)
         before, still = np.float64(frames.age_before[i, c]), frames.rest[i, c]
         for r in range(ladder.h.shape[0]):
             h = ladder.h[r]
@@ -377,10 +266,10 @@ def _score(i: int, frames: Frames, state: State, settings: Settings, matured: Ma
             says, added = from_bits(state.errors.said[c, cell[r]]), from_bits(state.errors.added[c, cell[r]])
             if age >= h + mixing.FIRST:
                 mixing.score(
-                    r, age, h, ladder.stride[r], scratch.turn[r] + c, ladder.discount[r], ladder.fade[r], y, said,
-                    from_bits(pending.raw[c, cell[r]]), mixture.loss[c, r], mixture.size[c], mixture.energy[c],
+                    r, age, h, ladder.stride[r], scratch.turn[r], ladder.discount[r], ladder.fade[r], now, y,
+                    said, from_bits(pending.raw[c, cell[r]]), mixture.loss[c, r], mixture.size[c], mixture.energy[c],
                     mixture.slope[c], mixture.stack_gram[c, r], mixture.stack_right[c, r], mixture.stack_weight[c, r],
-                    place, plan.wakes, scratch.work,
+                    place, plan.members, plan.wakes, scratch.work,
                 )  # fmt: skip
                 remainder.learn(
                     r, ladder.stride[r], (age - mixing.FIRST - h) // ladder.stride[r] + 1,
@@ -407,9 +296,10 @@ def _score(i: int, frames: Frames, state: State, settings: Settings, matured: Ma
 
 
 @inner
-def _learn(i: int, frames: Frames, state: State, settings: Settings, scratch: Scratch) -> None:
+def _learn(i: int, frames: Frames, address: int, shape: Shape, given: Given) -> None:
     """The linear experts take in the frame that is a horizon old."""
     n = frames.number[i]
+    state, settings, scratch = series_row(address, shape), settings_at(given, shape), scratch_at(given, shape)
     ladder, plan, history, seasons = settings.ladder, settings.plan, state.history, settings.seasons
     rungs, horizon, channels = ladder.h.shape[0], ladder.share.shape[0], scratch.x.shape[0]
     origin = n - horizon
@@ -430,30 +320,31 @@ def _learn(i: int, frames: Frames, state: State, settings: Settings, scratch: Sc
             deviations.waves(np.float64(phases[origin % phases.shape[0], 0]), seasons.cells[0], scratch.wave_ago)
         features = scratch.features[: regression.right.shape[2]]
         for c in range(channels):
-            age = n - history.born[c]
-            if scratch.seen[c] == 0 or origin < history.born[c] or (rungs == 1 and not is_known(history, c, at[0])):
+            samples = origin - history.born[c]
+            if scratch.seen[c] == 0 or samples < 0 or (rungs == 1 and not is_known(history, c, at[0])):
                 continue
-            if not moving and origin - history.born[c] < plan.wakes[PROFILE]:
-                continue
-            weights = regression.weights[c]
-            solving = ridge.solves(n, c, age, horizon)
             if moving:
                 moves.look(c, here, 1, plan.cross, history, features)
             else:
+                samples -= plan.wakes[PROFILE]
+                if samples < 0:
+                    continue
                 deviations.look(c, here, origin % ring, 1, plan.cross, scratch.wave_ago, history, features)
-                solving = solving or origin - history.born[c] < plan.wakes[PROFILE] + 64
+            weights = regression.weights[c]
             x = history.x[c, here]
-            missed = False
+            missed, odd = False, ridge.ABSURD
             for r in range(rungs):
+                usual = sizes[c, r]
                 if not is_known(history, c, at[r]):
                     missed = True
                 if moving:
                     y = history.x[c, at[r]] - x
-                    usual = sizes[c, r]
                     if usual > np.float32(0.0):
                         y = within(y, LABEL_CLIP * np.sqrt(usual))
                 else:
                     y = deviations.label(c, origin, ladder.h[r], history, seasons)
+                    if usual > np.float32(0.0) and y * y > odd * usual:
+                        odd = y * y / usual
                 labels[r] = y
             if missed:
                 # A label that never came is what the expert would have said: that moves nothing.
@@ -467,9 +358,11 @@ def _learn(i: int, frames: Frames, state: State, settings: Settings, scratch: Sc
                 regression.seen[c],
                 features,
                 labels,
-                0.0 if moving else ridge.LEVERAGE,
+                not moving,
+                ridge.ABSURD / odd,
+                history.sizes[c, 0 if moving else 1],
             )
-            if solving:
+            if ridge.solves(n, c, samples):
                 ridge.solve(
                     regression.gram[c], regression.right[c], regression.seen[c], weights, scratch.work, scratch.inverse
                 )
@@ -540,6 +433,19 @@ def _experts_say(
 
 
 @inlined
+def _weighed(c: int, age: int, mixture: Mixture, settings: Settings, turn: I64) -> None:
+    """The weights of the experts and what is believed of their mixture, at each rung of a channel."""
+    ladder, place = settings.ladder, settings.plan.place
+    used = mixture.loss.shape[2]
+    for r in range(ladder.h.shape[0]):
+        weight = mixture.weight[c, r]
+        known = age > ladder.h[r] + mixing.FIRST
+        if age < mixing.YOUNG or turn[r] % mixing.SELDOM == 0:
+            mixing.weigh(mixture.loss[c, r], weight, mixture.energy[c, r], known, place)
+        weight[used] = mixing.believed(mixture.size[c, r], mixture.slope[c, r], known, ladder.cells[r])
+
+
+@inlined
 def _mixed(
     settled: bool,
     usual: Real,
@@ -548,6 +454,7 @@ def _mixed(
     stack_weight: F32,
     ladder: Ladder,
     place: I64,
+    members: I64,
     foreseen: F32,
     raw: F32,
     mean: F32,
@@ -566,10 +473,9 @@ def _mixed(
         limit = min(np.float32(mixing.BELIEVED * end) * usual, mixing.FARTHEST)
         if settled and sizes[r] > np.float32(0.0):
             limit = min(np.float32(mixing.BELIEVED) * np.sqrt(sizes[r]), mixing.FARTHEST)
-        for k in range(1, STACK):
+        for member in range(members.shape[0]):
+            k = members[member]
             at = place[k]
-            if at < 0:
-                continue
             moved = foreseen[k, begin:end]
             for h in range(moved.shape[0]):
                 moved[h] = min(max(moved[h], -limit), limit)
@@ -586,7 +492,8 @@ def _mixed(
                 h = begin + k
                 low, high, total = np.float32(0.0), np.float32(0.0), np.float32(0.0)
                 share = shares[k]
-                for expert in range(1, STACK):
+                for member in range(members.shape[0]):
+                    expert = members[member]
                     m = foreseen[expert, h]
                     v = stack_weight[below, expert - 1]
                     total += (v + share * (stack_weight[r, expert - 1] - v)) * m
@@ -614,7 +521,6 @@ def _foresee(i: int, frames: Frames, looks: bool, state: State, settings: Settin
     here = n % history.x.shape[1]
     seasonal = place[PROFILE] >= 0
     places = frames.phase[i]
-    used = mixture.loss.shape[2]
     if place[DEVIATIONS] >= 0:
         deviations.waves(places[0], seasons.cells[0], scratch.wave)
     if looks and scratch.calendar.shape[0] > 0:
@@ -628,30 +534,31 @@ def _foresee(i: int, frames: Frames, looks: bool, state: State, settings: Settin
         age = n - history.born[c]
         unit, size = np.float64(history.unit[c]), np.float64(frames.scale[i, c])
         per_unit = size / unit if unit > 0.0 else 0.0
-        awake = seasonal and age >= plan.wakes[PROFILE]
-        if awake:
-            levels_of(places, history.profile[c], history.visits[c], history.week[c], seasons, scratch.level)
-            awake = scratch.level[0] == scratch.level[0]
-        _experts_say(c, n, here, awake, state, settings, scratch, foreseen)
-        for r in range(rungs):
-            known = age > ladder.h[r] + mixing.FIRST
-            if age < mixing.YOUNG or (scratch.turn[r] + c) % mixing.SELDOM == 0:
-                mixing.weigh(mixture.loss[c, r], mixture.weight[c, r], mixture.energy[c, r], known, place)
-            mixture.weight[c, r, used] = mixing.believed(
-                mixture.size[c, r], mixture.slope[c, r], known, ladder.cells[r]
+        if plan.members.shape[0] == 0:
+            # There is no expert but persistence: nothing moves.
+            foreseen[:] = np.float32(0.0)
+            raw[:] = np.float32(0.0)
+            mean[:] = np.float32(0.0)
+        else:
+            awake = seasonal and age >= plan.wakes[PROFILE]
+            if awake:
+                levels_of(places, history.profile[c], history.visits[c], history.week[c], seasons, scratch.level)
+                awake = scratch.level[0] == scratch.level[0]
+            _experts_say(c, n, here, awake, state, settings, scratch, foreseen)
+            _weighed(c, age, mixture, settings, scratch.turn)
+            _mixed(
+                age > mixing.FIRST + horizon + 30,
+                np.float32(per_unit),
+                mixture.weight[c],
+                mixture.size[c],
+                mixture.stack_weight[c],
+                ladder,
+                place,
+                plan.members,
+                foreseen,
+                raw,
+                mean,
             )
-        _mixed(
-            age > mixing.FIRST + horizon + 30,
-            np.float32(per_unit),
-            mixture.weight[c],
-            mixture.size[c],
-            mixture.stack_weight[c],
-            ladder,
-            place,
-            foreseen,
-            raw,
-            mean,
-        )
         pending.next[c] = raw[0]
         for r in range(rungs):
             if scratch.turn[r] * ladder.stride[r] != n:
@@ -673,7 +580,7 @@ def _foresee(i: int, frames: Frames, looks: bool, state: State, settings: Settin
             )  # fmt: skip
 
 
-@inner
+@inlined
 def _record(i: int, frames: Frames, recorded: Recorded, state: State, settings: Settings, scratch: Scratch) -> None:
     """Writes down what a network is shown at frame i, and what its labels are made of."""
     ladder, history, errors = settings.ladder, state.history, state.errors
@@ -807,12 +714,13 @@ def _say(
     frames: Frames,
     net: Network,
     recorded: Recorded,
-    state: State,
-    settings: Settings,
+    address: int,
+    shape: Shape,
+    given: Given,
     written: Written,
-    scratch: Scratch,
 ) -> None:
-    """What is said at frame i. One function: a call that is given all of a series' arrays costs as much as a channel."""
+    """What is said at frame i."""
+    state, settings, scratch = series_row(address, shape), settings_at(given, shape), scratch_at(given, shape)
     _foresee(i, frames, net.speaks or net.recorded, state, settings, scratch)
     if net.recorded:
         _record(i, frames, recorded, state, settings, scratch)
@@ -823,57 +731,51 @@ def _say(
 
 
 @inner
-def _asked(i: int, frames: Frames, state: State, settings: Settings, scratch: Scratch) -> None:
+def _asked(i: int, frames: Frames, net: Network, recorded: Recorded, address: int, shape: Shape, given: Given) -> None:
+    state, settings, scratch = series_row(address, shape), settings_at(given, shape), scratch_at(given, shape)
     _foresee(i, frames, True, state, settings, scratch)
+    if net.recorded:
+        _record(i, frames, recorded, state, settings, scratch)
 
 
 @inner
-def _answered(i: int, frames: Frames, state: State, settings: Settings, written: Written, scratch: Scratch) -> None:
+def _answered(i: int, frames: Frames, address: int, shape: Shape, given: Given, written: Written) -> None:
+    state, settings, scratch = series_row(address, shape), settings_at(given, shape), scratch_at(given, shape)
     _add(state, settings, scratch)
     _emit(i, frames, True, state, settings, written, scratch)
 
 
 @inlined
 def _before(
-    i: int,
-    state: State,
-    shape: Shape,
-    frames: Frames,
-    settings: Settings,
-    written: Written,
-    matured: Matured,
-    scratch: Scratch,
+    i: int, frames: Frames, address: int, shape: Shape, given: Given, written: Written, matured: Matured
 ) -> None:
     """All of frame i but what is said."""
-    channels, horizon = frames.values.shape[1], settings.ladder.share.shape[0]
+    settings, scratch = settings_at(given, shape), scratch_at(given, shape)
     seasons, phases = settings.seasons, scratch.phases
-    n, history = frames.number[i], state.history
-    _arrive(i, frames, state, settings, scratch.x, scratch.came, scratch.seen)
+    n, history = frames.number[i], series_row(address, shape).history
+    _arrive(i, frames, address, shape, given)
     _places(n, shape.x, settings.ladder, scratch.due, scratch.cell, scratch.newest, scratch.origin, scratch.turn)
-    fills.prepare(history, state.calibration, state.filling, settings.tracking, scratch.noise, scratch.bounds)
-    _score(i, frames, state, settings, matured, scratch)
+    fills.prepare(address, shape, given)
+    _score(i, frames, address, shape, given, matured)
     fills.fill(
-        i, scratch.x, scratch.came, frames, history, state.pending, state.filling, settings.tracking.level,
-        scratch.seen, scratch.residual, scratch.left, scratch.part, scratch.joint, scratch.solved, scratch.explained,
-        scratch.shifts, scratch.apart, scratch.noise, scratch.bounds, scratch.none, scratch.known, scratch.missing,
-        scratch.but, scratch.everyone, written.fill_value, written.fill_lower, written.fill_upper, written.filled,
-    )  # fmt: skip
+        i, frames, address, shape, given, written.fill_value, written.fill_lower, written.fill_upper, written.filled
+    )
     for k in range(len(seasons.bins)):
         # Rounded, a place just before a season's end would be behind it.
         phases[k] = min(np.float32(frames.phase[i, k]), np.float32(seasons.bins[k] * (1.0 - 1e-7)))
         if history.phases.shape[0] > 0:
             history.phases[n % history.phases.shape[0], k] = phases[k]
-    take_in(n, scratch.x, scratch.came, scratch.seen, horizon, phases, history, seasons)
+    take_in(n, scratch.x, scratch.came, scratch.seen, given.horizon, phases, history, seasons)
     row = frames.fill_row[i]
     if row >= 0:
-        for c in range(channels):
+        for c in range(shape.channels):
             if scratch.seen[c] == 0 or scratch.came[c]:
                 written.filled[row, c] = False
                 written.fill_value[row, c] = frames.values[i, c]
                 written.fill_lower[row, c] = frames.values[i, c]
                 written.fill_upper[row, c] = frames.values[i, c]
     if settings.plan.place[MOVES] >= 0 or settings.plan.place[DEVIATIONS] >= 0:
-        _learn(i, frames, state, settings, scratch)
+        _learn(i, frames, address, shape, given)
 
 
 @lean
@@ -883,16 +785,15 @@ def advance(
     frames: Frames,
     net: Network,
     recorded: Recorded,
-    settings: Settings,
+    given: Given,
     written: Written,
     matured: Matured,
-    scratch: Scratch,
 ) -> None:
     """One pass over frames in (series, time) order. `address`: where the block of rows begins that `shape` describes."""
     for i in range(frames.slot.shape[0]):
-        state = series_row(address + frames.slot[i] * shape.size, shape)
-        _before(i, state, shape, frames, settings, written, matured, scratch)
-        _say(i, frames, net, recorded, state, settings, written, scratch)
+        at = address + frames.slot[i] * shape.size
+        _before(i, frames, at, shape, given, written, matured)
+        _say(i, frames, net, recorded, at, shape, given, written)
 
 
 @lean
@@ -902,23 +803,21 @@ def ask(
     frames: Frames,
     net: Network,
     recorded: Recorded,
-    settings: Settings,
+    given: Given,
     written: Written,
     matured: Matured,
-    scratch: Scratch,
     chosen: I64,
     shown: F32,
     moves: F32,
 ) -> None:
     """The first half of `advance` for the frames `chosen` [k], one of each series, where the network is none that is compiled:
     what it is asked (`shown` [k, channel, input]) and the mixture's `moves` [k, channel, horizon]."""
+    scratch = scratch_at(given, shape)
     for k in range(chosen.shape[0]):
         i = chosen[k]
-        state = series_row(address + frames.slot[i] * shape.size, shape)
-        _before(i, state, shape, frames, settings, written, matured, scratch)
-        _asked(i, frames, state, settings, scratch)
-        if net.recorded:
-            _record(i, frames, recorded, state, settings, scratch)
+        at = address + frames.slot[i] * shape.size
+        _before(i, frames, at, shape, given, written, matured)
+        _asked(i, frames, net, recorded, at, shape, given)
         for c in range(shown.shape[1]):
             for j in range(shown.shape[2]):
                 shown[k, c, j] = scratch.shown[c, j]
@@ -931,18 +830,16 @@ def answer(
     address: int,
     shape: Shape,
     frames: Frames,
-    net: Network,
-    settings: Settings,
+    given: Given,
     written: Written,
-    scratch: Scratch,
     chosen: I64,
     said: F32,
     moves: F32,
 ) -> None:
     """The second half, with what the network has `said` [k, channel, rung]."""
+    settings, scratch = settings_at(given, shape), scratch_at(given, shape)
     for k in range(chosen.shape[0]):
         i = chosen[k]
-        state = series_row(address + frames.slot[i] * shape.size, shape)
         _places(
             frames.number[i],
             shape.x,
@@ -961,7 +858,7 @@ def answer(
                 # A number that is none says nothing.
                 says = said[k, c, r]
                 scratch.says[c, r] = within(says, SAID_MAX) if says == says else np.float32(0.0)
-        _answered(i, frames, state, settings, written, scratch)
+        _answered(i, frames, address + frames.slot[i] * shape.size, shape, given, written)
 
 
 def compile_ahead(
@@ -970,17 +867,15 @@ def compile_ahead(
     frames: Frames,
     net: Network,
     recorded: Recorded,
-    settings: Settings,
+    given: Given,
     written: Written,
     matured: Matured,
-    scratch: Scratch,
 ) -> None:
     """Compiles the two largest parts of `advance`, which a process that comes to them later finds kept. Arguments as there;
     only their types are looked at."""
-    state = no_row()
     parts: tuple[tuple[Any, tuple[Any, ...]], ...] = (
-        (_say, (0, frames, net, recorded, state, settings, written, scratch)),
-        (_learn, (0, frames, state, settings, scratch)),
+        (_say, (0, frames, net, recorded, 0, shape, given, written)),
+        (_learn, (0, frames, 0, shape, given)),
     )
     for part, arguments in parts:
         part.compile(tuple(map(numba.typeof, arguments)))

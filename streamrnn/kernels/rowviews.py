@@ -7,8 +7,7 @@ from the row's address has neither.
 
 from __future__ import annotations
 
-from types import FunctionType
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import types
@@ -108,7 +107,7 @@ def _view(typingctx: Any, address: Any, shape: Any, dtype: Any) -> Any:
     return kind(types.intp, shape, dtype), codegen
 
 
-_array: Any = intrinsic(_view)
+array_at: Any = intrinsic(_view)
 
 
 @inlined
@@ -119,80 +118,72 @@ def series_row(address: int, shape: Shape) -> State:
     f32, f64, i64, u8, u16 = np.float32, np.float64, np.int64, np.uint8, np.uint16
     return State(
         History(
-            _array(address + at[0], (c,), f64),
-            _array(address + at[1], (c,), f32),
-            _array(address + at[2], (c,), i64),
-            _array(address + at[3], (1,), i64),
-            _array(address + at[4], (1,), i64),
-            _array(address + at[5], (c, shape.x), f32),
-            _array(address + at[6], (c, shape.known), u8),
-            _array(address + at[7], (c, shape.deviation), f32),
-            _array(address + at[8], (shape.phases, shape.seasons), f32),
-            _array(address + at[9], (c, shape.bins), f32),
-            _array(address + at[10], (c, shape.bins), u16),
-            _array(address + at[11], (c, 2, shape.means), f32),
-            _array(address + at[12], (c, 2, shape.deviation_means), f32),
-            _array(address + at[13], (c, shape.sizes), f32),
-            _array(address + at[14], (c, shape.week), f32),
+            array_at(address + at[0], (c,), f64),
+            array_at(address + at[1], (c,), f32),
+            array_at(address + at[2], (c,), i64),
+            array_at(address + at[3], (1,), i64),
+            array_at(address + at[4], (1,), i64),
+            array_at(address + at[5], (c, shape.x), f32),
+            array_at(address + at[6], (c, shape.known), u8),
+            array_at(address + at[7], (c, shape.deviation), f32),
+            array_at(address + at[8], (shape.phases, shape.seasons), f32),
+            array_at(address + at[9], (c, shape.bins), f32),
+            array_at(address + at[10], (c, shape.bins), u16),
+            array_at(address + at[11], (c, 2, shape.means), f32),
+            array_at(address + at[12], (c, 2, shape.deviation_means), f32),
+            array_at(address + at[13], (c, shape.sizes), f32),
+            array_at(address + at[14], (c, shape.week), f32),
         ),
         Regression(
-            _array(address + at[15], (c, shape.moves_packed), f32),
-            _array(address + at[16], (c, r, shape.moves), f32),
-            _array(address + at[17], (c, shape.moves, r), f32),
-            _array(address + at[18], (c, 3 if shape.moves > 0 else 0), f32),
+            array_at(address + at[15], (c, shape.moves_packed), f32),
+            array_at(address + at[16], (c, r, shape.moves), f32),
+            array_at(address + at[17], (c, shape.moves, r), f32),
+            array_at(address + at[18], (c, 3 if shape.moves > 0 else 0), f32),
         ),
         Regression(
-            _array(address + at[19], (c, shape.deviations_packed), f32),
-            _array(address + at[20], (c, r, shape.deviations), f32),
-            _array(address + at[21], (c, shape.deviations, r), f32),
-            _array(address + at[22], (c, 3 if shape.deviations > 0 else 0), f32),
+            array_at(address + at[19], (c, shape.deviations_packed), f32),
+            array_at(address + at[20], (c, r, shape.deviations), f32),
+            array_at(address + at[21], (c, shape.deviations, r), f32),
+            array_at(address + at[22], (c, 3 if shape.deviations > 0 else 0), f32),
         ),
         Mixture(
-            _array(address + at[23], (c, r, shape.losses), f32),
-            _array(address + at[24], (c, r, shape.losses + 1), f32),
-            _array(address + at[25], (c, r), f32),
-            _array(address + at[26], (c, r, 2), f32),
-            _array(address + at[27], (c, r, 2), f32),
-            _array(address + at[28], (c, r, shape.stack_packed), f32),
-            _array(address + at[29], (c, r, shape.stack), f32),
-            _array(address + at[30], (c, r, shape.stack), f32),
+            array_at(address + at[23], (c, r, shape.losses), f32),
+            array_at(address + at[24], (c, r, shape.losses + 1), f32),
+            array_at(address + at[25], (c, r), f32),
+            array_at(address + at[26], (c, r, 2), f32),
+            array_at(address + at[27], (c, r, 2), f32),
+            array_at(address + at[28], (c, r, shape.stack_packed), f32),
+            array_at(address + at[29], (c, r, shape.stack), f32),
+            array_at(address + at[30], (c, r, shape.stack), f32),
         ),
         Pending(
-            _array(address + at[31], (c, shape.cells), f32),
-            _array(address + at[32], (c, shape.cells), u16),
-            _array(address + at[33], (c, shape.cells, shape.kept), u16),
-            _array(address + at[34], (c, shape.cells, shape.levels), u16),
-            _array(address + at[35], (c,), f32),
+            array_at(address + at[31], (c, shape.cells), f32),
+            array_at(address + at[32], (c, shape.cells), u16),
+            array_at(address + at[33], (c, shape.cells, shape.kept), u16),
+            array_at(address + at[34], (c, shape.cells, shape.levels), u16),
+            array_at(address + at[35], (c,), f32),
         ),
         Calibration(
-            _array(address + at[36], (c, r), f32),
-            _array(address + at[37], (c, r), f32),
-            _array(address + at[38], (c, 1), f32),
-            _array(address + at[39], (c, r, shape.levels), f32),
+            array_at(address + at[36], (c, r), f32),
+            array_at(address + at[37], (c, r), f32),
+            array_at(address + at[38], (c, 1), f32),
+            array_at(address + at[39], (c, r, shape.levels), f32),
         ),
         Filling(
-            _array(address + at[40], (shape.correlated, shape.correlated), f32),
-            _array(address + at[41], (c,), f32),
-            _array(address + at[42], (c,), f32),
-            _array(address + at[43], (c,), f32),
-            _array(address + at[44], (c, 2), f32),
-            _array(address + at[45], (c, 2), f32),
-            _array(address + at[46], (1,), i64),
+            array_at(address + at[40], (shape.correlated, shape.correlated), f32),
+            array_at(address + at[41], (c,), f32),
+            array_at(address + at[42], (c,), f32),
+            array_at(address + at[43], (c,), f32),
+            array_at(address + at[44], (c, 2), f32),
+            array_at(address + at[45], (c, 2), f32),
+            array_at(address + at[46], (1,), i64),
         ),
         Remainder(
-            _array(address + at[47], (c, r), f32),
-            _array(address + at[48], (c, r), f32),
-            _array(address + at[49], (c, r, 2), f32),
-            _array(address + at[50], (c, r, 2), f32),
-            _array(address + at[51], (c, shape.cells), u16),
-            _array(address + at[52], (c, shape.cells), u16),
+            array_at(address + at[47], (c, r), f32),
+            array_at(address + at[48], (c, r), f32),
+            array_at(address + at[49], (c, r, 2), f32),
+            array_at(address + at[50], (c, r, 2), f32),
+            array_at(address + at[51], (c, shape.cells), u16),
+            array_at(address + at[52], (c, shape.cells), u16),
         ),
     )
-
-
-def no_row() -> State:
-    """Arrays without a number in them, of the types that `series_row` makes."""
-    plain: Any = getattr(series_row, "py_func", series_row)
-    empty = {**globals(), "_array": lambda _, shape, dtype: np.empty((0,) * len(shape), dtype)}
-    shape = Shape(np.zeros(len(FIELDS), dtype=np.int64), *(0 for _ in Shape._fields[1:]))
-    return cast(State, FunctionType(plain.__code__, empty)(0, shape))

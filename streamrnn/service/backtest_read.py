@@ -27,7 +27,7 @@ from streamrnn.service import backtest_steps as steps
 from streamrnn.service.backtest_steps import Step
 from streamrnn.spec import StreamSpec
 from streamrnn.stream.choice import choose
-from streamrnn.transports.files import FileRecord, InputError, Reading, Table, read_lines, read_table
+from streamrnn.transports.files import FileRecord, InputError, Reading, Table, begins_like_json, read_lines, read_table
 from streamrnn.transports.times import DAY_US, EPOCH, EPOCH_US, UNITS, US, WORDS
 
 if TYPE_CHECKING:
@@ -101,7 +101,8 @@ class Stream:
 def read(options: Options) -> Stream:
     """Reads, orders and checks the file. Raises InputError."""
     name = options.file.name.lower().removesuffix(".gz")
-    stream = _lines(options) if name.endswith((".jsonl", ".ndjson", ".json")) else _table(options)
+    lines = name.endswith((".jsonl", ".ndjson", ".json")) or begins_like_json(options.file)
+    stream = _lines(options) if lines else _table(options)
     _order(stream)
     within = options.settings.within if options.settings is not None else "one"
     if within == "one" or options.duplicates is not None:
@@ -191,9 +192,16 @@ def _lines(options: Options) -> Stream:
         decoder = Decoder(spec, decode)
     except (ValueError, TypeError) as error:
         raise InputError(str(error)) from error
-    batch, unread = decoder.decode(records)
+    batch, unread, skipped = decoder.read(records)
     refused = Counter[str](str(item.reason) for item in unread)
     notes = []
+    total = len(batch) + len(unread)
+    if skipped:
+        skips = Counter[str]()
+        for each in skipped:
+            skips[each.reason] += each.elements
+        said = ", ".join(f"{count} {reason}" for reason, count in skips.most_common())
+        notes.append(f"none of this stream's, and left out: {said} (decode)")
     if unread:
         first = f"line {unread[0].record.offset + 1}: {unread[0].reason}: {unread[0].detail}"
         notes.append(f"{len(unread)} lines are refused, the first: {first}")
@@ -202,9 +210,7 @@ def _lines(options: Options) -> Stream:
     batch = _in_unit(batch, decode, options, refused, notes)
     place = batch.offset + 1
     batch = replace(batch, records=[], record_ts_ms=batch.ts_us // 1000)
-    return Stream(
-        batch, spec, Step("irregular", 0), bool((batch.channel < 0).all()), place, len(records), refused, 0, notes
-    )
+    return Stream(batch, spec, Step("irregular", 0), bool((batch.channel < 0).all()), place, total, refused, 0, notes)
 
 
 def _no_lines(records: Sequence[FileRecord]) -> str:
@@ -213,9 +219,6 @@ def _no_lines(records: Sequence[FileRecord]) -> str:
     if first[:1] == b"[" or (first[:1] == b"{" and not isinstance(_document(first), dict)):
         shape = "a JSON array" if first[:1] == b"[" else "JSON over several lines"
         return f"is {shape}; one JSON object a line is needed (such as jq -c '.[]' or jq -c . writes)"
-    document = _document(first)
-    if isinstance(document, dict) and {"topic", "partition", "offset", "payload"} <= set(document):
-        return "holds the envelopes of kcat -J; one JSON object a line is needed, the payload alone (jq -r .payload)"
     return ""
 
 
@@ -238,8 +241,12 @@ def _in_unit(
     inside = (ts_us >= EPOCH_US[0]) & (ts_us <= EPOCH_US[1])
     if inside.all():
         return batch
-    keys = split_path(decode.ts_path)
-    written = [_number_at(record.value or b"", keys) for record in itertools.compress(batch.records, ~inside)]
+    written: list[float | None]
+    if decode.plain:
+        keys = split_path(decode.ts_path)
+        written = [_number_at(record.value or b"", keys) for record in itertools.compress(batch.records, ~inside)]
+    else:  # what the numbers must have been
+        written = [us / float(UNITS[decode.ts_unit]) for us in ts_us[~inside].tolist()]
     odd = np.flatnonzero(~inside)[[number is not None for number in written]]
     numbers: F64 = np.array([number for number in written if number is not None], dtype=np.float64)
     others = {unit: numbers * float(us) for unit, us in UNITS.items() if unit != decode.ts_unit}

@@ -25,17 +25,21 @@ from pydantic import (
     PlainValidator,
     SecretStr,
     ValidationError,
+    field_validator,
     model_validator,
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from streamrnn.calendar import Align, CalendarStep, parse_step, zone_of
+from streamrnn.codec import Decoder
 from streamrnn.durations import format_ms, parse_ms
+from streamrnn.elements import mapping_text
 from streamrnn.experts import EXPERTS_MEMORY_MAX, SEASONAL, experts_setting, written_experts
 from streamrnn.learning import LearnSpec
-from streamrnn.mapping import DecodeSpec, shape_of
+from streamrnn.mapping import DecodeSpec
 from streamrnn.meaning import Meaning, meaning_of
 from streamrnn.memory import exact_bytes, parse_bytes
+from streamrnn.presets import PRESETS, with_preset
 from streamrnn.season import Season, SeasonSetting, season_of, season_setting
 from streamrnn.spec import PAST_MAX_MS, Cell, Complete, Duplicates, ModelSpec, StreamSpec, Within
 from streamrnn.transports.base import TopicNeed
@@ -254,21 +258,59 @@ class Log(_Section):
     format: Literal["auto", "json", "console"] = "auto"
 
 
-class Decode(_Section):
-    """Where people's own records hold what the contract names; paths with dots.
+_Scalar = bool | int | float | str | None
+_Many = Annotated[tuple[str, ...], Field(min_length=1, max_length=64)]
 
-    Without `series` and `ts` the contract's fields count, and where they are missing the record's key and timestamp.
+
+class Decode(_Section):
+    """Where people's own records hold what the contract names: `mapping.DecodeSpec`, which says what each key means.
+
+    A preset sets what is not written down here. Without `series` and `ts` the contract's fields count, and where they are
+    missing the record's key and timestamp.
     """
 
-    series: str | None = None
-    ts: str | None = None
+    preset: str | None = None
+    format: Literal["json", "json-schema", "msgpack", "influx"] = "json"
+    each: str | _Many | None = None
+    where: dict[str, _Scalar | tuple[_Scalar, ...]] | None = None
+    unwrap: str | None = None
+    series: str | tuple[str | _Many, ...] | None = None
+    ts: str | _Many | None = None
     ts_unit: Literal["s", "ms", "us", "ns"] = "ms"
-    values: dict[str, str] | None = None
+    ts_format: str | None = None
+    timezone: Annotated[str, AfterValidator(_zone)] | None = None
+    numbers: Literal["strict", "text", "decimal"] = "strict"
+    scale: int | dict[str, int] | None = None
+    values: str | dict[str, str | _Many] | None = None
     channel: str | None = "channel"
-    value: str | None = "value"
+    value: str | _Many | None = "value"
+    others: Literal["refuse", "skip"] = "refuse"
+    tombstones: Literal["refuse", "skip"] = "refuse"
+    leading: Literal["refuse", "skip"] = "refuse"
+    elements_max: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
     record_bytes_max: Annotated[int, Field(ge=64)] = 1024 * 1024
     series_bytes_max: Annotated[int, Field(ge=1, le=4096)] = 256
     value_abs_max: Annotated[float, Field(gt=0, le=1e300)] = 1e30  # larger values are refused
+
+    @field_validator("preset")
+    @classmethod
+    def _known(cls, value: str | None) -> str | None:
+        if value is None or value in PRESETS:
+            return value
+        near = difflib.get_close_matches(value, PRESETS, n=1)
+        raise ValueError(f"no such preset; did you mean {near[0]}?" if near else f"one of {', '.join(sorted(PRESETS))}")
+
+    def spec(self, channels: tuple[str, ...]) -> DecodeSpec:
+        """With the preset. Raises ValueError."""
+        given = {name: getattr(self, name) for name in self.model_fields_set}
+        return DecodeSpec(**{name: _tupled(value) for name, value in with_preset(given, channels).items()})
+
+
+def _tupled(value: Any) -> Any:
+    """Lists as tuples: what is read from YAML, and what presets hold."""
+    if isinstance(value, Mapping):
+        return {key: _tupled(each) for key, each in value.items()}
+    return tuple(_tupled(each) for each in value) if isinstance(value, list | tuple) else value
 
 
 class Output(_Section):
@@ -372,7 +414,7 @@ class Settings(BaseSettings):
             faults.append("learn.window: must hold learn.length and twice learn.holdout")
         if not faults:
             try:
-                shape_of(self.stream_spec(), self.decode_spec())
+                Decoder(self.stream_spec(), self.decode_spec())
             except (ValueError, TypeError) as error:
                 faults.append(str(error))
         if faults:
@@ -477,11 +519,14 @@ class Settings(BaseSettings):
         )
 
     def decode_spec(self) -> DecodeSpec:
-        return DecodeSpec(**self.decode.model_dump())
+        return self.decode.spec(self.channels)
 
     def meaning(self) -> Meaning:
         """What the numbers of states and weights mean."""
-        return meaning_of(self.stream_spec(), self.decode.ts_unit, self.decode.values, self.decode.value)
+        decode = self.decode_spec()
+        values = mapping_text(decode, self.channels) if decode.values is not None else None
+        value = " or ".join(decode.value) if isinstance(decode.value, tuple) else decode.value
+        return meaning_of(self.stream_spec(), decode.ts_unit, values, value)
 
     def kafka_settings(self) -> KafkaSettings:
         """Connection settings with their secrets. Raises ConfigError when a secret's file cannot be read."""
@@ -589,6 +634,10 @@ class Settings(BaseSettings):
                 at = at[part]
             value = at[path[-1]]
             at[path[-1]] = [format_ms(v) for v in value] if isinstance(value, list) else format_ms(value)
+        if self.decode.preset is not None:  # read again, a null would override what the preset says
+            shown["decode"] = {
+                key: value for key, value in shown["decode"].items() if key in self.decode.model_fields_set
+            }
         shown["experts_memory_max"] = exact_bytes(self.experts_memory_max)
         return shown
 
@@ -748,9 +797,31 @@ def _scalar(text: str) -> Any:
     return text if value is None else value
 
 
+# What pydantic puts into a location where a value may be of one of several types.
+OF_A_UNION = re.compile(
+    r"(?:str|bool|int|float|none)$|(?:dict|tuple|list|function-\w+|constrained-\w+|lax-or-strict)\["
+)
+
+
+def _settled(errors: Sequence[Any]) -> Iterator[Any]:
+    """One error for each place: where several types are possible, that of the innermost that was meant."""
+    of_unions: dict[tuple[str, ...], list[Any]] = {}
+    for item in errors:
+        loc = item["loc"]
+        if len(loc) < 3 or loc[0] != "decode" or not any(OF_A_UNION.match(str(part)) for part in loc[2:]):
+            yield item
+            continue
+        plain = tuple(part for at, part in enumerate(loc) if at < 2 or not OF_A_UNION.match(str(part)))
+        of_unions.setdefault(plain[:2], []).append({**item, "loc": plain})
+    for found in of_unions.values():
+        deepest = max(len(item["loc"]) for item in found)
+        inner = [item for item in found if len(item["loc"]) == deepest]
+        yield next((item for item in inner if item["type"] != "string_type" or _is_plain(item)), inner[0])
+
+
 def _told(error: ValidationError) -> str:
     lines = ["the configuration cannot be used:"]
-    for item in error.errors(include_url=False, include_context=False):  # what was put in is never shown
+    for item in _settled(error.errors(include_url=False, include_context=False)):  # what was put in is never shown
         where = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
             near = difflib.get_close_matches(str(item["loc"][-1]), _keys_at(item["loc"][:-1]), n=1)

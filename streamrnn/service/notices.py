@@ -15,7 +15,7 @@ import numpy as np
 import structlog
 
 from streamrnn.codec import KeysSeen
-from streamrnn.records import Outputs, Rejected, TickBatch
+from streamrnn.records import Outputs, Rejected, SkipReason, TickBatch
 from streamrnn.stream.frontend import FrontEnd
 from streamrnn.stream.places import Places
 
@@ -204,6 +204,33 @@ def fates(outputs: Outputs, batch: TickBatch, undecodable: Sequence[Rejected]) -
     return found
 
 
+class NothingUsed:
+    """Says that all of the input is skipped: `decode` takes none of it, by a typing error more often than on purpose."""
+
+    def __init__(self) -> None:
+        self._since_s: float | None = None
+        self._last_s: float | None = None
+        self._counts: dict[str, int] = {}
+
+    def add(self, counts: Mapping[SkipReason, int]) -> None:
+        for reason, count in counts.items():
+            self._counts[reason] = self._counts.get(reason, 0) + count
+
+    def look(self, now_s: float, some_used: bool) -> None:
+        skipped = sum(count for reason, count in self._counts.items() if reason != "tombstone")
+        if some_used or skipped < HANDFUL:
+            return
+        self._since_s = now_s if self._since_s is None else self._since_s
+        if now_s - self._since_s < EARLY_S or (self._last_s is not None and now_s - self._last_s < PERIOD_S):
+            return
+        self._last_s = now_s
+        log.warning(
+            "all of the input is skipped: nothing in it is a configured channel, or decode.where takes none of it. "
+            "`streamrnn decode` shows what records become",
+            skipped=dict(self._counts),
+        )  # fmt: skip
+
+
 class SharedSeries:
     """Says that series come by several partitions; a worker for those that it owns, a trainer for all."""
 
@@ -316,6 +343,7 @@ class Notices:
         self._shared = SharedSeries()
         self._evicted = EvictedSeries()
         self._never = NeverLearnt()
+        self.nothing_used = NothingUsed()
 
     def batch(self, now_s: float, outputs: Outputs, batch: TickBatch, undecodable: Sequence[Rejected]) -> None:
         found = fates(outputs, batch, undecodable)
@@ -339,3 +367,4 @@ class Notices:
             self._shared.look(now_s, front.places, front.table.names)
             self._evicted.look(now_s, front)
         self._never.look(now_s, learning)
+        self.nothing_used.look(now_s, self._refusals.some_used)

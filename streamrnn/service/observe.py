@@ -21,7 +21,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from streamrnn import __version__
 from streamrnn.codec import Decoder, KeysSeen
 from streamrnn.model.weights import WeightsMeta
-from streamrnn.records import REASONS, Outputs, Rejected, TickBatch
+from streamrnn.records import REASONS, SKIP_REASONS, Outputs, Rejected, SkipReason, TickBatch
 from streamrnn.service.health import Health
 from streamrnn.service.history import History
 from streamrnn.service.notices import HANDFUL, Learning, Notices, cold_share
@@ -48,6 +48,7 @@ KINDS = ("forecast", "imputation", "dead-letter")
 CLOSED_SETS: tuple[tuple[str, *tuple[tuple[str, ...], ...]], ...] = (
     ("offsets_set", ("back", "ahead")),
     ("rejected", REASONS),
+    ("input_skipped", SKIP_REASONS),
     ("outputs", KINDS),
     ("refused", KINDS, tuple(CONTENT.values())),
     ("batch", ("decode", "engine", "publish")),
@@ -82,6 +83,11 @@ class Metrics:
 
         self.ticks = counter("ticks_total", "Ticks that updated a series.")
         self.rejected = counter("rejected_total", "Records refused and dead-lettered.", "reason")
+        self.input_skipped = counter(
+            "input_skipped_total",
+            "Records, and elements of records, that are none of this stream's (decode).",
+            "reason",
+        )
         self.refused_share = gauge("refused_share", "Share of the records that were refused, last minute.")
         self.partition_refused = gauge(
             "partition_refused_share", "Share of the partition's records that were refused, last minute.", "partition"
@@ -244,6 +250,12 @@ class WorkerObserver:
         self.history.record(batch, outputs)
         self._evictions += outputs.evicted
         self.notices.batch(clock_s(), outputs, batch, unread)
+
+    def skipped(self, counts: Mapping[SkipReason, int]) -> None:
+        """Records, and elements of records, that are none of this stream's."""
+        for reason, count in counts.items():
+            self.metrics.input_skipped.labels(reason).inc(count)
+        self.notices.nothing_used.add(counts)
 
     def refused(self, kind: str, error: str, count: int) -> None:
         """Outputs that the broker refuses for what they hold."""

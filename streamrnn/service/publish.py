@@ -12,7 +12,7 @@ import numpy as np
 from streamrnn.codec import dead_letter
 from streamrnn.encode import Encoder
 from streamrnn.records import I32, I64, ForecastBatch, ImputationBatch, Outputs, Record, Rejected, TickBatch
-from streamrnn.service.refused import OutputTopics, RefusedOutputs, cut
+from streamrnn.service.refused import OutputTopics, RefusedOutputs, bounded, cut
 from streamrnn.spec import StreamSpec
 from streamrnn.transports.base import Instead, Sink
 
@@ -72,13 +72,16 @@ class Publisher:
             await self._append(self._imputed, imputations, self._encoder.imputations(imputations, batch), batch, now_ms)
         if len(forecasts) or len(imputations):
             self._sources.append(batch.records)
+        index = batch.index
         refused = [
             *unread,
-            *(Rejected(batch.records[tick], reason, detail) for tick, reason, detail in outputs.rejected),
+            *(
+                Rejected(batch.records[tick], reason, detail, int(index[tick]) if len(index) else -1)
+                for tick, reason, detail in outputs.rejected
+            ),
         ]
-        if refused:
-            await self._bury(refused, now_ms)
-        return len(forecasts), len(imputations), len(refused)
+        letters = await self._bury(refused, now_ms) if refused else 0
+        return len(forecasts), len(imputations), letters
 
     def sealed(self) -> Instead:
         """What is to be sent instead of what the broker refuses of all that was published since the last call."""
@@ -107,12 +110,14 @@ class Publisher:
         times: list[int] = np.where((ts_ms >= least) & (ts_ms < most), ts_ms, now_ms).tolist()
         return times
 
-    async def _bury(self, refused: Iterable[Rejected], now_ms: int) -> None:
+    async def _bury(self, refused: Sequence[Rejected], now_ms: int) -> int:
+        """Appends dead letters; returns how many."""
         by_partition: dict[int, list[Rejected]] = {}
-        for item in refused:
+        kept = bounded(refused)
+        for item in kept:
             by_partition.setdefault(item.record.partition, []).append(item)
         for partition, items in by_partition.items():
-            items.sort(key=lambda item: item.record.offset)
+            items.sort(key=lambda item: (item.record.offset, item.index))
             letters = [cut(*dead_letter(item)) for item in items]
             await self._sink(partition).append_many(
                 self._dead_letters,
@@ -122,6 +127,7 @@ class Publisher:
                 [now_ms] * len(items),
                 [headers for _, _, headers in letters],
             )
+        return len(kept)
 
 
 def _stretches(partition: I32) -> Iterable[tuple[int, int, int]]:

@@ -33,7 +33,7 @@ import msgspec
 import structlog
 
 from streamrnn.codec import Decoder
-from streamrnn.records import Outputs, Record, Rejected, TickBatch
+from streamrnn.records import Outputs, Record, Rejected, Skipped, SkipReason, TickBatch, take
 from streamrnn.service.checkpoint import SLICE_ROWS, Checkpointer, Parked, Slice
 from streamrnn.service.offsets import Word, again_from, next_skip, word_of
 from streamrnn.service.outbox import Outbox
@@ -73,6 +73,9 @@ TAKING_S = 0.005
 FLUSH_ROWS = 4096
 # How long a partition that was given up is kept, should the next rebalance give it back.
 PARKED_S = 120.0
+# Records of several ticks: how many they are taken for before any was read, and the ticks that the engine is given at once,
+# for each record of a batch.
+MANY_AT_FIRST, TICKS_MAX_PER_RECORD = 20.0, 2
 # How often the broker is asked which topic the input is.
 IDENTIFIED_S = 10.0
 # How long its answer is waited for: nothing else goes on meanwhile.
@@ -114,6 +117,7 @@ class Observer(Protocol):
     def batch(
         self, outputs: Outputs, batch: TickBatch, unread: Sequence[Rejected], sent: tuple[int, int, int], timing: Timing
     ) -> None: ...
+    def skipped(self, counts: Mapping[SkipReason, int]) -> None: ...
     def progress(self, partition: int, position: int, lag: int | None) -> None: ...
     def committed(self, partition: int, offset: int, seconds: float) -> None: ...
     def waiting(self, seconds: float) -> None: ...
@@ -246,6 +250,7 @@ class Pump:
         self._input_id = ""  # which topic of the input's name this is; "": not known
         self._missing = 0  # how often in a row there was no such topic
         self._turns = 0
+        self._ticks_per_record = MANY_AT_FIRST if decoder.many else 1.0
 
     # ── the loop ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -267,7 +272,7 @@ class Pump:
         polled, self._stash = self._stash, []
         if not polled:
             timeout_ms = self.settings.poll_timeout_ms if idle else 0
-            polled = list(await self._source.poll(timeout_ms, self.settings.records_max))
+            polled = list(await self._source.poll(timeout_ms, self._records_wanted()))
         self._raise_commit_error()
         self._between_batches()
         if not polled:
@@ -277,6 +282,8 @@ class Pump:
             self._drop_parked(lambda parked: clock_s() - parked.since_s > PARKED_S)
             await self._look_around()
             return
+        if self._decoder.many:
+            polled = self._fitting(polled)
         async with self._lock:
             processed = await self._process(polled)
         for outputs, batch, unread, sent, timing in processed:
@@ -374,25 +381,35 @@ class Pump:
         if not ends:
             return []
         processed: list[Processed] = []
+        ticks = 0
         for group in groups:
             begin, started = time.perf_counter(), time.process_time()
             if group.weights != self._engine.model:
                 self._engine.use(group.weights)
-            batch, unread = self._decoder.decode(group.records)
-            decoded = time.perf_counter()
-            outputs = self._engine.process(batch, group.emit_from)
-            stepped = time.perf_counter()
+            batch, unread, skipped = self._decoder.read(group.records)
+            decode_s = time.perf_counter() - begin
             if group.emit_from:
                 unread = [r for r in unread if r.record.offset >= group.emit_from.get(r.record.partition, 0)]
-            sent = await self._publisher.publish(outputs, batch, unread)
-            timing = Timing(len(group.records), decoded - begin, stepped - decoded, time.perf_counter() - stepped)
-            timing.processor_s = time.process_time() - started
-            processed.append((outputs, batch, unread, sent, timing))
+            if skipped:
+                self._count_skipped(skipped, group.emit_from)
+            records, ticks = len(group.records), ticks + len(batch)
+            for piece in self._pieces(batch):
+                begin = time.perf_counter()
+                outputs = self._engine.process(piece, group.emit_from)
+                stepped = time.perf_counter()
+                sent = await self._publisher.publish(outputs, piece, unread)
+                timing = Timing(records, decode_s, stepped - begin, time.perf_counter() - stepped)
+                timing.processor_s = time.process_time() - started
+                processed.append((outputs, piece, unread, sent, timing))
+                records, decode_s, unread, started = 0, 0.0, [], time.process_time()
         if serving != self._engine.model:
             self._engine.use(serving)
         if any(outputs.evicted for outputs, *_ in processed):
             self._drop_parked(lambda parked: False)
-        count = sum(len(group.records) for group in groups)
+        records = sum(len(group.records) for group in groups)
+        count = max(ticks, records)
+        # At once to more, and slowly to fewer.
+        self._ticks_per_record = max(ticks / records, 0.9 * self._ticks_per_record)
         slices = self._take_states(ends, count)
         offsets = {
             p: committed_with(
@@ -403,6 +420,42 @@ class Pump:
         }
         await self._send(offsets, taken, slices)
         return processed
+
+    def _count_skipped(self, skipped: Sequence[Skipped], emit_from: Mapping[int, int]) -> None:
+        """What is replayed was counted before."""
+        counts: dict[SkipReason, int] = {}
+        for each in skipped:
+            if each.record.offset >= emit_from.get(each.record.partition, 0):
+                counts[each.reason] = counts.get(each.reason, 0) + each.elements
+        if counts:
+            self._observer.skipped(counts)
+
+    def _pieces(self, batch: TickBatch) -> Sequence[TickBatch]:
+        """A batch as the engine is given it: records of many ticks make more of them than a batch has. The offset moves,
+        and states leave, when all of them are through."""
+        most = TICKS_MAX_PER_RECORD * self.settings.records_max
+        if len(batch) <= most:
+            return [batch]
+        return [take(batch, slice(at, at + most)) for at in range(0, len(batch), most)]
+
+    def _records_wanted(self) -> int:
+        """Records that make about one batch of ticks, by what records had lately."""
+        return max(1, int(self.settings.records_max / max(1.0, self._ticks_per_record)))
+
+    def _fitting(self, polled: list[tuple[int, Sequence[Record]]]) -> list[tuple[int, Sequence[Record]]]:
+        """As many of these records as make about one batch of ticks; the rest waits in the stash, so that no turn takes as
+        long as hundreds of batches."""
+        most = self._records_wanted()
+        if sum(len(records) for _, records in polled) <= most:
+            return polled
+        now: list[tuple[int, Sequence[Record]]] = []
+        for partition, records in polled:
+            if most > 0:
+                now.append((partition, records[:most]))
+            if len(records) > most:
+                self._stash.append((partition, records[max(0, most) :]))
+            most -= min(len(records), most)
+        return now
 
     def _grouped(
         self, polled: Sequence[tuple[int, Sequence[Record]]], serving: str

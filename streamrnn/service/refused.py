@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Container, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import msgspec
 import structlog
 
-from streamrnn.codec import HEADER_DETAIL, HEADER_REASON, HEADER_SOURCE, dead_letter
+from streamrnn.codec import HEADER_DETAIL, HEADER_INDEX, HEADER_REASON, HEADER_SOURCE, dead_letter
 from streamrnn.records import Record, Rejected
 from streamrnn.service.sizes import ENVELOPE_BYTES, limit_for
 from streamrnn.transports.base import Instead, Outgoing, Refused, TopicUnfit, clock_s
@@ -26,13 +26,17 @@ log = structlog.get_logger(__name__)
 HEADER_TRUNCATED = "streamrnn-truncated"
 # A dead letter that the broker refused has one of these for each time, with the reason.
 HEADER_REFUSED = "streamrnn-refused"
-OURS = frozenset({HEADER_REASON, HEADER_DETAIL, HEADER_SOURCE, HEADER_TRUNCATED, HEADER_REFUSED})
+OURS = frozenset({HEADER_REASON, HEADER_DETAIL, HEADER_SOURCE, HEADER_INDEX, HEADER_TRUNCATED, HEADER_REFUSED})
 # What is left of a dead letter's value that is refused for its size, once and twice.
 LETTER_BYTES_LEFT = (16_384, 256)
 TOO_LARGE = ("MESSAGE_TOO_LARGE", "RECORD_LIST_TOO_LARGE")
 REPORT_EVERY_S = 60.0
+# Of one record that is refused element by element.
+LETTERS_MIN, LETTERS_BYTES_MAX = 16, 64_000_000
 
 Headers = list[tuple[str, bytes]]
+# (partition, offset, place in a record of several or −1) of a tick
+_At = tuple[int, int, int]
 
 
 class Observer(Protocol):
@@ -44,6 +48,7 @@ class Observer(Protocol):
 class _Source(msgspec.Struct):
     partition: int
     offset: int
+    index: int = -1
 
 
 class _Output(msgspec.Struct):
@@ -84,9 +89,9 @@ class RefusedOutputs:
     def _letters(
         self, topics: OutputTopics, sources: Sequence[Sequence[Record]], refused: Sequence[Refused], now_ms: int
     ) -> list[Outgoing]:
-        """One letter for a source record, however many of its outputs are refused. Raises TopicUnfit."""
+        """One letter for a source tick, however many of its outputs are refused. Raises TopicUnfit."""
         again: list[Outgoing] = []
-        outputs: dict[tuple[int, int], list[Refused]] = {}
+        outputs: dict[_At, list[Refused]] = {}
         counts: Counter[tuple[str, str]] = Counter()
         for each in refused:
             kind = topics.kind(each.record.topic)
@@ -98,27 +103,34 @@ class RefusedOutputs:
                 again += [letter] if letter is not None else []
             else:
                 outputs.setdefault(_source_of(each.record), []).append(each)
-        records = _records(sources, outputs.keys())
-        letters = [self._letter(topics, records.get(at), at, which, now_ms) for at, which in sorted(outputs.items())]
+        records = _records(sources, {at[:2] for at in outputs})
+        rejected = [
+            self._rejected(topics, records.get(at[:2]), at, which, now_ms) for at, which in sorted(outputs.items())
+        ]
+        letters = [self._letter(topics, each, now_ms) for each in bounded(rejected)]
         for (kind, error), count in counts.items():
             self._observer.refused(kind, error, count)
         if letters:
-            self._observer.dead_lettered(len(letters))
+            self._observer.dead_lettered(len(rejected))
         self._note(len(refused), f"{refused[0].record.topic}/{refused[0].record.partition}: {_reason(refused[0])}")
         return [*letters, *again]
 
     @staticmethod
-    def _letter(
-        topics: OutputTopics, record: Record | None, at: tuple[int, int], refused: Sequence[Refused], now_ms: int
-    ) -> Outgoing:
+    def _rejected(
+        topics: OutputTopics, record: Record | None, at: _At, refused: Sequence[Refused], now_ms: int
+    ) -> Rejected:
         kinds = {topics.forecasts: "forecasts", topics.imputed: "imputed"}
         said = Counter(f"{kinds[each.record.topic]}: {_reason(each)}" for each in refused)
         detail = "; ".join(what + (f" ({count} records)" if count > 1 else "") for what, count in said.items())
         if record is None:  # an output that names no source of this delivery: it is its own
             output = refused[0].record
             record = _Unknown(topics.input, at[0], at[1], now_ms, output.key, output.value, ())
-        key, value, headers = cut(*dead_letter(Rejected(record, "refused", detail)))
-        return Outgoing(topics.dead_letters, topics.letters_for(at[0]), key, value, now_ms, headers)
+        return Rejected(record, "refused", detail, at[2])
+
+    @staticmethod
+    def _letter(topics: OutputTopics, rejected: Rejected, now_ms: int) -> Outgoing:
+        key, value, headers = cut(*dead_letter(rejected))
+        return Outgoing(topics.dead_letters, topics.letters_for(rejected.record.partition), key, value, now_ms, headers)
 
     def _smaller(self, refused: Refused, now_ms: int) -> Outgoing | None:
         """A dead letter that was refused, changed so that it may be taken; None where there is nothing left to try."""
@@ -156,6 +168,27 @@ class RefusedOutputs:
                 refused=self._unreported, example=self._example,
             )  # fmt: skip
             self._unreported, self._reported_s = 0, clock_s()
+
+
+def bounded(refused: Sequence[Rejected]) -> Sequence[Rejected]:
+    """Each dead letter has the whole record: of a large one with very many elements that are refused, so many letters that
+    they have LETTERS_BYTES_MAX together. The last one says how many more elements there are."""
+    if all(item.index < 0 for item in refused):
+        return refused
+    counts = Counter((item.record.partition, item.record.offset) for item in refused)
+    left: dict[tuple[int, int], int] = {}
+    kept: list[Rejected] = []
+    for item in refused:
+        at = item.record.partition, item.record.offset
+        most = max(LETTERS_MIN, LETTERS_BYTES_MAX // max(1, len(item.record.value or b"")))
+        left[at] = left.get(at, min(most, counts[at])) - 1
+        if left[at] > 0 or counts[at] <= most:
+            kept.append(item)
+        elif left[at] == 0:
+            kept.append(
+                replace(item, detail=f"{counts[at] - most} more elements of this record are refused; {item.detail}")
+            )
+    return kept
 
 
 def cut(
@@ -204,12 +237,12 @@ def _of_our_own(refused: Refused) -> str:
     )
 
 
-def _source_of(record: Outgoing) -> tuple[int, int]:
-    """(partition, offset) of the input record that led to an output; (its own partition, -1) where it does not say."""
+def _source_of(record: Outgoing) -> _At:
+    """Where the tick stands that led to an output; (its own partition, -1, -1) where it does not say."""
     with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
         source = msgspec.json.decode(record.value or b"", type=_Output).source
-        return source.partition, source.offset
-    return record.partition, -1
+        return source.partition, source.offset, source.index
+    return record.partition, -1, -1
 
 
 def _records(sources: Sequence[Sequence[Record]], wanted: Container[tuple[int, int]]) -> dict[tuple[int, int], Record]:

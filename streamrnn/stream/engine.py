@@ -22,6 +22,7 @@ from streamrnn.kernels import columns, forecast
 from streamrnn.kernels.columns import rungs_of
 from streamrnn.kernels.network import Lanes, Layers, lanes_of, no_layers
 from streamrnn.kernels.remainder import HARMONICS
+from streamrnn.kernels.scratch import given_of, scratch_of
 from streamrnn.model.network import Network
 from streamrnn.records import F32, Bool, Outputs, Reason, Scores, TickBatch
 from streamrnn.spec import StreamSpec
@@ -91,9 +92,8 @@ class Engine:
         """Notes where the table's arrays are, for the kernels."""
         self._rows, self._shape = shape_of(self.spec, self.table)
         seasons = len(self._settings.seasons.cells)
-        self._scratch = forecast.scratch_of(
-            self._shape, self.spec.horizon, len(self.inputs), 2 * sum(HARMONICS[:seasons])
-        )
+        self._scratch = scratch_of(self._shape, self.spec.horizon, len(self.inputs), 2 * sum(HARMONICS[:seasons]))
+        self._given = given_of(self._settings, self._scratch)
         self._layout = self.table.layouts
 
     def load(self, network: Network, model: str) -> None:
@@ -204,23 +204,21 @@ class Engine:
 
     def _advance_in_waves(self, network: Network, frames: Frames, arguments: tuple[Any, ...]) -> None:
         """As `forecast.advance`, with a network that is not compiled: the first frame of every series, then the second, ..."""
-        address, shape, kernel_frames, net, recorded, settings, written, matured, scratch = arguments
+        address, shape, kernel_frames, net, recorded, given, written, matured = arguments
         state, channels = self.table.columns["state"], len(self.spec.channels)
         length = frames.runs[:, 2] - frames.runs[:, 1]
         for k in range(int(length.max())):
             chosen = frames.runs[length > k, 1] + k
             shown: F32 = np.zeros((len(chosen), channels, len(self.inputs)), dtype=np.float32)
             moves: F32 = np.zeros((len(chosen), channels, self.spec.horizon), dtype=np.float32)
-            forecast.ask(
-                address, shape, kernel_frames, net, recorded, settings, written, matured, scratch, chosen, shown, moves
-            )
+            forecast.ask(address, shape, kernel_frames, net, recorded, given, written, matured, chosen, shown, moves)
             slots = frames.slot[chosen]
             said, moved = stepped(
                 network, shown.reshape(-1, shown.shape[2]), state[slots].reshape(-1, network.state_size)
             )
             state[slots] = moved.reshape(len(chosen), -1)
             said = said.reshape(len(chosen), channels, -1)
-            forecast.answer(address, shape, kernel_frames, net, settings, written, scratch, chosen, said, moves)
+            forecast.answer(address, shape, kernel_frames, given, written, chosen, said, moves)
 
     def compile_ahead(self, frames: Frames) -> None:
         """Compiles and keeps a part of what `process` needs, which another process then finds; `frames` may be none at all."""
@@ -243,13 +241,12 @@ class Engine:
             kernel_frames,
             forecast.Network(served.layers, served.lanes, self.table.columns["state"], served.network is not None, self.record),
             self.recorded,
-            self._settings,
+            self._given,
             forecast.Written(part.mean, part.quantiles, part.fill_value, part.fill_lower, part.fill_upper, part.filled),
             forecast.Matured(
                 scores.count, scores.abs_error, scores.abs_persistence, scores.abs_network, scores.count_network,
                 scores.abs_base_network, scores.below, scores.inside,
             ),
-            self._scratch,
         )  # fmt: skip
         return part, arguments
 

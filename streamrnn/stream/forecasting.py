@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from streamrnn.durations import format_ms
-from streamrnn.kernels import forecast, remainder
+from streamrnn.kernels import remainder
 from streamrnn.kernels.columns import (
     DEVIATIONS,
     EXPERTS,
@@ -31,6 +31,7 @@ from streamrnn.kernels.columns import (
 from streamrnn.kernels.experts import deviations, mixing, moves, ridge, stack
 from streamrnn.kernels.grid import NEVER
 from streamrnn.kernels.rowviews import FIELDS, Shape
+from streamrnn.kernels.scratch import Settings
 from streamrnn.records import F64, I64, U8
 from streamrnn.season import Season
 from streamrnn.spec import EXPERTS as EXPERT_NAMES
@@ -205,7 +206,7 @@ def shape_of(spec: StreamSpec, table: SeriesTable) -> tuple[U8, Shape]:
     )  # fmt: skip
 
 
-def settings_of(spec: StreamSpec) -> forecast.Settings:
+def settings_of(spec: StreamSpec) -> Settings:
     """What is settled with the stream's settings."""
     experts = experts_of(spec)
     ladder = ladder_of(spec.horizon, lags_of(spec), mixing.DISCOUNT, mixing.FADE)
@@ -222,7 +223,7 @@ def settings_of(spec: StreamSpec) -> forecast.Settings:
         any(season.keyed for season in found),
     )
     tracking = tracking_of(spec.quantiles, ladder)
-    return forecast.Settings(ladder, seasons, _plan(spec, experts, ladder), tracking, not spec.irregular)
+    return Settings(ladder, seasons, _plan(spec, experts, ladder), tracking, not spec.irregular)
 
 
 def _plan(spec: StreamSpec, experts: set[int], ladder: Ladder) -> Plan:
@@ -236,4 +237,5 @@ def _plan(spec: StreamSpec, experts: set[int], ladder: Ladder) -> Plan:
     wakes: I64 = np.zeros(EXPERTS, dtype=np.int64)
     wakes[[SEASON_AGO, PROFILE]] = season
     wakes[MOVES], wakes[DEVIATIONS], wakes[STACK] = horizon + 16, season + horizon + 16, horizon + 32
-    return Plan(place, kept, wakes, len(spec.channels) <= CROSS_CHANNELS_MAX)
+    members: I64 = np.array([expert for expert in used if expert not in (PERSISTENCE, STACK)], dtype=np.int64)
+    return Plan(place, kept, wakes, members, len(spec.channels) <= CROSS_CHANNELS_MAX)

@@ -16,12 +16,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from streamrnn.records import F64, I64, Bool
 from streamrnn.transports.times import AmbiguousTimes, Times, localise, read_times, zone_of
 
 LINE_BYTES_MAX = 1024 * 1024
+ENVELOPE_BYTES_MAX = 8 * LINE_BYTES_MAX  # a payload within a text, with its escapes
 MISSING = ("", "nan", "na", "n/a", "null", "none")
 
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
@@ -498,16 +500,66 @@ def _is_number(kind: object) -> bool:
 
 
 def read_lines(path: Path, topic: str = "file") -> Iterator[FileRecord]:
-    """JSON lines (also gzipped) as records, one at a time. Raises InputError for a file that cannot be opened."""
+    """JSON lines (also gzipped) as records, one at a time: a record's value a line, or the lines of `kcat -J` (with
+    `payload_base64` for what is no text), as the first one says. Raises InputError for a file that cannot be opened."""
     try:
         with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as file:
-            number = 0
-            while line := file.readline(LINE_BYTES_MAX + 1):
+            number, longest = 0, LINE_BYTES_MAX
+            envelopes: bool | None = None
+            while line := file.readline(longest + 1):
                 whole = line
-                while not whole.endswith(b"\n") and (whole := file.readline(LINE_BYTES_MAX + 1)):
+                while not whole.endswith(b"\n") and (whole := file.readline(longest + 1)):
                     pass  # the rest of a line beyond the limit: what was kept is too large already, and says so
                 if line.strip():
-                    yield FileRecord(topic, 0, number, -1, None, line.rstrip(b"\r\n"))
+                    if envelopes is None:
+                        line = line.removeprefix(b"\xef\xbb\xbf")
+                        envelopes = _envelope(line, topic, number) is not None
+                        longest = ENVELOPE_BYTES_MAX if envelopes else longest
+                    plain = FileRecord(topic, 0, number, -1, None, line.rstrip(b"\r\n"))
+                    yield (_envelope(line, topic, number) or plain) if envelopes else plain
                 number += 1
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path}: cannot be read ({error})") from error
+
+
+def begins_like_json(path: Path) -> bool:
+    """Whether a file's first line is a JSON object, whatever the file's name is."""
+    try:
+        with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as file:
+            return file.readline(64).lstrip(b"\xef\xbb\xbf \t").startswith(b'{"')
+    except (OSError, EOFError, zlib.error):
+        return False
+
+
+class _Envelope(msgspec.Struct):
+    """A line of kcat -J."""
+
+    topic: str
+    partition: int
+    offset: int
+    ts: int = -1
+    headers: list[str | None] | None = None
+    key: str | None = None
+    key_base64: bytes | None = None
+    payload: str | msgspec.UnsetType | None = msgspec.UNSET
+    payload_base64: bytes | None = None
+
+
+_envelopes = msgspec.json.Decoder(_Envelope)
+
+
+def _envelope(line: bytes, topic: str, number: int) -> FileRecord | None:
+    """The record in a line of kcat -J; None where it is none. Its offset here is the line's number."""
+    try:
+        found = _envelopes.decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    if found.payload is msgspec.UNSET and found.payload_base64 is None:
+        return None
+    value = found.payload_base64
+    if value is None and isinstance(found.payload, str):
+        value = found.payload.encode()
+    key = found.key_base64 if found.key_base64 is not None else None if found.key is None else found.key.encode()
+    flat = found.headers or []
+    headers = tuple((name or "", (text or "").encode()) for name, text in zip(flat[::2], flat[1::2], strict=False))
+    return FileRecord(found.topic or topic, max(0, found.partition), number, found.ts, key, value, headers)

@@ -9,6 +9,9 @@ from hypothesis import strategies as st
 from streamrnn.kernels.experts import ridge, stack
 from streamrnn.records import F32
 
+ONE = np.float32(1.0)
+LOUD = np.float32(1e30)  # features of now that are stronger than any
+
 
 def empty(features: int, rungs: int) -> tuple[F32, F32, F32, F32, F32, F32]:
     f32 = np.float32
@@ -27,11 +30,11 @@ def test_the_solution_is_that_of_the_weighted_ridge(features: int, rungs: int, s
     x[:, 0] = 1.0
     y = (x @ rng.standard_normal((features, rungs)) + rng.standard_normal((200, rungs))).astype(np.float32)
     for row, label in zip(x, y, strict=True):
-        ridge.learn(gram, right, seen, row, label, 0.0)
+        ridge.learn(gram, right, seen, row, label, False, ONE, LOUD)
     ridge.solve(gram, right, seen, weights, work, inverse)
     old = float(ridge.FORGETTING) ** np.arange(199, -1, -1)
     energy = (x[:, 1:].astype(np.float64) ** 2).sum(1)
-    count = min(old.sum(), (old * energy).sum() ** 2 / (old * energy**2).sum())
+    count = min(old.sum(), (old * energy).sum() ** 2 / ((old * energy) ** 2).sum())
     g = (x * old[:, None]).T.astype(np.float64) @ x
     right_side = (x * old[:, None]).T.astype(np.float64) @ y
     expected = np.linalg.solve(g + ridge.RIDGE / count * np.diag(np.diag(g)), right_side)
@@ -45,12 +48,37 @@ def test_a_feature_without_energy_or_made_of_others_has_no_weight_and_breaks_not
     for _ in range(50_000):
         a, b = rng.standard_normal(2)
         row = np.array([1.0, a, 0.0, b, a], dtype=np.float32)  # the third says nothing, the last repeats the second
-        ridge.learn(gram, right, seen, row, np.array([a + b, b], dtype=np.float32), 0.0)
+        ridge.learn(gram, right, seen, row, np.array([a + b, b], dtype=np.float32), False, ONE, LOUD)
     ridge.solve(gram, right, seen, weights, work, inverse)
     assert np.isfinite(weights).all()
     assert not weights[2].any()
     assert np.abs(weights[1, 0] + weights[4, 0] - 1.0) < 0.02
     assert np.abs(weights[3] - 1.0).max() < 0.02
+
+
+def test_what_was_a_thousand_times_as_strong_is_forgotten_in_a_few_thousand_samples() -> None:
+    """At the usual pace the old slope of 2 would be found for seventy thousand."""
+    rng = np.random.default_rng(3)
+    gram, right, seen, weights, work, inverse = empty(2, 1)
+    for k in range(3500):
+        size, slope = (1000.0, 2.0) if k < 500 else (1.0, -1.0)
+        a = rng.standard_normal() * size
+        row = np.array([1.0, a], dtype=np.float32)
+        ridge.learn(gram, right, seen, row, np.array([slope * a], np.float32), False, ONE, np.float32(size * size))
+    ridge.solve(gram, right, seen, weights, work, inverse)
+    assert weights[1, 0] < 0.5
+
+
+def test_an_absurd_label_moves_little() -> None:
+    rng = np.random.default_rng(4)
+    gram, right, seen, weights, work, inverse = empty(2, 1)
+    for k in range(500):
+        a = rng.standard_normal()
+        label, most = (1e9 * a, np.float32(1000.0 / 1e18)) if k == 400 else (a, ONE)
+        row = np.array([1.0, a], dtype=np.float32)
+        ridge.learn(gram, right, seen, row, np.array([label], np.float32), True, most, LOUD)
+    ridge.solve(gram, right, seen, weights, work, inverse)
+    assert abs(weights[1, 0] - 1.0) < 0.2
 
 
 def test_the_stack_begins_as_the_expert_that_is_trusted_and_finds_the_better_sum() -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 WATCHED = ["streamrnn", "yaml"]
 # Not the compiled inner loops: numba reads their byte code. They are imported before the others are watched.
 COMPILED = ["batches", "features", "forecast", "grid", "gru", "text"]
-NAMES = ("codec", "state", "held", "layout", "checkpoint", "note", "weights", "models", "config")
+NAMES = ("codec", "elements", "state", "held", "layout", "checkpoint", "note", "weights", "models", "config")
 # Longer input only repeats shorter one; a record of the state topic has this size.
 BYTES_MAX = 16_384
 SECONDS_MAX = 10  # of one input

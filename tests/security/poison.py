@@ -74,10 +74,10 @@ POISON: list[tuple[str, bytes | None, Reason]] = [
     ("object as number", wide(b"{}"), "type"),
     ("values an array", b'{"series":"p","ts":1,"values":[1,2]}', "type"),
     ("values a number", b'{"series":"p","ts":1,"values":3}', "type"),
-    ("series a number", wide(b"1", series=b"7"), "type"),
+    ("series a boolean", wide(b"1", series=b"true"), "type"),
     ("series an object", wide(b"1", series=b"{}"), "type"),
     ("long value as text", b'{"series":"p","ts":1,"channel":"temp","value":"1"}', "type"),
-    ("long channel a number", b'{"series":"p","ts":1,"channel":1,"value":1}', "type"),
+    ("long channel a number", b'{"series":"p","ts":1,"channel":1,"value":1}', "unknown-channel"),
     # Range
     ("NaN literal", wide(b"NaN"), "range"),
     ("nan literal", wide(b"nan"), "range"),

@@ -60,6 +60,7 @@ WEIGHTS_VERSION = 1
 # ── the decoder ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 _WIDE = StreamSpec(channels=("temp", "flow"), step_ms=1000, horizon=4)
+_BASE = {"input": "t", "channels": ["temp", "flow"], "step": "1s", "horizon": 4}
 DECODERS = (
     Decoder(_WIDE),
     Decoder(
@@ -115,6 +116,58 @@ def codec(data: bytes) -> None:
         ticks, rejected = decoder.decode([before, record, after])
         assert len(ticks) + len(rejected) == 3
         assert _bytes_of(decoder, [before, record, after], (10, 12)) == alone
+        for refusal in rejected:
+            assert refusal.reason in REASONS
+            assert 0 < len(refusal.detail) <= DETAIL_CHARS_MAX
+            assert refusal.detail.isprintable()
+            assert dead_letter(refusal)[1] == refusal.record.value
+        for name, values in zip(ticks.series, ticks.values, strict=True):
+            assert name and len(name.encode()) <= 256 and "\n" not in name and "\x00" not in name
+            assert (np.abs(values[~np.isnan(values)]) <= decoder.decode_spec.value_abs_max).all()
+        assert _seconds(decoder, record) < RECORD_S_MAX
+
+
+_MANY = (
+    Decoder(_WIDE, DecodeSpec(each="[*]")),
+    Decoder(
+        _WIDE,
+        DecodeSpec(each=("m[*].r[*]", "r[*]", "."), series=("^.id?", ("a", "b?"), "tags.*"), values="*", numbers="text"),
+    ),
+    *(
+        Decoder(_WIDE, load([], {**_BASE, "decode": {"preset": name, "series": series}}, {}).decode_spec())
+        for name, series in (
+            ("collectd", "host"), ("telegraf", ["tags.host?", "tags.*"]), ("debezium", "after.id"), ("quix", "@key"),
+            ("otlp-json", "^.name"),
+            ("sparkplug-json", "@key"), ("binance", "series"), ("ksqldb", "@window.key"),
+        )
+    ),
+    Decoder(_WIDE, load([], {**_BASE, "decode": {"preset": "senml"}}, {}).decode_spec()),
+    Decoder(_WIDE, load([], {**_BASE, "decode": {"preset": "ditto"}}, {}).decode_spec()),
+)  # fmt: skip
+MANY = [
+    b'[{"series":"p","ts":1764000000000,"values":{"temp":1}},{"values":{"flow":null}},7]',
+    b'{"m":[{"id":"a","r":[{"a":1,"b":null,"ts":"1764000000000","temp":"NaN","tags":{"x":"y"}}]}]}',
+    b'[{"values":[1,2],"dsnames":["temp","flow"],"time":1764000000.25,"host":"a","plugin":"p","type":"t"}]',
+    b'{"metrics":[{"name":"temp","intValue":4294967291,"fields":{"temp":1},"tags":{"host":"a"},"timestamp":1764000000}]}',
+    b'{"schema":{},"payload":{"after":{"id":1,"temp":"Bdw=","flow":{"scale":1,"value":"GQ=="}},"op":"c","ts_ms":1764000000000}}',
+    b'{"V":{"Timestamps":[1764000000000000000],"NumericValues":{"temp":[21.4]}}}',
+    b'[{"bn":"p/","bt":1764000000,"bv":1e3,"n":"temp","v":21.5},{"n":"flow","v":1,"t":-1}]',
+    b'{"resourceMetrics":[{"scopeMetrics":[{"metrics":[{"name":"temp","gauge":{"dataPoints":[{"timeUnixNano":"1764000000000000000","asInt":"5"}]}}]}]}]}',
+    b'{"topic":"a/b/things","path":"/features/temp/properties/value","value":1}',
+    b'{"e":"trade","s":"X","p":"1","T":1764000000000}',
+]
+
+
+def elements(data: bytes) -> None:
+    """Records of many ticks: the first byte chooses the key, the rest is the record's value."""
+    choice, value = (data[0], data[1:]) if data else (0, b"")
+    record = Plain(value, 11, (b"key-1", None, value[-20:], b"\xff")[choice % 4], _CE[choice // 4 % 3])
+    before, after = Plain(b"[]", 10), Plain(b"{}", 12)
+    for decoder in _MANY:
+        ticks, rejected, skipped = decoder.read([before, record, after])
+        without = {each.record.offset for each in (*rejected, *skipped)}
+        assert without | set(ticks.offset.tolist()) == {10, 11, 12}
+        assert len(ticks) + len(rejected) <= 2 + decoder.decode_spec.elements_max
         for refusal in rejected:
             assert refusal.reason in REASONS
             assert 0 < len(refusal.detail) <= DETAIL_CHARS_MAX
@@ -453,6 +506,7 @@ def _held_seeds() -> list[bytes]:
 
 TARGETS: dict[str, tuple[Callable[[bytes], None], Callable[[], list[bytes]]]] = {
     "codec": (codec, lambda: [bytes([i]) + record for i, record in enumerate(RECORDS * 3)]),
+    "elements": (elements, lambda: [bytes([i]) + record for i, record in enumerate(MANY)]),
     "state": (state, lambda: [_state(_PLAIN)[2], _state(_HOLDING)[2]]),
     "held": (held, _held_seeds),
     "layout": (layout, lambda: [_state(_PLAIN)[0], b'[["applied","<i8",[]]]']),

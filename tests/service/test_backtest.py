@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 from collections.abc import Iterable
@@ -382,21 +383,63 @@ def test_old_times_of_an_unbroken_file_stay_whatever_they_look_like(tmp_path: Pa
 
 
 @pytest.mark.parametrize("with_config", [False, True])
-@pytest.mark.parametrize("kind", ["array", "array in one line", "pretty", "kcat"])
+@pytest.mark.parametrize("kind", ["array", "array in one line", "pretty"])
 def test_json_that_is_not_one_object_a_line_is_said_to_be_that(tmp_path: Path, kind: str, with_config: bool) -> None:
     rows = [{"series": "s", "ts": 1_764_000_000_000 + i, "values": {"x": i}} for i in range(20)]
-    envelopes = [{"topic": "t", "partition": 0, "offset": i, "payload": json.dumps(row)} for i, row in enumerate(rows)]
     text, words = {
         "array": (json.dumps(rows, indent=1), "is a JSON array; one JSON object a line is needed"),
         "array in one line": (json.dumps(rows), "is a JSON array; one JSON object a line is needed"),
         "pretty": ("\n".join(json.dumps(row, indent=1) for row in rows), "over several lines; one JSON object a line"),
-        "kcat": ("\n".join(json.dumps(each) for each in envelopes), "kcat -J; one JSON object a line.*payload"),
     }[kind]
     path = tmp_path / "t.json"
     path.write_text(text)
     config = load([], {"input": "t", "channels": ["x"], "step": "1s", "horizon": 2}, {}) if with_config else None
     with pytest.raises(InputError, match=words):
         read(Options(path, settings=config))
+
+
+def test_lines_of_kcat_are_the_records_in_them(tmp_path: Path) -> None:
+    rows = [{"values": {"x": i}} for i in range(20)]
+    lines = [
+        {"topic": "t", "partition": i % 2, "offset": 70 + i, "tstype": "create", "ts": 1_764_000_000_000 + 1000 * i, "broker": 0,
+         "headers": ["h", "v"], "key": "pump-7", "payload": json.dumps(row)}
+        for i, row in enumerate(rows)
+    ]  # fmt: skip
+    lines[3] = {**lines[3], "payload_base64": base64.b64encode(lines[3].pop("payload").encode()).decode()}
+    lines.append({**lines[4], "payload": None})
+    path = tmp_path / "t.kcat"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    stream = read(Options(path, horizon=2, allow_refused=True))
+    assert stream.batch.series == ["pump-7"] * 20
+    assert stream.batch.ts_us.tolist() == [(1_764_000_000 + i) * 10**6 for i in range(20)]
+    assert stream.batch.values[:, 0].tolist() == list(range(20))
+    assert dict(stream.refused) == {"tombstone": 1}
+
+
+def test_people_s_own_lines_go_through_the_services_decoder(tmp_path: Path) -> None:
+    changes = {
+        "decode.each": "r[*]",
+        "decode.series": "^.id",
+        "decode.ts": "at",
+        "decode.ts_unit": "s",
+        "decode.values": "*",
+    }
+    config = load([], {"input": "t", "channels": ["x", "y"], "step": "1s", "horizon": 2, **changes}, {})
+    path = tmp_path / "t.jsonl"
+    lines = [
+        {"id": "a", "r": [{"at": 1_764_000_000 + 2 * i, "x": i}, {"at": 1_764_000_001 + 2 * i, "y": i}]}
+        for i in range(20)
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"id":"a","r":[]}\n')
+    stream = read(Options(path, settings=config))
+    assert (len(stream.batch), stream.total, dict(stream.refused)) == (40, 40, {})
+    assert any("1 empty" in note for note in stream.notes)
+    assert stream.batch.values[:2].tolist()[0][0] == 0.0
+    wrong = load(
+        [], {"input": "t", "channels": ["x"], "step": "1s", "horizon": 2, **changes, "decode.ts_unit": "ms"}, {}
+    )
+    with pytest.raises(InputError, match="ts_unit: s"):
+        read(Options(path, settings=wrong))
 
 
 # ── scores ───────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -13,11 +13,27 @@ from running import START, Clock, all_committed, documents, logs, made, of, send
 
 from streamrnn.codec import Decoder
 from streamrnn.service import observe
-from streamrnn.service.notices import HANDFUL, Pace, Refusals, fates
+from streamrnn.service.notices import HANDFUL, NothingUsed, Pace, Refusals, fates
 from streamrnn.service.observe import WorkerObserver
 from streamrnn.service.trainer import Trainer
 from streamrnn.stream.engine import Engine
 from streamrnn.transports.memory import MemoryBroker, MemoryTransport
+
+# ── nothing is used ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_an_input_of_which_all_is_skipped_is_said_once_a_minute(used: bool) -> None:
+    nothing = NothingUsed()
+    with logs() as lines:
+        for second in range(100):
+            nothing.add({"where": 3, "tombstone": 9})
+            nothing.look(float(second), used)
+    assert len(of(lines, "all of the input is skipped")) == (0 if used else 2)
+    if not used:
+        assert lines[0]["skipped"]["where"] > 0
+        assert "streamrnn decode" in lines[0]["event"]
+
 
 # ── one line a minute ────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 import numpy as np
 
 from streamrnn.kernels import inlined
-from streamrnn.kernels.columns import DEVIATIONS, EXPERTS, MOVES, PERSISTENCE, STACK, Real
+from streamrnn.kernels.columns import DEVIATIONS, MOVES, PERSISTENCE, STACK, Real
 from streamrnn.kernels.experts import stack
 from streamrnn.records import F32, I64
 
@@ -36,10 +36,12 @@ STANDARD = 0.5  # standard errors that the guard takes from β
 ABSURD = np.float32(1000.0)  # a squared move beyond so many usual ones weighs less in slow sums
 CAP_MAX, ENERGY_MAX = np.float32(1e30), np.float32(1e38)  # whatever a foreign record says of usual moves
 STACKED_MAX = np.float32(1e6)
+# What has been summed up is forgotten in a hurry where its squared moves were so many times those of now.
+STRONG, HASTY = np.float32(10.0), np.float32(0.99)
 FIRST = 8  # frames of a channel that nothing is scored on
 NEGLIGIBLE = 12.0  # a weight of e^−12 is 0
 # Weights and stacks are solved for at every 4th forecast of a rung, at each one while the channel is young.
-SELDOM, YOUNG = 4, 256
+SELDOM, YOUNG = 4, 32
 
 
 @inlined
@@ -51,6 +53,7 @@ def score(
     turn: int,
     discount: float,
     fade: float,
+    now: Real,
     y: Real,
     moves: F32,
     raw: Real,
@@ -62,10 +65,12 @@ def score(
     stack_right: F32,
     stack_weight: F32,
     place: I64,
+    members: I64,
     wakes: I64,
     factor: F32,
 ) -> None:
-    """Takes in what came of a channel: `y` the move over rung r, `moves` [expert] what each had said, `raw` the mixture.
+    """Takes in what came of a channel: `y` the move over rung r, `moves` [expert] what each had said, `raw` the mixture; `now`
+    the usual squared move of one step (0: not known).
 
     `age`: frames between the channel's first and the target; `turn`: number of the forecast among those of this rung, by which
     solving takes turns. The arrays are those of `Mixture`, of one channel; `loss` [expert in use] and the stack's of one rung.
@@ -73,30 +78,40 @@ def score(
     settled = age > h + 38
     usual = size[r]
     faded, discounted = np.float32(fade), np.float32(discount)
+    if now > np.float32(0.0) and y != np.float32(0.0):
+        # It has become much calmer: sums of what came before would rule for a long time.
+        if size[0] > STRONG * now:
+            discounted = min(discounted, HASTY)
+        if energy[0, 0] * np.float32(1.0 - fade) > STRONG * now:
+            faded = min(faded, HASTY)
     limit = FARTHEST
     if settled and usual > np.float32(0.0):
         limit = min(np.float32(BELIEVED) * np.sqrt(usual), FARTHEST)
-    for k in range(1, EXPERTS):
+    for member in range(members.shape[0]):
+        k = members[member]
         moves[k] = min(max(moves[k], -limit), limit) if moves[k] == moves[k] else np.float32(0.0)
+    moves[STACK] = min(max(moves[STACK], -limit), limit) if moves[STACK] == moves[STACK] else np.float32(0.0)
     squared = y * y
     if settled and usual > np.float32(0.0):
         squared = min(squared, CAP * usual)
     count = (age - FIRST - h) // stride + 1
-    rate = np.float32(max(1.0 - discount, 1.0 / max(count, 1)))
+    rate = max(np.float32(1.0) - discounted, np.float32(1.0 / max(count, 1)))
     usual += rate * (squared - usual)
     size[r] = usual
     cap = min(CAP * usual, CAP_MAX)
     squared = min(y * y, cap)
     energy[r, 0] = faded * energy[r, 0] + squared
-    energy[r, 1] = min(faded * energy[r, 1] + squared * squared, ENERGY_MAX)
+    energy[r, 1] = min(faded * faded * energy[r, 1] + squared * squared, ENERGY_MAX)
     # losses
     spoken = age - h
     first = place[PERSISTENCE]
-    for k in range(EXPERTS):
+    loss[first] = discounted * loss[first] + squared
+    for member in range(members.shape[0] + 1):
+        k = members[member] if member < members.shape[0] else STACK
         at = place[k]
         if at >= 0:
             lost = loss[at]
-            if k != PERSISTENCE and spoken < wakes[k] + (h if k < MOVES else 0):
+            if spoken < wakes[k] + (h if k < MOVES else 0):
                 lost = ASLEEP * loss[first]
             d = moves[k] - y
             loss[at] = discounted * lost + min(d * d, cap)
@@ -108,18 +123,15 @@ def score(
     slope[r, 1] = faded * slope[r, 1] + weight * raw * raw
     if place[STACK] >= 0:
         trusted = DEVIATIONS if place[DEVIATIONS] >= 0 else MOVES
-        members = 0
         for k in range(1, STACK):
-            if place[k] >= 0:
-                members += 1
-            else:
+            if place[k] < 0:
                 moves[k] = np.float32(0.0)
         stack.learn(stack_gram, stack_right, moves, y - moves[trusted], weight, faded)
         if age < YOUNG or turn % SELDOM == 0:
             samples = (1.0 - fade ** max(count, 1)) / (1.0 - fade)
             if energy[r, 1] > np.float32(0.0):
                 samples = min(samples, 3.0 * energy[r, 0] * (energy[r, 0] / energy[r, 1]))
-            stack.solve(stack_gram, stack_right, stack_weight, members, trusted, energy[r, 0], samples, factor)
+            stack.solve(stack_gram, stack_right, stack_weight, members.shape[0], trusted, energy[r, 0], samples, factor)
             for k in range(stack_weight.shape[0]):
                 if not abs(stack_weight[k]) < STACKED_MAX:
                     # No such weights are learnt from numbers: it begins again.

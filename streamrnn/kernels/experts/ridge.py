@@ -13,6 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from streamrnn.kernels import lean
+from streamrnn.kernels.columns import Real
 from streamrnn.records import F32
 
 FORGETTING = np.float32(0.9998)
@@ -20,10 +21,13 @@ RIDGE = 40.0
 MOST = np.float32(1e38)  # squares of what is absurd are no float32
 # A pivot below this share of its feature's energy is rounding: the feature is a sum of others, or 0.
 NOTHING = np.float32(1e-5)
-# A sample whose one feature has this many times its usual energy weighs less: it is absurd.
-LEVERAGE = 1000.0
+# A sample whose one feature or label has this many times its usual energy weighs less: it is absurd.
+ABSURD = np.float32(1000.0)
+# Equations from moves more than this many times as strong as those of now (in squares) are forgotten faster, at most so fast: at
+# the usual pace what comes now would count for nothing for as long as it takes to forget a million.
+STRONG, FASTEST = np.float32(3.0), np.float32(0.01)
 ENOUGH = 30.0
-# An old channel's equations are solved at every 16th frame: their solution hardly moves between.
+# An old channel's equations are solved at every 16th frame (a power of two): their solution hardly moves between.
 SELDOM = 16
 
 
@@ -44,41 +48,50 @@ def say(weights: F32, features: F32, said: F32) -> None:
 
 
 @lean
-def learn(gram: F32, right: F32, seen: F32, features: F32, labels: F32, leverage: float) -> None:
-    """Takes one sample in; one that is absurd, with a feature of more than `leverage` times its usual energy, weighs less."""
+def learn(gram: F32, right: F32, seen: F32, features: F32, labels: F32, guarded: bool, most: Real, now: Real) -> None:
+    """Takes one sample in, with the weight `most` or, where features are `guarded`, less if one of them is absurd.
+
+    `now`: the usual energy of the second feature, which is the first one that moves.
+    """
     rungs, size = right.shape
+    fade = FORGETTING
+    usual, moved = gram[size], features[1] * features[1]
+    strong = STRONG * seen[0] * max(now, moved)
+    if moved > np.float32(0.0) and usual > strong:
+        fade = np.float32(1.0) - min((np.float32(1.0) - FORGETTING) * (usual / strong) * (usual / strong), FASTEST)
     energy = np.float32(0.0)
     for j in range(1, size):
         energy += features[j] * features[j]
-    weight = np.float32(1.0)
-    if leverage > 0.0 and seen[0] >= ENOUGH:
-        most = np.float32(0.0)
+    weight = most
+    if guarded and seen[0] >= ENOUGH:
+        worst = np.float32(0.0)
         at = 0
         for j in range(size):
-            usual = gram[at]
+            energetic = gram[at]
             odd = features[j] * features[j] * seen[0]
-            if odd > most * usual and usual > np.float32(0.0):
-                most = odd / usual
+            if odd > worst * energetic and energetic > np.float32(0.0):
+                worst = odd / energetic
             at += size - j
-        if most > leverage:
-            weight = np.float32(leverage) / most
+        if worst > ABSURD:
+            weight = min(weight, ABSURD / worst)
     # Slices, since an index that may be negative is looked at for each number.
     at = 0
     for i in range(size):
         a = weight * features[i]
         row, others = gram[at : at + size - i], features[i:size]
         for k in range(row.shape[0]):
-            row[k] = FORGETTING * row[k] + a * others[k]
+            row[k] = fade * row[k] + a * others[k]
         at += size - i
     for r in range(rungs):
         a = weight * labels[r]
         row = right[r]
         for k in range(size):
-            row[k] = FORGETTING * row[k] + a * features[k]
+            row[k] = fade * row[k] + a * features[k]
     energy *= weight
-    seen[0] = FORGETTING * seen[0] + np.float32(1.0)
-    seen[1] = FORGETTING * seen[1] + energy
-    seen[2] = min(FORGETTING * seen[2] + min(energy * energy, MOST), MOST)
+    seen[0] = fade * seen[0] + np.float32(1.0)
+    seen[1] = fade * seen[1] + energy
+    # A weight enters the square of a sum as its own square (Kish's effective size).
+    seen[2] = min(fade * fade * seen[2] + min(energy * energy, MOST), MOST)
 
 
 @lean
@@ -148,13 +161,10 @@ def solve(gram: F32, right: F32, seen: F32, weights: F32, work: F32, inverse: F3
 
 
 @lean
-def solves(n: int, c: int, age: int, horizon: int) -> bool:
-    """Whether channel c solves its equations at frame n: often while it is young, then more seldom, by turns."""
-    every = SELDOM
-    if age < horizon + 64:
-        every = 2
-    elif age < 256:
-        every = 4
-    elif age < 512:
-        every = 8
+def solves(n: int, c: int, samples: int) -> bool:
+    """Whether channel c solves its equations at frame n, having learnt from so many: about once for each quarter more that it has
+    learnt from, by turns, at last every `SELDOM`-th time."""
+    every = min(max(samples >> 2, 2), SELDOM)
+    while every & (every - 1):
+        every &= every - 1
     return (n + c) % every == 0

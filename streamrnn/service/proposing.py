@@ -1,0 +1,1063 @@
+"""From records that nobody has described to a configuration: the preset or the paths, the unit of time, channels, step.
+
+It looks at a sample. What it takes for granted stands as a note beside the proposal; what it cannot know (a time zone, the
+scale of a decimal) is left open and said.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from streamrnn.codec import Decoder
+from streamrnn.durations import format_ms
+from streamrnn.elements import Layout
+from streamrnn.influx import metrics_of
+from streamrnn.instants import UNREADABLE, Refused, TextTimes, text_us
+from streamrnn.mapping import DecodeSpec
+from streamrnn.paths import ROOTS, Key, Mistyped, parse_path
+from streamrnn.presets import with_preset
+from streamrnn.records import Record
+from streamrnn.spec import StreamSpec
+
+CHANNELS_MAX = 24
+DEPTH_MAX = 5
+HORIZON = 12
+UNIT_US = {"s": 10**6, "ms": 1000, "us": 1, "ns": 0.001}
+# Event times that are believed where a record has no time of its own: 1990 to 2100.
+BELIEVED_US = (631_152_000_000_000, 4_102_444_800_000_000)
+NEAR_US = 400 * 86_400 * 10**6
+
+_TIMES = re.compile(
+    r"(^|[._@])(ts|time|timestamp|datetime|date|dt|at|when|instant|event_?time|t)($|_|\d)|_(at|ts|time|timestamp)($|_)|time$|Time|"
+    r"timestamp$|Timestamp|(^|_)(created|updated|measured|recorded|sampled|observed|sent|last_seen|last_changed)($|_)",
+    re.ASCII,
+)
+_NOT_VALUES = re.compile(
+    r"(^|[._])(id|ids|uuid|start|stop|begin|end|interval|seq|sequence|offset|partition|version|rev|revision|ts|time|timestamp|datetime|date|dt|lat|lon|latitude|"
+    r"longitude|trade_id|code|status)$|_(id|at|ts|time|timestamp|seq|ms|us|ns|naive)$|(Id|Time|Timestamp)$"
+)
+_SERIES = re.compile(
+    r"(device|sensor|host|hostname|machine|asset|series|unit|station|meter|symbol|ticker|product_?id|instrument|tag|node|name|"
+    r"entity|equipment|thing|client|location|site|room|pump|id|uid|key|sym|sn|s)(_?(id|name|no|number|uid))?$",
+    re.IGNORECASE,
+)
+_RANK = (
+    "series",
+    "device",
+    "sensor",
+    "machine",
+    "asset",
+    "host",
+    "instrument",
+    "symbol",
+    "ticker",
+    "product",
+    "meter",
+    "station",
+    "unit",
+    "thing",
+    "entity",
+    "equipment",
+    "node",
+    "client",
+)
+_LONG_NAMES = (
+    "channel",
+    "metric",
+    "metric_name",
+    "measurement",
+    "parameter",
+    "param",
+    "variable",
+    "signal",
+    "quantity",
+    "field",
+    "property",
+    "tagname",
+    "tag",
+    "type",
+    "kind",
+    "name",
+    "key",
+)
+_LONG_VALUES = ("value", "val", "v", "reading", "metric_value", "measurement", "data")
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?", re.ASCII)
+_WORDS = frozenset({"nan", "inf", "+inf", "-inf", "infinity", "-infinity", "+infinity"})
+_LOCAL = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}(:[0-9]{2}([.,][0-9]+)?)?", re.ASCII)
+
+
+class NoProposal(Exception):
+    """Nothing in the sample can be read; the message says what it looks like, and what to do."""
+
+
+@dataclass(slots=True)
+class Proposal:
+    """`settings`: the configuration, as keys of a YAML file; `notes`: what was found, and what is left open."""
+
+    settings: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+
+
+Documents = list[tuple[Any, Record]]
+
+
+class _Unframed:
+    """A record without the five bytes that a schema registry's serializer puts before its value."""
+
+    def __init__(self, record: Record) -> None:
+        self.topic, self.partition, self.offset = record.topic, record.partition, record.offset
+        self.timestamp, self.key, self.headers = record.timestamp, record.key, record.headers
+        self.value = (record.value or b"")[5:]
+
+
+def propose(records: Sequence[Record], topic: str) -> Proposal:
+    """A configuration for such records. Raises NoProposal."""
+    framed = [
+        record
+        for record in records
+        if (record.value or b"")[:1] == b"\x00" and (record.value or b"")[5:6] in (b"{", b"[")
+    ]
+    documents, leading, bare = _documents(
+        [_Unframed(record) for record in framed] if 2 * len(framed) > len(records) else records
+    )
+    form = "json"
+    for form in ("json", "influx", "msgpack"):
+        if form != "json":
+            documents = _other_documents(records, form)
+        if documents:
+            break
+    if not documents:
+        raise NoProposal(_not_json(records))
+    decode: dict[str, Any] = {}
+    notes: list[str] = []
+    preset = "influx" if form == "influx" else _preset_of(documents)
+    if preset == "":
+        channels = _contract_channels(documents)
+    elif preset is not None:
+        decode = {"preset": preset}
+        notes.append(f"the records look like those of {preset} (streamrnn knows them by that name)")
+        channels = _settle_preset(decode, documents, notes)
+    else:
+        decode, channels = _inferred(documents, notes)
+    if 2 * len(framed) > len(records):
+        decode["format"] = "json-schema"
+        notes.append("the records are JSON behind the id of a schema (Confluent's frame)")
+    if form == "msgpack":
+        decode["format"] = form
+        notes.append("the records are MessagePack")
+    if leading and preset is None:
+        decode["leading"] = "skip"
+    if bare and with_preset(decode, ()).get("numbers", "strict") == "strict":
+        decode["numbers"] = "text"
+        notes.append("NaN or Infinity stand as bare words: read as missing")
+    channels = [channel for channel in channels if channel]
+    if not channels:
+        raise NoProposal("no numbers were found that could be channels; map them with decode.values")
+    if len(channels) > CHANNELS_MAX:
+        notes.append(f"{len(channels)} numbers were found; these are the {CHANNELS_MAX} most frequent")
+        channels = channels[:CHANNELS_MAX]
+    settings: dict[str, Any] = {"input": topic, "channels": channels, "step": "1s", "horizon": HORIZON}
+    if decode:
+        settings["decode"] = decode
+    return _checked(settings, records, notes)
+
+
+# ── documents ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _documents(records: Sequence[Record]) -> tuple[Documents, bool, bool]:
+    """(documents, whether something stands before them, whether NaN stands in them as a bare word)"""
+    found: Documents = []
+    leading = bare = False
+    for record in records:
+        payload = record.value
+        if payload is None:
+            continue
+        if (
+            payload[:1] not in (b"{", b"[")
+            and (at := payload.find(b"{")) > 0
+            and payload[:1].isascii()
+            and payload[0] >= 32
+        ):
+            payload, leading = payload[at:], True
+        try:
+            document = msgspec.json.decode(payload)
+        except UNREADABLE:
+            try:
+                document = json.loads(payload, parse_constant=lambda _: None)
+                bare = True
+            except (ValueError, RecursionError):
+                continue
+        if isinstance(document, dict | list) and document:
+            found.append((document, record))
+    return found, leading, bare
+
+
+def _other_documents(records: Sequence[Record], form: str) -> Documents:
+    """Of records in another format, where most of them are."""
+    found: Documents = []
+    for record in records:
+        document: Any = None
+        try:
+            if form == "influx":
+                document = metrics_of(record.value or b"", CHANNELS_MAX**2)
+                if not document["metrics"] or any(isinstance(each, Mistyped) for each in document["metrics"]):
+                    continue
+            elif (record.value or b"{")[0] >= 0x80:  # an object, an array, or what holds one
+                document = msgspec.msgpack.decode(record.value or b"")
+        except UNREADABLE:
+            continue
+        if isinstance(document, dict | list) and document:
+            found.append((document, record))
+    return found if 2 * len(found) > len(records) else []
+
+
+def _not_json(records: Sequence[Record]) -> str:
+    values = [record.value for record in records if record.value]
+    if not values:
+        return "the records have no values" if records else "there are no records to look at"
+    first = values[0]
+    if first[:1] == b"\x00" and len(first) > 5:
+        return f"the records begin with a schema's id ({int.from_bytes(first[1:5], 'big')}), as those of a schema registry do"
+    if first.startswith(b"PUTVAL "):
+        return "the records are collectd's `Format Command`: set `Format JSON` in write_kafka"
+    if re.fullmatch(rb"[\w.\-]+ \S+ [0-9]{9,}\r?\n?.*", first, re.DOTALL):
+        return "the records look like Graphite's plain text; JSON is read"
+    return "the records are no JSON, MessagePack or Influx line protocol"
+
+
+# ── presets ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _has(document: Any, *keys: str) -> bool:
+    return isinstance(document, dict) and all(key in document for key in keys)
+
+
+def _unwrapped(document: Any, key: str) -> Any:
+    return document.get(key, document) if isinstance(document, dict) else document
+
+
+def _first(document: Any) -> Any:
+    return document[0] if isinstance(document, list) and document else None
+
+
+def _header(record: Record, name: str) -> bool:
+    return any(header == name for header, _ in record.headers)
+
+
+def _is_window(record: Record) -> bool:
+    key = record.key
+    return isinstance(key, bytes) and len(key) > 8 and 10**11 <= int.from_bytes(key[-8:], "big") < 10**13
+
+
+def _is_gateway(document: Any) -> bool:
+    return isinstance(document, dict) and all(
+        isinstance(each, list) and each and _has(each[0], "ts", "values") for each in document.values()
+    )
+
+
+def _is_binance(document: Any) -> bool:
+    event = _unwrapped(document, "data")
+    return _has(event, "e", "E", "s") or _has(event, "u", "s", "b", "B", "a", "A")
+
+
+_MARKS: dict[str, Callable[[Any, Record], bool]] = {
+    "azure-iot-hub": lambda d, r: _header(r, "iothub-connection-device-id"),
+    "thingsboard": lambda d, r: _header(r, "tb_msg_md_deviceName"),
+    "collectd": lambda d, r: _has(_first(d), "values", "dsnames", "dstypes", "host", "plugin"),
+    "otlp-json": lambda d, r: _has(d, "resourceMetrics"),
+    "debezium": lambda d, r: _has(_unwrapped(d, "payload"), "after", "op"),
+    "debezium-flat": lambda d, r: _has(_unwrapped(d, "payload"), "__deleted") or _has(_unwrapped(d, "payload"), "__op"),
+    "quix": lambda d, r: _has(_unwrapped(d, "V"), "Timestamps", "NumericValues"),
+    "telegraf": lambda d, r: any(
+        _has(each, "fields", "tags", "name", "timestamp")
+        for each in (d, _first(d.get("metrics") if isinstance(d, dict) else None))
+    ),
+    "senml": lambda d, r: (
+        isinstance(d, list)
+        and isinstance(_first(d), dict)
+        and bool({"bn", "bt", "n", "bu"} & set(d[0]))
+        and any(isinstance(each, dict) and {"v", "s", "vs", "vb"} & set(each) for each in d)
+    ),
+    "sparkplug-json": lambda d, r: (
+        _has(d, "metrics", "timestamp")
+        and isinstance(_first(d["metrics"]), dict)
+        and bool(
+            {"intValue", "longValue", "floatValue", "doubleValue", "booleanValue", "stringValue"} & set(d["metrics"][0])
+        )
+    ),
+    "cryptofeed": lambda d, r: _has(d, "exchange", "symbol", "timestamp"),
+    "prometheus-adapter": lambda d, r: _has(d, "timestamp", "value", "name", "labels"),
+    "ditto": lambda d, r: (
+        _has(d, "topic", "path", "value") and isinstance(d["topic"], str) and "/things/" in d["topic"]
+    ),
+    "aws-iot": lambda d, r: any(
+        _has(each, "state") and isinstance(each["state"], dict) and "reported" in each["state"]
+        for each in (d, _unwrapped(d, "current"))
+    ),
+    "rsyslog": lambda d, r: _has(d, "name", "origin") and isinstance(d["origin"], str),
+    "binance": lambda d, r: _is_binance(d),
+    "coinbase": lambda d, r: _has(d, "type", "product_id") or _has(d, "channel", "events"),
+    "kraken": lambda d, r: _has(d, "channel", "data") and _has(_first(d["data"]), "symbol"),
+    "thingsboard-gateway": lambda d, r: _is_gateway(d),
+    "ksqldb": lambda d, r: _is_window(r),
+}
+
+
+def _preset_of(documents: Documents) -> str | None:
+    """The preset that most documents look like; "" for the contract's own format; None for neither."""
+    own = sum(
+        (_has(document, "values") and isinstance(document["values"], dict))
+        or (_has(document, "channel", "value") and isinstance(document["channel"], str))
+        for document, _ in documents
+    )
+    if 2 * own > len(documents):
+        return ""
+    best, most = None, len(documents) / 3
+    for name, mark in _MARKS.items():
+        count = sum(bool(mark(document, record)) for document, record in documents)
+        if count > most:
+            best, most = name, count
+    return best
+
+
+def _contract_channels(documents: Documents) -> list[str]:
+    count: Counter[str] = Counter()
+    for document, _ in documents:
+        wide = document.get("values") if isinstance(document, dict) else None
+        if isinstance(wide, dict):
+            count.update(key for key, value in wide.items() if value is None or _is_number(value))
+        elif _has(document, "channel", "value"):
+            count[str(document["channel"])] += 1
+    return [name for name, _ in count.most_common()]
+
+
+def _settle_preset(decode: dict[str, Any], documents: Documents, notes: list[str]) -> list[str]:
+    """The channels that records of this preset have; what it leaves to the user is chosen and added to `decode`."""
+    name = decode["preset"]
+    if name in ("debezium", "debezium-flat"):
+        return _settle_rows(decode, documents, notes)
+    base = with_preset(decode, ())
+    if base.get("series") == "@key" and all(record.key is None for _, record in documents):
+        decode["series"] = base["series"] = "@topic"
+        notes.append(
+            "the records have no key, which names the series of this producer: all is one series, named by the topic"
+        )
+    if name in ("telegraf", "influx"):
+        documents = [(document, record) for document, record in documents if isinstance(document, dict)]
+        kinds = Counter(each.get("name") for document, _ in documents for each in document.get("metrics", [document]))
+        if len(kinds) > 1:
+            decode["where"] = {"name": kinds.most_common(1)[0][0]}
+            notes.append(
+                f"several measurements: {_listed([str(kind) for kind in kinds])}; the most frequent is read (decode.where)"
+            )
+            documents = [
+                ({"metrics": [each]}, record)
+                for document, record in documents
+                for each in document.get("metrics", [document])
+                if each.get("name") == decode["where"]["name"]
+            ]
+    count: Counter[str] = Counter()
+    for parent, row in _probed(base, documents):
+        for key, value in parent.items():
+            if _is_number(value, base.get("numbers", "strict")):
+                count[key] += 1
+        if row:
+            count[row] += 1
+    flat = base.get("values") == "*" or isinstance(base.get("values"), Mapping)
+    known = [key for key, _ in count.most_common() if not (flat and _NOT_VALUES.search(key))]
+    if name in ("collectd",) and len(known) > 1:
+        # The names of one plugin go together: those of the most frequent set.
+        sets = Counter(tuple(parent) for parent, _ in _probed(base, documents) if parent)
+        known = list(sets.most_common(1)[0][0])
+    return known
+
+
+def _probed(base: Mapping[str, Any], documents: Documents) -> Iterator[tuple[dict[str, Any], str]]:
+    """For each element (what its channels may be, with their values; the channel that a long one names)."""
+    template = base.get("values", "values.*")
+    if isinstance(template, Mapping):
+        template = template.get("*", "*")
+    templates = (template,) if isinstance(template, str) else tuple(template)
+    parents: dict[str, str] = {}
+    for at, each in enumerate(templates):
+        beside = re.fullmatch(r"(.*?)([^.\[\]]+)\[\^\.([^=\]]+)=\*\]", each)
+        if beside:
+            parents[f"names{at}"], parents[f"list{at}"] = beside[1] + beside[3], beside[1] + beside[2]
+        else:
+            parents[f"at{at}"] = re.sub(r"\.?\*(\[#\])?$", "", each) or "."
+    made = {**{key: _tupled(value) for key, value in base.items()}, "values": parents}
+    if made.get("series") is None:
+        made["series"] = "@offset"
+    layout = Layout(StreamSpec(tuple(parents), 1, 1), DecodeSpec(**made))
+    columns = dict(zip(parents, layout.values, strict=True))
+    for document, record in documents:
+        try:
+            rows = layout.rows_of(document, record)
+        except (Refused, Mistyped):
+            continue
+        for row in rows:
+            if isinstance(row, Mistyped):
+                continue
+            found: dict[str, Any] = {}
+            for name, (column, *_) in columns.items():
+                value = row[column]
+                if name.startswith("at") and isinstance(value, dict):
+                    found |= {
+                        key: (each[0] if isinstance(each, list) and each else each) for key, each in value.items()
+                    }
+                elif name.startswith("names") and isinstance(value, list):
+                    values = row[columns["list" + name[5:]][0]]
+                    found |= dict(zip(value, values, strict=False)) if isinstance(values, list) else {}
+            long = row[layout.channel] if layout.channel >= 0 else ""
+            numbers = [row[column] for column in layout.value]
+            taken = isinstance(long, str) and any(_is_number(each, base.get("numbers", "strict")) for each in numbers)
+            yield {key: value for key, value in found.items() if isinstance(key, str)}, long if taken else ""
+
+
+def _tupled(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _tupled(each) for key, each in value.items()}
+    return tuple(_tupled(each) for each in value) if isinstance(value, list | tuple) else value
+
+
+def _settle_rows(decode: dict[str, Any], documents: Documents, notes: list[str]) -> list[str]:
+    """Rows of a table: which columns name the series, the time and the values."""
+    flat = decode["preset"] == "debezium-flat"
+    rows: Documents = []
+    scales: dict[str, int] = {}
+    for document, record in documents:
+        scales |= _scales(document)
+        inner = _unwrapped(document, "payload")
+        row = inner if flat else inner.get("after") if isinstance(inner, dict) else None
+        if isinstance(row, dict):
+            rows.append((row, record))
+    leaves = _leaves(rows)
+    prefix = "" if flat else "after."
+    time = _time_of(leaves, rows, notes)
+    series = _series_of(leaves, rows, time.path if time else "", notes)
+    if series:
+        decode["series"] = prefix + series
+    if time:
+        decode["ts"] = prefix + time.path
+        decode |= {key: value for key, value in time.settings.items() if value != "ms" or key != "ts_unit"}
+    channels = [
+        path
+        for path, leaf in leaves.items()
+        if "." not in path
+        and leaf.numeric("text")
+        and path not in (series, time.path if time else "")
+        and not _NOT_VALUES.search(path)
+        and not path.startswith("__")
+    ]
+    channels += [
+        path
+        for path in dict.fromkeys(leaf.split(".")[0] for leaf in leaves if leaf.endswith(".scale"))
+        if path not in channels
+    ]
+    unknown = []
+    for path, leaf in leaves.items():
+        if "." in path or path in channels or not leaf.texts or path in (series, time.path if time else ""):
+            continue
+        if path in scales and all(re.fullmatch(r"[A-Za-z0-9+/]+={0,2}", text) for text in leaf.texts):
+            channels.append(path)
+            decode.setdefault("scale", {})[path] = scales[path]
+        elif all(text.endswith("=") and _is_base64(text) for text in leaf.texts):
+            unknown.append(path)
+    if unknown:
+        notes.append(
+            f"{_listed(unknown)}: decimals whose scale is not in the records: add them to channels with decode.scale, such as "
+            f"scale: {{{unknown[0]}: 2}}"
+        )
+    return channels
+
+
+def _scales(document: Any) -> dict[str, int]:
+    """The scales of decimals that a schema of Kafka Connect says, by column."""
+    found: dict[str, int] = {}
+    waiting = [document.get("schema")] if isinstance(document, dict) else []
+    while waiting:
+        at = waiting.pop()
+        if not isinstance(at, dict):
+            continue
+        inner = at.get("fields")
+        waiting += inner if isinstance(inner, list) else []
+        scale = at["parameters"].get("scale") if isinstance(at.get("parameters"), dict) else None
+        if str(at.get("name", "")).endswith(".Decimal") and isinstance(at.get("field"), str) and str(scale).isdigit():
+            found[at["field"]] = int(str(scale))
+    return found
+
+
+def _is_base64(text: str) -> bool:
+    try:
+        return bool(base64.b64decode(text, validate=True))
+    except ValueError:
+        return False
+
+
+# ── paths of one's own ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(slots=True)
+class _Leaf:
+    """All that was seen at a path."""
+
+    values: list[Any] = field(default_factory=list)
+
+    @property
+    def texts(self) -> list[str]:
+        return [value for value in self.values if isinstance(value, str)]
+
+    def numeric(self, numbers: str = "strict") -> bool:
+        """Whether there are numbers here, and nothing else but null."""
+        there = [value for value in self.values if value is not None]
+        return (
+            bool(there)
+            and all(_is_number(value, numbers) for value in there)
+            and any(not isinstance(value, str) or value.strip().lower() not in _WORDS for value in there)
+        )
+
+
+def _is_number(value: Any, numbers: str = "strict") -> bool:
+    if isinstance(value, bool):
+        return False
+    if isinstance(value, int | float):
+        return True
+    if numbers == "decimal" and isinstance(value, dict):
+        return "scale" in value
+    return (
+        numbers != "strict"
+        and isinstance(value, str)
+        and (value.strip().lower() in _WORDS or bool(_NUMBER.fullmatch(value.strip())))
+    )
+
+
+def _escaped(key: str) -> str:
+    if key[:1] == "@" and key[1:].partition(".")[0] in ROOTS:
+        key = f"\\{key}"
+        return key[:2] + re.sub(r"[.\[\]\\*]", r"\\\g<0>", key[2:])
+    return re.sub(r"[.\[\]\\*]", r"\\\g<0>", key)
+
+
+def _leaves(documents: Documents) -> dict[str, _Leaf]:
+    """By path the values in these objects, in the order of their first appearance."""
+    found: dict[str, _Leaf] = {}
+
+    def walk(at: Any, path: str, depth: int) -> None:
+        if isinstance(at, dict) and depth < DEPTH_MAX:
+            for key, value in at.items():
+                walk(value, f"{path}.{_escaped(key)}" if path else _escaped(key), depth + 1)
+        elif not isinstance(at, dict | list):
+            found.setdefault(path, _Leaf()).values.append(at)
+
+    for document, _ in documents:
+        walk(document, "", 0)
+    return found
+
+
+def _arrays(documents: Documents) -> str | None:
+    """The array of objects with numbers that holds the ticks; None where a document is one."""
+    count: Counter[str] = Counter()
+
+    def walk(at: Any, path: str, depth: int) -> None:
+        if isinstance(at, list):
+            objects = [each for each in at if isinstance(each, dict)]
+            if not objects or len(objects) < len(at):
+                return
+            # An array of keys and values is attributes, and no array of ticks.
+            if all(set(each) == {"key", "value"} for each in objects):
+                return
+            here = path + "[*]"
+            deeper = len(count)
+            for each in objects:
+                walk(each, here, depth + 1)
+            if len(count) == deeper and any(
+                _is_number(value, "text") or isinstance(value, dict) for each in objects for value in each.values()
+            ):
+                count[here] += len(objects)
+        elif isinstance(at, dict) and depth < DEPTH_MAX:
+            for key, value in at.items():
+                walk(value, f"{path}.{_escaped(key)}" if path else _escaped(key), depth + 1)
+
+    for document, _ in documents:
+        walk(document, "", 0)
+    return count.most_common(1)[0][0] if count else None
+
+
+def _elements(documents: Documents, each: str) -> tuple[Documents, list[Documents]]:
+    """(the elements, what is one level out of them, two, …)"""
+    levels: list[Documents] = [documents]
+    for part in re.findall(r"(.*?)\[\*\]\.?", each):
+        keys = [step.name for step in parse_path(part).steps if hasattr(step, "name")] if part else []
+        inside: Documents = []
+        for document, record in levels[-1]:
+            at = document
+            for key in keys:
+                at = at.get(key) if isinstance(at, dict) else None
+            inside += [(entry, record) for entry in at if isinstance(entry, dict)] if isinstance(at, list) else []
+        levels.append(inside)
+    return levels[-1], levels[-2::-1]
+
+
+@dataclass(frozen=True, slots=True)
+class _Time:
+    path: str
+    settings: dict[str, Any]
+
+
+def _time_of(leaves: Mapping[str, _Leaf], documents: Documents, notes: list[str]) -> _Time | None:
+    """The field that is most likely the event time, and how it is to be read."""
+    found: list[tuple[float, int, _Time, str]] = []
+    record_ms = statistics.median([record.timestamp for _, record in documents]) if documents else -1
+    for place, (path, leaf) in enumerate(leaves.items()):
+        there = [value for value in leaf.values if value is not None]
+        if not there or 3 * len(there) < len(documents) or any(isinstance(value, bool) for value in there):
+            continue
+        settings, note = _time_settings(there, record_ms)
+        if settings is None:
+            continue
+        likely = bool(_TIMES.search(path.split(".")[-1]))
+        if not likely and not all(isinstance(value, str) and not _NUMBER.fullmatch(value) for value in there):
+            continue  # numbers that could be times by their size alone
+        named = path.split(".")[-1].lower().lstrip("@")
+        rank = 0.0 if named in ("ts", "time", "timestamp") else 0.5 if likely else 2.0
+        # A time without a zone is the worse choice, and where nothing says which zone it is, it cannot be read yet.
+        rank += 1.0 if "timezone" in settings else 3.0 if note else 0.0
+        rank += 0.25 * path.count(".") + (
+            3.0 if re.search(r"receiv|receipt|ingest|process|insert|update|create", path, re.IGNORECASE) else 0
+        )
+        found.append((rank, place, _Time(path, settings), note))
+    if not found:
+        return None
+    _, _, time, note = min(found, key=lambda each: each[:2])
+    if note:
+        notes.append(note)
+    others = [each[2].path for each in found if each[2] is not time]
+    if others:
+        notes.append(f"event time: {time.path}; {_listed(others)} could be it, too (decode.ts)")
+    return time
+
+
+def _time_settings(values: Sequence[Any], record_ms: float) -> tuple[dict[str, Any] | None, str]:
+    """(settings, what is left open) of a field that may be a time; None where it is none."""
+    texts = [value for value in values if isinstance(value, str)]
+    if texts and len(texts) < len(values):
+        return None, ""
+    if texts and not all(_NUMBER.fullmatch(text) for text in texts):
+        try:
+            for text in texts[:50]:
+                text_us(text)
+            return {}, ""
+        except Refused:
+            pass
+        if all(_LOCAL.fullmatch(text) for text in texts):
+            try:
+                us = statistics.median([TextTimes("ms", None, _utc()).us(text) for text in texts])
+            except Refused:
+                return None, ""
+            if record_ms > 0 and abs(us / 1000 - record_ms) < 600_000:
+                return {
+                    "timezone": "UTC"
+                }, "times have no zone; as UTC they are within ten minutes of the records' own time"
+            apart = (
+                f" As UTC they are {(us / 1000 - record_ms) / 3_600_000:+.1f} h from the records' own time."
+                if record_ms > 0
+                else ""
+            )
+            return (
+                {},
+                f"times have no zone: set decode.timezone, such as Europe/London, or every record is refused.{apart}",
+            )
+        for form in (
+            "%d.%m.%Y %H:%M:%S",
+            "%Y/%m/%d %H:%M:%S",
+            "%d/%b/%Y:%H:%M:%S %z",
+            "%Y%m%d%H%M%S",
+            "%a %b %d %H:%M:%S %Y",
+        ):
+            try:
+                for text in texts[:50]:
+                    TextTimes("ms", form, _utc()).us(text)
+            except Refused:
+                continue
+            open_ = (
+                ""
+                if "%z" in form
+                else "times have no zone: set decode.timezone, such as Europe/London, or every record is refused."
+            )
+            return {"ts_format": form}, open_
+        return None, ""
+    numbers = [float(value) for value in values]
+    middle = statistics.median(numbers)
+    fits = []
+    for unit, us in UNIT_US.items():
+        at = middle * us
+        if BELIEVED_US[0] <= at < BELIEVED_US[1]:
+            fits.append((abs(at - record_ms * 1000) if record_ms > 0 else 0.0, unit))
+    if not fits:
+        return None, ""
+    return ({} if min(fits)[1] == "ms" else {"ts_unit": min(fits)[1]}), ""
+
+
+def _utc() -> Any:
+    from streamrnn.calendar import zone_of
+
+    return zone_of("UTC")
+
+
+def _series_of(leaves: Mapping[str, _Leaf], documents: Documents, time: str, notes: list[str]) -> str | None:
+    """The field that names the series: few names, each many times."""
+    found: list[tuple[int, int, int, str]] = []
+    for place, (path, leaf) in enumerate(leaves.items()):
+        there = [value for value in leaf.values if value is not None and value != ""]
+        if path == time or not there or 2 * len(there) < len(documents):
+            continue
+        if any(isinstance(value, bool | float) for value in there):
+            continue
+        name = path.split(".")[-1]
+        if not _SERIES.search(name) or (
+            not isinstance(there[0], str) and not re.search(r"(id|no|number|device|sensor)$", name, re.IGNORECASE)
+        ):
+            continue
+        different = len(set(there))
+        if different > 1 and different == len(there) and len(there) > 2:
+            continue  # a record's own number
+        rank = next((i for i, word in enumerate(_RANK) if word in name.lower()), len(_RANK))
+        found.append((rank, path.count("."), place, path))
+    if not found:
+        return None
+    found.sort()
+    if len(found) > 1:
+        notes.append(
+            f"series: {found[0][3]}; {_listed([each[3] for each in found[1:]])} could name it, too (decode.series)"
+        )
+    return found[0][3]
+
+
+def _inferred(documents: Documents, notes: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """(decode, channels) by the names and the values of the fields alone."""
+    decode: dict[str, Any] = {}
+    each = _arrays(documents)
+    if each is not None and _is_beside_the_point(documents, each):
+        each = None
+    elements, outer = (documents, []) if each is None else _elements(documents, each)
+    if each is None and (columns := _columns(documents)) is not None:
+        return _columnar(*columns, documents, notes)
+    if each is not None:
+        decode["each"] = each
+    leaves = _leaves(elements)
+    time, time_at = _time_of(leaves, elements, notes), ""
+    for out, level in enumerate(outer):
+        if time is None:
+            time = _time_of(_leaves(level), level, notes)
+            time_at = "^." * (out + 1) if time else ""
+    taken = {time.path} if time is not None and not time_at else set()
+    numbers = {
+        path: leaf
+        for path, leaf in leaves.items()
+        if leaf.numeric("text") and path not in taken and not _NOT_VALUES.search(path)
+    }
+    long = _long_form(leaves, numbers)
+    named = {path: leaf for path, leaf in leaves.items() if long is None or path not in long}
+    series, series_at = _series_of(named, elements, time.path if time and not time_at else "", notes), ""
+    for out, level in enumerate(outer):
+        if series is None:
+            series = _series_of(_leaves(level), level, "", notes)
+            series_at = "^." * (out + 1) if series else ""
+    if series is None and long is not None and _keys(documents) is None:
+        # What could be a channel's name is the only one there is: it names the series.
+        series, long = _series_of(leaves, elements, "", notes), None
+    numbers = {path: leaf for path, leaf in numbers.items() if series_at or path != series}
+    if long is not None:
+        decode["channel"], decode["value"] = long
+        numbers = {long[1]: numbers[long[1]]}
+    if series is not None:
+        of = [(series_at, series), *_beside(series_at, series, [elements, *outer], decode.get("channel"), time)]
+        if len(of) > 1:
+            decode["series"] = [
+                at + path for at, path in sorted(of, key=lambda each: (-len(each[0]), each[1] == series))
+            ]
+            notes.append(
+                f"series: {_listed(decode['series'])} together, for the same {series} comes with several of the other"
+            )
+        elif series_at + series != "series":
+            decode["series"] = series_at + series
+    elif (keys := _keys(documents)) is not None:
+        notes.append(f"series: no field names it; the record's key does ({_listed(keys)})")
+        if any(key[:1] in '{["' for key in keys):
+            key_path = _series_of(_leaves(_json_keys(documents)), documents, "", notes)
+            if key_path:
+                decode["series"] = f"@key.{key_path}"
+    elif len({record.topic for _, record in documents}) >= 1:
+        decode["series"] = "@topic"
+        notes.append("series: nothing names it, and the records have no key; all is one series, named by the topic")
+    if time is not None:
+        if time_at + time.path != "ts":
+            decode["ts"] = time_at + time.path
+        decode |= time.settings
+    else:
+        notes.append("no field is a time; the record's own time counts")
+    if any(leaf.texts for leaf in numbers.values()):
+        decode["numbers"] = "text"
+    if long is not None:
+        count = Counter(str(value) for value in leaves[long[0]].values if value is not None)
+        return decode, [name for name, _ in count.most_common()]
+    ranked = sorted(numbers, key=lambda path: -len(numbers[path].values))
+    return decode, _mapped(decode, ranked)
+
+
+def _is_beside_the_point(documents: Documents, each: str) -> bool:
+    """Whether an array's elements have no time of their own, and there are numbers outside of it: receivers of a radio
+    message, tags of a product."""
+    elements, _ = _elements(documents, each)
+    outside = {path: leaf for path, leaf in _leaves(documents).items() if leaf.numeric("text")}
+    values = [path for path in outside if not _NOT_VALUES.search(path)]
+    return (
+        bool(values)
+        and _time_of(_leaves(elements), elements, []) is None
+        and _time_of(_leaves(documents), documents, []) is not None
+    )
+
+
+_GROUPS = re.compile(
+    r"(exchange|venue|market|site|plant|line|gateway|area|region|host|device|machine|station|building)", re.IGNORECASE
+)
+
+
+def _beside(
+    series_at: str, series: str, levels: Sequence[Documents], channel: str | None, time: _Time | None
+) -> list[tuple[str, str]]:
+    """Fields that tell apart what has the same name: (way out, path)."""
+    found: list[tuple[str, str]] = []
+    own = len(series_at) // 2
+    for out in range(own, len(levels)):
+        inside, outside = levels[own], levels[out]
+        for path, leaf in _leaves(outside).items():
+            if (out == own and path == series) or path == channel or (time is not None and path == time.path):
+                continue
+            if (
+                not _GROUPS.search(path.split(".")[-1])
+                or len(leaf.texts) < len(leaf.values)
+                or len(set(leaf.texts)) < 2
+            ):
+                continue
+            pairs = _pairs(inside, outside, series, path, out == own)
+            if len(pairs) > len({name for name, _ in pairs}) and len(set(leaf.texts)) < len(leaf.texts):
+                found.append(("^." * out, path))
+    return found[:1]
+
+
+def _pairs(inside: Documents, outside: Documents, series: str, path: str, same: bool) -> set[tuple[str, str]]:
+    """Names with what stands beside them; by record where that stands further out."""
+    if same:
+        rows = [(_at(document, series), _at(document, path)) for document, _ in inside]
+    else:
+        by_record = {id(record): _at(document, path) for document, record in outside}
+        rows = [(_at(document, series), by_record.get(id(record))) for document, record in inside]
+    return {(str(name), str(other)) for name, other in rows if name is not None and other is not None}
+
+
+def _at(document: Any, path: str) -> Any:
+    for step in parse_path(path).steps:
+        document = document.get(getattr(step, "name", "")) if isinstance(document, dict) else None
+    return document
+
+
+def _columns(documents: Documents) -> tuple[str, list[str]] | None:
+    """(array of times, arrays of values of the same lengths) of documents that hold their ticks by columns."""
+    found: dict[str, list[list[Any]]] = defaultdict(list)
+
+    def walk(at: Any, path: str, depth: int) -> None:
+        if isinstance(at, dict) and depth < DEPTH_MAX:
+            for key, value in at.items():
+                walk(value, f"{path}.{_escaped(key)}" if path else _escaped(key), depth + 1)
+        elif isinstance(at, list) and at and all(value is None or _is_number(value) for value in at):
+            found[path].append(at)
+
+    for document, _ in documents:
+        walk(document, "", 0)
+    record_ms = statistics.median([record.timestamp for _, record in documents])
+    for path, lists in found.items():
+        flat = [value for each in lists for value in each if value is not None]
+        if (
+            not _TIMES.search(path.split(".")[-1].removesuffix("s"))
+            or not flat
+            or _time_settings(flat, record_ms)[0] is None
+        ):
+            continue
+        sizes = [len(each) for each in lists]
+        values = [other for other, of in found.items() if other != path and [len(each) for each in of] == sizes]
+        if values:
+            return path, values
+    return None
+
+
+def _columnar(
+    times: str, values: Sequence[str], documents: Documents, notes: list[str]
+) -> tuple[dict[str, Any], list[str]]:
+    """(decode, channels) of documents that hold their ticks by columns."""
+    flat: list[Any] = []
+    for document, _ in documents:
+        at = _at(document, times)
+        flat += [value for value in at if value is not None] if isinstance(at, list) else []
+    settings = _time_settings(flat, statistics.median([record.timestamp for _, record in documents]))[0] or {}
+    decode: dict[str, Any] = {"each": f"{times}[*]", "ts": ".", **settings}
+    channels = _mapped({}, values)
+    decode["values"] = {name: f"^.{path}[#]" for name, path in zip(channels, values, strict=True)}
+    decode |= {"channel": None, "value": None}
+    series = _series_of(_leaves(documents), documents, "", notes)
+    if series is not None:
+        decode["series"] = f"^.{series}"
+    elif (keys := _keys(documents)) is not None:
+        decode["series"] = "@key"
+        notes.append(f"series: no field names it; the record's key does ({_listed(keys)})")
+    else:
+        decode["series"] = "@topic"
+        notes.append("series: nothing names it, and the records have no key; all is one series, named by the topic")
+    return decode, channels
+
+
+def _mapped(decode: dict[str, Any], paths: Sequence[str]) -> list[str]:
+    """Channels for these fields; sets `values` where the contract's own do not do."""
+    names: dict[str, str] = {}
+    split = {path: [step.name for step in parse_path(path).steps if isinstance(step, Key)] for path in paths}
+    often = Counter(keys[-1] for keys in split.values())
+    for path, keys in split.items():
+        name = keys[-1]
+        if len(keys) > 1 and name.lower() in ("value", "v", "val"):
+            name = keys[-2]
+        elif len(keys) > 1 and often[name] > 1:
+            name = "_".join(keys[-2:])
+        while name in names:
+            name += "_"
+        names[name] = path
+    parents = {path.rpartition(".")[0] for path in names.values()}
+    last = all(path.rpartition(".")[2] == _escaped(name) for name, path in names.items())
+    if len(parents) == 1 and last:
+        parent = next(iter(parents))
+        if parent != "values":
+            decode["values"] = f"{parent}.*" if parent else "*"
+    elif names:
+        decode["values"] = dict(names)
+    if names:
+        decode |= {"channel": None, "value": None}
+    return list(names)
+
+
+def _long_form(leaves: Mapping[str, _Leaf], numbers: Mapping[str, _Leaf]) -> tuple[str, str] | None:
+    """(field of the channel's name, field of its value) where a record is one channel."""
+    values = [path for path in numbers if path.split(".")[-1].lower() in _LONG_VALUES]
+    if len(values) != 1 or len(numbers) > 2:
+        return None
+    found = [
+        (len(set(leaf.texts)) < 2, _LONG_NAMES.index(path.split(".")[-1].lower()), path)
+        for path, leaf in leaves.items()
+        if path.split(".")[-1].lower() in _LONG_NAMES and leaf.texts and len(leaf.texts) == len(leaf.values)
+    ]
+    return (min(found)[2], values[0]) if found else None
+
+
+def _keys(documents: Documents) -> list[str] | None:
+    """Some of the records' keys, where they can name series."""
+    keys = []
+    for _, record in documents:
+        try:
+            keys.append(bytes(record.key).decode() if record.key is not None else "")
+        except UnicodeDecodeError:
+            return None
+    if not all(keys) or (len(set(keys)) == len(keys) and len(keys) > 20):
+        return None
+    return list(dict.fromkeys(keys))
+
+
+def _json_keys(documents: Documents) -> Documents:
+    found: Documents = []
+    for _, record in documents:
+        try:
+            found.append((msgspec.json.decode(record.key or b""), record))
+        except UNREADABLE:
+            continue
+    return found
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+# ── step, and what else the ticks say ────────────────────────────────────────────────────────────────────────────────
+
+_STEPS_MS = (
+    1, 10, 50, 100, 200, 250, 500, 1000, 2000, 5000, 10_000, 15_000, 20_000, 30_000, 60_000, 120_000, 300_000, 600_000, 900_000,
+    1_800_000, 3_600_000, 7_200_000, 10_800_000, 21_600_000, 43_200_000, 86_400_000,
+)  # fmt: skip
+
+
+def _checked(settings: dict[str, Any], records: Sequence[Record], notes: list[str]) -> Proposal:
+    """Reads the sample as proposed, and adds what the ticks themselves say."""
+    from streamrnn.service.config import ConfigError, load
+
+    try:
+        loaded = load([], settings, {})
+    except ConfigError as error:
+        raise NoProposal(f"what was found cannot be a configuration: {error}") from error
+    batch, refused, skipped = Decoder(loaded.stream_spec(), loaded.decode_spec()).read(records)
+    if refused:
+        reasons = Counter(each.reason for each in refused)
+        first = f"{refused[0].reason}: {refused[0].detail}"
+        notes.append(f"{len(refused)} of the sample are refused ({_listed(list(reasons))}); the first: {first}")
+    if skipped:
+        kinds = Counter(each.reason for each in skipped)
+        notes.append(f"{sum(each.elements for each in skipped)} of the sample are skipped ({_listed(list(kinds))})")
+    times: dict[str, dict[int, set[int]]] = defaultdict(lambda: defaultdict(set))
+    places: dict[str, set[int]] = defaultdict(set)
+    repeated = 0
+    for i, name in enumerate(batch.series):
+        at = times[name][int(batch.ts_us[i])]
+        channel = int(batch.channel[i])
+        repeated += channel in at
+        at.add(channel)
+        places[name].add(int(batch.partition[i]))
+    if times:
+        notes.append(f"{len(times)} series in the sample: {_listed(list(times))}")
+    shared = [name for name, where in places.items() if len(where) > 1]
+    if shared:
+        notes.append(
+            f"{len(shared)} series lie in several partitions ({_listed(shared)}): each partition keeps a state of its own, and "
+            "sees gaps that are none. Key the records by series"
+        )
+    distances = [
+        (later - earlier) / 1000
+        for of in times.values()
+        for earlier, later in zip(sorted(of), sorted(of)[1:], strict=False)
+    ]
+    if not distances:
+        notes.append("step: one tick a series is too few to say; 1s is a guess")
+        return Proposal(settings, notes)
+    usual = statistics.median(distances)
+    even = sum(abs(each - usual) <= 0.2 * usual for each in distances) >= 0.5 * len(distances)
+    nearest = min(_STEPS_MS, key=lambda ms: abs(ms - usual) / max(ms, usual))
+    exact = abs(nearest - usual) <= 0.1 * usual
+    step = nearest if exact or not even else max(1, round(usual))
+    settings["step"] = format_ms(step)
+    notes.append(f"step: ticks of a series are {usual:g} ms apart, mostly")
+    if repeated or not even:
+        if not repeated and not even:
+            settings["step"] = format_ms(max(step, 1000))
+        settings["within"] = "last"
+        notes.append("several ticks of a series fall into one step: the last one counts (within: last, or mean, sum)")
+    elif any(each % step for each in distances):
+        settings["align"] = "nearest"
+        notes.append("times waver around the step's edges: each tick goes to the step it is nearest to (align)")
+    return Proposal(settings, notes)
+
+
+__all__ = ["NoProposal", "Proposal", "propose"]

@@ -1,0 +1,114 @@
+"""Decoding alone: µs of processor time a tick, by shape; beside another checkout for the shapes that both read.
+
+python tests/benchmarks/decoding.py [--against PATH] [--repeat 5]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from against import HERE, by_turns, called, checkout, ratio
+
+CHANNELS = ["temp", "flow", "pressure", "vibration"]
+VALUES = {"temp": 21.4, "flow": 3.25, "pressure": 1.5, "vibration": None}
+T0 = 1_764_000_000_000
+RECORDS = 2000
+
+LOAD = {
+    "values": [1.3837890625, 0.8369140625, 0.4609375], "dstypes": ["gauge", "gauge", "gauge"],
+    "dsnames": ["shortterm", "midterm", "longterm"], "time": 1795784638.782, "interval": 2.000, "host": "host-a",
+    "plugin": "load", "plugin_instance": "", "type": "load", "type_instance": "",
+}  # fmt: skip
+CPU = {"fields": {"usage_idle": 91.2}, "name": "cpu", "tags": {"cpu": "cpu0", "host": "n1"}, "timestamp": 1764255600}
+POINT = {"timeUnixNano": "1764000000000000000", "asDouble": 21.4}
+OTLP = {
+    "resourceMetrics": [{
+        "resource": {"attributes": [{"key": "host.name", "value": {"stringValue": "host-a"}}]},
+        "scopeMetrics": [{"metrics": [{"name": "temp", "unit": "Cel", "gauge": {"dataPoints": [POINT] * 10}}]}],
+    }]
+}  # fmt: skip
+WIDE = {"series": "pump-7", "ts": T0, "values": VALUES}
+# name → (a record, channels, decode)
+SHAPES: dict[str, tuple[Any, list[str], dict[str, Any]]] = {
+    "wide": (WIDE, CHANNELS, {}),
+    "long": ({"series": "pump-7", "ts": T0, "channel": "temp", "value": 3.25}, CHANNELS, {}),
+    "mapped, seconds with a fraction": (
+        {"device": {"id": "pump-7"}, "time": 1764000000.5, "m": VALUES}, CHANNELS,
+        {"series": "device.id", "ts": "time", "ts_unit": "s", "values": {name: f"m.{name}" for name in CHANNELS}},
+    ),
+    "10 wide in an array": ([WIDE] * 10, CHANNELS, {"each": "[*]"}),
+    "10 readings of a device": (
+        {"device": "pump-7", "readings": [{"ts": T0, **VALUES}] * 10}, CHANNELS,
+        {"each": "readings[*]", "series": "^.device", "ts": "ts", "values": "*"},
+    ),
+    "collectd, 1 in an array": ([LOAD], LOAD["dsnames"], {"preset": "collectd"}),
+    "collectd, 10 in an array": ([LOAD] * 10, LOAD["dsnames"], {"preset": "collectd"}),
+    "telegraf, 10 in a batch": ({"metrics": [CPU] * 10}, ["usage_idle"], {"preset": "telegraf"}),
+    "otlp-json, 10 points": (OTLP, ["temp"], {"preset": "otlp-json"}),
+}  # fmt: skip
+OLD = ("wide", "long", "mapped, seconds with a fraction")
+
+
+class Record:
+    """See streamrnn.records.Record."""
+
+    topic, partition, key, headers = "ticks", 0, b"pump-7", ()
+
+    def __init__(self, offset: int, value: bytes) -> None:
+        self.offset, self.timestamp, self.value = offset, T0 + offset, value
+
+
+def cost(name: str, tries: int = 30) -> dict[str, float]:
+    """µs a tick, ticks a record and bytes a tick of a shape."""
+    from streamrnn.codec import Decoder
+    from streamrnn.service.config import load
+
+    value, channels, decode = SHAPES[name]
+    settings = load([], {"input": "t", "channels": channels, "step": "1s", "horizon": 2, "decode": decode}, {})
+    decoder = Decoder(settings.stream_spec(), settings.decode_spec())
+    text = json.dumps(value, separators=(",", ":")).encode()
+    count = RECORDS // (10 if "10" in name else 1)
+    records = [Record(i, text) for i in range(count)]
+    best = float("inf")
+    for _ in range(tries):
+        begin = time.process_time()
+        ticks, refused = decoder.decode(records)  # type: ignore[arg-type]
+        best = min(best, time.process_time() - begin)
+    assert not refused
+    return {"us": best / len(ticks) * 1e6, "ticks": len(ticks) / count, "bytes": len(text) * count / len(ticks)}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--against", type=checkout)
+    parser.add_argument("--repeat", type=int, default=5)
+    chosen = parser.parse_args()
+    if chosen.against is not None:
+        for name in OLD:
+            found: dict[Path, list[float]] = {HERE: [], chosen.against: []}
+            for round_ in range(chosen.repeat):
+                for tree in by_turns(round_, [HERE, chosen.against]):
+                    found[tree].append(called(tree, "decoding", "cost", {"name": name}, cpu="1")["us"])
+            ours, theirs = found[HERE], found[chosen.against]
+            print(
+                f"{name}: {statistics.median(ours):.2f} and {statistics.median(theirs):.2f} µs, ratio {ratio(ours, theirs)}"
+            )
+        return 0
+    print("| records | µs a tick | ticks/s and core | bytes a tick |\n|---|---|---|---|")
+    for name in SHAPES:
+        each = [called(HERE, "decoding", "cost", {"name": name}, cpu="1") for _ in range(chosen.repeat)]
+        us = statistics.median([one["us"] for one in each])
+        print(f"| {name} | {us:.2f} | {1e6 / us:,.0f} | {each[0]['bytes']:.0f} |")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

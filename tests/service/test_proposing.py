@@ -1,0 +1,285 @@
+"""What is proposed for records that nobody has described, and that it reads them rightly."""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import test_producers as producers
+from test_elements import documents
+from test_producers import T0, Plain
+
+from streamrnn.cli import app
+from streamrnn.cli.exit_codes import exit_code_of
+from streamrnn.codec import Decoder
+from streamrnn.service.config import load
+from streamrnn.service.decode_report import warnings
+from streamrnn.service.proposing import NoProposal, Proposal, propose
+
+Record = tuple[str, str | bytes | None]
+
+
+def records(
+    values: list[str],
+    key: Any = None,
+    headers: tuple[tuple[str, bytes], ...] = (),
+    begin: int = T0,
+    partitions: int = 1,
+) -> list[Plain]:
+    found = []
+    for i, value in enumerate(values):
+        of = key(i) if isinstance(key, Callable) else key  # type: ignore[arg-type]
+        found.append(Plain(value.encode(), of, headers, begin + 1000 * i, i, i % partitions, "topic"))
+    return found
+
+
+LOAD = json.loads(producers.COLLECTD)[0]
+# name → (records, the decode that is proposed or the preset, series, channels, step)
+PRODUCERS: dict[str, tuple[list[Plain], str | None, set[str], set[str], str]] = {
+    "collectd": (
+        records([json.dumps([{**LOAD, "time": 1795784638.782 + 2 * i}]) for i in range(8)], lambda i: f"{i}".encode(), begin=producers.KAFKA_MS),
+        "collectd", {"host-a/load"}, {"shortterm", "midterm", "longterm"}, "2s",
+    ),
+    "rsyslog": (records([f"2026-11-27T13:15:48+00:00 vm rsyslogd-pstats: {producers.IMPSTATS}\n"] * 4), "rsyslog", {"resource-usage"}, {"utime", "maxrss"}, "1s"),
+    "cryptofeed": (
+        records([producers.TRADE.replace("000.123456", f"{i:03d}.123456") for i in range(6)], b"trades"),
+        "cryptofeed", {"COINBASE/BTC-USD"}, {"price", "amount"}, "1s",
+    ),
+    "debezium": (
+        records([producers.change(producers.AFTER.replace("at_ms\":1767323045", f"at_ms\":17673230{45 + i}")) for i in range(5)] + [producers.change("null", "d")]),
+        "debezium", {"pump-7"}, {"v", "nn", "r"}, "1s",
+    ),
+    "quix": (
+        records([f'{{"C":"JT","K":"ParameterData","V":{producers.QUIX.replace("1764000000000", str(T0 + 1000 * i))}}}' for i in range(4)], b"pump-7"),
+        "quix", {"pump-7"}, {"temp"}, "1s",
+    ),
+    "senml": (records([f'[{{"n":"temp","v":21.5,"t":0,"bn":"pump-7/","bt":{T0 // 1000 + 2 * i}}},{{"n":"flow","v":3.25}}]' for i in range(4)]), "senml", {"pump-7/"}, {"temp", "flow"}, "2s"),
+    "sparkplug": (
+        records([f'{{"timestamp":"{T0 + 1000 * i}","metrics":[{{"name":"temp","floatValue":21.4}},{{"name":"neg","intValue":4294967291}}],"seq":"3"}}' for i in range(4)], b"spBv1.0/p/DDATA/e"),
+        "sparkplug-json", {"spBv1.0/p/DDATA/e"}, {"temp", "neg"}, "1s",
+    ),
+    "otlp": (records([producers.OTLP]), "otlp-json", {"host-a"}, {"temp"}, "1s"),
+    "telegraf": (
+        records([producers.CPU.replace("cpu0", f"cpu{i % 2}").replace("255600", str(255600 + 10 * (i // 2))) for i in range(8)] + ['{"fields":{"used":5},"name":"mem","tags":{"host":"n1"},"timestamp":1764255600}'], begin=1764255600000),
+        "telegraf", {"n1/cpu0", "n1/cpu1"}, {"usage_idle"}, "10s",
+    ),
+    "telegraf batch": (records([f'{{"metrics":[{producers.CPU},{producers.CPU.replace("cpu0", "cpu1")}]}}'], begin=1764255600000), "telegraf", {"n1/cpu0", "n1/cpu1"}, {"usage_idle"}, "1s"),
+    "prometheus": (
+        records([f'{{"timestamp":"2026-01-02T03:04:{i:02d}Z","value":"21.4","name":"{name}","labels":{{"instance":"pump-7"}}}}' for i in range(4) for name in ("temp", "flow")], begin=1767323040000),
+        "prometheus-adapter", {"pump-7"}, {"temp", "flow"}, "1s",
+    ),
+    "thingsboard": (records(['{"temp":21.4,"flow":"3.5"}'], headers=(("tb_msg_md_deviceName", b"pump-7"), ("tb_msg_md_ts", b"1764000000000"))), "thingsboard", {"pump-7"}, {"temp", "flow"}, "1s"),
+    "ditto": (records(['{"topic":"org.acme/pump-7/things/twin/events/modified","path":"/features/temp/properties/value","value":21.4,"timestamp":"2025-11-24T16:00:00Z"}']), "ditto", {"org.acme:pump-7"}, {"temp"}, "1s"),
+    "azure": (records(['{"temp":21.4}'] * 3, headers=(("iothub-connection-device-id", b"pump-7"),)), "azure-iot-hub", {"pump-7"}, {"temp"}, "1s"),
+    "ksqldb": (records(['{"TEMP":21.4}'], b"pump-7" + T0.to_bytes(8, "big")), "ksqldb", {"pump-7"}, {"TEMP"}, "1s"),
+    "binance": (records([f'{{"e":"trade","E":{T0 + 1000 * i},"s":"BNBBTC","t":12345,"p":"0.001","q":"100","T":{T0 + 1000 * i},"m":true}}' for i in range(4)]), "binance", {"BNBBTC"}, {"price", "quantity"}, "1s"),
+    "coinbase": (
+        records([f'{{"type":"match","trade_id":{i},"size":"0.01","price":"64250.1","product_id":"BTC-USD","time":"2025-11-24T16:00:0{i}.25Z"}}' for i in range(4)] + ['{"type":"heartbeat","product_id":"BTC-USD","time":"2025-11-24T16:00:00Z"}']),
+        "coinbase", {"BTC-USD"}, {"price", "size"}, "1s",
+    ),
+    "kraken": (records([f'{{"channel":"trade","data":[{{"symbol":"BTC/USD","price":64250.1,"qty":0.1,"timestamp":"2025-11-24T16:00:0{i}.5Z"}}]}}' for i in range(4)] + ['{"channel":"heartbeat"}']), "kraken", {"BTC/USD"}, {"price", "qty"}, "1s"),
+    "flink": (
+        records([f'{{"id":1,"ts":"2026-01-02 03:04:{5 + i:02d}.1","ltz":"2026-01-02 03:04:{5 + i:02d}.1Z","v":"NaN","d":1.5,"n":null,"big":1E+5}}' for i in range(4)], begin=1767323045000),
+        None, {"1"}, {"d", "big"}, "1s",
+    ),
+    "spark": (records([f'{{"sensor":"p","ts":"2026-01-02T04:04:0{i}.100+01:00","ntz":"2026-01-02T03:04:0{i}.100","nan":"NaN","d":1.500,"big":1.0E22}}' for i in range(4)]), None, {"p"}, {"d", "big"}, "1s"),
+    "the contract": (records([f'{{"series":"pump-7","ts":{T0 + 1000 * i},"values":{{"temp":21.4,"flow":null}}}}' for i in range(4)]), None, {"pump-7"}, {"temp", "flow"}, "1s"),
+    "confluent's NaN": (records([f'{{"series":"pump-7","ts":{T0 + 1000 * i},"values":{{"temp":21.4,"flow":NaN}}}}' for i in range(4)]), None, {"pump-7"}, {"temp", "flow"}, "1s"),
+    "seconds": (records([json.dumps({"device_id": f"d{i % 2}", "timestamp": T0 // 1000 + i // 2, "temperature": i, "humidity": 40.5}) for i in range(10)]), None, {"d0", "d1"}, {"temperature", "humidity"}, "1s"),
+    "readings of a gateway": (
+        records([json.dumps({"gateway": f"g{g}", "readings": [{"sensor": f"s{j}", "t": T0 + 1000 * i, "temp": j + i} for j in range(3)]}) for i in range(4) for g in range(2)]),
+        None, {f"g{g}/s{j}" for g in range(2) for j in range(3)}, {"temp"}, "1s",
+    ),
+    "readings of one device": (
+        records([json.dumps({"device": f"d{d}", "readings": [{"ts": T0 + 5000 * i + 1000 * j, "temp": j} for j in range(5)]}) for i in range(4) for d in range(2)]),
+        None, {"d0", "d1"}, {"temp"}, "1s",
+    ),
+    "columns": (
+        records([json.dumps({"sensor": "p", "data": {"timestamps": [T0 + 2000 * i, T0 + 2000 * i + 1000], "temp": [1.5, None], "flow": [3, 4]}}) for i in range(3)]),
+        None, {"p"}, {"temp", "flow"}, "1s",
+    ),
+    "metricbeat": (
+        records([json.dumps({"@timestamp": f"2025-11-24T16:00:{10 * i:02d}Z", "host": {"name": "h"}, "system": {"cpu": {"idle": {"pct": 0.9}, "user": {"pct": 0.05}}}}) for i in range(5)]),
+        None, {"h"}, {"idle_pct", "user_pct"}, "10s",
+    ),
+    "metrics of a device": (
+        records([json.dumps({"metrics": [{"name": name, "timestamp": T0 + 1000 * i, "value": i} for name in ("temp", "flow")], "device": "plc1"}) for i in range(5)]),
+        None, {"plc1"}, {"temp", "flow"}, "1s",
+    ),
+    "lorawan": (
+        records([json.dumps({"ids": {"device_id": f"d{i % 2}"}, "received_at": f"2025-11-24T16:00:{i:02d}Z", "uplink": {"decoded": {"temp": i, "humidity": 4}, "gateways": [{"rssi": -100}]}}) for i in range(8)]),
+        None, {"d0", "d1"}, {"temp", "humidity"}, "2s",
+    ),
+    "vector": (
+        records([json.dumps({"name": name, "tags": {"host": "h1"}, "timestamp": f"2025-11-24T16:00:{i:02d}Z", "kind": "absolute", "gauge": {"value": 1.5}}) for i in range(5) for name in ("load1", "load5")]),
+        None, {"h1"}, {"load1", "load5"}, "1s",
+    ),
+    "influx": (
+        records([f"cpu,host=n1,cpu=cpu{i % 2} usage_idle=91.2,note=\"x\" {1764255600 + 10 * (i // 2)}000000000\nmem,host=n1 used=5i" for i in range(8)], begin=1764255600000),
+        "influx", {"n1/cpu0", "n1/cpu1"}, {"usage_idle"}, "10s",
+    ),
+    "messagepack": (
+        [Plain(msgspec.msgpack.encode({"device": f"d{i % 2}", "at": T0 + 1000 * (i // 2), "temp": 1.5 + i}), None, (), T0, i) for i in range(8)],
+        None, {"d0", "d1"}, {"temp"}, "1s",
+    ),
+    "long": (records([json.dumps({"tag": name, "value": i, "ts": T0 + 1000 * i, "asset": "pump-7"}) for i in range(6) for name in ("temp", "flow")]), None, {"pump-7"}, {"temp", "flow"}, "1s"),
+    "nested": (
+        records([json.dumps({"meta": {"machine": {"id": f"m{i % 2}"}}, "payload": {"speed": i, "load": 0.5}, "eventTime": f"2025-11-24T16:00:{i // 2:02d}Z"}) for i in range(10)]),
+        None, {"m0", "m1"}, {"speed", "load"}, "1s",
+    ),
+    "named by the key": (records([json.dumps({"temp": i}) for i in range(10)], lambda i: f"pump-{i % 2}".encode()), None, {"pump-0", "pump-1"}, {"temp"}, "2s"),
+    "named by nothing": (records([json.dumps({"temp": i}) for i in range(10)]), None, {"topic"}, {"temp"}, "1s"),
+    "exchanges": (
+        records([json.dumps({"venue": venue, "symbol": "BTC-USD", "ts": T0 + 1000 * i, "bid": i}) for i in range(5) for venue in ("a", "b")]),
+        None, {"a/BTC-USD", "b/BTC-USD"}, {"bid"}, "1s",
+    ),
+}  # fmt: skip
+
+
+def read_again(proposal: Proposal, sample: list[Plain]) -> set[str]:
+    chosen = load([], yaml.safe_load(yaml.safe_dump(proposal.settings)), {})
+    batch, refused, _ = Decoder(chosen.stream_spec(), chosen.decode_spec()).read(sample)
+    assert [(r.reason, r.detail) for r in refused] == []
+    return set(batch.series)
+
+
+@pytest.mark.parametrize("name", PRODUCERS)
+def test_a_proposal_reads_the_records_rightly(name: str) -> None:
+    sample, preset, series, channels, step = PRODUCERS[name]
+    proposal = propose(sample, "topic")
+    assert proposal.settings.get("decode", {}).get("preset") == preset
+    assert set(proposal.settings["channels"]) == channels
+    assert read_again(proposal, sample) == series
+    assert proposal.settings["step"] == step
+
+
+def test_what_is_not_known_is_left_open_and_said() -> None:
+    keyless = propose(records([producers.QUIX]), "t")
+    assert keyless.settings["decode"] == {"preset": "quix", "series": "@topic"}
+    assert any("have no key" in note for note in keyless.notes)
+    zoned = [Plain(b'{"id":1,"ts":"2026-01-02 03:04:05.1","ltz":"2026-01-02 03:04:05.1Z","d":1.5}', timestamp=-1)]
+    assert propose(zoned, "t").settings["decode"]["ts"] == "ltz"  # the other needs a zone that nobody has said
+    local = records(
+        [json.dumps({"id": "p1", "ts": f"2026-07-02 03:04:0{i}", "temp": i}) for i in range(5)], begin=1_782_954_240_000
+    )
+    notes = "\n".join(propose(local, "t").notes)
+    assert "set decode.timezone" in notes
+    assert "+2.0 h" in notes
+    assert "refused (timestamp)" in notes
+    decimals = "\n".join(propose(PRODUCERS["debezium"][0], "t").notes)
+    assert "decode.scale" in decimals
+    lying = records([json.dumps({"id": "p1", "ts": T0 + 1000 * i, "temp": i}) for i in range(8)], partitions=4)
+    assert any("several partitions" in note for note in propose(lying, "t").notes)
+    trades = records([json.dumps({"symbol": "X", "ts": T0 + 700 * (i // 2), "price": i}) for i in range(8)])
+    assert propose(trades, "t").settings["within"] == "last"
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (b"\x00\x00\x00\x00\x07\x02abc", "schema's id \\(7\\)"), (b"PUTVAL host-a/cpu-1/cpu-system interval=2.000 1:5", "Format JSON"),
+        (b"host-a.load.load.shortterm 2.97 1795784706\r\n", "Graphite"), (b"\xff\xfe", "no JSON"), (b'{"a":"b"}', "no numbers"), (None, "no values"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_proposed_for_says_what_it_looks_like(value: bytes | None, words: str) -> None:
+    with pytest.raises(NoProposal, match=words):
+        propose([Plain(value)] * 3, "t")
+
+
+@settings(deadline=None, max_examples=80)
+@given(st.lists(documents, min_size=1, max_size=4))
+def test_whatever_the_records_are_a_proposal_can_be_loaded(found: list[Any]) -> None:
+    try:
+        proposal = propose(records([json.dumps(each) for each in found]), "t")
+    except NoProposal:
+        return
+    load([], yaml.safe_load(yaml.safe_dump(proposal.settings)), {})
+
+
+def test_decode_warns_of_two_series_under_one_name_and_of_one_in_two_partitions() -> None:
+    def said(series: object, sample: list[Plain]) -> str:
+        decode = {"preset": "cryptofeed", "series": series}
+        chosen = load([], {"input": "t", "channels": ["price"], "step": "1s", "horizon": 2, "decode": decode}, {})
+        return "\n".join(warnings(Decoder(chosen.stream_spec(), chosen.decode_spec()), sample))
+
+    both = records([producers.TRADE.replace("COINBASE", name) for name in ("COINBASE", "KRAKEN") * 4])
+    assert "COINBASE and KRAKEN (exchange) take turns under the one name BTC-USD" in said("symbol", both)
+    assert said(["exchange", "symbol"], both) == ""
+    assert "several partitions" in said("symbol", records([producers.TRADE] * 4, partitions=2))
+    small = said("symbol", records([producers.TRADE.replace("1764000000.123456", "1764000.0")] * 3))
+    assert "3 ticks are refused by the service as `timestamp`" in small
+    assert "as `future`" in said("symbol", records([producers.TRADE.replace("1764000000.123456", "1764100000.0")]))
+    wire = load([], {"input": "t", "channels": ["temp"], "step": "1s", "horizon": 2}, {})
+    seconds = records(['{"series":"p","ts":1764000000,"values":{"temp":1}}'])
+    (words,) = warnings(Decoder(wire.stream_spec(), wire.decode_spec()), seconds)
+    assert "it looks like s (decode.ts_unit)" in words
+
+
+def streamrnn(*arguments: object) -> Any:
+    """The command line within this process; what `main` does with errors, too."""
+    done = CliRunner().invoke(app, [*map(str, arguments)])
+    code = (
+        done.exit_code
+        if done.exception is None or isinstance(done.exception, SystemExit)
+        else exit_code_of(done.exception)
+    )
+    return SimpleNamespace(stdout=done.stdout, returncode=code)
+
+
+def test_the_commands_in_the_order_of_a_new_user(tmp_path: Path) -> None:
+    sample = PRODUCERS["telegraf"][0]
+    path, config = tmp_path / "t.kcat", tmp_path / "config.yaml"
+    lines = [
+        {
+            "topic": "metrics",
+            "partition": 0,
+            "offset": r.offset,
+            "tstype": "create",
+            "ts": r.timestamp,
+            "key": None,
+            "payload": (r.value or b"").decode(),
+        }
+        for r in sample
+    ]
+    lines[0]["payload_base64"] = base64.b64encode(lines[0].pop("payload").encode()).decode()
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    shown = streamrnn("decode", path)
+    assert shown.returncode == 0, shown.stdout
+    assert yaml.safe_load(shown.stdout)["decode"]["preset"] == "telegraf"  # the whole of it is a configuration
+    made = streamrnn("init", "--topic", "metrics", "--file", path, "--out", config)
+    assert made.returncode == 0, made.stdout
+    assert streamrnn("init", "--topic", "metrics", "--file", path, "--out", config).returncode == 2
+    assert streamrnn("validate", "--offline", "-c", config).returncode == 0
+    read = streamrnn("decode", path, "-c", config, "-n", 3, "--json")
+    assert [json.loads(line) for line in read.stdout.splitlines()] == [
+        {
+            "record": i,
+            "ticks": [
+                {"series": f"n1/cpu{i % 2}", "ts": 1764255600000 + 10000 * (i // 2), "values": {"usage_idle": 91.2}}
+            ],
+            "refused": None,
+            "skipped": None,
+        }
+        for i in range(3)
+    ]
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"fields":{"usage_idle":"x"},"name":"cpu","tags":{"host":"a"},"timestamp":1}\n{"name":"mem"}\n')
+    first, second = (json.loads(line) for line in streamrnn("decode", bad, "-c", config, "--json").stdout.splitlines())
+    assert (first["refused"], first["ticks"], "usage_idle" in first["detail"]) == ("type", [], True)
+    assert (second["refused"], second["skipped"]) == (None, "where")
+    assert streamrnn("decode").returncode == 2
+    assert streamrnn("decode", tmp_path / "nowhere").returncode == 5
