@@ -193,7 +193,9 @@ class Layout:
         decoder = _exact if exact or self._quirk is not None else _objects
         try:
             return decoder.decode(payload)
-        except UNREADABLE:
+        except UNREADABLE as error:
+            if "out of range" in str(error):  # a number that no double holds costs its element, and not the others
+                return _exact.decode(payload)
             if self.decode.numbers == "strict" or not _BARE_WORD.search(payload):
                 raise
         try:  # Python's json module writes NaN and Infinity as bare words, and reads them
@@ -207,6 +209,8 @@ class Layout:
         decode = self.decode
         if decode.unwrap is not None and document.__class__ is dict:
             document = document.get(decode.unwrap, document)
+            if document.__class__ is str and document[:1] in _OPENING:
+                document = _inner(document, decode)
         if self._quirk is not None:
             document = self._quirk(document, record)
         found: list[Found] = []
@@ -240,6 +244,20 @@ class Layout:
         return self.arrays[0].typed(raws - {self.channel, *self.value}, self.decode.elements_max)
 
 
+# How a text begins that is a document of its own, perhaps.
+_OPENING = frozenset({"{", "[", " ", "\n", "\t", "\r"})
+
+
+def _inner(text: str, decode: DecodeSpec) -> Any:
+    """The JSON that stands as a text within JSON, as logs and MongoDB's change streams have it."""
+    try:
+        return _exact.decode(text)
+    except UNREADABLE as error:
+        raise Refused(
+            "malformed", f"the text at {short(decode.unwrap)} is no JSON: {error} (decode.unwrap)"
+        ) from None
+
+
 def _wanted(path: str, want: Scalar | tuple[Scalar, ...]) -> frozenset[Any]:
     """What `where` takes: texts, numbers, booleans, null (also where there is nothing), "*" for anything that is there."""
     return frozenset((type(each) is bool, each) for each in (want if isinstance(want, tuple) else (want,)))
@@ -261,7 +279,7 @@ class _Array:
         # (column, level, walk) of what stands further out, at the place of the element.
         self._placed: list[tuple[int, int, Walk]] = []
         # Elements may be bare numbers, or arrays: fields that the contract would have in an object are not there.
-        loose = depth > 0 and any(
+        loose = any(
             column.level == depth
             and not column.path.own_key
             and not (column.path.steps and isinstance(column.path.steps[0], Key))

@@ -113,6 +113,8 @@ class General:
             structured, subject, time = self._envelope(record.headers)
             if structured:
                 payload, subject, time = _event(payload)
+        if not payload and self.decode.tombstones == "skip":  # how a retained message of MQTT is deleted
+            raise Skip("tombstone")
         if (
             payload == _NIL[self.decode.format]
             or payload[:5].strip() == b"null"
@@ -529,9 +531,9 @@ def _rest(value: Any, known: frozenset[str]) -> list[str]:
         return []
     if isinstance(value, list):
         value = {
-            entry["key"]: entry.get("value")
+            key: entry.get("value")
             for entry in value
-            if isinstance(entry, dict) and isinstance(entry.get("key"), str)
+            if isinstance(entry, dict) and isinstance(key := entry.get("key", entry.get("name")), str)
         }
     if not isinstance(value, dict):
         raise Refused("type", f"Expected an object for the series' name, got {named(value)} (decode.series)")

@@ -56,6 +56,8 @@ class TextTimes:
 
     def __init__(self, unit: TsUnit, form: str | None = None, zone: ZoneInfo | None = None) -> None:
         self._ns, self._form, self._zone = NS[unit], form, zone
+        if form is not None:
+            _check_form(form)
 
     def us(self, text: str) -> int:
         """Microseconds since 1970. Raises Refused."""
@@ -67,7 +69,11 @@ class TextTimes:
             if len(text) <= _NUMBER_CHARS_MAX and _NUMBER.fullmatch(text):
                 return number_us(text.encode(), self._ns)
             if len(text) <= _NUMBER_CHARS_MAX and _LOCAL.fullmatch(text):
-                return self._local(datetime.fromisoformat(_six_digits(text)), text)
+                try:
+                    moment = datetime.fromisoformat(_six_digits(text))
+                except ValueError as error:  # a leap second, the 30th of February
+                    raise Refused("timestamp", f"{short(text)} is no time that there is: {error}") from None
+                return self._local(moment, text)
             raise
 
     def _formatted(self, text: str) -> int:
@@ -88,7 +94,10 @@ class TextTimes:
                 "timestamp",
                 f"{short(text)} is not RFC 3339 with an offset: say decode.timezone, such as Europe/London",
             )
-        early, late = ((moment.replace(tzinfo=zone, fold=fold) - EPOCH) // _US for fold in (0, 1))
+        try:
+            early, late = ((moment.replace(tzinfo=zone, fold=fold) - EPOCH) // _US for fold in (0, 1))
+        except (ValueError, OverflowError):
+            raise Refused("timestamp", f"{short(text)} is beyond the years that there are") from None
         if early != late:
             back = (EPOCH + timedelta(microseconds=early)).astimezone(zone).replace(tzinfo=None)
             how = "happens twice in" if back == moment else "does not exist in"
@@ -96,6 +105,17 @@ class TextTimes:
                 "timestamp", f"{short(text)} {how} {zone.key} (clocks are set): write times with their offset"
             )
         return early
+
+
+def _check_form(form: str) -> None:
+    """Raises ValueError where no text at all could be read."""
+    hint = "decode: ts_format: see Python's strptime for the letters, such as %Y-%m-%d %H:%M:%S"
+    try:
+        datetime.strptime(datetime(2001, 2, 3, 4, 5, 6, tzinfo=UTC).strftime(form), form)
+    except (ValueError, IndexError, re.error) as error:
+        raise ValueError(f"{hint}; {form!r} cannot be read: {error}") from None
+    if "%" not in form:
+        raise ValueError(f"{hint}; {form!r} has none")
 
 
 def _six_digits(text: str) -> str:

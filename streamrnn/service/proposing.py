@@ -38,22 +38,39 @@ NEAR_US = 400 * 86_400 * 10**6
 
 _TIMES = re.compile(
     r"(^|[._@])(ts|time|timestamp|datetime|date|dt|at|when|instant|event_?time|t)($|_|\d)|_(at|ts|time|timestamp)($|_)|time$|Time|"
-    r"timestamp$|Timestamp|(^|_)(created|updated|measured|recorded|sampled|observed|sent|last_seen|last_changed)($|_)",
+    r"timestamp$|Timestamp|^clock$|^(zeit|zeitstempel|uhrzeit|fecha|horodatage|tijd)$|(^|_)(created|updated|measured|recorded|sampled|observed|sent|last_seen|last_changed)($|_)",
     re.ASCII,
 )
 _NOT_VALUES = re.compile(
     r"(^|[._])(id|ids|uuid|start|stop|begin|end|interval|seq|sequence|offset|partition|version|rev|revision|ts|time|timestamp|datetime|date|dt|lat|lon|latitude|"
-    r"longitude|trade_id|code|status)$|_(id|at|ts|time|timestamp|seq|ms|us|ns|naive)$|(Id|Time|Timestamp)$"
+    r"longitude|trade_id|code|status)$|_(id|at|ts|time|timestamp|seq|ms|us|ns|naive)$|(Id|Time|Timestamp)$|"
+    # Numbers of protocols and kinds, not of the world.
+    r"(^|[._])(ns|clock|qos|type|period|specversion|f_?cnt|f_?port|fport|dr|adr|dev_?addr|dev_?eui|schema)$|(item|host|device|sensor|event|object|node|trade|order)ids?$|"
+    r"seq(uence)?_?(number|no|nr|num|id)$|(^|[._])(old|prev|previous|before)(_[^.]*)?[.]",
+    re.IGNORECASE,
 )
 _SERIES = re.compile(
     r"(device|sensor|host|hostname|machine|asset|series|unit|station|meter|symbol|ticker|product_?id|instrument|tag|node|name|"
-    r"entity|equipment|thing|client|location|site|room|pump|id|uid|key|sym|sn|s)(_?(id|name|no|number|uid))?$",
+    r"entity|equipment|thing|client|location|site|room|pump|publisher|id|uid|key|sym|sn|s|src|source|subject|topic|channel|stream)(_?(id|name|no|number|uid))?$",
     re.IGNORECASE,
+)
+# Fields that name a message, and not what it is of.
+_OF_MESSAGE = re.compile(
+    r"(msg|message|correlation|trace|span|request|event|batch|deduplication|transaction|_)_?u?id$|^(type|kind|source|topic|channel|stream)_?id$",
+    re.IGNORECASE,
+)
+# Names that say where a message came by: better than none.
+_LAST = re.compile(r"^(src|source|topic|channel|stream)$", re.IGNORECASE)
+# What stands beside a value and says of what kind it is, not which.
+_KINDS = frozenset(
+    {"gauge", "counter", "absolute", "incremental", "timing", "timer", "histogram", "distribution", "summary", "set", "sum"}
+    | {"untyped", "property", "relationship", "rate", "derive", "number", "float", "int", "integer", "double", "string", "bool"}
 )
 _RANK = (
     "series",
     "device",
     "sensor",
+    "subject",
     "machine",
     "asset",
     "host",
@@ -91,6 +108,8 @@ _LONG_NAMES = (
 )
 _LONG_VALUES = ("value", "val", "v", "reading", "metric_value", "measurement", "data")
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?", re.ASCII)
+# Digits that begin with a zero number something: 0101 is no measured value.
+_CODE = re.compile(r"0[0-9]+$")
 _WORDS = frozenset({"nan", "inf", "+inf", "-inf", "infinity", "-infinity", "+infinity"})
 _LOCAL = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}(:[0-9]{2}([.,][0-9]+)?)?", re.ASCII)
 
@@ -315,11 +334,7 @@ _MARKS: dict[str, Callable[[Any, Record], bool]] = {
 
 def _preset_of(documents: Documents) -> str | None:
     """The preset that most documents look like; "" for the contract's own format; None for neither."""
-    own = sum(
-        (_has(document, "values") and isinstance(document["values"], dict))
-        or (_has(document, "channel", "value") and isinstance(document["channel"], str))
-        for document, _ in documents
-    )
+    own = sum(_is_own(document, record) for document, record in documents)
     if 2 * own > len(documents):
         return ""
     best, most = None, len(documents) / 3
@@ -328,6 +343,15 @@ def _preset_of(documents: Documents) -> str | None:
         if count > most:
             best, most = name, count
     return best
+
+
+def _is_own(document: Any, record: Record) -> bool:
+    """Whether it is a tick as this program's own format has it, with a name, and no time by another name."""
+    wide = _has(document, "values") and isinstance(document["values"], dict)
+    if not wide and not (_has(document, "channel", "value") and isinstance(document["channel"], str)):
+        return False
+    named = "series" in document or record.key is not None
+    return named and ("ts" in document or not any(_TIMES.search(key) for key in document))
 
 
 def _contract_channels(documents: Documents) -> list[str]:
@@ -538,6 +562,7 @@ def _is_number(value: Any, numbers: str = "strict") -> bool:
         numbers != "strict"
         and isinstance(value, str)
         and (value.strip().lower() in _WORDS or bool(_NUMBER.fullmatch(value.strip())))
+        and not _CODE.match(value)
     )
 
 
@@ -625,7 +650,8 @@ def _time_of(leaves: Mapping[str, _Leaf], documents: Documents, notes: list[str]
         settings, note = _time_settings(there, record_ms)
         if settings is None:
             continue
-        likely = bool(_TIMES.search(path.split(".")[-1]))
+        last = path.split(".")[-1]
+        likely = bool(_TIMES.search(last) or _TIMES.search(last.lower()))
         if not likely and not all(isinstance(value, str) and not _NUMBER.fullmatch(value) for value in there):
             continue  # numbers that could be times by their size alone
         named = path.split(".")[-1].lower().lstrip("@")
@@ -724,14 +750,14 @@ def _series_of(leaves: Mapping[str, _Leaf], documents: Documents, time: str, not
         if any(isinstance(value, bool | float) for value in there):
             continue
         name = path.split(".")[-1]
-        if not _SERIES.search(name) or (
+        if _OF_MESSAGE.search(name) or not _SERIES.search(name) or (
             not isinstance(there[0], str) and not re.search(r"(id|no|number|device|sensor)$", name, re.IGNORECASE)
         ):
             continue
         different = len(set(there))
         if different > 1 and different == len(there) and len(there) > 2:
             continue  # a record's own number
-        rank = next((i for i, word in enumerate(_RANK) if word in name.lower()), len(_RANK))
+        rank = next((i for i, word in enumerate(_RANK) if word in name.lower()), len(_RANK) + bool(_LAST.search(name)))
         found.append((rank, path.count("."), place, path))
     if not found:
         return None
@@ -761,10 +787,14 @@ def _inferred(documents: Documents, notes: list[str]) -> tuple[dict[str, Any], l
             time = _time_of(_leaves(level), level, notes)
             time_at = "^." * (out + 1) if time else ""
     taken = {time.path} if time is not None and not time_at else set()
+    record_ms = statistics.median([record.timestamp for _, record in documents])
     numbers = {
         path: leaf
         for path, leaf in leaves.items()
-        if leaf.numeric("text") and path not in taken and not _NOT_VALUES.search(path)
+        if leaf.numeric("text")
+        and path not in taken
+        and not _NOT_VALUES.search(path)
+        and not _are_times(leaf.values, record_ms)
     }
     long = _long_form(leaves, numbers)
     named = {path: leaf for path, leaf in leaves.items() if long is None or path not in long}
@@ -782,12 +812,16 @@ def _inferred(documents: Documents, notes: list[str]) -> tuple[dict[str, Any], l
         numbers = {long[1]: numbers[long[1]]}
     if series is not None:
         of = [(series_at, series), *_beside(series_at, series, [elements, *outer], decode.get("channel"), time)]
+        if len(of) == 1 and outer and not series_at and not leaves[series].texts:
+            # A number names it only within what it stands in.
+            around = [("^." * (out + 1), _series_of(_leaves(level), level, "", [])) for out, level in enumerate(outer)]
+            of += [(at, path) for at, path in around if path is not None][:1]
         if len(of) > 1:
             decode["series"] = [
                 at + path for at, path in sorted(of, key=lambda each: (-len(each[0]), each[1] == series))
             ]
             notes.append(
-                f"series: {_listed(decode['series'])} together, for the same {series} comes with several of the other"
+                f"series: {_listed(decode['series'])} together, for {series} alone does not tell them apart"
             )
         elif series_at + series != "series":
             decode["series"] = series_at + series
@@ -813,6 +847,18 @@ def _inferred(documents: Documents, notes: list[str]) -> tuple[dict[str, Any], l
         return decode, [name for name, _ in count.most_common()]
     ranked = sorted(numbers, key=lambda path: -len(numbers[path].values))
     return decode, _mapped(decode, ranked)
+
+
+def _are_times(values: Sequence[Any], record_ms: float) -> bool:
+    """Whether whole numbers all lie, in one unit, within a year of the records' own time."""
+    there = [value for value in values if value is not None and not isinstance(value, bool)]
+    try:
+        whole = [int(value) for value in there]
+    except (ValueError, OverflowError):
+        return False
+    return record_ms > 0 and any(
+        all(abs(value * us - record_ms * 1000) < NEAR_US for value in whole) for us in UNIT_US.values()
+    )
 
 
 def _is_beside_the_point(documents: Documents, each: str) -> bool:
@@ -962,6 +1008,7 @@ def _long_form(leaves: Mapping[str, _Leaf], numbers: Mapping[str, _Leaf]) -> tup
         (len(set(leaf.texts)) < 2, _LONG_NAMES.index(path.split(".")[-1].lower()), path)
         for path, leaf in leaves.items()
         if path.split(".")[-1].lower() in _LONG_NAMES and leaf.texts and len(leaf.texts) == len(leaf.values)
+        and not _KINDS.issuperset(text.lower() for text in leaf.texts)
     ]
     return (min(found)[2], values[0]) if found else None
 
