@@ -23,6 +23,7 @@ from streamrnn.mapping import SERIES, TS, DecodeSpec, Scalar
 from streamrnn.paths import (
     ABSENT,
     Beside,
+    Find,
     Key,
     Mistyped,
     Path,
@@ -130,6 +131,9 @@ class Layout:
                 if path.steps and isinstance(path.steps[-1], Key):
                     before = (path.root, path.outs, path.steps[:-1])
                     named_keys.setdefault(before, set()).add(path.steps[-1].name)
+                for at, step in enumerate(path.steps):
+                    if isinstance(step, Find):
+                        named_keys.setdefault((path.root, path.outs, path.steps[:at]), set()).add(step.text)
         for texts, paths in parsed:
             columns: list[int] = []
             rest: list[frozenset[str] | None] = []
@@ -211,6 +215,8 @@ class Layout:
             document = document.get(decode.unwrap, document)
             if document.__class__ is str and document[:1] in _OPENING:
                 document = _inner(document, decode)
+            elif document is None and decode.tombstones == "skip":
+                return []
         if self._quirk is not None:
             document = self._quirk(document, record)
         found: list[Found] = []
@@ -253,9 +259,7 @@ def _inner(text: str, decode: DecodeSpec) -> Any:
     try:
         return _exact.decode(text)
     except UNREADABLE as error:
-        raise Refused(
-            "malformed", f"the text at {short(decode.unwrap)} is no JSON: {error} (decode.unwrap)"
-        ) from None
+        raise Refused("malformed", f"the text at {short(decode.unwrap)} is no JSON: {error} (decode.unwrap)") from None
 
 
 def _wanted(path: str, want: Scalar | tuple[Scalar, ...]) -> frozenset[Any]:

@@ -109,13 +109,13 @@ class TextTimes:
 
 def _check_form(form: str) -> None:
     """Raises ValueError where no text at all could be read."""
-    hint = "decode: ts_format: see Python's strptime for the letters, such as %Y-%m-%d %H:%M:%S"
+    hint = "write it as Python's strptime reads it, such as %Y-%m-%d %H:%M:%S"
     try:
-        datetime.strptime(datetime(2001, 2, 3, 4, 5, 6, tzinfo=UTC).strftime(form), form)
+        datetime.strptime(datetime(2001, 2, 3, 4, 5, 6, tzinfo=UTC).strftime(form), form)  # noqa: DTZ007
     except (ValueError, IndexError, re.error) as error:
-        raise ValueError(f"{hint}; {form!r} cannot be read: {error}") from None
+        raise ValueError(f"decode: ts_format {form!r} cannot be read ({error}): {hint}") from None
     if "%" not in form:
-        raise ValueError(f"{hint}; {form!r} has none")
+        raise ValueError(f"decode: ts_format {form!r} has no field of a time: {hint}")
 
 
 def _six_digits(text: str) -> str:

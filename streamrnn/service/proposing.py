@@ -37,17 +37,17 @@ BELIEVED_US = (631_152_000_000_000, 4_102_444_800_000_000)
 NEAR_US = 400 * 86_400 * 10**6
 
 _TIMES = re.compile(
-    r"(^|[._@])(ts|time|timestamp|datetime|date|dt|at|when|instant|event_?time|t)($|_|\d)|_(at|ts|time|timestamp)($|_)|time$|Time|"
-    r"timestamp$|Timestamp|^clock$|^(zeit|zeitstempel|uhrzeit|fecha|horodatage|tijd)$|(^|_)(created|updated|measured|recorded|sampled|observed|sent|last_seen|last_changed)($|_)",
+    r"(^|[._@$])(ts|time|timestamp|datetime|date|dt|at|when|instant|event_?time|t)($|_|\d)|_(at|ts|time|timestamp)($|_)|time$|Time|"
+    r"timestamp$|Timestamp|^clock$|time_?in_?|TimeIn|^(zeit|zeitstempel|uhrzeit|fecha|horodatage|tijd)$|(^|_)(created|updated|measured|recorded|sampled|observed|sent|last_seen|last_changed)($|_)",
     re.ASCII,
 )
 _NOT_VALUES = re.compile(
     r"(^|[._])(id|ids|uuid|start|stop|begin|end|interval|seq|sequence|offset|partition|version|rev|revision|ts|time|timestamp|datetime|date|dt|lat|lon|latitude|"
     r"longitude|trade_id|code|status)$|_(id|at|ts|time|timestamp|seq|ms|us|ns|naive)$|(Id|Time|Timestamp)$|"
-    # Numbers of protocols and kinds, not of the world.
-    r"(^|[._])(ns|clock|qos|type|period|specversion|f_?cnt|f_?port|fport|dr|adr|dev_?addr|dev_?eui|schema)$|(item|host|device|sensor|event|object|node|trade|order)ids?$|"
-    r"seq(uence)?_?(number|no|nr|num|id)$|(^|[._])(old|prev|previous|before)(_[^.]*)?[.]",
-    re.IGNORECASE,
+    # Numbers of protocols and kinds, in any case, and what was before.
+    r"(?i:(^|[._])(ns|clock|qos|type|period|specversion|[$]oid|[a-z]*nanos|f_?cnt|f_?port|dr|adr|dev_?addr|dev_?eui)$|"
+    r"(item|host|device|sensor|event|object|node|trade|order)ids?$|seq(uence)?_?(number|no|nr|num|id)$|"
+    r"(^|[._])(old|prev|previous|before)(_[^.]*)?[.])"
 )
 _SERIES = re.compile(
     r"(device|sensor|host|hostname|machine|asset|series|unit|station|meter|symbol|ticker|product_?id|instrument|tag|node|name|"
@@ -56,15 +56,40 @@ _SERIES = re.compile(
 )
 # Fields that name a message, and not what it is of.
 _OF_MESSAGE = re.compile(
-    r"(msg|message|correlation|trace|span|request|event|batch|deduplication|transaction|_)_?u?id$|^(type|kind|source|topic|channel|stream)_?id$",
+    r"(^|_)(msg|message|correlation|trace|span|request|event|batch|deduplication|transaction)_?u?id$|^_id$|^(type|kind|source)_?id$",
     re.IGNORECASE,
 )
 # Names that say where a message came by: better than none.
 _LAST = re.compile(r"^(src|source|topic|channel|stream)$", re.IGNORECASE)
 # What stands beside a value and says of what kind it is, not which.
 _KINDS = frozenset(
-    {"gauge", "counter", "absolute", "incremental", "timing", "timer", "histogram", "distribution", "summary", "set", "sum"}
-    | {"untyped", "property", "relationship", "rate", "derive", "number", "float", "int", "integer", "double", "string", "bool"}
+    {
+        "gauge",
+        "counter",
+        "absolute",
+        "incremental",
+        "timing",
+        "timer",
+        "histogram",
+        "distribution",
+        "summary",
+        "set",
+        "sum",
+    }
+    | {
+        "untyped",
+        "property",
+        "relationship",
+        "rate",
+        "derive",
+        "number",
+        "float",
+        "int",
+        "integer",
+        "double",
+        "string",
+        "bool",
+    }
 )
 _RANK = (
     "series",
@@ -154,10 +179,16 @@ def propose(records: Sequence[Record], topic: str) -> Proposal:
             documents = _other_documents(records, form)
         if documents:
             break
+    if not documents and (simple := _bare_values(records, topic)) is not None:
+        return simple
     if not documents:
         raise NoProposal(_not_json(records))
     decode: dict[str, Any] = {}
     notes: list[str] = []
+    inner = _inner_texts(documents)
+    if inner:
+        documents = inner[1]
+        notes.append(f"the records hold JSON as a text, at {inner[0]} (decode.unwrap)")
     preset = "influx" if form == "influx" else _preset_of(documents)
     if preset == "":
         channels = _contract_channels(documents)
@@ -167,6 +198,8 @@ def propose(records: Sequence[Record], topic: str) -> Proposal:
         channels = _settle_preset(decode, documents, notes)
     else:
         decode, channels = _inferred(documents, notes)
+    if inner:
+        decode = {"unwrap": inner[0], **decode, "tombstones": "skip"}
     if 2 * len(framed) > len(records):
         decode["format"] = "json-schema"
         notes.append("the records are JSON behind the id of a schema (Confluent's frame)")
@@ -219,6 +252,61 @@ def _documents(records: Sequence[Record]) -> tuple[Documents, bool, bool]:
         if isinstance(document, dict | list) and document:
             found.append((document, record))
     return found, leading, bare
+
+
+# Keys under which programs put what they were given, as a text.
+_WRAPS = ("after", "payload", "message", "data", "value", "body", "log", "msg", "event", "record")
+
+
+def _inner_texts(documents: Documents) -> tuple[str, Documents] | None:
+    """(key, documents) where most documents hold another, as a text."""
+    for key in _WRAPS:
+        found: Documents = []
+        for document, record in documents:
+            text = document.get(key) if isinstance(document, dict) else None
+            if not isinstance(text, str) or text.lstrip()[:1] not in ("{", "["):
+                continue
+            try:
+                inner = msgspec.json.decode(text)
+            except UNREADABLE:
+                continue
+            if isinstance(inner, dict | list) and inner:
+                found.append((inner, record))
+        if 2 * len(found) > len(documents):
+            return key, found
+    return None
+
+
+def _bare_values(records: Sequence[Record], topic: str) -> Proposal | None:
+    """Of records that are a number each, as a sensor's topic of MQTT has them."""
+    count = 0
+    texts = False
+    for record in records:
+        try:
+            value = msgspec.json.decode(record.value or b"")
+        except UNREADABLE:
+            continue
+        count += _is_number(value, "text")
+        texts = texts or isinstance(value, str)
+    if 2 * count <= len(records):
+        return None
+    keyed = sum(record.key is not None for record in records) == len(records)
+    decode = {
+        "series": "@key" if keyed else "@topic",
+        "ts": "@time",
+        "values": {"value": "."},
+        "channel": None,
+        "value": None,
+    }
+    notes = [
+        "the records are a number each: the series is named by "
+        + ("the key" if keyed else "the topic, for they have no key")
+        + ", and the record's own time counts"
+    ]
+    if texts:
+        decode["numbers"] = "text"
+    settings = {"input": topic, "channels": ["value"], "step": "1s", "horizon": HORIZON, "decode": decode}
+    return _checked(settings, records, notes)
 
 
 def _other_documents(records: Sequence[Record], form: str) -> Documents:
@@ -316,6 +404,9 @@ _MARKS: dict[str, Callable[[Any, Record], bool]] = {
     ),
     "cryptofeed": lambda d, r: _has(d, "exchange", "symbol", "timestamp"),
     "prometheus-adapter": lambda d, r: _has(d, "timestamp", "value", "name", "labels"),
+    "prometheus-remote-write": lambda d, r: (
+        _has(d, "timeseries") and _has(_first(d["timeseries"]), "labels", "samples")
+    ),
     "ditto": lambda d, r: (
         _has(d, "topic", "path", "value") and isinstance(d["topic"], str) and "/things/" in d["topic"]
     ),
@@ -581,12 +672,25 @@ def _leaves(documents: Documents) -> dict[str, _Leaf]:
         if isinstance(at, dict) and depth < DEPTH_MAX:
             for key, value in at.items():
                 walk(value, f"{path}.{_escaped(key)}" if path else _escaped(key), depth + 1)
+        elif isinstance(at, list) and path[:1] in ("", "[") and _is_row(at):
+            for place, value in enumerate(at):
+                walk(value, f"{path}[{place}]", depth + 1)
         elif not isinstance(at, dict | list):
             found.setdefault(path, _Leaf()).values.append(at)
 
     for document, _ in documents:
         walk(document, "", 0)
     return found
+
+
+def _is_row(at: Sequence[Any]) -> bool:
+    """Whether an array is a record whose fields go by their place: [time, {…}], [time, open, high, …]."""
+    simple = [each for each in at if not isinstance(each, dict | list)]
+    return (
+        bool(simple)
+        and len(at) < CHANNELS_MAX
+        and not any(isinstance(inner, dict | list) for each in at if isinstance(each, list) for inner in each)
+    )
 
 
 def _arrays(documents: Documents) -> str | None:
@@ -651,7 +755,10 @@ def _time_of(leaves: Mapping[str, _Leaf], documents: Documents, notes: list[str]
         if settings is None:
             continue
         last = path.split(".")[-1]
-        likely = bool(_TIMES.search(last) or _TIMES.search(last.lower()))
+        likely = bool(_TIMES.search(last) or _TIMES.search(last.lower())) or (
+            # By its place alone: nothing but its size can say it.
+            last[-1:] == "]" and not any(isinstance(value, str) for value in there) and _are_times(there, record_ms)
+        )
         if not likely and not all(isinstance(value, str) and not _NUMBER.fullmatch(value) for value in there):
             continue  # numbers that could be times by their size alone
         named = path.split(".")[-1].lower().lstrip("@")
@@ -750,14 +857,18 @@ def _series_of(leaves: Mapping[str, _Leaf], documents: Documents, time: str, not
         if any(isinstance(value, bool | float) for value in there):
             continue
         name = path.split(".")[-1]
-        if _OF_MESSAGE.search(name) or not _SERIES.search(name) or (
-            not isinstance(there[0], str) and not re.search(r"(id|no|number|device|sensor)$", name, re.IGNORECASE)
+        if (
+            _OF_MESSAGE.search(name)
+            or not _SERIES.search(name)
+            or (not isinstance(there[0], str) and not re.search(r"(id|no|number|device|sensor)$", name, re.IGNORECASE))
         ):
             continue
         different = len(set(there))
         if different > 1 and different == len(there) and len(there) > 2:
             continue  # a record's own number
         rank = next((i for i, word in enumerate(_RANK) if word in name.lower()), len(_RANK) + bool(_LAST.search(name)))
+        if name.lower() == "id" and "." in path and not isinstance(there[0], str):
+            rank += 2  # the number of a part of the thing
         found.append((rank, path.count("."), place, path))
     if not found:
         return None
@@ -778,6 +889,8 @@ def _inferred(documents: Documents, notes: list[str]) -> tuple[dict[str, Any], l
     elements, outer = (documents, []) if each is None else _elements(documents, each)
     if each is None and (columns := _columns(documents)) is not None:
         return _columnar(*columns, documents, notes)
+    if (table := _table(documents)) is not None:
+        return _tabular(*table, documents, notes)
     if each is not None:
         decode["each"] = each
     leaves = _leaves(elements)
@@ -820,9 +933,7 @@ def _inferred(documents: Documents, notes: list[str]) -> tuple[dict[str, Any], l
             decode["series"] = [
                 at + path for at, path in sorted(of, key=lambda each: (-len(each[0]), each[1] == series))
             ]
-            notes.append(
-                f"series: {_listed(decode['series'])} together, for {series} alone does not tell them apart"
-            )
+            notes.append(f"series: {_listed(decode['series'])} together, for {series} alone does not tell them apart")
         elif series_at + series != "series":
             decode["series"] = series_at + series
     elif (keys := _keys(documents)) is not None:
@@ -845,6 +956,8 @@ def _inferred(documents: Documents, notes: list[str]) -> tuple[dict[str, Any], l
     if long is not None:
         count = Counter(str(value) for value in leaves[long[0]].values if value is not None)
         return decode, [name for name, _ in count.most_common()]
+    if any(path.endswith("]") for path in numbers):
+        notes.append("the fields of these records have no names, they go by place: give the channels names of your own")
     ranked = sorted(numbers, key=lambda path: -len(numbers[path].values))
     return decode, _mapped(decode, ranked)
 
@@ -947,6 +1060,86 @@ def _columns(documents: Documents) -> tuple[str, list[str]] | None:
     return None
 
 
+def _table(documents: Documents) -> tuple[str, list[str]] | None:
+    """(`each` of the rows, names of the columns) of documents that hold a table: {"columns": […], "values": [[…], …]}."""
+    found: Counter[tuple[str, tuple[str, ...]]] = Counter()
+
+    def walk(at: Any, path: str, depth: int) -> None:
+        if isinstance(at, list):
+            for each in at[:1]:
+                walk(each, path + "[*]", depth + 1)
+        elif isinstance(at, dict) and depth < DEPTH_MAX:
+            names = [
+                each
+                for each in at.values()
+                if isinstance(each, list) and each and all(isinstance(x, str) for x in each)
+            ]
+            for key, value in at.items():
+                here = f"{path}.{_escaped(key)}" if path else _escaped(key)
+                for head in names:
+                    if (
+                        isinstance(value, list)
+                        and value
+                        and all(isinstance(row, list) and len(row) == len(head) for row in value)
+                    ):
+                        found[here + "[*]", tuple(head)] += 1
+                walk(value, here, depth + 1)
+
+    for document, _ in documents:
+        walk(document, "", 0)
+    (best, count), *_ = found.most_common(1) or [((("", ())), 0)]
+    return (best[0], list(best[1])) if 2 * count > len(documents) else None
+
+
+def _tabular(
+    each: str, names: Sequence[str], documents: Documents, notes: list[str]
+) -> tuple[dict[str, Any], list[str]]:
+    """(decode, channels) of documents that hold a table; its columns go by their place."""
+    levels: list[list[tuple[Any, Record]]] = [list(documents)]
+    for part in re.findall(r"(.*?)\[\*\]\.?", each):
+        inside: list[tuple[Any, Record]] = []
+        for document, record in levels[-1]:
+            at = _at(document, part) if part else document
+            inside += [(entry, record) for entry in at] if isinstance(at, list) else []
+        levels.append(inside)
+    # By their names only for the choice: the paths are places.
+    rows: Documents = [
+        (dict(zip(names, row, strict=False)), record) for row, record in levels[-1] if isinstance(row, list)
+    ]
+    leaves = {_escaped(name): _Leaf([row.get(name) for row, _ in rows]) for name in names}
+    places = {_escaped(name): f"[{place}]" for place, name in enumerate(names)}
+    time = _time_of(leaves, rows, notes)
+    series = _series_of(leaves, rows, time.path if time else "", notes)
+    decode: dict[str, Any] = {"each": each}
+    if series is not None:
+        decode["series"] = places[series]
+    else:
+        for out, level in enumerate(levels[-2::-1]):
+            name = _series_of(_leaves([(at, record) for at, record in level]), level, "", [])
+            if name is not None:
+                decode["series"] = "^." * (out + 1) + name
+                break
+        else:
+            decode["series"] = "@key" if _keys(documents) is not None else "@topic"
+            notes.append("series: no field names it; the record's key does, or the topic where there is none")
+    if time is not None:
+        decode |= {"ts": places[time.path], **time.settings}
+    else:
+        decode["ts"] = "@time"
+    channels = [
+        name
+        for name in names
+        if leaves[_escaped(name)].numeric("text")
+        and _escaped(name) not in (series, time.path if time else "")
+        and not _NOT_VALUES.search(name)
+    ]
+    if any(leaves[_escaped(name)].texts for name in channels):
+        decode["numbers"] = "text"
+    decode["values"] = {name: places[_escaped(name)] for name in channels}
+    notes.append("the records hold tables; their columns are read by place, so keep the columns' order")
+    return {**decode, "channel": None, "value": None}, channels
+
+
 def _columnar(
     times: str, values: Sequence[str], documents: Documents, notes: list[str]
 ) -> tuple[dict[str, Any], list[str]]:
@@ -976,9 +1169,9 @@ def _mapped(decode: dict[str, Any], paths: Sequence[str]) -> list[str]:
     """Channels for these fields; sets `values` where the contract's own do not do."""
     names: dict[str, str] = {}
     split = {path: [step.name for step in parse_path(path).steps if isinstance(step, Key)] for path in paths}
-    often = Counter(keys[-1] for keys in split.values())
+    often = Counter(keys[-1] for keys in split.values() if keys)
     for path, keys in split.items():
-        name = keys[-1]
+        name = keys[-1] if keys else "v" + "_".join(re.findall("[0-9]+", path))
         if len(keys) > 1 and name.lower() in ("value", "v", "val"):
             name = keys[-2]
         elif len(keys) > 1 and often[name] > 1:
@@ -1007,10 +1200,25 @@ def _long_form(leaves: Mapping[str, _Leaf], numbers: Mapping[str, _Leaf]) -> tup
     found = [
         (len(set(leaf.texts)) < 2, _LONG_NAMES.index(path.split(".")[-1].lower()), path)
         for path, leaf in leaves.items()
-        if path.split(".")[-1].lower() in _LONG_NAMES and leaf.texts and len(leaf.texts) == len(leaf.values)
+        if path.split(".")[-1].lower() in _LONG_NAMES
+        and leaf.texts
+        and len(leaf.texts) == len(leaf.values)
         and not _KINDS.issuperset(text.lower() for text in leaf.texts)
+        and _goes_with(path, values[0])
     ]
     return (min(found)[2], values[0]) if found else None
+
+
+def _goes_with(name: str, value: str) -> bool:
+    """Whether the value stands beside the name, or below a key that only says what it is (`gauge.value`)."""
+    beside = name.rpartition(".")[0].split(".") if "." in name else []
+    around = value.rpartition(".")[0].split(".") if "." in value else []
+    own = around[len(beside) :] if around[: len(beside)] == beside else []
+    return _AROUND.issuperset(key.lower() for key in own)
+
+
+# Keys that a value may stand below without being a quantity of their own.
+_AROUND = _KINDS | {"value", "data", "payload", "reading", "body", "sample", "measurement", "result", "v", "fields"}
 
 
 def _keys(documents: Documents) -> list[str] | None:

@@ -150,6 +150,110 @@ PRODUCERS: dict[str, tuple[list[Plain], str | None, set[str], set[str], str]] = 
 }  # fmt: skip
 
 
+def every_second(document: Callable[[int], Any], key: bytes | None = None) -> list[Plain]:
+    return records([json.dumps(document(i)) for i in range(6)], key)
+
+
+def rfc(second: int) -> str:
+    return f"2025-11-24T16:00:{second:02d}.123Z"
+
+
+# What further programs write: name → (records, preset, series, channels, milliseconds of the first tick).
+FURTHER: dict[str, tuple[list[Plain], str | None, set[str], set[str], float]] = {
+    "fluent-bit": (
+        every_second(lambda i: [T0 / 1000 + i + 0.25, {"cpu_p": 1.5 + i, "system_p": 0.5, "hostname": "n1"}]),
+        None, {"n1"}, {"cpu_p", "system_p"}, T0 + 250,
+    ),
+    "Home Assistant's states": (
+        every_second(lambda i: {"entity_id": "sensor.kitchen", "state": f"{20 + i}.5", "attributes": {"friendly_name": "Küche"}, "last_changed": rfc(i)}),
+        None, {"sensor.kitchen"}, {"state"}, T0 + 123,
+    ),
+    "Home Assistant's events": (
+        every_second(lambda i: {"event_type": "state_changed", "data": {"entity_id": "sensor.bath", "old_state": {"state": f"{19 + i}"}, "new_state": {"state": f"{20 + i}"}}, "time_fired": rfc(i)}),
+        None, {"sensor.bath"}, {"state"}, T0 + 123,
+    ),
+    "Node-RED": (
+        every_second(lambda i: {"topic": "plant/pump-7/temp", "payload": 21.4 + i, "_msgid": "a1", "qos": 0, "timestamp": T0 + 1000 * i}),
+        None, {"plant/pump-7/temp"}, {"payload"}, T0,
+    ),
+    "Zabbix's export": (
+        every_second(lambda i: {"host": {"host": "srv1", "name": "Server"}, "itemid": 100 + i % 2, "name": ("load", "memory")[i % 2], "clock": T0 // 1000 + i, "ns": 123456789, "value": 0.5 + i, "type": 0}),
+        None, {"srv1"}, {"load", "memory"}, T0,
+    ),
+    "Prometheus remote write": (
+        every_second(lambda i: {"timeseries": [{"labels": [{"name": "__name__", "value": name}, {"name": "instance", "value": "n1"}], "samples": [{"value": i, "timestamp": str(T0 + 1000 * i)}]} for name in ("up", "load1")]}),
+        "prometheus-remote-write", {"n1"}, {"up", "load1"}, T0,
+    ),
+    "Debezium on MongoDB": (
+        every_second(lambda i: {"before": None, "after": json.dumps({"_id": {"$oid": "65"}, "sensor": "pump-7", "ts": {"$date": T0 + 1000 * i}, "temp": i}), "op": "c", "ts_ms": T0 + 5000}),
+        None, {"pump-7"}, {"temp"}, T0,
+    ),
+    "ksqlDB's columns": (every_second(lambda i: {"SENSOR": "pump-7", "TEMP": i, "ROWTIME": T0 + 1000 * i - 7}), None, {"pump-7"}, {"TEMP"}, T0 - 7),
+    "AWS IoT SiteWise": (
+        every_second(lambda i: {"type": "PropertyValueUpdate", "payload": {"assetId": "a-1", "values": [{"timestamp": {"timeInSeconds": T0 // 1000 + i, "offsetInNanos": 5}, "quality": "GOOD", "value": {"doubleValue": 21.4 + i}}]}}),
+        None, {"a-1"}, {"doubleValue"}, T0,
+    ),
+    "OPC UA PubSub": (
+        every_second(lambda i: {"MessageType": "ua-data", "PublisherId": "plc-1", "Messages": [{"DataSetWriterId": 1, "SequenceNumber": i, "Timestamp": rfc(i), "Payload": {"temp": {"Value": i}, "flow": {"Value": 3.25}}}]}),
+        None, {"plc-1/1"}, {"temp", "flow"}, T0 + 123,
+    ),
+    "ChirpStack": (
+        every_second(lambda i: {"deduplicationId": "x", "time": rfc(i), "deviceInfo": {"deviceName": "dev-1", "devEui": "0101"}, "devAddr": "00", "dr": 1, "fCnt": i, "fPort": 1, "object": {"temperature": i, "humidity": 55}, "rxInfo": [{"rssi": -48}]}),
+        None, {"dev-1"}, {"temperature", "humidity"}, T0 + 123,
+    ),
+    "Bitstamp": (
+        every_second(lambda i: {"data": {"id": i, "timestamp": str(T0 // 1000 + i), "amount": 0.1, "price": 64250.1, "type": 0, "microtimestamp": str(T0 * 1000 + i)}, "channel": "live_trades_btcusd", "event": "trade"}),
+        None, {"live_trades_btcusd"}, {"amount", "price"}, T0,
+    ),
+    "Bybit": (
+        every_second(lambda i: {"topic": "publicTrade.BTCUSDT", "ts": T0 + 1000 * i + 3, "data": [{"T": T0 + 1000 * i, "s": "BTCUSDT", "S": "Buy", "v": "0.001", "p": "16578.50"}]}),
+        None, {"BTCUSDT"}, {"v", "p"}, T0,
+    ),
+    "candles by place": (every_second(lambda i: [T0 + 1000 * i, "0.1", "0.8", 5, T0 + 1000 * i + 999], b"BTC"), None, {"BTC"}, {"v1", "v2", "v3"}, T0),
+    "InfluxDB's answers": (
+        every_second(lambda i: {"results": [{"series": [{"name": "cpu", "tags": {"host": "n1"}, "columns": ["time", "usage", "text"], "values": [[rfc(i), 1.5 + i, "x"]]}]}]}),
+        None, {"n1"}, {"usage"}, T0 + 123,
+    ),
+    "tables": (
+        every_second(lambda i: {"columns": ["time", "host", "usage"], "values": [[T0 + 1000 * i, host, i] for host in ("n1", "n2")]}),
+        None, {"n1", "n2"}, {"usage"}, T0,
+    ),
+    "CloudEvents in batches": (
+        every_second(lambda i: [{"specversion": "1.0", "id": f"{i}", "source": "/plant", "type": "reading", "subject": name, "time": rfc(i), "data": {"temp": i}} for name in ("a", "b")]),
+        None, {"a", "b"}, {"temp"}, T0 + 123,
+    ),
+    "statsd": (
+        every_second(lambda i: {"name": "api.latency", "type": "timing", "value": 21.4 + i, "timestamp": T0 // 1000 + i, "tags": ["env:prod"]}),
+        None, {"api.latency"}, {"value"}, T0,
+    ),
+    "Shelly": (
+        every_second(lambda i: {"src": "plug-1", "dst": "x", "params": {"ts": T0 / 1000 + i + 0.5, "switch:0": {"id": 0, "apower": 12.5 + i, "voltage": 230.1}}}),
+        None, {"plug-1"}, {"apower", "voltage"}, T0 + 500,
+    ),
+    "values of its own format, other names": (
+        every_second(lambda i: {"node": "modbus", "group": "g1", "timestamp": T0 + 1000 * i, "values": {"temp": i, "flow": 3.25}, "errors": {}}),
+        None, {"modbus"}, {"temp", "flow"}, T0,
+    ),
+    "NGSI-LD": (
+        every_second(lambda i: {"id": "n", "type": "Notification", "data": [{"id": "urn:Room:1", "type": "Room", "temperature": {"type": "Property", "value": i, "observedAt": rfc(i)}}]}),
+        None, {"urn:Room:1"}, {"temperature"}, T0 + 123,
+    ),
+    "numbers alone": (every_second(lambda i: 21.5 + i, b"plant/pump-7/temp"), None, {"plant/pump-7/temp"}, {"value"}, T0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FURTHER)
+def test_what_further_programs_write_is_read_as_proposed(name: str) -> None:
+    sample, preset, series, channels, first_ms = FURTHER[name]
+    proposal = propose(sample, "topic")
+    assert proposal.settings.get("decode", {}).get("preset") == preset
+    assert set(proposal.settings["channels"]) == channels
+    assert read_again(proposal, sample) == series
+    chosen = load([], proposal.settings, {})
+    batch, _, _ = Decoder(chosen.stream_spec(), chosen.decode_spec()).read(sample)
+    assert int(batch.ts_us[0]) / 1000 == first_ms
+
+
 def read_again(proposal: Proposal, sample: list[Plain]) -> set[str]:
     chosen = load([], yaml.safe_load(yaml.safe_dump(proposal.settings)), {})
     batch, refused, _ = Decoder(chosen.stream_spec(), chosen.decode_spec()).read(sample)
