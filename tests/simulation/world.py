@@ -22,8 +22,8 @@ from stream import CHANGES, LETTERS, MODELS, OUTPUTS, PARTITIONS, START, STATE, 
 
 from streamrnn.model.weights import weights_id
 from streamrnn.service.config import load
-from streamrnn.service.trainer import Trainer
 from streamrnn.service.refused import LETTER_BYTES_LEFT
+from streamrnn.service.trainer import Trainer
 from streamrnn.service.worker import Worker
 from streamrnn.stream.engine import NO_MODEL, Engine
 from streamrnn.transports.base import Committed, OperatorNeeded, TransportError
