@@ -27,6 +27,11 @@ _INSTANT = msgspec.json.Decoder(Annotated[datetime, Meta(tz=True)])
 # "2026-11-27T12:00:05.123456Z": only a longer text can have more than microseconds, or an offset instead of the Z.
 _INSTANT_CHARS = 27
 _BELOW_MICROSECONDS = re.compile(r"(?<=\.[0-9]{6})[0-9]+")
+# Offsets as databases and Java write them: +00, +0100, a blank before them, UTC.
+_OTHER_OFFSET = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?)(?: ?([+-][0-9]{2})([0-9]{2})?| ?UTC| GMT| Z)",
+    re.ASCII,
+)
 # What is written longer, or with a larger exponent, is no time that anybody measured.
 _NUMBER_CHARS_MAX, _EXPONENT_MAX = 64, 64
 # Texts of fewer digits are years and dates.
@@ -129,6 +134,10 @@ def text_us(text: str) -> int:
     try:
         since = _INSTANT.decode(f'"{cut}"') - EPOCH
     except (*UNREADABLE, ValueError, OverflowError):
+        match = _OTHER_OFFSET.fullmatch(text) if len(text) <= _NUMBER_CHARS_MAX else None
+        if match is not None:
+            begin, hours, minutes = match.groups()
+            return text_us(f"{begin}{hours}:{minutes or '00'}" if hours else f"{begin}Z")
         raise Refused(
             "timestamp", f"{short(text)} is not RFC 3339 with an offset, and not a number (decode.ts)"
         ) from None

@@ -149,6 +149,23 @@ def test_a_local_time_that_there_is_not_is_refused(text: str) -> None:
         assert why(f'{{"id":"p","ts":"{text}","temp":1}}', "temp", decode) == ["refused timestamp"]
 
 
+@pytest.mark.parametrize(
+    ("text", "ms"),
+    [
+        ("2025-11-24 16:00:00.123+00", T0 + 123), ("2025-11-24T17:00:00.1234567890+0100", T0 + 123.456), ("2025-11-24 16:00:00 UTC", T0),
+        ("2025-11-24 16:00:00 -00", T0), ("2025-11-24 12:30:00 -0330", T0), ("2025-11-24 16:00:00 GMT", T0), ("2025-11-24 16:00:00 CET", None),
+        ("2025-11-24 16:00:00+9", None), ("2025-11-24 16:00:60+00", None), ("2025-11-24 16:00:00+9900", None), ("2025-11-24 16:00:00", None),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("decode", [{}, {"series": ["id"]}])
+def test_offsets_as_databases_write_them(text: str, ms: float | None, decode: dict[str, Any]) -> None:
+    record = json.dumps({"series": "p", "id": "p", "ts": text, "values": {"temp": 1}})
+    if ms is None:
+        assert why(record, "temp", decode) == ["refused timestamp"]
+    else:
+        right(record, "temp", decode, ("p", ms, {"temp": 1}))
+
+
 _PARTS = st.tuples(*(st.integers(0, most) for most in (9999, 14, 33, 26, 62, 62)))
 
 

@@ -38,14 +38,14 @@ NEAR_US = 400 * 86_400 * 10**6
 
 _TIMES = re.compile(
     r"(^|[._@$])(ts|time|timestamp|datetime|date|dt|at|when|instant|event_?time|t)($|_|\d)|_(at|ts|time|timestamp)($|_)|time$|Time|"
-    r"timestamp$|Timestamp|^clock$|time_?in_?|TimeIn|^(zeit|zeitstempel|uhrzeit|fecha|horodatage|tijd)$|(^|_)(created|updated|measured|recorded|sampled|observed|sent|last_seen|last_changed)($|_)",
+    r"timestamp$|Timestamp|^clock$|time_?in_?|TimeIn|^epoch|^(zeit|zeitstempel|uhrzeit|fecha|horodatage|tijd)$|(^|_)(created|updated|measured|recorded|sampled|observed|sent|last_seen|last_changed)($|_)",
     re.ASCII,
 )
 _NOT_VALUES = re.compile(
     r"(^|[._])(id|ids|uuid|start|stop|begin|end|interval|seq|sequence|offset|partition|version|rev|revision|ts|time|timestamp|datetime|date|dt|lat|lon|latitude|"
     r"longitude|trade_id|code|status)$|_(id|at|ts|time|timestamp|seq|ms|us|ns|naive)$|(Id|Time|Timestamp)$|"
     # Numbers of protocols and kinds, in any case, and what was before.
-    r"(?i:(^|[._])(ns|clock|qos|type|period|specversion|[$]oid|[a-z]*nanos|f_?cnt|f_?port|dr|adr|dev_?addr|dev_?eui)$|"
+    r"(?i:(^|[._])(ns|clock|qos|type|period|specversion|[$]oid|[a-z]*nanos?|timezone|cod|xid|f_?cnt|f_?port|dr|adr|dev_?addr|dev_?eui)$|"
     r"(item|host|device|sensor|event|object|node|trade|order)ids?$|seq(uence)?_?(number|no|nr|num|id)$|"
     r"(^|[._])(old|prev|previous|before)(_[^.]*)?[.])"
 )
@@ -89,6 +89,8 @@ _KINDS = frozenset(
         "double",
         "string",
         "bool",
+        "datetime",
+        "text",
     }
 )
 _RANK = (
@@ -126,6 +128,10 @@ _LONG_NAMES = (
     "property",
     "tagname",
     "tag",
+    "resource",
+    "target",
+    "attribute",
+    "point",
     "type",
     "kind",
     "name",
@@ -759,10 +765,11 @@ def _time_of(leaves: Mapping[str, _Leaf], documents: Documents, notes: list[str]
             # By its place alone: nothing but its size can say it.
             last[-1:] == "]" and not any(isinstance(value, str) for value in there) and _are_times(there, record_ms)
         )
-        if not likely and not all(isinstance(value, str) and not _NUMBER.fullmatch(value) for value in there):
+        sized = any(not isinstance(value, str) or _NUMBER.fullmatch(value) for value in there)
+        if not likely and sized and not _are_times(there, record_ms):
             continue  # numbers that could be times by their size alone
         named = path.split(".")[-1].lower().lstrip("@")
-        rank = 0.0 if named in ("ts", "time", "timestamp") else 0.5 if likely else 2.0
+        rank = 0.0 if named in ("ts", "time", "timestamp") else 0.5 if likely else 2.5 if sized else 2.0
         # A time without a zone is the worse choice, and where nothing says which zone it is, it cannot be read yet.
         rank += 1.0 if "timezone" in settings else 3.0 if note else 0.0
         rank += 0.25 * path.count(".") + (
@@ -951,6 +958,8 @@ def _inferred(documents: Documents, notes: list[str]) -> tuple[dict[str, Any], l
         decode |= time.settings
     else:
         notes.append("no field is a time; the record's own time counts")
+        if any(path.split(".")[0] == "ts" for path in leaves):
+            decode["ts"] = "@time"
     if any(leaf.texts for leaf in numbers.values()):
         decode["numbers"] = "text"
     if long is not None:
@@ -979,7 +988,12 @@ def _is_beside_the_point(documents: Documents, each: str) -> bool:
     message, tags of a product."""
     elements, _ = _elements(documents, each)
     outside = {path: leaf for path, leaf in _leaves(documents).items() if leaf.numeric("text")}
-    values = [path for path in outside if not _NOT_VALUES.search(path)]
+    record_ms = statistics.median([record.timestamp for _, record in documents])
+    values = [
+        path
+        for path, leaf in outside.items()
+        if not _NOT_VALUES.search(path) and not _are_times(leaf.values, record_ms)
+    ]
     return (
         bool(values)
         and _time_of(_leaves(elements), elements, []) is None
@@ -1088,7 +1102,39 @@ def _table(documents: Documents) -> tuple[str, list[str]] | None:
     for document, _ in documents:
         walk(document, "", 0)
     (best, count), *_ = found.most_common(1) or [((("", ())), 0)]
-    return (best[0], list(best[1])) if 2 * count > len(documents) else None
+    if 2 * count > len(documents):
+        return best[0], list(best[1])
+    return None if found else _nameless_table(documents)
+
+
+def _nameless_table(documents: Documents) -> tuple[str, list[str]] | None:
+    """The same of rows whose fields have no names, such as [[time, value], …]: they are called by their places."""
+    sizes: dict[str, set[int]] = defaultdict(set)
+    rows: dict[str, list[Any]] = defaultdict(list)
+
+    def walk(at: Any, path: str, depth: int) -> None:
+        if isinstance(at, list) and at and all(isinstance(each, list) for each in at):
+            for row in at:
+                sizes[path + "[*]"].add(len(row) if not any(isinstance(x, list | dict) for x in row) else -1)
+                rows[path + "[*]"].append(row)
+        elif isinstance(at, list):
+            for each in at:
+                if isinstance(each, dict):
+                    walk(each, path + "[*]", depth + 1)
+        elif isinstance(at, dict) and depth < DEPTH_MAX:
+            for key, value in at.items():
+                walk(value, f"{path}.{_escaped(key)}" if path else _escaped(key), depth + 1)
+
+    for document, _ in documents:
+        walk(document, "", 0)
+    record_ms = statistics.median([record.timestamp for _, record in documents])
+    for path, size in sizes.items():
+        width = max(size)
+        if len(size) == 1 and 1 < width < CHANNELS_MAX:
+            columns = [[row[place] for row in rows[path]] for place in range(width)]
+            if any(all(_is_number(each) for each in column) and _are_times(column, record_ms) for column in columns):
+                return path, [f"v{place}" for place in range(width)]
+    return None
 
 
 def _tabular(
@@ -1135,8 +1181,18 @@ def _tabular(
     ]
     if any(leaves[_escaped(name)].texts for name in channels):
         decode["numbers"] = "text"
+    notes.append("the records hold tables; their columns are read by place: the columns' order has to stay")
+    if len(channels) == 1 and names[0] == "v0":
+        # What the value is of may stand around rows without names.
+        for out, level in enumerate(levels[-2::-1]):
+            for path, leaf in _leaves([(at, record) for at, record in level]).items():
+                field_of = "^." * (out + 1) + path
+                if _long_name(path) in _LONG_NAMES and leaf.texts and decode.get("series") != field_of:
+                    if _KINDS.issuperset(text.lower() for text in leaf.texts):
+                        continue
+                    decode |= {"channel": field_of, "value": places[_escaped(channels[0])]}
+                    return decode, list(dict.fromkeys(leaf.texts))
     decode["values"] = {name: places[_escaped(name)] for name in channels}
-    notes.append("the records hold tables; their columns are read by place, so keep the columns' order")
     return {**decode, "channel": None, "value": None}, channels
 
 
@@ -1198,9 +1254,9 @@ def _long_form(leaves: Mapping[str, _Leaf], numbers: Mapping[str, _Leaf]) -> tup
     if len(values) != 1 or len(numbers) > 2:
         return None
     found = [
-        (len(set(leaf.texts)) < 2, _LONG_NAMES.index(path.split(".")[-1].lower()), path)
+        (len(set(leaf.texts)) < 2, _LONG_NAMES.index(_long_name(path)), path)
         for path, leaf in leaves.items()
-        if path.split(".")[-1].lower() in _LONG_NAMES
+        if _long_name(path) in _LONG_NAMES
         and leaf.texts
         and len(leaf.texts) == len(leaf.values)
         and not _KINDS.issuperset(text.lower() for text in leaf.texts)
@@ -1209,11 +1265,17 @@ def _long_form(leaves: Mapping[str, _Leaf], numbers: Mapping[str, _Leaf]) -> tup
     return (min(found)[2], values[0]) if found else None
 
 
+def _long_name(path: str) -> str:
+    """The word of `_LONG_NAMES` that a field is called by: resourceName is resource, tag_id is tag."""
+    name = path.split(".")[-1].lower()
+    return name if name in _LONG_NAMES else re.sub(r"_?(name|id)$", "", name)
+
+
 def _goes_with(name: str, value: str) -> bool:
     """Whether the value stands beside the name, or below a key that only says what it is (`gauge.value`)."""
     beside = name.rpartition(".")[0].split(".") if "." in name else []
     around = value.rpartition(".")[0].split(".") if "." in value else []
-    own = around[len(beside) :] if around[: len(beside)] == beside else []
+    own = around[len(beside) :] if around[: len(beside)] == beside else around
     return _AROUND.issuperset(key.lower() for key in own)
 
 

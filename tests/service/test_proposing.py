@@ -238,6 +238,29 @@ FURTHER: dict[str, tuple[list[Plain], str | None, set[str], set[str], float]] = 
         every_second(lambda i: {"id": "n", "type": "Notification", "data": [{"id": "urn:Room:1", "type": "Room", "temperature": {"type": "Property", "value": i, "observedAt": rfc(i)}}]}),
         None, {"urn:Room:1"}, {"temperature"}, T0 + 123,
     ),
+    "Graphite's JSON": (
+        every_second(lambda i: [{"target": name, "datapoints": [[1.5 + i, T0 // 1000 + i], [None, T0 // 1000 + i]]} for name in ("load", "mem")], b"n1"),
+        None, {"n1"}, {"load", "mem"}, T0,
+    ),
+    "Datadog's series": (
+        every_second(lambda i: {"series": [{"metric": name, "points": [[T0 // 1000 + i, 0.7]], "type": "gauge", "host": "n1"} for name in ("load", "mem")]}),
+        None, {"n1"}, {"load", "mem"}, T0,
+    ),
+    "EdgeX": (
+        every_second(lambda i: {"deviceName": "d1", "origin": (T0 + 1000 * i) * 10**6 + 5, "readings": [{"id": f"{i}", "origin": (T0 + 1000 * i) * 10**6, "deviceName": "d1", "resourceName": name, "valueType": "Float64", "value": "2.14e+01"} for name in ("temp", "flow")]}),
+        None, {"d1"}, {"temp", "flow"}, T0,
+    ),
+    "NGSIv2": (
+        every_second(lambda i: {"data": [{"id": "Room1", "type": "Room", "temperature": {"type": "Number", "value": i}, "TimeInstant": {"type": "DateTime", "value": rfc(i)}}]}),
+        None, {"Room1"}, {"temperature"}, T0 + 123,
+    ),
+    "a time by its size": (every_second(lambda i: {"sentOn": T0 + 1000 * i - 3, "metrics": {"temp": i, "flow": 2}}, b"dev"), None, {"dev"}, {"temp", "flow"}, T0 - 3),
+    "Canal": (
+        every_second(lambda i: {"data": [{"id": f"{i}", "sensor": "p7", "temp": "1.5"}], "table": "r", "type": "INSERT", "es": T0 + 1000 * i, "ts": T0 + 1000 * i + 5}),
+        None, {"p7"}, {"temp"}, T0 + 5,
+    ),
+    "Java's instants": (every_second(lambda i: {"meter": "m", "ts": {"epochSecond": T0 // 1000 + i, "nano": 5}, "kwh": i}), None, {"m"}, {"kwh"}, T0),
+    "PostgreSQL's texts": (every_second(lambda i: {"meter": "m", "ts": f"2025-11-24 16:00:0{i}.123+00", "kwh": i}), None, {"m"}, {"kwh"}, T0 + 123),
     "numbers alone": (every_second(lambda i: 21.5 + i, b"plant/pump-7/temp"), None, {"plant/pump-7/temp"}, {"value"}, T0),
 }  # fmt: skip
 
