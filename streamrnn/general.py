@@ -217,6 +217,16 @@ class General:
                 self._names.clear()
             self._names[parts] = name
 
+    def ambiguous(self) -> list[tuple[str, str, str]]:
+        """(name, fields, other fields) of names that came of different fields: a/b with c, and a with b/c."""
+        first: dict[str, tuple[Any, ...]] = {}
+        found: dict[str, tuple[str, str, str]] = {}
+        for parts, name in self._names.items():
+            before = first.setdefault(name, parts)
+            if _shown(before) != _shown(parts):
+                found.setdefault(name, (name, _shown(before), _shown(parts)))
+        return list(found.values())
+
     def _name(self, row: Any) -> str | None:
         """None where no field is mapped, and the contract's is not there."""
         parts: list[str] = []
@@ -522,6 +532,10 @@ def _named_by(value: Any, text: str) -> str:
 
 def _too_long(text: str) -> str:
     raise Refused("range", f"a number of more than 30 digits at `{text}` (decode.series)")
+
+
+def _shown(parts: Sequence[Any]) -> str:
+    return " with ".join("nothing" if part is ABSENT or not part else ascii(part) for part in parts)
 
 
 def _rest(value: Any, known: frozenset[str]) -> list[str]:

@@ -699,8 +699,8 @@ def _is_row(at: Sequence[Any]) -> bool:
     )
 
 
-def _arrays(documents: Documents) -> str | None:
-    """The array of objects with numbers that holds the ticks; None where a document is one."""
+def _arrays(documents: Documents) -> list[str]:
+    """The arrays of objects with numbers that may hold the ticks, the most likely first; none where a document is one."""
     count: Counter[str] = Counter()
 
     def walk(at: Any, path: str, depth: int) -> None:
@@ -725,7 +725,7 @@ def _arrays(documents: Documents) -> str | None:
 
     for document, _ in documents:
         walk(document, "", 0)
-    return count.most_common(1)[0][0] if count else None
+    return [path for path, _ in count.most_common()]
 
 
 def _elements(documents: Documents, each: str) -> tuple[Documents, list[Documents]]:
@@ -890,7 +890,8 @@ def _series_of(leaves: Mapping[str, _Leaf], documents: Documents, time: str, not
 def _inferred(documents: Documents, notes: list[str]) -> tuple[dict[str, Any], list[str]]:
     """(decode, channels) by the names and the values of the fields alone."""
     decode: dict[str, Any] = {}
-    each = _arrays(documents)
+    arrays = _arrays(documents)
+    each = arrays[0] if arrays else None
     if each is not None and _is_beside_the_point(documents, each):
         each = None
     elements, outer = (documents, []) if each is None else _elements(documents, each)
@@ -900,6 +901,10 @@ def _inferred(documents: Documents, notes: list[str]) -> tuple[dict[str, Any], l
         return _tabular(*table, documents, notes)
     if each is not None:
         decode["each"] = each
+        if len(arrays) > 1:
+            notes.append(
+                f"each: {each}; {_listed(arrays[1:])} hold objects, too, and are not read (decode.each takes a list)"
+            )
     leaves = _leaves(elements)
     time, time_at = _time_of(leaves, elements, notes), ""
     for out, level in enumerate(outer):

@@ -337,6 +337,22 @@ def test_whatever_the_records_are_a_proposal_can_be_loaded(found: list[Any]) -> 
     load([], yaml.safe_load(yaml.safe_dump(proposal.settings)), {})
 
 
+def said_of(series: list[str], fields: list[dict[str, str]]) -> str:
+    decode = {"series": series, "values": "*", "channel": None, "value": None}
+    chosen = load([], {"input": "t", "channels": ["temp"], "step": "1s", "horizon": 2, "decode": decode}, {})
+    sample = records([json.dumps({**each, "ts": T0 + 1000 * i, "temp": i}) for i, each in enumerate(fields)])
+    return "\n".join(warnings(Decoder(chosen.stream_spec(), chosen.decode_spec()), sample))
+
+
+def test_an_array_that_is_not_read_is_said() -> None:
+    several = every_second(
+        lambda i: {"id": "x", "m": {"temp": [{"t": T0 + i, "v": 1.5}], "flow": [{"t": T0 + i, "v": 2}]}}
+    )
+    notes = "\n".join(propose(several, "t").notes)
+    assert "m.flow[*]" in notes
+    assert "are not read" in notes
+
+
 def test_decode_warns_of_two_series_under_one_name_and_of_one_in_two_partitions() -> None:
     def said(series: object, sample: list[Plain]) -> str:
         decode = {"preset": "cryptofeed", "series": series}
@@ -350,6 +366,13 @@ def test_decode_warns_of_two_series_under_one_name_and_of_one_in_two_partitions(
     small = said("symbol", records([producers.TRADE.replace("1764000000.123456", "1764000.0")] * 3))
     assert "3 ticks are refused by the service as `timestamp`" in small
     assert "as `future`" in said("symbol", records([producers.TRADE.replace("1764000000.123456", "1764100000.0")]))
+    parts = [("a/b", "c"), ("a", "b/c"), ("a", "b")]
+    joined = said_of(["p", "q"], [{"p": p, "q": q} for p, q in parts])
+    assert "the one name a/b/c comes of 'a/b' with 'c' and of 'a' with 'b/c'" in joined
+    assert said_of(["p", "q"], [{"p": p, "q": q} for p, q in parts[1:]]) == ""
+    assert "the one name a comes of 'a' with nothing and of nothing with 'a'" in said_of(
+        ["p?", "q?"], [{"p": "a"}, {"q": "a"}]
+    )
     wire = load([], {"input": "t", "channels": ["temp"], "step": "1s", "horizon": 2}, {})
     seconds = records(['{"series":"p","ts":1764000000,"values":{"temp":1}}'])
     (words,) = warnings(Decoder(wire.stream_spec(), wire.decode_spec()), seconds)
