@@ -663,11 +663,16 @@ def _is_number(value: Any, numbers: str = "strict") -> bool:
     )
 
 
+def _keyed(at: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The entries that a path can name."""
+    return [(key, value) for key, value in at.items() if key]
+
+
 def _escaped(key: str) -> str:
     if key[:1] == "@" and key[1:].partition(".")[0] in ROOTS:
         key = f"\\{key}"
         return key[:2] + re.sub(r"[.\[\]\\*]", r"\\\g<0>", key[2:])
-    return re.sub(r"[.\[\]\\*]", r"\\\g<0>", key)
+    return re.sub(r"[.\[\]\\*]|^[#^]|[?]$", r"\\\g<0>", key)
 
 
 def _leaves(documents: Documents) -> dict[str, _Leaf]:
@@ -676,7 +681,7 @@ def _leaves(documents: Documents) -> dict[str, _Leaf]:
 
     def walk(at: Any, path: str, depth: int) -> None:
         if isinstance(at, dict) and depth < DEPTH_MAX:
-            for key, value in at.items():
+            for key, value in _keyed(at):
                 walk(value, f"{path}.{_escaped(key)}" if path else _escaped(key), depth + 1)
         elif isinstance(at, list) and path[:1] in ("", "[") and _is_row(at):
             for place, value in enumerate(at):
@@ -720,7 +725,7 @@ def _arrays(documents: Documents) -> list[str]:
             ):
                 count[here] += len(objects)
         elif isinstance(at, dict) and depth < DEPTH_MAX:
-            for key, value in at.items():
+            for key, value in _keyed(at):
                 walk(value, f"{path}.{_escaped(key)}" if path else _escaped(key), depth + 1)
 
     for document, _ in documents:
@@ -976,12 +981,18 @@ def _inferred(documents: Documents, notes: list[str]) -> tuple[dict[str, Any], l
     return decode, _mapped(decode, ranked)
 
 
+# Nanoseconds of 2100 and some more.
+_COUNT_MAX = 10**20
+
+
 def _are_times(values: Sequence[Any], record_ms: float) -> bool:
     """Whether whole numbers all lie, in one unit, within a year of the records' own time."""
     there = [value for value in values if value is not None and not isinstance(value, bool)]
     try:
         whole = [int(value) for value in there]
     except (ValueError, OverflowError):
+        return False
+    if any(abs(value) > _COUNT_MAX for value in whole):
         return False
     return record_ms > 0 and any(
         all(abs(value * us - record_ms * 1000) < NEAR_US for value in whole) for us in UNIT_US.values()
@@ -1056,7 +1067,7 @@ def _columns(documents: Documents) -> tuple[str, list[str]] | None:
 
     def walk(at: Any, path: str, depth: int) -> None:
         if isinstance(at, dict) and depth < DEPTH_MAX:
-            for key, value in at.items():
+            for key, value in _keyed(at):
                 walk(value, f"{path}.{_escaped(key)}" if path else _escaped(key), depth + 1)
         elif isinstance(at, list) and at and all(value is None or _is_number(value) for value in at):
             found[path].append(at)
@@ -1093,7 +1104,7 @@ def _table(documents: Documents) -> tuple[str, list[str]] | None:
                 for each in at.values()
                 if isinstance(each, list) and each and all(isinstance(x, str) for x in each)
             ]
-            for key, value in at.items():
+            for key, value in _keyed(at):
                 here = f"{path}.{_escaped(key)}" if path else _escaped(key)
                 for head in names:
                     if (
@@ -1127,7 +1138,7 @@ def _nameless_table(documents: Documents) -> tuple[str, list[str]] | None:
                 if isinstance(each, dict):
                     walk(each, path + "[*]", depth + 1)
         elif isinstance(at, dict) and depth < DEPTH_MAX:
-            for key, value in at.items():
+            for key, value in _keyed(at):
                 walk(value, f"{path}.{_escaped(key)}" if path else _escaped(key), depth + 1)
 
     for document, _ in documents:

@@ -344,6 +344,21 @@ def said_of(series: list[str], fields: list[dict[str, str]]) -> str:
     return "\n".join(warnings(Decoder(chosen.stream_spec(), chosen.decode_spec()), sample))
 
 
+@pytest.mark.parametrize("key", ["#", "^", "^.x", "temp?", "a.b", "@key", "\\", "[0]", "avg(temp)", "Küche", "m/s"])
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_key_of_any_signs_is_a_channel(key: str, inside: bool) -> None:
+    def document(i: int) -> dict[str, Any]:
+        numbers = {key: 1.5 + i, "": 7, "huge": 10**30}
+        return {"id": "p", "ts": T0 + 1000 * i, **({"data": numbers} if inside else numbers)}
+
+    sample = every_second(document)
+    proposal = propose(sample, "t")
+    assert read_again(proposal, sample) == {"p"}
+    chosen = load([], proposal.settings, {})
+    batch, _, _ = Decoder(chosen.stream_spec(), chosen.decode_spec()).read(sample)
+    assert [row[chosen.channels.index(key)] for row in batch.values] == [1.5 + i for i in range(6)]
+
+
 def test_an_array_that_is_not_read_is_said() -> None:
     several = every_second(
         lambda i: {"id": "x", "m": {"temp": [{"t": T0 + i, "v": 1.5}], "flow": [{"t": T0 + i, "v": 2}]}}
