@@ -125,7 +125,7 @@ class Layout:
         parsed = []
         for part in parts:
             texts = (part,) if isinstance(part, str) else part
-            paths = [parse_path(text.removesuffix("?")) for text in texts]
+            paths = [parse_path(text[:-1] if _may_be_absent(text) else text) for text in texts]
             parsed.append((texts, paths))
             for path in paths:
                 if path.steps and isinstance(path.steps[-1], Key):
@@ -146,7 +146,7 @@ class Layout:
                 else:
                     columns.append(self._add(path))
                     rest.append(None)
-            optional = tuple(text.endswith("?") for text in texts)
+            optional = tuple(_may_be_absent(text) for text in texts)
             self.parts.append(SeriesPart(tuple(columns), optional, tuple(rest), texts))
 
     def _values(self, spec: StreamSpec, decode: DecodeSpec) -> list[tuple[int, ...]]:
@@ -425,6 +425,11 @@ class _Array:
 
 def _if_object(walk: Walk) -> Walk:
     return lambda at, place, count: walk(at, place, count) if at.__class__ is dict else ABSENT
+
+
+def _may_be_absent(text: str) -> bool:
+    r"""Of a part of a series' name; `\?` is a question mark in the key."""
+    return text.endswith("?") and not text.endswith("\\?")
 
 
 def _itself(at: Any, place: int, count: int) -> Any:

@@ -194,6 +194,11 @@ def test_a_form_of_times_that_reads_nothing_is_a_mistake_of_the_configuration(fo
         decoder("temp", series="id", ts_format=form, timezone="UTC")
 
 
+def test_a_question_mark_behind_a_backslash_is_of_the_key() -> None:
+    right('{"id?":"p","ts":1764000000000,"temp":1}', "temp", {"series": "id\\?", "values": "*"}, ("p", T0, {"temp": 1}))
+    assert why('{"ts":1764000000000,"temp":1}', "temp", {"series": ["id\\?"], "values": "*"}) == ["refused no-series"]
+
+
 def test_arrays_by_number() -> None:
     record = '[321,[["5541.2","0.1","1764000000.25"],["5541.3","0.2","1764000001"]],"trade","XBT/USD"]'
     each = {"each": "[1][*]", "ts_unit": "s", "numbers": "text", "values": {"temp": "[0]", "flow": "[1]"}}
