@@ -262,6 +262,10 @@ class Decoder:
             return self._read(self._general, records)
         return Decoded(*self.decode(records), [])
 
+    def ambiguous_names(self) -> list[tuple[str, str, str]]:
+        """Of what was read: names that came of different fields, as (name, fields, other fields)."""
+        return self._general.ambiguous() if self._general is not None else []
+
     def _read(self, general: General, records: Sequence[Record]) -> Decoded:
         ticks: list[Tick] = []
         counts: list[int] = []

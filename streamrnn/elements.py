@@ -23,6 +23,7 @@ from streamrnn.mapping import SERIES, TS, DecodeSpec, Scalar
 from streamrnn.paths import (
     ABSENT,
     Beside,
+    Find,
     Key,
     Mistyped,
     Path,
@@ -124,12 +125,15 @@ class Layout:
         parsed = []
         for part in parts:
             texts = (part,) if isinstance(part, str) else part
-            paths = [parse_path(text.removesuffix("?")) for text in texts]
+            paths = [parse_path(text[:-1] if _may_be_absent(text) else text) for text in texts]
             parsed.append((texts, paths))
             for path in paths:
                 if path.steps and isinstance(path.steps[-1], Key):
                     before = (path.root, path.outs, path.steps[:-1])
                     named_keys.setdefault(before, set()).add(path.steps[-1].name)
+                for at, step in enumerate(path.steps):
+                    if isinstance(step, Find):
+                        named_keys.setdefault((path.root, path.outs, path.steps[:at]), set()).add(step.text)
         for texts, paths in parsed:
             columns: list[int] = []
             rest: list[frozenset[str] | None] = []
@@ -142,7 +146,7 @@ class Layout:
                 else:
                     columns.append(self._add(path))
                     rest.append(None)
-            optional = tuple(text.endswith("?") for text in texts)
+            optional = tuple(_may_be_absent(text) for text in texts)
             self.parts.append(SeriesPart(tuple(columns), optional, tuple(rest), texts))
 
     def _values(self, spec: StreamSpec, decode: DecodeSpec) -> list[tuple[int, ...]]:
@@ -193,7 +197,9 @@ class Layout:
         decoder = _exact if exact or self._quirk is not None else _objects
         try:
             return decoder.decode(payload)
-        except UNREADABLE:
+        except UNREADABLE as error:
+            if "out of range" in str(error):  # a number that no double holds costs its element, and not the others
+                return _exact.decode(payload)
             if self.decode.numbers == "strict" or not _BARE_WORD.search(payload):
                 raise
         try:  # Python's json module writes NaN and Infinity as bare words, and reads them
@@ -207,6 +213,10 @@ class Layout:
         decode = self.decode
         if decode.unwrap is not None and document.__class__ is dict:
             document = document.get(decode.unwrap, document)
+            if document.__class__ is str and document[:1] in _OPENING:
+                document = _inner(document, decode)
+            elif document is None and decode.tombstones == "skip":
+                return []
         if self._quirk is not None:
             document = self._quirk(document, record)
         found: list[Found] = []
@@ -240,6 +250,18 @@ class Layout:
         return self.arrays[0].typed(raws - {self.channel, *self.value}, self.decode.elements_max)
 
 
+# How a text begins that is a document of its own, perhaps.
+_OPENING = frozenset({"{", "[", " ", "\n", "\t", "\r"})
+
+
+def _inner(text: str, decode: DecodeSpec) -> Any:
+    """The JSON that stands as a text within JSON, as logs and MongoDB's change streams have it."""
+    try:
+        return _exact.decode(text)
+    except UNREADABLE as error:
+        raise Refused("malformed", f"the text at {short(decode.unwrap)} is no JSON: {error} (decode.unwrap)") from None
+
+
 def _wanted(path: str, want: Scalar | tuple[Scalar, ...]) -> frozenset[Any]:
     """What `where` takes: texts, numbers, booleans, null (also where there is nothing), "*" for anything that is there."""
     return frozenset((type(each) is bool, each) for each in (want if isinstance(want, tuple) else (want,)))
@@ -261,7 +283,7 @@ class _Array:
         # (column, level, walk) of what stands further out, at the place of the element.
         self._placed: list[tuple[int, int, Walk]] = []
         # Elements may be bare numbers, or arrays: fields that the contract would have in an object are not there.
-        loose = depth > 0 and any(
+        loose = any(
             column.level == depth
             and not column.path.own_key
             and not (column.path.steps and isinstance(column.path.steps[0], Key))
@@ -403,6 +425,11 @@ class _Array:
 
 def _if_object(walk: Walk) -> Walk:
     return lambda at, place, count: walk(at, place, count) if at.__class__ is dict else ABSENT
+
+
+def _may_be_absent(text: str) -> bool:
+    r"""Of a part of a series' name; `\?` is a question mark in the key."""
+    return text.endswith("?") and not text.endswith("\\?")
 
 
 def _itself(at: Any, place: int, count: int) -> Any:

@@ -113,6 +113,8 @@ class General:
             structured, subject, time = self._envelope(record.headers)
             if structured:
                 payload, subject, time = _event(payload)
+        if not payload and self.decode.tombstones == "skip":  # how a retained message of MQTT is deleted
+            raise Skip("tombstone")
         if (
             payload == _NIL[self.decode.format]
             or payload[:5].strip() == b"null"
@@ -214,6 +216,16 @@ class General:
             if len(self._names) >= NAMES_MAX:
                 self._names.clear()
             self._names[parts] = name
+
+    def ambiguous(self) -> list[tuple[str, str, str]]:
+        """(name, fields, other fields) of names that came of different fields: a/b with c, and a with b/c."""
+        first: dict[str, tuple[Any, ...]] = {}
+        found: dict[str, tuple[str, str, str]] = {}
+        for parts, name in self._names.items():
+            before = first.setdefault(name, parts)
+            if _shown(before) != _shown(parts):
+                found.setdefault(name, (name, _shown(before), _shown(parts)))
+        return list(found.values())
 
     def _name(self, row: Any) -> str | None:
         """None where no field is mapped, and the contract's is not there."""
@@ -522,6 +534,10 @@ def _too_long(text: str) -> str:
     raise Refused("range", f"a number of more than 30 digits at `{text}` (decode.series)")
 
 
+def _shown(parts: Sequence[Any]) -> str:
+    return " with ".join("nothing" if part is ABSENT or not part else ascii(part) for part in parts)
+
+
 def _rest(value: Any, known: frozenset[str]) -> list[str]:
     """All values of an object, or of an array of keys and values, by the order of their keys; those that are named beside,
     and keys with two underscores before them, are left out."""
@@ -529,9 +545,9 @@ def _rest(value: Any, known: frozenset[str]) -> list[str]:
         return []
     if isinstance(value, list):
         value = {
-            entry["key"]: entry.get("value")
+            key: entry.get("value")
             for entry in value
-            if isinstance(entry, dict) and isinstance(entry.get("key"), str)
+            if isinstance(entry, dict) and isinstance(key := entry.get("key", entry.get("name")), str)
         }
     if not isinstance(value, dict):
         raise Refused("type", f"Expected an object for the series' name, got {named(value)} (decode.series)")

@@ -27,6 +27,11 @@ _INSTANT = msgspec.json.Decoder(Annotated[datetime, Meta(tz=True)])
 # "2026-11-27T12:00:05.123456Z": only a longer text can have more than microseconds, or an offset instead of the Z.
 _INSTANT_CHARS = 27
 _BELOW_MICROSECONDS = re.compile(r"(?<=\.[0-9]{6})[0-9]+")
+# Offsets as databases and Java write them: +00, +0100, a blank before them, UTC.
+_OTHER_OFFSET = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?)(?: ?([+-][0-9]{2})([0-9]{2})?| ?UTC| GMT| Z)",
+    re.ASCII,
+)
 # What is written longer, or with a larger exponent, is no time that anybody measured.
 _NUMBER_CHARS_MAX, _EXPONENT_MAX = 64, 64
 # Texts of fewer digits are years and dates.
@@ -56,6 +61,8 @@ class TextTimes:
 
     def __init__(self, unit: TsUnit, form: str | None = None, zone: ZoneInfo | None = None) -> None:
         self._ns, self._form, self._zone = NS[unit], form, zone
+        if form is not None:
+            _check_form(form)
 
     def us(self, text: str) -> int:
         """Microseconds since 1970. Raises Refused."""
@@ -67,7 +74,11 @@ class TextTimes:
             if len(text) <= _NUMBER_CHARS_MAX and _NUMBER.fullmatch(text):
                 return number_us(text.encode(), self._ns)
             if len(text) <= _NUMBER_CHARS_MAX and _LOCAL.fullmatch(text):
-                return self._local(datetime.fromisoformat(_six_digits(text)), text)
+                try:
+                    moment = datetime.fromisoformat(_six_digits(text))
+                except ValueError as error:  # a leap second, the 30th of February
+                    raise Refused("timestamp", f"{short(text)} is no time that there is: {error}") from None
+                return self._local(moment, text)
             raise
 
     def _formatted(self, text: str) -> int:
@@ -88,7 +99,10 @@ class TextTimes:
                 "timestamp",
                 f"{short(text)} is not RFC 3339 with an offset: say decode.timezone, such as Europe/London",
             )
-        early, late = ((moment.replace(tzinfo=zone, fold=fold) - EPOCH) // _US for fold in (0, 1))
+        try:
+            early, late = ((moment.replace(tzinfo=zone, fold=fold) - EPOCH) // _US for fold in (0, 1))
+        except (ValueError, OverflowError):
+            raise Refused("timestamp", f"{short(text)} is beyond the years that there are") from None
         if early != late:
             back = (EPOCH + timedelta(microseconds=early)).astimezone(zone).replace(tzinfo=None)
             how = "happens twice in" if back == moment else "does not exist in"
@@ -96,6 +110,17 @@ class TextTimes:
                 "timestamp", f"{short(text)} {how} {zone.key} (clocks are set): write times with their offset"
             )
         return early
+
+
+def _check_form(form: str) -> None:
+    """Raises ValueError where no text at all could be read."""
+    hint = "write it as Python's strptime reads it, such as %Y-%m-%d %H:%M:%S"
+    try:
+        datetime.strptime(datetime(2001, 2, 3, 4, 5, 6, tzinfo=UTC).strftime(form), form)  # noqa: DTZ007
+    except (ValueError, IndexError, re.error) as error:
+        raise ValueError(f"decode: ts_format {form!r} cannot be read ({error}): {hint}") from None
+    if "%" not in form:
+        raise ValueError(f"decode: ts_format {form!r} has no field of a time: {hint}")
 
 
 def _six_digits(text: str) -> str:
@@ -109,6 +134,10 @@ def text_us(text: str) -> int:
     try:
         since = _INSTANT.decode(f'"{cut}"') - EPOCH
     except (*UNREADABLE, ValueError, OverflowError):
+        match = _OTHER_OFFSET.fullmatch(text) if len(text) <= _NUMBER_CHARS_MAX else None
+        if match is not None:
+            begin, hours, minutes = match.groups()
+            return text_us(f"{begin}{hours}:{minutes or '00'}" if hours else f"{begin}Z")
         raise Refused(
             "timestamp", f"{short(text)} is not RFC 3339 with an offset, and not a number (decode.ts)"
         ) from None

@@ -128,6 +128,20 @@ PRESETS: dict[str, dict[str, Any]] = {
         "value": "value",
         "others": "skip",
     },
+    # Prometheus' remote write as JSON: samples of every metric, with the labels around them.
+    "prometheus-remote-write": {
+        "each": "timeseries[*].samples[*]",
+        "series": [
+            "^.labels[name=instance].value?",
+            "^.labels[name=job].value?",
+            "^.labels[*]",
+        ],
+        "ts": "timestamp",
+        "numbers": "text",
+        "channel": "^.labels[name=__name__].value",
+        "value": "value",
+        "others": "skip",
+    },
     # Lines of kcat -J: the file's reader takes the envelope off.
     "kcat": {},
     # Rule chain's Kafka node with metadata as headers.

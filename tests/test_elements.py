@@ -15,8 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_producers import T0, Plain, decoder, right, ticks, why
 
+from streamrnn.calendar import zone_of
 from streamrnn.codec import DETAIL_CHARS_MAX, Decoder, dead_letter
+from streamrnn.instants import Refused, TextTimes
 from streamrnn.records import REASONS, SKIP_REASONS
+from streamrnn.service.config import ConfigError
 
 CHANNELS = "temp flow"
 
@@ -81,6 +84,119 @@ def test_the_records_own_time_has_its_own_unit(unit: str) -> None:
         key=b"k" + T0.to_bytes(8, "big"),
     )
     assert why('{"series":"p","temp":1}', CHANNELS, decode, timestamp=-1) == ["refused timestamp"]
+
+
+@pytest.mark.parametrize(("text", "temp"), [("21.4", 21.4), ('"21.4"', 21.4), ("NaN", None), ("-0", -0.0)])
+def test_a_record_that_is_a_number_alone(text: str, temp: float | None) -> None:
+    values = {} if temp is None else {"temp": temp}
+    decode = {"series": "@key", "values": {"temp": "."}, "numbers": "text"}
+    right(text, "temp", decode, ("plant/p", T0, values), key=b"plant/p", timestamp=T0)
+
+
+def test_a_record_that_is_a_row_without_names() -> None:
+    pair = '[1764000000.5,{"host":"n1","temp":1.5}]'
+    decode = {"series": "[1].host", "ts": "[0]", "ts_unit": "s", "values": "[1].*"}
+    right(pair, "temp", decode, ("n1", T0 + 500, {"temp": 1.5}))
+    trades = '[0,[["5541.2","0.1","1764000000.321597"],["6060","0.2","1764000001.5"]],"trade","XBT/USD"]'
+    decode = {
+        "each": "[1][*]",
+        "series": "^.[3]",
+        "ts": "[2]",
+        "ts_unit": "s",
+        "values": {"temp": "[0]"},
+        "numbers": "text",
+    }
+    right(trades, "temp", decode, ("XBT/USD", T0 + 321.597, {"temp": 5541.2}), ("XBT/USD", T0 + 1500, {"temp": 6060}))
+
+
+def test_json_that_stands_as_a_text_within_json() -> None:
+    decode = {"unwrap": "after", "series": "id", "ts": "ts.$date", "values": "*", "tombstones": "skip"}
+    inner = json.dumps({"id": "p", "ts": {"$date": T0 + 0.5}, "temp": 1.5})
+    right(json.dumps({"op": "c", "after": inner}), "temp", decode, ("p", T0 + 0.5, {"temp": 1.5}))
+    assert why('{"op":"d","after":null}', "temp", decode) == ["skipped empty"]
+    for bad in ("{", "[" * 5000, '{"id":"p","ts":1'):
+        assert why(json.dumps({"after": bad}), "temp", decode) == ["refused malformed"]
+    assert why(json.dumps({"after": "text"}), "temp", decode) == ["refused type"]
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize(("field", "reason"), [("temp", "range"), ("ts", "timestamp")])
+def test_a_number_that_no_double_holds_costs_its_element_alone(place: int, field: str, reason: str) -> None:
+    rows = [{"id": "p", "ts": T0 + 1000 * i, "temp": float(i)} for i in range(3)]
+    rows[place][field] = 123456789
+    record = json.dumps({"r": rows}).replace("123456789", "1e400")
+    for decode in ({"series": "id", "values": "*"}, {"series": "id", "values": "*", "where": {"id": "p"}, "ts": "ts"}):
+        found = decoder("temp", each="r[*]", channel=None, value=None, **decode).read([Plain(record.encode())])
+        assert [int(us) // 1000 for us in found.batch.ts_us] == [T0 + 1000 * i for i in range(3) if i != place]
+        assert [(each.reason, each.index) for each in found.rejected] == [(reason, place)]
+    unread = json.dumps({"r": [{"id": "p", "ts": T0, "temp": 1, "z": 123456789}]}).replace("123456789", "1e400")
+    right(unread, "temp", {"each": "r[*]", "series": "id", "values": "*", "where": {"id": "p"}}, ("p", T0, {"temp": 1}))
+
+
+def test_an_empty_value_is_a_deletion_where_those_are_skipped() -> None:
+    assert why(b"", "temp", {"tombstones": "skip"}) == ["skipped tombstone"]
+    assert why(None, "temp", {"tombstones": "skip"}) == ["skipped tombstone"]
+    assert why(b"", "temp", {"values": "*"}) == ["refused malformed"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["2016-12-31T23:59:60", "2026-02-30T00:00", "2026-06-30 24:00:01", "2026-13-01T00:00:00", "0000-01-01T00:00:00"],
+)
+def test_a_local_time_that_there_is_not_is_refused(text: str) -> None:
+    for zone in ("UTC", "Europe/London", "Pacific/Apia"):
+        decode = {"series": "id", "values": "*", "timezone": zone}
+        assert why(f'{{"id":"p","ts":"{text}","temp":1}}', "temp", decode) == ["refused timestamp"]
+
+
+@pytest.mark.parametrize(
+    ("text", "ms"),
+    [
+        ("2025-11-24 16:00:00.123+00", T0 + 123), ("2025-11-24T17:00:00.1234567890+0100", T0 + 123.456), ("2025-11-24 16:00:00 UTC", T0),
+        ("2025-11-24 16:00:00 -00", T0), ("2025-11-24 12:30:00 -0330", T0), ("2025-11-24 16:00:00 GMT", T0), ("2025-11-24 16:00:00 CET", None),
+        ("2025-11-24 16:00:00+9", None), ("2025-11-24 16:00:60+00", None), ("2025-11-24 16:00:00+9900", None), ("2025-11-24 16:00:00", None),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("decode", [{}, {"series": ["id"]}])
+def test_offsets_as_databases_write_them(text: str, ms: float | None, decode: dict[str, Any]) -> None:
+    record = json.dumps({"series": "p", "id": "p", "ts": text, "values": {"temp": 1}})
+    if ms is None:
+        assert why(record, "temp", decode) == ["refused timestamp"]
+    else:
+        right(record, "temp", decode, ("p", ms, {"temp": 1}))
+
+
+_PARTS = st.tuples(*(st.integers(0, most) for most in (9999, 14, 33, 26, 62, 62)))
+
+
+@settings(deadline=None, max_examples=200)
+@given(_PARTS, st.sampled_from("T "), st.sampled_from(["", "Z", ".999999999", ",5", "+99:99", "-14:00"]))
+def test_no_text_of_a_time_is_more_than_refused(parts: tuple[int, ...], between: str, end: str) -> None:
+    year, month, day, hour, minute, second = parts
+    text = f"{year:04d}-{month:02d}-{day:02d}{between}{hour:02d}:{minute:02d}:{second:02d}{end}"
+    for times in _TIMES:
+        try:
+            times.us(text)
+        except Refused as refusal:
+            assert refusal.reason == "timestamp"
+
+
+_TIMES = [
+    TextTimes("ms", form, zone_of(zone))
+    for form in (None, "%Y-%m-%d %H:%M:%S")
+    for zone in ("Europe/London", "America/St_Johns", "Pacific/Apia")
+]
+
+
+@pytest.mark.parametrize("form", ["%Q", "%", "%Y%Y", "", "now"])
+def test_a_form_of_times_that_reads_nothing_is_a_mistake_of_the_configuration(form: str) -> None:
+    with pytest.raises(ConfigError, match=r"decode: ts_format .* write it as Python's strptime reads it"):
+        decoder("temp", series="id", ts_format=form, timezone="UTC")
+
+
+def test_a_question_mark_behind_a_backslash_is_of_the_key() -> None:
+    right('{"id?":"p","ts":1764000000000,"temp":1}', "temp", {"series": "id\\?", "values": "*"}, ("p", T0, {"temp": 1}))
+    assert why('{"ts":1764000000000,"temp":1}', "temp", {"series": ["id\\?"], "values": "*"}) == ["refused no-series"]
 
 
 def test_arrays_by_number() -> None:

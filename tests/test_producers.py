@@ -384,6 +384,20 @@ def test_prometheus_adapter() -> None:
     assert why(record, "flow", preset) == ["skipped other"]
 
 
+def test_prometheus_remote_write() -> None:
+    def of(name: str, value: str) -> str:
+        labels = {"__name__": name, "instance": "n1:9100", "job": "node", "cpu": "0"}
+        written = ",".join(f'{{"name":"{key}","value":"{text}"}}' for key, text in labels.items())
+        return f'{{"labels":[{written}],"samples":[{{"value":{value},"timestamp":"1764000000000"}}]}}'
+
+    record = f'{{"timeseries":[{of("load", "1.5")},{of("up", "1")},{of("load", "NaN")}]}}'.replace("NaN", '"NaN"')
+    preset = {"preset": "prometheus-remote-write"}
+    found = read(record, "load", preset)
+    name = "n1:9100/node/0"
+    assert ticks(found, "load") == [(name, T0, {"load": 1.5}), (name, T0, {})]
+    assert [(each.reason, each.elements) for each in found.skipped] == [("other", 1)]
+
+
 def test_thingsboard() -> None:
     headers = (("tb_msg_md_deviceName", b"pump-7"), ("tb_msg_md_ts", b"1764000000000"))
     right(

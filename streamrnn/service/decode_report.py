@@ -119,6 +119,10 @@ def warnings(decoder: Decoder, records: Sequence[Record]) -> list[str]:
             found.append(
                 f"ticks of {two} ({path}) take turns under the one name {name}: give both fields in decode.series"
             )
+    found += [
+        f"the one name {name} comes of {one} and of {other}: two series share a state; add a field to decode.series"
+        for name, one, other in decoder.ambiguous_names()
+    ]
     if odd:
         reason = "future" if first[1] else "timestamp"
         found.append(

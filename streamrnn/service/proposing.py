@@ -37,23 +37,67 @@ BELIEVED_US = (631_152_000_000_000, 4_102_444_800_000_000)
 NEAR_US = 400 * 86_400 * 10**6
 
 _TIMES = re.compile(
-    r"(^|[._@])(ts|time|timestamp|datetime|date|dt|at|when|instant|event_?time|t)($|_|\d)|_(at|ts|time|timestamp)($|_)|time$|Time|"
-    r"timestamp$|Timestamp|(^|_)(created|updated|measured|recorded|sampled|observed|sent|last_seen|last_changed)($|_)",
+    r"(^|[._@$])(ts|time|timestamp|datetime|date|dt|at|when|instant|event_?time|t)($|_|\d)|_(at|ts|time|timestamp)($|_)|time$|Time|"
+    r"timestamp$|Timestamp|^clock$|time_?in_?|TimeIn|^epoch|^(zeit|zeitstempel|uhrzeit|fecha|horodatage|tijd)$|(^|_)(created|updated|measured|recorded|sampled|observed|sent|last_seen|last_changed)($|_)",
     re.ASCII,
 )
 _NOT_VALUES = re.compile(
     r"(^|[._])(id|ids|uuid|start|stop|begin|end|interval|seq|sequence|offset|partition|version|rev|revision|ts|time|timestamp|datetime|date|dt|lat|lon|latitude|"
-    r"longitude|trade_id|code|status)$|_(id|at|ts|time|timestamp|seq|ms|us|ns|naive)$|(Id|Time|Timestamp)$"
+    r"longitude|trade_id|code|status)$|_(id|at|ts|time|timestamp|seq|ms|us|ns|naive)$|(Id|Time|Timestamp)$|"
+    # Numbers of protocols and kinds, in any case, and what was before.
+    r"(?i:(^|[._])(ns|clock|qos|type|period|specversion|[$]oid|[a-z]*nanos?|timezone|cod|xid|f_?cnt|f_?port|dr|adr|dev_?addr|dev_?eui)$|"
+    r"(item|host|device|sensor|event|object|node|trade|order)ids?$|seq(uence)?_?(number|no|nr|num|id)$|"
+    r"(^|[._])(old|prev|previous|before)(_[^.]*)?[.])"
 )
 _SERIES = re.compile(
     r"(device|sensor|host|hostname|machine|asset|series|unit|station|meter|symbol|ticker|product_?id|instrument|tag|node|name|"
-    r"entity|equipment|thing|client|location|site|room|pump|id|uid|key|sym|sn|s)(_?(id|name|no|number|uid))?$",
+    r"entity|equipment|thing|client|location|site|room|pump|publisher|id|uid|key|sym|sn|s|src|source|subject|topic|channel|stream)(_?(id|name|no|number|uid))?$",
     re.IGNORECASE,
+)
+# Fields that name a message, and not what it is of.
+_OF_MESSAGE = re.compile(
+    r"(^|_)(msg|message|correlation|trace|span|request|event|batch|deduplication|transaction)_?u?id$|^_id$|^(type|kind|source)_?id$",
+    re.IGNORECASE,
+)
+# Names that say where a message came by: better than none.
+_LAST = re.compile(r"^(src|source|topic|channel|stream)$", re.IGNORECASE)
+# What stands beside a value and says of what kind it is, not which.
+_KINDS = frozenset(
+    {
+        "gauge",
+        "counter",
+        "absolute",
+        "incremental",
+        "timing",
+        "timer",
+        "histogram",
+        "distribution",
+        "summary",
+        "set",
+        "sum",
+    }
+    | {
+        "untyped",
+        "property",
+        "relationship",
+        "rate",
+        "derive",
+        "number",
+        "float",
+        "int",
+        "integer",
+        "double",
+        "string",
+        "bool",
+        "datetime",
+        "text",
+    }
 )
 _RANK = (
     "series",
     "device",
     "sensor",
+    "subject",
     "machine",
     "asset",
     "host",
@@ -84,6 +128,10 @@ _LONG_NAMES = (
     "property",
     "tagname",
     "tag",
+    "resource",
+    "target",
+    "attribute",
+    "point",
     "type",
     "kind",
     "name",
@@ -91,6 +139,8 @@ _LONG_NAMES = (
 )
 _LONG_VALUES = ("value", "val", "v", "reading", "metric_value", "measurement", "data")
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?", re.ASCII)
+# Digits that begin with a zero number something: 0101 is no measured value.
+_CODE = re.compile(r"0[0-9]+$")
 _WORDS = frozenset({"nan", "inf", "+inf", "-inf", "infinity", "-infinity", "+infinity"})
 _LOCAL = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}(:[0-9]{2}([.,][0-9]+)?)?", re.ASCII)
 
@@ -135,10 +185,16 @@ def propose(records: Sequence[Record], topic: str) -> Proposal:
             documents = _other_documents(records, form)
         if documents:
             break
+    if not documents and (simple := _bare_values(records, topic)) is not None:
+        return simple
     if not documents:
         raise NoProposal(_not_json(records))
     decode: dict[str, Any] = {}
     notes: list[str] = []
+    inner = _inner_texts(documents)
+    if inner:
+        documents = inner[1]
+        notes.append(f"the records hold JSON as a text, at {inner[0]} (decode.unwrap)")
     preset = "influx" if form == "influx" else _preset_of(documents)
     if preset == "":
         channels = _contract_channels(documents)
@@ -148,6 +204,8 @@ def propose(records: Sequence[Record], topic: str) -> Proposal:
         channels = _settle_preset(decode, documents, notes)
     else:
         decode, channels = _inferred(documents, notes)
+    if inner:
+        decode = {"unwrap": inner[0], **decode, "tombstones": "skip"}
     if 2 * len(framed) > len(records):
         decode["format"] = "json-schema"
         notes.append("the records are JSON behind the id of a schema (Confluent's frame)")
@@ -200,6 +258,61 @@ def _documents(records: Sequence[Record]) -> tuple[Documents, bool, bool]:
         if isinstance(document, dict | list) and document:
             found.append((document, record))
     return found, leading, bare
+
+
+# Keys under which programs put what they were given, as a text.
+_WRAPS = ("after", "payload", "message", "data", "value", "body", "log", "msg", "event", "record")
+
+
+def _inner_texts(documents: Documents) -> tuple[str, Documents] | None:
+    """(key, documents) where most documents hold another, as a text."""
+    for key in _WRAPS:
+        found: Documents = []
+        for document, record in documents:
+            text = document.get(key) if isinstance(document, dict) else None
+            if not isinstance(text, str) or text.lstrip()[:1] not in ("{", "["):
+                continue
+            try:
+                inner = msgspec.json.decode(text)
+            except UNREADABLE:
+                continue
+            if isinstance(inner, dict | list) and inner:
+                found.append((inner, record))
+        if 2 * len(found) > len(documents):
+            return key, found
+    return None
+
+
+def _bare_values(records: Sequence[Record], topic: str) -> Proposal | None:
+    """Of records that are a number each, as a sensor's topic of MQTT has them."""
+    count = 0
+    texts = False
+    for record in records:
+        try:
+            value = msgspec.json.decode(record.value or b"")
+        except UNREADABLE:
+            continue
+        count += _is_number(value, "text")
+        texts = texts or isinstance(value, str)
+    if 2 * count <= len(records):
+        return None
+    keyed = sum(record.key is not None for record in records) == len(records)
+    decode = {
+        "series": "@key" if keyed else "@topic",
+        "ts": "@time",
+        "values": {"value": "."},
+        "channel": None,
+        "value": None,
+    }
+    notes = [
+        "the records are a number each: the series is named by "
+        + ("the key" if keyed else "the topic, for they have no key")
+        + ", and the record's own time counts"
+    ]
+    if texts:
+        decode["numbers"] = "text"
+    settings = {"input": topic, "channels": ["value"], "step": "1s", "horizon": HORIZON, "decode": decode}
+    return _checked(settings, records, notes)
 
 
 def _other_documents(records: Sequence[Record], form: str) -> Documents:
@@ -297,6 +410,9 @@ _MARKS: dict[str, Callable[[Any, Record], bool]] = {
     ),
     "cryptofeed": lambda d, r: _has(d, "exchange", "symbol", "timestamp"),
     "prometheus-adapter": lambda d, r: _has(d, "timestamp", "value", "name", "labels"),
+    "prometheus-remote-write": lambda d, r: (
+        _has(d, "timeseries") and _has(_first(d["timeseries"]), "labels", "samples")
+    ),
     "ditto": lambda d, r: (
         _has(d, "topic", "path", "value") and isinstance(d["topic"], str) and "/things/" in d["topic"]
     ),
@@ -315,11 +431,7 @@ _MARKS: dict[str, Callable[[Any, Record], bool]] = {
 
 def _preset_of(documents: Documents) -> str | None:
     """The preset that most documents look like; "" for the contract's own format; None for neither."""
-    own = sum(
-        (_has(document, "values") and isinstance(document["values"], dict))
-        or (_has(document, "channel", "value") and isinstance(document["channel"], str))
-        for document, _ in documents
-    )
+    own = sum(_is_own(document, record) for document, record in documents)
     if 2 * own > len(documents):
         return ""
     best, most = None, len(documents) / 3
@@ -328,6 +440,15 @@ def _preset_of(documents: Documents) -> str | None:
         if count > most:
             best, most = name, count
     return best
+
+
+def _is_own(document: Any, record: Record) -> bool:
+    """Whether it is a tick as this program's own format has it, with a name, and no time by another name."""
+    wide = _has(document, "values") and isinstance(document["values"], dict)
+    if not wide and not (_has(document, "channel", "value") and isinstance(document["channel"], str)):
+        return False
+    named = "series" in document or record.key is not None
+    return named and ("ts" in document or not any(_TIMES.search(key) for key in document))
 
 
 def _contract_channels(documents: Documents) -> list[str]:
@@ -538,14 +659,20 @@ def _is_number(value: Any, numbers: str = "strict") -> bool:
         numbers != "strict"
         and isinstance(value, str)
         and (value.strip().lower() in _WORDS or bool(_NUMBER.fullmatch(value.strip())))
+        and not _CODE.match(value)
     )
+
+
+def _keyed(at: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The entries that a path can name."""
+    return [(key, value) for key, value in at.items() if key]
 
 
 def _escaped(key: str) -> str:
     if key[:1] == "@" and key[1:].partition(".")[0] in ROOTS:
         key = f"\\{key}"
         return key[:2] + re.sub(r"[.\[\]\\*]", r"\\\g<0>", key[2:])
-    return re.sub(r"[.\[\]\\*]", r"\\\g<0>", key)
+    return re.sub(r"[.\[\]\\*]|^[#^]|[?]$", r"\\\g<0>", key)
 
 
 def _leaves(documents: Documents) -> dict[str, _Leaf]:
@@ -554,8 +681,11 @@ def _leaves(documents: Documents) -> dict[str, _Leaf]:
 
     def walk(at: Any, path: str, depth: int) -> None:
         if isinstance(at, dict) and depth < DEPTH_MAX:
-            for key, value in at.items():
+            for key, value in _keyed(at):
                 walk(value, f"{path}.{_escaped(key)}" if path else _escaped(key), depth + 1)
+        elif isinstance(at, list) and path[:1] in ("", "[") and _is_row(at):
+            for place, value in enumerate(at):
+                walk(value, f"{path}[{place}]", depth + 1)
         elif not isinstance(at, dict | list):
             found.setdefault(path, _Leaf()).values.append(at)
 
@@ -564,8 +694,18 @@ def _leaves(documents: Documents) -> dict[str, _Leaf]:
     return found
 
 
-def _arrays(documents: Documents) -> str | None:
-    """The array of objects with numbers that holds the ticks; None where a document is one."""
+def _is_row(at: Sequence[Any]) -> bool:
+    """Whether an array is a record whose fields go by their place: [time, {…}], [time, open, high, …]."""
+    simple = [each for each in at if not isinstance(each, dict | list)]
+    return (
+        bool(simple)
+        and len(at) < CHANNELS_MAX
+        and not any(isinstance(inner, dict | list) for each in at if isinstance(each, list) for inner in each)
+    )
+
+
+def _arrays(documents: Documents) -> list[str]:
+    """The arrays of objects with numbers that may hold the ticks, the most likely first; none where a document is one."""
     count: Counter[str] = Counter()
 
     def walk(at: Any, path: str, depth: int) -> None:
@@ -585,12 +725,12 @@ def _arrays(documents: Documents) -> str | None:
             ):
                 count[here] += len(objects)
         elif isinstance(at, dict) and depth < DEPTH_MAX:
-            for key, value in at.items():
+            for key, value in _keyed(at):
                 walk(value, f"{path}.{_escaped(key)}" if path else _escaped(key), depth + 1)
 
     for document, _ in documents:
         walk(document, "", 0)
-    return count.most_common(1)[0][0] if count else None
+    return [path for path, _ in count.most_common()]
 
 
 def _elements(documents: Documents, each: str) -> tuple[Documents, list[Documents]]:
@@ -625,11 +765,16 @@ def _time_of(leaves: Mapping[str, _Leaf], documents: Documents, notes: list[str]
         settings, note = _time_settings(there, record_ms)
         if settings is None:
             continue
-        likely = bool(_TIMES.search(path.split(".")[-1]))
-        if not likely and not all(isinstance(value, str) and not _NUMBER.fullmatch(value) for value in there):
+        last = path.split(".")[-1]
+        likely = bool(_TIMES.search(last) or _TIMES.search(last.lower())) or (
+            # By its place alone: nothing but its size can say it.
+            last[-1:] == "]" and not any(isinstance(value, str) for value in there) and _are_times(there, record_ms)
+        )
+        sized = any(not isinstance(value, str) or _NUMBER.fullmatch(value) for value in there)
+        if not likely and sized and not _are_times(there, record_ms):
             continue  # numbers that could be times by their size alone
         named = path.split(".")[-1].lower().lstrip("@")
-        rank = 0.0 if named in ("ts", "time", "timestamp") else 0.5 if likely else 2.0
+        rank = 0.0 if named in ("ts", "time", "timestamp") else 0.5 if likely else 2.5 if sized else 2.0
         # A time without a zone is the worse choice, and where nothing says which zone it is, it cannot be read yet.
         rank += 1.0 if "timezone" in settings else 3.0 if note else 0.0
         rank += 0.25 * path.count(".") + (
@@ -724,14 +869,18 @@ def _series_of(leaves: Mapping[str, _Leaf], documents: Documents, time: str, not
         if any(isinstance(value, bool | float) for value in there):
             continue
         name = path.split(".")[-1]
-        if not _SERIES.search(name) or (
-            not isinstance(there[0], str) and not re.search(r"(id|no|number|device|sensor)$", name, re.IGNORECASE)
+        if (
+            _OF_MESSAGE.search(name)
+            or not _SERIES.search(name)
+            or (not isinstance(there[0], str) and not re.search(r"(id|no|number|device|sensor)$", name, re.IGNORECASE))
         ):
             continue
         different = len(set(there))
         if different > 1 and different == len(there) and len(there) > 2:
             continue  # a record's own number
-        rank = next((i for i, word in enumerate(_RANK) if word in name.lower()), len(_RANK))
+        rank = next((i for i, word in enumerate(_RANK) if word in name.lower()), len(_RANK) + bool(_LAST.search(name)))
+        if name.lower() == "id" and "." in path and not isinstance(there[0], str):
+            rank += 2  # the number of a part of the thing
         found.append((rank, path.count("."), place, path))
     if not found:
         return None
@@ -746,14 +895,21 @@ def _series_of(leaves: Mapping[str, _Leaf], documents: Documents, time: str, not
 def _inferred(documents: Documents, notes: list[str]) -> tuple[dict[str, Any], list[str]]:
     """(decode, channels) by the names and the values of the fields alone."""
     decode: dict[str, Any] = {}
-    each = _arrays(documents)
+    arrays = _arrays(documents)
+    each = arrays[0] if arrays else None
     if each is not None and _is_beside_the_point(documents, each):
         each = None
     elements, outer = (documents, []) if each is None else _elements(documents, each)
     if each is None and (columns := _columns(documents)) is not None:
         return _columnar(*columns, documents, notes)
+    if (table := _table(documents)) is not None:
+        return _tabular(*table, documents, notes)
     if each is not None:
         decode["each"] = each
+        if len(arrays) > 1:
+            notes.append(
+                f"each: {each}; {_listed(arrays[1:])} hold objects, too, and are not read (decode.each takes a list)"
+            )
     leaves = _leaves(elements)
     time, time_at = _time_of(leaves, elements, notes), ""
     for out, level in enumerate(outer):
@@ -761,10 +917,14 @@ def _inferred(documents: Documents, notes: list[str]) -> tuple[dict[str, Any], l
             time = _time_of(_leaves(level), level, notes)
             time_at = "^." * (out + 1) if time else ""
     taken = {time.path} if time is not None and not time_at else set()
+    record_ms = statistics.median([record.timestamp for _, record in documents])
     numbers = {
         path: leaf
         for path, leaf in leaves.items()
-        if leaf.numeric("text") and path not in taken and not _NOT_VALUES.search(path)
+        if leaf.numeric("text")
+        and path not in taken
+        and not _NOT_VALUES.search(path)
+        and not _are_times(leaf.values, record_ms)
     }
     long = _long_form(leaves, numbers)
     named = {path: leaf for path, leaf in leaves.items() if long is None or path not in long}
@@ -782,13 +942,15 @@ def _inferred(documents: Documents, notes: list[str]) -> tuple[dict[str, Any], l
         numbers = {long[1]: numbers[long[1]]}
     if series is not None:
         of = [(series_at, series), *_beside(series_at, series, [elements, *outer], decode.get("channel"), time)]
+        if len(of) == 1 and outer and not series_at and not leaves[series].texts:
+            # A number names it only within what it stands in.
+            around = [("^." * (out + 1), _series_of(_leaves(level), level, "", [])) for out, level in enumerate(outer)]
+            of += [(at, path) for at, path in around if path is not None][:1]
         if len(of) > 1:
             decode["series"] = [
                 at + path for at, path in sorted(of, key=lambda each: (-len(each[0]), each[1] == series))
             ]
-            notes.append(
-                f"series: {_listed(decode['series'])} together, for the same {series} comes with several of the other"
-            )
+            notes.append(f"series: {_listed(decode['series'])} together, for {series} alone does not tell them apart")
         elif series_at + series != "series":
             decode["series"] = series_at + series
     elif (keys := _keys(documents)) is not None:
@@ -806,13 +968,35 @@ def _inferred(documents: Documents, notes: list[str]) -> tuple[dict[str, Any], l
         decode |= time.settings
     else:
         notes.append("no field is a time; the record's own time counts")
+        if any(path.split(".")[0] == "ts" for path in leaves):
+            decode["ts"] = "@time"
     if any(leaf.texts for leaf in numbers.values()):
         decode["numbers"] = "text"
     if long is not None:
         count = Counter(str(value) for value in leaves[long[0]].values if value is not None)
         return decode, [name for name, _ in count.most_common()]
+    if any(path.endswith("]") for path in numbers):
+        notes.append("the fields of these records have no names, they go by place: give the channels names of your own")
     ranked = sorted(numbers, key=lambda path: -len(numbers[path].values))
     return decode, _mapped(decode, ranked)
+
+
+# Nanoseconds of 2100 and some more.
+_COUNT_MAX = 10**20
+
+
+def _are_times(values: Sequence[Any], record_ms: float) -> bool:
+    """Whether whole numbers all lie, in one unit, within a year of the records' own time."""
+    there = [value for value in values if value is not None and not isinstance(value, bool)]
+    try:
+        whole = [int(value) for value in there]
+    except (ValueError, OverflowError):
+        return False
+    if any(abs(value) > _COUNT_MAX for value in whole):
+        return False
+    return record_ms > 0 and any(
+        all(abs(value * us - record_ms * 1000) < NEAR_US for value in whole) for us in UNIT_US.values()
+    )
 
 
 def _is_beside_the_point(documents: Documents, each: str) -> bool:
@@ -820,7 +1004,12 @@ def _is_beside_the_point(documents: Documents, each: str) -> bool:
     message, tags of a product."""
     elements, _ = _elements(documents, each)
     outside = {path: leaf for path, leaf in _leaves(documents).items() if leaf.numeric("text")}
-    values = [path for path in outside if not _NOT_VALUES.search(path)]
+    record_ms = statistics.median([record.timestamp for _, record in documents])
+    values = [
+        path
+        for path, leaf in outside.items()
+        if not _NOT_VALUES.search(path) and not _are_times(leaf.values, record_ms)
+    ]
     return (
         bool(values)
         and _time_of(_leaves(elements), elements, []) is None
@@ -878,7 +1067,7 @@ def _columns(documents: Documents) -> tuple[str, list[str]] | None:
 
     def walk(at: Any, path: str, depth: int) -> None:
         if isinstance(at, dict) and depth < DEPTH_MAX:
-            for key, value in at.items():
+            for key, value in _keyed(at):
                 walk(value, f"{path}.{_escaped(key)}" if path else _escaped(key), depth + 1)
         elif isinstance(at, list) and at and all(value is None or _is_number(value) for value in at):
             found[path].append(at)
@@ -899,6 +1088,128 @@ def _columns(documents: Documents) -> tuple[str, list[str]] | None:
         if values:
             return path, values
     return None
+
+
+def _table(documents: Documents) -> tuple[str, list[str]] | None:
+    """(`each` of the rows, names of the columns) of documents that hold a table: {"columns": […], "values": [[…], …]}."""
+    found: Counter[tuple[str, tuple[str, ...]]] = Counter()
+
+    def walk(at: Any, path: str, depth: int) -> None:
+        if isinstance(at, list):
+            for each in at[:1]:
+                walk(each, path + "[*]", depth + 1)
+        elif isinstance(at, dict) and depth < DEPTH_MAX:
+            names = [
+                each
+                for each in at.values()
+                if isinstance(each, list) and each and all(isinstance(x, str) for x in each)
+            ]
+            for key, value in _keyed(at):
+                here = f"{path}.{_escaped(key)}" if path else _escaped(key)
+                for head in names:
+                    if (
+                        isinstance(value, list)
+                        and value
+                        and all(isinstance(row, list) and len(row) == len(head) for row in value)
+                    ):
+                        found[here + "[*]", tuple(head)] += 1
+                walk(value, here, depth + 1)
+
+    for document, _ in documents:
+        walk(document, "", 0)
+    (best, count), *_ = found.most_common(1) or [((("", ())), 0)]
+    if 2 * count > len(documents):
+        return best[0], list(best[1])
+    return None if found else _nameless_table(documents)
+
+
+def _nameless_table(documents: Documents) -> tuple[str, list[str]] | None:
+    """The same of rows whose fields have no names, such as [[time, value], …]: they are called by their places."""
+    sizes: dict[str, set[int]] = defaultdict(set)
+    rows: dict[str, list[Any]] = defaultdict(list)
+
+    def walk(at: Any, path: str, depth: int) -> None:
+        if isinstance(at, list) and at and all(isinstance(each, list) for each in at):
+            for row in at:
+                sizes[path + "[*]"].add(len(row) if not any(isinstance(x, list | dict) for x in row) else -1)
+                rows[path + "[*]"].append(row)
+        elif isinstance(at, list):
+            for each in at:
+                if isinstance(each, dict):
+                    walk(each, path + "[*]", depth + 1)
+        elif isinstance(at, dict) and depth < DEPTH_MAX:
+            for key, value in _keyed(at):
+                walk(value, f"{path}.{_escaped(key)}" if path else _escaped(key), depth + 1)
+
+    for document, _ in documents:
+        walk(document, "", 0)
+    record_ms = statistics.median([record.timestamp for _, record in documents])
+    for path, size in sizes.items():
+        width = max(size)
+        if len(size) == 1 and 1 < width < CHANNELS_MAX:
+            columns = [[row[place] for row in rows[path]] for place in range(width)]
+            if any(all(_is_number(each) for each in column) and _are_times(column, record_ms) for column in columns):
+                return path, [f"v{place}" for place in range(width)]
+    return None
+
+
+def _tabular(
+    each: str, names: Sequence[str], documents: Documents, notes: list[str]
+) -> tuple[dict[str, Any], list[str]]:
+    """(decode, channels) of documents that hold a table; its columns go by their place."""
+    levels: list[list[tuple[Any, Record]]] = [list(documents)]
+    for part in re.findall(r"(.*?)\[\*\]\.?", each):
+        inside: list[tuple[Any, Record]] = []
+        for document, record in levels[-1]:
+            at = _at(document, part) if part else document
+            inside += [(entry, record) for entry in at] if isinstance(at, list) else []
+        levels.append(inside)
+    # By their names only for the choice: the paths are places.
+    rows: Documents = [
+        (dict(zip(names, row, strict=False)), record) for row, record in levels[-1] if isinstance(row, list)
+    ]
+    leaves = {_escaped(name): _Leaf([row.get(name) for row, _ in rows]) for name in names}
+    places = {_escaped(name): f"[{place}]" for place, name in enumerate(names)}
+    time = _time_of(leaves, rows, notes)
+    series = _series_of(leaves, rows, time.path if time else "", notes)
+    decode: dict[str, Any] = {"each": each}
+    if series is not None:
+        decode["series"] = places[series]
+    else:
+        for out, level in enumerate(levels[-2::-1]):
+            name = _series_of(_leaves([(at, record) for at, record in level]), level, "", [])
+            if name is not None:
+                decode["series"] = "^." * (out + 1) + name
+                break
+        else:
+            decode["series"] = "@key" if _keys(documents) is not None else "@topic"
+            notes.append("series: no field names it; the record's key does, or the topic where there is none")
+    if time is not None:
+        decode |= {"ts": places[time.path], **time.settings}
+    else:
+        decode["ts"] = "@time"
+    channels = [
+        name
+        for name in names
+        if leaves[_escaped(name)].numeric("text")
+        and _escaped(name) not in (series, time.path if time else "")
+        and not _NOT_VALUES.search(name)
+    ]
+    if any(leaves[_escaped(name)].texts for name in channels):
+        decode["numbers"] = "text"
+    notes.append("the records hold tables; their columns are read by place: the columns' order has to stay")
+    if len(channels) == 1 and names[0] == "v0":
+        # What the value is of may stand around rows without names.
+        for out, level in enumerate(levels[-2::-1]):
+            for path, leaf in _leaves([(at, record) for at, record in level]).items():
+                field_of = "^." * (out + 1) + path
+                if _long_name(path) in _LONG_NAMES and leaf.texts and decode.get("series") != field_of:
+                    if _KINDS.issuperset(text.lower() for text in leaf.texts):
+                        continue
+                    decode |= {"channel": field_of, "value": places[_escaped(channels[0])]}
+                    return decode, list(dict.fromkeys(leaf.texts))
+    decode["values"] = {name: places[_escaped(name)] for name in channels}
+    return {**decode, "channel": None, "value": None}, channels
 
 
 def _columnar(
@@ -930,9 +1241,9 @@ def _mapped(decode: dict[str, Any], paths: Sequence[str]) -> list[str]:
     """Channels for these fields; sets `values` where the contract's own do not do."""
     names: dict[str, str] = {}
     split = {path: [step.name for step in parse_path(path).steps if isinstance(step, Key)] for path in paths}
-    often = Counter(keys[-1] for keys in split.values())
+    often = Counter(keys[-1] for keys in split.values() if keys)
     for path, keys in split.items():
-        name = keys[-1]
+        name = keys[-1] if keys else "v" + "_".join(re.findall("[0-9]+", path))
         if len(keys) > 1 and name.lower() in ("value", "v", "val"):
             name = keys[-2]
         elif len(keys) > 1 and often[name] > 1:
@@ -959,11 +1270,33 @@ def _long_form(leaves: Mapping[str, _Leaf], numbers: Mapping[str, _Leaf]) -> tup
     if len(values) != 1 or len(numbers) > 2:
         return None
     found = [
-        (len(set(leaf.texts)) < 2, _LONG_NAMES.index(path.split(".")[-1].lower()), path)
+        (len(set(leaf.texts)) < 2, _LONG_NAMES.index(_long_name(path)), path)
         for path, leaf in leaves.items()
-        if path.split(".")[-1].lower() in _LONG_NAMES and leaf.texts and len(leaf.texts) == len(leaf.values)
+        if _long_name(path) in _LONG_NAMES
+        and leaf.texts
+        and len(leaf.texts) == len(leaf.values)
+        and not _KINDS.issuperset(text.lower() for text in leaf.texts)
+        and _goes_with(path, values[0])
     ]
     return (min(found)[2], values[0]) if found else None
+
+
+def _long_name(path: str) -> str:
+    """The word of `_LONG_NAMES` that a field is called by: resourceName is resource, tag_id is tag."""
+    name = path.split(".")[-1].lower()
+    return name if name in _LONG_NAMES else re.sub(r"_?(name|id)$", "", name)
+
+
+def _goes_with(name: str, value: str) -> bool:
+    """Whether the value stands beside the name, or below a key that only says what it is (`gauge.value`)."""
+    beside = name.rpartition(".")[0].split(".") if "." in name else []
+    around = value.rpartition(".")[0].split(".") if "." in value else []
+    own = around[len(beside) :] if around[: len(beside)] == beside else around
+    return _AROUND.issuperset(key.lower() for key in own)
+
+
+# Keys that a value may stand below without being a quantity of their own.
+_AROUND = _KINDS | {"value", "data", "payload", "reading", "body", "sample", "measurement", "result", "v", "fields"}
 
 
 def _keys(documents: Documents) -> list[str] | None:

@@ -150,6 +150,133 @@ PRODUCERS: dict[str, tuple[list[Plain], str | None, set[str], set[str], str]] = 
 }  # fmt: skip
 
 
+def every_second(document: Callable[[int], Any], key: bytes | None = None) -> list[Plain]:
+    return records([json.dumps(document(i)) for i in range(6)], key)
+
+
+def rfc(second: int) -> str:
+    return f"2025-11-24T16:00:{second:02d}.123Z"
+
+
+# What further programs write: name → (records, preset, series, channels, milliseconds of the first tick).
+FURTHER: dict[str, tuple[list[Plain], str | None, set[str], set[str], float]] = {
+    "fluent-bit": (
+        every_second(lambda i: [T0 / 1000 + i + 0.25, {"cpu_p": 1.5 + i, "system_p": 0.5, "hostname": "n1"}]),
+        None, {"n1"}, {"cpu_p", "system_p"}, T0 + 250,
+    ),
+    "Home Assistant's states": (
+        every_second(lambda i: {"entity_id": "sensor.kitchen", "state": f"{20 + i}.5", "attributes": {"friendly_name": "Küche"}, "last_changed": rfc(i)}),
+        None, {"sensor.kitchen"}, {"state"}, T0 + 123,
+    ),
+    "Home Assistant's events": (
+        every_second(lambda i: {"event_type": "state_changed", "data": {"entity_id": "sensor.bath", "old_state": {"state": f"{19 + i}"}, "new_state": {"state": f"{20 + i}"}}, "time_fired": rfc(i)}),
+        None, {"sensor.bath"}, {"state"}, T0 + 123,
+    ),
+    "Node-RED": (
+        every_second(lambda i: {"topic": "plant/pump-7/temp", "payload": 21.4 + i, "_msgid": "a1", "qos": 0, "timestamp": T0 + 1000 * i}),
+        None, {"plant/pump-7/temp"}, {"payload"}, T0,
+    ),
+    "Zabbix's export": (
+        every_second(lambda i: {"host": {"host": "srv1", "name": "Server"}, "itemid": 100 + i % 2, "name": ("load", "memory")[i % 2], "clock": T0 // 1000 + i, "ns": 123456789, "value": 0.5 + i, "type": 0}),
+        None, {"srv1"}, {"load", "memory"}, T0,
+    ),
+    "Prometheus remote write": (
+        every_second(lambda i: {"timeseries": [{"labels": [{"name": "__name__", "value": name}, {"name": "instance", "value": "n1"}], "samples": [{"value": i, "timestamp": str(T0 + 1000 * i)}]} for name in ("up", "load1")]}),
+        "prometheus-remote-write", {"n1"}, {"up", "load1"}, T0,
+    ),
+    "Debezium on MongoDB": (
+        every_second(lambda i: {"before": None, "after": json.dumps({"_id": {"$oid": "65"}, "sensor": "pump-7", "ts": {"$date": T0 + 1000 * i}, "temp": i}), "op": "c", "ts_ms": T0 + 5000}),
+        None, {"pump-7"}, {"temp"}, T0,
+    ),
+    "ksqlDB's columns": (every_second(lambda i: {"SENSOR": "pump-7", "TEMP": i, "ROWTIME": T0 + 1000 * i - 7}), None, {"pump-7"}, {"TEMP"}, T0 - 7),
+    "AWS IoT SiteWise": (
+        every_second(lambda i: {"type": "PropertyValueUpdate", "payload": {"assetId": "a-1", "values": [{"timestamp": {"timeInSeconds": T0 // 1000 + i, "offsetInNanos": 5}, "quality": "GOOD", "value": {"doubleValue": 21.4 + i}}]}}),
+        None, {"a-1"}, {"doubleValue"}, T0,
+    ),
+    "OPC UA PubSub": (
+        every_second(lambda i: {"MessageType": "ua-data", "PublisherId": "plc-1", "Messages": [{"DataSetWriterId": 1, "SequenceNumber": i, "Timestamp": rfc(i), "Payload": {"temp": {"Value": i}, "flow": {"Value": 3.25}}}]}),
+        None, {"plc-1/1"}, {"temp", "flow"}, T0 + 123,
+    ),
+    "ChirpStack": (
+        every_second(lambda i: {"deduplicationId": "x", "time": rfc(i), "deviceInfo": {"deviceName": "dev-1", "devEui": "0101"}, "devAddr": "00", "dr": 1, "fCnt": i, "fPort": 1, "object": {"temperature": i, "humidity": 55}, "rxInfo": [{"rssi": -48}]}),
+        None, {"dev-1"}, {"temperature", "humidity"}, T0 + 123,
+    ),
+    "Bitstamp": (
+        every_second(lambda i: {"data": {"id": i, "timestamp": str(T0 // 1000 + i), "amount": 0.1, "price": 64250.1, "type": 0, "microtimestamp": str(T0 * 1000 + i)}, "channel": "live_trades_btcusd", "event": "trade"}),
+        None, {"live_trades_btcusd"}, {"amount", "price"}, T0,
+    ),
+    "Bybit": (
+        every_second(lambda i: {"topic": "publicTrade.BTCUSDT", "ts": T0 + 1000 * i + 3, "data": [{"T": T0 + 1000 * i, "s": "BTCUSDT", "S": "Buy", "v": "0.001", "p": "16578.50"}]}),
+        None, {"BTCUSDT"}, {"v", "p"}, T0,
+    ),
+    "candles by place": (every_second(lambda i: [T0 + 1000 * i, "0.1", "0.8", 5, T0 + 1000 * i + 999], b"BTC"), None, {"BTC"}, {"v1", "v2", "v3"}, T0),
+    "InfluxDB's answers": (
+        every_second(lambda i: {"results": [{"series": [{"name": "cpu", "tags": {"host": "n1"}, "columns": ["time", "usage", "text"], "values": [[rfc(i), 1.5 + i, "x"]]}]}]}),
+        None, {"n1"}, {"usage"}, T0 + 123,
+    ),
+    "tables": (
+        every_second(lambda i: {"columns": ["time", "host", "usage"], "values": [[T0 + 1000 * i, host, i] for host in ("n1", "n2")]}),
+        None, {"n1", "n2"}, {"usage"}, T0,
+    ),
+    "CloudEvents in batches": (
+        every_second(lambda i: [{"specversion": "1.0", "id": f"{i}", "source": "/plant", "type": "reading", "subject": name, "time": rfc(i), "data": {"temp": i}} for name in ("a", "b")]),
+        None, {"a", "b"}, {"temp"}, T0 + 123,
+    ),
+    "statsd": (
+        every_second(lambda i: {"name": "api.latency", "type": "timing", "value": 21.4 + i, "timestamp": T0 // 1000 + i, "tags": ["env:prod"]}),
+        None, {"api.latency"}, {"value"}, T0,
+    ),
+    "Shelly": (
+        every_second(lambda i: {"src": "plug-1", "dst": "x", "params": {"ts": T0 / 1000 + i + 0.5, "switch:0": {"id": 0, "apower": 12.5 + i, "voltage": 230.1}}}),
+        None, {"plug-1"}, {"apower", "voltage"}, T0 + 500,
+    ),
+    "values of its own format, other names": (
+        every_second(lambda i: {"node": "modbus", "group": "g1", "timestamp": T0 + 1000 * i, "values": {"temp": i, "flow": 3.25}, "errors": {}}),
+        None, {"modbus"}, {"temp", "flow"}, T0,
+    ),
+    "NGSI-LD": (
+        every_second(lambda i: {"id": "n", "type": "Notification", "data": [{"id": "urn:Room:1", "type": "Room", "temperature": {"type": "Property", "value": i, "observedAt": rfc(i)}}]}),
+        None, {"urn:Room:1"}, {"temperature"}, T0 + 123,
+    ),
+    "Graphite's JSON": (
+        every_second(lambda i: [{"target": name, "datapoints": [[1.5 + i, T0 // 1000 + i], [None, T0 // 1000 + i]]} for name in ("load", "mem")], b"n1"),
+        None, {"n1"}, {"load", "mem"}, T0,
+    ),
+    "Datadog's series": (
+        every_second(lambda i: {"series": [{"metric": name, "points": [[T0 // 1000 + i, 0.7]], "type": "gauge", "host": "n1"} for name in ("load", "mem")]}),
+        None, {"n1"}, {"load", "mem"}, T0,
+    ),
+    "EdgeX": (
+        every_second(lambda i: {"deviceName": "d1", "origin": (T0 + 1000 * i) * 10**6 + 5, "readings": [{"id": f"{i}", "origin": (T0 + 1000 * i) * 10**6, "deviceName": "d1", "resourceName": name, "valueType": "Float64", "value": "2.14e+01"} for name in ("temp", "flow")]}),
+        None, {"d1"}, {"temp", "flow"}, T0,
+    ),
+    "NGSIv2": (
+        every_second(lambda i: {"data": [{"id": "Room1", "type": "Room", "temperature": {"type": "Number", "value": i}, "TimeInstant": {"type": "DateTime", "value": rfc(i)}}]}),
+        None, {"Room1"}, {"temperature"}, T0 + 123,
+    ),
+    "a time by its size": (every_second(lambda i: {"sentOn": T0 + 1000 * i - 3, "metrics": {"temp": i, "flow": 2}}, b"dev"), None, {"dev"}, {"temp", "flow"}, T0 - 3),
+    "Canal": (
+        every_second(lambda i: {"data": [{"id": f"{i}", "sensor": "p7", "temp": "1.5"}], "table": "r", "type": "INSERT", "es": T0 + 1000 * i, "ts": T0 + 1000 * i + 5}),
+        None, {"p7"}, {"temp"}, T0 + 5,
+    ),
+    "Java's instants": (every_second(lambda i: {"meter": "m", "ts": {"epochSecond": T0 // 1000 + i, "nano": 5}, "kwh": i}), None, {"m"}, {"kwh"}, T0),
+    "PostgreSQL's texts": (every_second(lambda i: {"meter": "m", "ts": f"2025-11-24 16:00:0{i}.123+00", "kwh": i}), None, {"m"}, {"kwh"}, T0 + 123),
+    "numbers alone": (every_second(lambda i: 21.5 + i, b"plant/pump-7/temp"), None, {"plant/pump-7/temp"}, {"value"}, T0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FURTHER)
+def test_what_further_programs_write_is_read_as_proposed(name: str) -> None:
+    sample, preset, series, channels, first_ms = FURTHER[name]
+    proposal = propose(sample, "topic")
+    assert proposal.settings.get("decode", {}).get("preset") == preset
+    assert set(proposal.settings["channels"]) == channels
+    assert read_again(proposal, sample) == series
+    chosen = load([], proposal.settings, {})
+    batch, _, _ = Decoder(chosen.stream_spec(), chosen.decode_spec()).read(sample)
+    assert int(batch.ts_us[0]) / 1000 == first_ms
+
+
 def read_again(proposal: Proposal, sample: list[Plain]) -> set[str]:
     chosen = load([], yaml.safe_load(yaml.safe_dump(proposal.settings)), {})
     batch, refused, _ = Decoder(chosen.stream_spec(), chosen.decode_spec()).read(sample)
@@ -210,6 +337,37 @@ def test_whatever_the_records_are_a_proposal_can_be_loaded(found: list[Any]) -> 
     load([], yaml.safe_load(yaml.safe_dump(proposal.settings)), {})
 
 
+def said_of(series: list[str], fields: list[dict[str, str]]) -> str:
+    decode = {"series": series, "values": "*", "channel": None, "value": None}
+    chosen = load([], {"input": "t", "channels": ["temp"], "step": "1s", "horizon": 2, "decode": decode}, {})
+    sample = records([json.dumps({**each, "ts": T0 + 1000 * i, "temp": i}) for i, each in enumerate(fields)])
+    return "\n".join(warnings(Decoder(chosen.stream_spec(), chosen.decode_spec()), sample))
+
+
+@pytest.mark.parametrize("key", ["#", "^", "^.x", "temp?", "a.b", "@key", "\\", "[0]", "avg(temp)", "Küche", "m/s"])
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_key_of_any_signs_is_a_channel(key: str, inside: bool) -> None:
+    def document(i: int) -> dict[str, Any]:
+        numbers = {key: 1.5 + i, "": 7, "huge": 10**30}
+        return {"id": "p", "ts": T0 + 1000 * i, **({"data": numbers} if inside else numbers)}
+
+    sample = every_second(document)
+    proposal = propose(sample, "t")
+    assert read_again(proposal, sample) == {"p"}
+    chosen = load([], proposal.settings, {})
+    batch, _, _ = Decoder(chosen.stream_spec(), chosen.decode_spec()).read(sample)
+    assert [row[chosen.channels.index(key)] for row in batch.values] == [1.5 + i for i in range(6)]
+
+
+def test_an_array_that_is_not_read_is_said() -> None:
+    several = every_second(
+        lambda i: {"id": "x", "m": {"temp": [{"t": T0 + i, "v": 1.5}], "flow": [{"t": T0 + i, "v": 2}]}}
+    )
+    notes = "\n".join(propose(several, "t").notes)
+    assert "m.flow[*]" in notes
+    assert "are not read" in notes
+
+
 def test_decode_warns_of_two_series_under_one_name_and_of_one_in_two_partitions() -> None:
     def said(series: object, sample: list[Plain]) -> str:
         decode = {"preset": "cryptofeed", "series": series}
@@ -223,6 +381,13 @@ def test_decode_warns_of_two_series_under_one_name_and_of_one_in_two_partitions(
     small = said("symbol", records([producers.TRADE.replace("1764000000.123456", "1764000.0")] * 3))
     assert "3 ticks are refused by the service as `timestamp`" in small
     assert "as `future`" in said("symbol", records([producers.TRADE.replace("1764000000.123456", "1764100000.0")]))
+    parts = [("a/b", "c"), ("a", "b/c"), ("a", "b")]
+    joined = said_of(["p", "q"], [{"p": p, "q": q} for p, q in parts])
+    assert "the one name a/b/c comes of 'a/b' with 'c' and of 'a' with 'b/c'" in joined
+    assert said_of(["p", "q"], [{"p": p, "q": q} for p, q in parts[1:]]) == ""
+    assert "the one name a comes of 'a' with nothing and of nothing with 'a'" in said_of(
+        ["p?", "q?"], [{"p": "a"}, {"q": "a"}]
+    )
     wire = load([], {"input": "t", "channels": ["temp"], "step": "1s", "horizon": 2}, {})
     seconds = records(['{"series":"p","ts":1764000000,"values":{"temp":1}}'])
     (words,) = warnings(Decoder(wire.stream_spec(), wire.decode_spec()), seconds)

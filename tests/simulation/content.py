@@ -11,9 +11,10 @@ import zlib
 from collections.abc import Iterable
 
 import msgspec
-from oracle import Place
+from oracle import Place, element
 from stream import FORECASTS, IMPUTED, LETTERS
 
+from streamrnn.codec import HEADER_INDEX
 from streamrnn.service.refused import HEADER_REFUSED, LETTER_BYTES_LEFT
 from streamrnn.transports.memory_broker import Appended
 
@@ -24,6 +25,7 @@ REFUSED = "refused"
 
 class _Source(msgspec.Struct):
     offset: int
+    index: int = -1
 
 
 class _Output(msgspec.Struct):
@@ -46,7 +48,8 @@ class Content:
         _, value, _, headers = record
         if topic in (FORECASTS, IMPUTED):
             output = msgspec.json.decode(value or b"", type=_Output)
-            place = topic, partition, output.source.offset, output.ts, output.series
+            source = output.source
+            place = topic, partition, source.offset, output.ts, element(output.series, source.index)
             if not self.of(place):
                 return ""
             self.refused.add(place)
@@ -74,7 +77,7 @@ class Content:
         found: set[Place] = set()
         for place in places:
             if place[0] != LETTERS and self.of(place):
-                place = LETTERS, place[1], place[2], 0, REFUSED
+                place = LETTERS, place[1], place[2], 0, REFUSED + "".join(place[4].partition("#")[1:])
             if place[0] != LETTERS or self._times(place) <= len(LETTER_BYTES_LEFT):
                 found.add(place)
         return found
@@ -85,4 +88,5 @@ def letter_place(headers: Iterable[tuple[str, bytes]]) -> Place:
     known = dict(headers)
     _, partition, offset = known["streamrnn-source"].decode().split("/")
     of_output = known["streamrnn-reason"] == REFUSED.encode()
-    return LETTERS, int(partition), int(offset), 0, REFUSED if of_output else ""
+    index = int(known.get(HEADER_INDEX, b"-1"))
+    return LETTERS, int(partition), int(offset), 0, element(REFUSED if of_output else "", index)

@@ -23,7 +23,7 @@ from itertools import pairwise
 import msgspec
 import torch
 from content import REFUSED, Content, letter_place
-from oracle import Oracle, Place
+from oracle import Oracle, Place, element
 from recorder import Recorder
 from stream import FORECASTS, IMPUTED, LETTERS, MODELS, OUTPUTS, PARTITIONS, STATE
 
@@ -45,6 +45,7 @@ class Violation(AssertionError):
 class _Source(msgspec.Struct):
     partition: int
     offset: int
+    index: int = -1
 
 
 class _Channel(msgspec.Struct):
@@ -143,7 +144,7 @@ class Ledger:
             return
         if self.times[place] > 1:
             raise Violation(f"I1 exactly once: {place} is said {self.times[place]} times")
-        if topic == LETTERS and (place[4] == REFUSED or HEADER_REFUSED in dict(record.headers)):
+        if topic == LETTERS and (place[4].partition("#")[0] == REFUSED or HEADER_REFUSED in dict(record.headers)):
             return  # it was written when others had been taken
         if place[2] < self._newest[topic, partition]:
             raise Violation(f"I2 order, I7 one owner: {place} comes after the output of a later record")
@@ -161,7 +162,8 @@ class Ledger:
                 raise Violation(f"I8 weights: {document.model} serves, and nobody ever pointed at it")
             for channel in document.channels.values():
                 _check_quantiles(channel)
-        return topic, document.source.partition, document.source.offset, document.ts, document.series
+        source = document.source
+        return topic, source.partition, source.offset, document.ts, element(document.series, source.index)
 
     # ── offsets ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -200,7 +202,7 @@ class Ledger:
             series, applied = key[len(SERIES) :].decode(), self._recorder.packed[value].applied
             for offset in range(self.committed[partition], applied):
                 for place in self._wanted[partition][offset] if self.exact(partition) else ():
-                    if place[4] == series and place not in self.said:
+                    if place[4].partition("#")[0] == series and place not in self.said:
                         raise Violation(f"I3 checkpoints: a state of {applied} is written before {place} is delivered")
 
     # ── weights ──────────────────────────────────────────────────────────────────────────────────────────────────

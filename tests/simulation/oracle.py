@@ -28,8 +28,13 @@ CONFIGURATION = "@"
 _PLANNED = Snapshots._planned
 Lineage = tuple[tuple[int, str], ...]
 
-# topic, partition, source offset, event time (0: dead letter), series
+# topic, partition, source offset, event time (0: dead letter), series with the element's place (see `element`)
 Place = tuple[str, int, int, int, str]
+
+
+def element(series: str, index: int) -> str:
+    """A series, and the place of the element in a record of several that an output is of."""
+    return f"{series}#{index}" if index >= 0 else series
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,19 +81,21 @@ class Oracle:
                 MemoryRecord("ticks", partition, offset, ts, key, value)
                 for offset, (key, value, ts) in enumerate(log[begin:end], begin)
             ]
-            batch, unread = decoder.decode(records)
+            batch, unread, _ = decoder.read(records)
             outputs = engine.process(batch)
-            offset = batch.offset
+            offset, index = batch.offset, batch.index if len(batch.index) else np.full(len(batch), -1)
             for topic, part, texts in (
                 (FORECASTS, outputs.forecasts, encoder.forecasts(outputs.forecasts, batch)),
                 (IMPUTED, outputs.imputations, encoder.imputations(outputs.imputations, batch)),
             ):
                 for tick, ts, series, text in zip(part.tick, part.ts_us // 1000, part.series, texts, strict=True):
-                    said[topic, partition, int(offset[tick]), int(ts), series] = text
+                    said[topic, partition, int(offset[tick]), int(ts), element(series, int(index[tick]))] = text
             for item in unread:
-                said[LETTERS, partition, item.record.offset, 0, ""] = item.record.value or b""
+                said[LETTERS, partition, item.record.offset, 0, element("", item.index)] = item.record.value or b""
             for tick, _, _ in outputs.rejected:
-                said[LETTERS, partition, int(offset[tick]), 0, ""] = batch.records[tick].value or b""
+                said[LETTERS, partition, int(offset[tick]), 0, element("", int(index[tick]))] = (
+                    batch.records[tick].value or b""
+                )
         return Life(said, engine)
 
     def _begun(self, name: str) -> tuple[Engine, Decoder, Encoder]:

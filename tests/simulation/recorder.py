@@ -81,7 +81,7 @@ class Watch:
         self.models: list[str] = []  # swapped in, in order
         self.buffers: Callable[[], Mapping[str, tuple[int, int]]] = dict  # the worker sets it
         self._ranks: dict[tuple[int, str], tuple[Restored, tuple[int, int]]] = {}
-        self._next: dict[int, int] = defaultdict(int)  # the least offset that may be emitted now
+        self._next: dict[int, tuple[int, int]] = defaultdict(lambda: (0, 0))  # the least offset that may be emitted now
         self._cold: set[int] = set()
         self._begins_cold: set[int] = set()  # restored just now, without a state
         recorder.watches[client] = self
@@ -163,7 +163,7 @@ class Watch:
     # ── what the worker tells of itself ──────────────────────────────────────────────────────────────────────────
 
     def assigned(self, partition: int, position: int, emit_from: int) -> None:
-        self._next[partition] = emit_from
+        self._next[partition] = emit_from, 0
         if partition in self._begins_cold and position > 0:  # not one that is given back
             self._recorder.inexact.add(partition)
         self._begins_cold.discard(partition)
@@ -186,11 +186,12 @@ class Watch:
         """Within one ownership, forecasts follow the input."""
         for tick in emitted:
             partition, offset = int(batch.partition[tick]), int(batch.offset[tick])
-            if offset < self._next[partition]:
+            index = int(batch.index[tick]) if len(batch.index) else -1
+            if (offset, max(index, 0)) < self._next[partition]:
                 self._recorder.fail(
-                    f"I2 order: {offset} of partition {partition} is said after {self._next[partition]}"
+                    f"I2 order: {offset} ({index}) of partition {partition} is said after {self._next[partition]}"
                 )
-            self._next[partition] = offset + 1
+            self._next[partition] = (offset, index + 1) if index >= 0 else (offset + 1, 0)
 
     def refused(self, kind: str, error: str, count: int) -> None:
         if kind != "dead-letter":

@@ -87,7 +87,13 @@ class Tally:
             return
         self.fired.update(result.fired)
         self.total.update(
-            {result.delivery: 1, "trained": result.trained, "tight": result.tight, "virtual_s": int(result.virtual_s)}
+            {
+                result.delivery: 1,
+                "trained": result.trained,
+                "gathered": result.gathered,
+                "tight": result.tight,
+                "virtual_s": int(result.virtual_s),
+            }
             | {
                 name: getattr(result, name)
                 for name in (

@@ -49,6 +49,33 @@ LEARN: dict[str, Any] = {
 }
 
 
+def gathered(rng: random.Random, logs: list[list[Raw]]) -> list[list[Raw]]:
+    """The same ticks in records of none, one or several, some of whose elements cannot be read."""
+    found: list[list[Raw]] = []
+    most = rng.choice([2, 4, 12])
+    for log in logs:
+        records: list[Raw] = []
+        waiting: list[Any] = []
+        for key, value, ts in log:
+            if value is None or not value.startswith(b'{"series": '):
+                records.append((key, value, ts))  # nothing that can be read, as before
+                continue
+            waiting.append(json.loads(value))
+            if rng.random() < 0.03:
+                waiting.insert(
+                    rng.randint(0, len(waiting)), rng.choice([None, 7, {"series": "x", "ts": "y"}, {"ts": ts}])
+                )
+            if len(waiting) >= rng.randint(0, most):
+                records.append((key, json.dumps({"r": waiting}).encode(), ts))
+                waiting = []
+            if rng.random() < 0.05:
+                records.append((key, b'{"r":[]}', ts))
+        if waiting:
+            records.append((None, json.dumps({"r": waiting}).encode(), log[-1][2]))
+        found.append(records)
+    return found
+
+
 # What an operator changes between two lives, and back. All of it can be carried, and none of it changes which outputs there are.
 CHANGES: list[dict[str, Any]] = [
     {},
