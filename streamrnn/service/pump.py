@@ -521,8 +521,8 @@ class Pump:
             "weights of the time are gone, or of another kind: the replay uses those in use now",
             weights=weights, instead=serving,
         )  # fmt: skip
-        owned.history = ()
-        owned.weights = serving
+        # Where others came later, which may still be there, those are used from then on.
+        owned.history = tuple((since, serving if which == weights else which) for since, which in owned.history)
         return serving
 
     def _take_states(self, ends: Mapping[int, int], count: int) -> list[Slice]:

@@ -514,13 +514,20 @@ async def test_states_too_large_for_their_topic_are_refused_once_and_served_when
     small = configured(tmp_path, broker, app, channels=["temp"], checkpoint=checkpoint)
     command("topics", "-c", small, "--create", "--partitions", "1")
     config = configured(
-        tmp_path, broker, app, channels=wide, horizon=48, checkpoint=checkpoint, series_max=10_000_000, burn_in=4096
+        tmp_path,
+        broker,
+        app,
+        channels=wide,
+        horizon=48,
+        checkpoint=checkpoint,
+        series_max=10_000_000,
+        model={"cell": "lstm", "hidden": 1024},
     )
     await ticks(broker, f"{app}.ticks", 20, channels=wide)
     code, text = ended("run", "-c", config, log=tmp_path / "refused.log")
     assert code == 4, text
     assert f"{app}.state: max.message.bytes=1048588 takes no state record of this configuration" in text
-    assert "channels (100), horizon (48), quantiles (3), burn_in (4096)" in text
+    assert "channels (100), horizon (48), quantiles (3), model.hidden (1024)" in text
     assert "series_max needs more memory than there is" in text
     shown = command("validate", "-c", config, check=False)
     assert "max.message.bytes=1048588 takes no state record" in shown

@@ -112,7 +112,7 @@ def score(
         if at >= 0:
             lost = loss[at]
             if spoken < wakes[k] + (h if k < MOVES else 0):
-                lost = ASLEEP * loss[first]
+                lost = min(ASLEEP * loss[first], ENERGY_MAX)
             d = moves[k] - y
             loss[at] = discounted * lost + min(d * d, cap)
     # the guard, the stack
