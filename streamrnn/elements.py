@@ -307,7 +307,7 @@ class _Array:
 
     def rows(self, document: Any, record: Record, out: list[Found], most: int) -> bool:
         """Appends the rows of a document; whether its outermost array is there. Raises Mistyped, Refused."""
-        row: list[Any] = [ABSENT] * (self._width + self._depth + 1)  # behind the columns the objects of each level
+        row: list[Any] = [ABSENT] * (self._width + self._depth + 1)  # after the columns the objects of each level
         for i, of in self._record:
             row[i] = of(record)
         return self._descend(document, 0, 0, 1, None, row, out, most)
@@ -625,7 +625,7 @@ _WINDOW_MS = (10**11, 10**13)
 
 
 def _window(key: Any) -> tuple[Any, Any]:
-    """(text, milliseconds of the window's begin or ABSENT) of a key that Kafka Streams has put windows behind, or has not."""
+    """(text, milliseconds of the window's begin or ABSENT) of a key that Kafka Streams has put windows after, or has not."""
     start: Any = ABSENT
     if isinstance(key, bytes):
         for _ in range(2):  # of a session both ends, the begin last

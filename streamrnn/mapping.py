@@ -49,7 +49,7 @@ class DecodeSpec:
     `values.<channel>`, and one text with `*` for the channel, such as `fields.*`, maps all of them. `channel` and `value` are
     the long form; both None: long records are not read.
 
-    `format`: `json-schema` is JSON behind Confluent's frame of five bytes, or without it (its id in a header); MessagePack
+    `format`: `json-schema` is JSON after Confluent's frame of five bytes, or without it (its id in a header); MessagePack
     has the same objects as JSON; Influx line protocol is read as those that Telegraf writes as JSON.
     `each`: arrays (or objects, `devices.*`) whose elements are the ticks of a record. `where`: by path the value that an
     element must have, or a tuple of such; others are skipped. `numbers`: `text` reads numbers written as text, `decimal`

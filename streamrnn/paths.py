@@ -10,8 +10,8 @@ temp[#]                     the entry of an array at the element's own place in 
 ^.time                      one level out: the object that holds the array which the element is of
 tags.*                      in `series`: all values of an object, by the order of their keys; in `values`: the channel
 @key @key.id @header.NAME @topic @partition @offset @time   of the record
-    @timestamp \@key            other words after @ are keys, and one of these behind a backslash
-    @window.key @window.start   of a key with the window that Kafka Streams and ksqlDB write behind it
+    @timestamp \@key            other words after @ are keys, and one of these after a backslash
+    @window.key @window.start   of a key with the window that Kafka Streams and ksqlDB write after it
 """
 
 from __future__ import annotations

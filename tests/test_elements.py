@@ -194,7 +194,7 @@ def test_a_form_of_times_that_reads_nothing_is_a_mistake_of_the_configuration(fo
         decoder("temp", series="id", ts_format=form, timezone="UTC")
 
 
-def test_a_question_mark_behind_a_backslash_is_of_the_key() -> None:
+def test_a_question_mark_after_a_backslash_is_of_the_key() -> None:
     right('{"id?":"p","ts":1764000000000,"temp":1}', "temp", {"series": "id\\?", "values": "*"}, ("p", T0, {"temp": 1}))
     assert why('{"ts":1764000000000,"temp":1}', "temp", {"series": ["id\\?"], "values": "*"}) == ["refused no-series"]
 

@@ -761,7 +761,7 @@ def _before(
         i, frames, address, shape, given, written.fill_value, written.fill_lower, written.fill_upper, written.filled
     )
     for k in range(len(seasons.bins)):
-        # Rounded, a place just before a season's end would be behind it.
+        # Rounded, a place just before a season's end would be past it.
         phases[k] = min(np.float32(frames.phase[i, k]), np.float32(seasons.bins[k] * (1.0 - 1e-7)))
         if history.phases.shape[0] > 0:
             history.phases[n % history.phases.shape[0], k] = phases[k]

@@ -208,7 +208,7 @@ def propose(records: Sequence[Record], topic: str) -> Proposal:
         decode = {"unwrap": inner[0], **decode, "tombstones": "skip"}
     if 2 * len(framed) > len(records):
         decode["format"] = "json-schema"
-        notes.append("the records are JSON behind the id of a schema (Confluent's frame)")
+        notes.append("the records are JSON after the id of a schema (Confluent's frame)")
     if form == "msgpack":
         decode["format"] = form
         notes.append("the records are MessagePack")

@@ -1,4 +1,4 @@
-"""What ten million ticks leave behind in a series' float32 state: the error after them beside that of an engine that began late.
+"""What ten million ticks leave in a series' float32 state: the error after them beside that of an engine that began late.
 
 One series of three channels with a day, seasons of noise, spikes of up to 10⁹ σ, standstills, jumps, changes of scale and
 gaps. Each stretch of 100,000 ticks ends with 40,000 that are quiet. Over the last 20,000 of them the squared error of the

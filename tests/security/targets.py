@@ -17,7 +17,7 @@ import struct
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,7 @@ from poison import Plain
 from streamrnn.codec import DETAIL_CHARS_MAX, Decoder, DecodeSpec, dead_letter
 from streamrnn.model.weights import MAGIC, WeightsError, WeightsMeta, build, pack
 from streamrnn.packed import Packed, PackedRecord, packed
-from streamrnn.records import REASONS
+from streamrnn.records import REASONS, Rejected, TickBatch
 from streamrnn.service.config import ConfigError, load
 from streamrnn.service.restart import committed_with, history_of, starting_points
 from streamrnn.spec import StreamSpec
@@ -116,15 +116,20 @@ def codec(data: bytes) -> None:
         ticks, rejected = decoder.decode([before, record, after])
         assert len(ticks) + len(rejected) == 3
         assert _bytes_of(decoder, [before, record, after], (10, 12)) == alone
-        for refusal in rejected:
-            assert refusal.reason in REASONS
-            assert 0 < len(refusal.detail) <= DETAIL_CHARS_MAX
-            assert refusal.detail.isprintable()
-            assert dead_letter(refusal)[1] == refusal.record.value
-        for name, values in zip(ticks.series, ticks.values, strict=True):
-            assert name and len(name.encode()) <= 256 and "\n" not in name and "\x00" not in name
-            assert (np.abs(values[~np.isnan(values)]) <= decoder.decode_spec.value_abs_max).all()
-        assert _seconds(decoder, record) < RECORD_S_MAX
+        _check(decoder, record, ticks, rejected)
+
+
+def _check(decoder: Decoder, record: Plain, ticks: TickBatch, rejected: Sequence[Rejected]) -> None:
+    """What holds of anything that was read: refusals have their reason, ticks a name and values within bounds, soon."""
+    for refusal in rejected:
+        assert refusal.reason in REASONS
+        assert 0 < len(refusal.detail) <= DETAIL_CHARS_MAX
+        assert refusal.detail.isprintable()
+        assert dead_letter(refusal)[1] == refusal.record.value
+    for name, values in zip(ticks.series, ticks.values, strict=True):
+        assert name and len(name.encode()) <= 256 and "\n" not in name and "\x00" not in name
+        assert (np.abs(values[~np.isnan(values)]) <= decoder.decode_spec.value_abs_max).all()
+    assert _seconds(decoder, record) < RECORD_S_MAX
 
 
 _MANY = (
@@ -168,15 +173,7 @@ def elements(data: bytes) -> None:
         without = {each.record.offset for each in (*rejected, *skipped)}
         assert without | set(ticks.offset.tolist()) == {10, 11, 12}
         assert len(ticks) + len(rejected) <= 2 + decoder.decode_spec.elements_max
-        for refusal in rejected:
-            assert refusal.reason in REASONS
-            assert 0 < len(refusal.detail) <= DETAIL_CHARS_MAX
-            assert refusal.detail.isprintable()
-            assert dead_letter(refusal)[1] == refusal.record.value
-        for name, values in zip(ticks.series, ticks.values, strict=True):
-            assert name and len(name.encode()) <= 256 and "\n" not in name and "\x00" not in name
-            assert (np.abs(values[~np.isnan(values)]) <= decoder.decode_spec.value_abs_max).all()
-        assert _seconds(decoder, record) < RECORD_S_MAX
+        _check(decoder, record, ticks, rejected)
 
 
 def _seconds(decoder: Decoder, record: Plain) -> float:

@@ -268,13 +268,19 @@ FURTHER: dict[str, tuple[list[Plain], str | None, set[str], set[str], float]] = 
 @pytest.mark.parametrize("name", FURTHER)
 def test_what_further_programs_write_is_read_as_proposed(name: str) -> None:
     sample, preset, series, channels, first_ms = FURTHER[name]
+    proposal = proposed(sample, preset, series, channels)
+    chosen = load([], proposal.settings, {})
+    batch, _, _ = Decoder(chosen.stream_spec(), chosen.decode_spec()).read(sample)
+    assert int(batch.ts_us[0]) / 1000 == first_ms
+
+
+def proposed(sample: list[Plain], preset: str | None, series: set[str], channels: set[str]) -> Proposal:
+    """What is proposed for the sample, which is that preset and those channels, and reads those series."""
     proposal = propose(sample, "topic")
     assert proposal.settings.get("decode", {}).get("preset") == preset
     assert set(proposal.settings["channels"]) == channels
     assert read_again(proposal, sample) == series
-    chosen = load([], proposal.settings, {})
-    batch, _, _ = Decoder(chosen.stream_spec(), chosen.decode_spec()).read(sample)
-    assert int(batch.ts_us[0]) / 1000 == first_ms
+    return proposal
 
 
 def read_again(proposal: Proposal, sample: list[Plain]) -> set[str]:
@@ -287,10 +293,7 @@ def read_again(proposal: Proposal, sample: list[Plain]) -> set[str]:
 @pytest.mark.parametrize("name", PRODUCERS)
 def test_a_proposal_reads_the_records_rightly(name: str) -> None:
     sample, preset, series, channels, step = PRODUCERS[name]
-    proposal = propose(sample, "topic")
-    assert proposal.settings.get("decode", {}).get("preset") == preset
-    assert set(proposal.settings["channels"]) == channels
-    assert read_again(proposal, sample) == series
+    proposal = proposed(sample, preset, series, channels)
     assert proposal.settings["step"] == step
 
 
