@@ -92,6 +92,20 @@ def _silu(lanes: int, x: F32) -> None:
             row[j] *= _sigmoid(row[j])
 
 
+@lean
+def _turn(into: F32, of_hidden: F32, own: F32) -> None:
+    """The hidden state `own` moves on; `into` and `of_hidden` [3 · hidden] are what the trunk and it give to the gates."""
+    hidden = own.shape[0]
+    reset, update, candidate = into[:hidden], into[hidden : 2 * hidden], into[2 * hidden : 3 * hidden]
+    for j in range(2 * hidden):
+        into[j] = _sigmoid(into[j] + of_hidden[j])
+    of_candidate = of_hidden[2 * hidden : 3 * hidden]
+    for j in range(hidden):
+        candidate[j] = TWO * _sigmoid(TWO * (candidate[j] + reset[j] * of_candidate[j])) - ONE
+    for j in range(hidden):
+        own[j] = candidate[j] + update[j] * (own[j] - candidate[j])
+
+
 @inner
 def step(
     count: int, slots: I64, channels: int, shown: F32, state: F32, layers: Layers, lanes: Lanes, limit: np.float32, said: F32
@@ -128,14 +142,10 @@ def step(
             h, hidden, hidden,
         )  # fmt: skip
         for lane in range(n):
+            _turn(lanes.gate_in[lane], lanes.gate_hidden[lane], lanes.hidden[lane])
             row, of_row = (begin + lane) // channels, (begin + lane) % channels * hidden
-            into, of_hidden, own = lanes.gate_in[lane], lanes.gate_hidden[lane], lanes.hidden[lane]
-            for j in range(2 * hidden):
-                into[j] = _sigmoid(into[j] + of_hidden[j])
             for j in range(hidden):
-                candidate = TWO * _sigmoid(TWO * (into[2 * hidden + j] + into[j] * of_hidden[2 * hidden + j])) - ONE
-                own[j] = candidate + into[hidden + j] * (own[j] - candidate)
-                state[slots[row], of_row + j] = own[j]
+                state[slots[row], of_row + j] = lanes.hidden[lane, j]
         product(n, to_said, wide, layers.head_bias.ctypes.data, 0, w_head, wide, to_second, second, trunk)
         product(n, to_said, wide, to_said, wide, w_head + 4 * trunk * wide, wide, h, hidden, hidden)
         for lane in range(n):
