@@ -107,8 +107,9 @@ class _Cycle:
 
 
 @dataclass(slots=True)
-class Parked:
-    """What is known of one partition's changelog; handed out while the partition is parked."""
+class ChangelogState:
+    """What is known of one partition's changelog. The Checkpointer's while the partition is owned, the Partition's while it is
+    parked."""
 
     written: Checkpoint
     began_s: float
@@ -139,7 +140,7 @@ class Checkpointer:
         self.topic = topic
         self._engine, self._snapshots, self._settings = engine, snapshots, settings
         self._told, self._strange, self._appended = written, strange, appended
-        self._partitions: dict[int, Parked] = {}
+        self._partitions: dict[int, ChangelogState] = {}
         self._budget = WriteBudget(settings.bytes_s, settings.interval_max_s, clock_s())
         self._exceeded = False  # and said so
         engine.table.keep_gone = True
@@ -158,19 +159,19 @@ class Checkpointer:
         be deleted from it. `layouts` are described in it: a second description would let compaction take away the first,
         which stands before the records that need it. `due`: changed states are to be written even where nothing comes."""
         checkpoint = msgspec.structs.replace(checkpoint, meaning=self._snapshots.meaning)
-        parked = Parked(checkpoint, clock_s(), history, layouts=set(layouts), gone=list(strays), end=end, due=due)
-        self._partitions[partition] = parked
+        self._partitions[partition] = ChangelogState(
+            checkpoint, clock_s(), history, layouts=set(layouts), gone=list(strays), end=end, due=due
+        )
 
-    def park(self, partition: int) -> Parked | None:
-        """The partition is given up; what `resume` needs, should it come back before anyone has moved it."""
-        known = self._partitions.pop(partition, None)
+    def park(self, partition: int) -> ChangelogState:
+        """An owned partition is given up; what `resume` needs, should it come back before anyone has moved it."""
+        known = self._partitions.pop(partition)
         self._budget.forget(partition)
-        if known is not None:
-            known.cycle = known.waiting = None  # rows that were taken are on their way; the next checkpoint is whole
+        known.cycle = known.waiting = None  # rows that were taken are on their way; the next checkpoint is whole
         return known
 
-    def resume(self, partition: int, parked: Parked) -> None:
-        self._partitions[partition] = parked
+    def resume(self, partition: int, known: ChangelogState) -> None:
+        self._partitions[partition] = known
 
     # ── what goes with a batch ───────────────────────────────────────────────────────────────────────────────────
 
@@ -255,7 +256,7 @@ class Checkpointer:
             known.cycle = None
         return piece
 
-    def _begin_cycle(self, known: Parked, partition: int, position: int, force: bool) -> bool:
+    def _begin_cycle(self, known: ChangelogState, partition: int, position: int, force: bool) -> bool:
         now_s = clock_s()
         elapsed = now_s - known.began_s
         since = position - known.written.offset
@@ -331,7 +332,7 @@ class Checkpointer:
                 known.gone.append(name)
         gone.clear()
 
-    def _take_gone(self, known: Parked, partition: int, piece: Slice, limit: int) -> None:
+    def _take_gone(self, known: ChangelogState, partition: int, piece: Slice, limit: int) -> None:
         """Series that were let go are deleted from the changelog, too."""
         self._share_gone()
         for name in dict.fromkeys(known.gone[:limit]):
@@ -373,7 +374,7 @@ class Checkpointer:
         known = self._partitions.get(partition)
         return known.strange_writes if known is not None else 0
 
-    def _written_by_another(self, partition: int, known: Parked) -> None:
+    def _written_by_another(self, partition: int, known: ChangelogState) -> None:
         """Whatever the stranger wrote over is written once more, and no checkpoint holds before that."""
         self._engine.table.changed[list(self._engine.table.series(partition).values())] = True
         known.cycle = known.waiting = None

@@ -25,7 +25,7 @@ from streamrnn.records import REASONS, SKIP_REASONS, Outputs, Rejected, SkipReas
 from streamrnn.service.health import Health
 from streamrnn.service.history import History
 from streamrnn.service.notices import HANDFUL, Learning, Notices, cold_share
-from streamrnn.service.pump import Timing
+from streamrnn.service.parts import Timing
 from streamrnn.service.summary import Summary
 from streamrnn.service.unreadable import Damage
 from streamrnn.spec import StreamSpec

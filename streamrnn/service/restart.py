@@ -48,37 +48,36 @@ class _Set(msgspec.Struct):
 
 
 class ReplayPoints:
-    """Per partition, the marks from which one will do. Owned by the worker's pump."""
+    """The marks of one partition from which one will do."""
 
     def __init__(self, spec: StreamSpec) -> None:
         self.spec = spec
-        # partition → (offset, the log's time before it, ticks before it), oldest first
-        self._marks: dict[int, deque[tuple[int, int, int]]] = {}
-        self._ticks: dict[int, int] = {}
+        # (offset, the log's time before it, ticks before it), oldest first
+        self._marks: deque[tuple[int, int, int]] = deque(maxlen=MARKS_MAX)
+        self._ticks = 0
 
-    def begin(self, partition: int, known: Committed | None) -> None:
-        """A partition is taken up with its state. From where on a replay is enough is what stands beside the committed offset,
-        until so much has been seen here; without such a note, from where it goes on."""
+    def begin(self, known: Committed | None) -> None:
+        """The partition is taken up with its state. From where on a replay is enough is what stands beside the committed
+        offset, until so much has been seen here; without such a note, from where it goes on."""
         note = _note(known) if known is not None else None
+        self._marks.clear()
+        self._ticks = 0
         if note is not None:
-            self._marks[partition] = deque([(note.replay_from, -(2**62), 0)], maxlen=MARKS_MAX)
+            self._marks.append((note.replay_from, -(2**62), 0))
 
-    def note(self, partition: int, offset: int, log_time_ms: int | None, ticks: int) -> None:
+    def note(self, offset: int, log_time_ms: int | None, ticks: int) -> None:
         """A batch of `ticks` records begins at `offset`, when the time of the partition's log is `log_time_ms`."""
-        marks = self._marks.setdefault(partition, deque(maxlen=MARKS_MAX))
-        count = self._ticks.get(partition, 0)
-        if not marks or offset - marks[-1][0] >= MARK_EVERY:
-            marks.append((offset, log_time_ms if log_time_ms is not None else -(2**62), count))
-        self._ticks[partition] = count + ticks
+        if not self._marks or offset - self._marks[-1][0] >= MARK_EVERY:
+            self._marks.append((offset, log_time_ms if log_time_ms is not None else -(2**62), self._ticks))
+        self._ticks += ticks
 
-    def replay_from(self, partition: int, log_time_ms: int | None, series: int, offset: int) -> int:
+    def replay_from(self, log_time_ms: int | None, series: int, offset: int) -> int:
         """The offset to go back to, were `offset` committed now; older marks are forgotten."""
-        marks = self._marks.get(partition)
+        marks, spec = self._marks, self.spec
         if not marks:
             return offset
-        spec = self.spec
         if spec.irregular or series < WITNESSES_LEAST:
-            least = self._ticks.get(partition, 0) - int(UNEVEN * spec.warm_up * max(series, 1))
+            least = self._ticks - int(UNEVEN * spec.warm_up * max(series, 1))
             enough = [ticks <= least for _, _, ticks in marks]
         else:
             until = (log_time_ms or 0) - (spec.warm_up + 1) * spec.step_ms - spec.lateness_ms
@@ -87,10 +86,6 @@ class ReplayPoints:
             marks.popleft()
             enough.pop(0)
         return min(marks[0][0], offset)
-
-    def forget(self, partition: int) -> None:
-        self._marks.pop(partition, None)
-        self._ticks.pop(partition, None)
 
 
 def committed_with(

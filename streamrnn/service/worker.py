@@ -1,7 +1,7 @@
 """The worker: one process that serves the partitions it is given. Wires the parts, keeps them alive, ends cleanly.
 
-Who owns what: the Pump owns positions and the batch in hand; the Engine all series' state; the ModelsFollower the
-view of the models topic; the Supervisor the trainer's process; the Observer metrics, health and history.
+Who owns what: the Pump owns the partitions and the current batch; the Engine all series' state; ServedWeights the weights in
+use; the Supervisor the trainer's process; the Observer metrics, health and history.
 """
 
 from __future__ import annotations
@@ -17,30 +17,28 @@ import structlog
 import torch
 
 from streamrnn.codec import Decoder
-from streamrnn.experts import AUTO, FULL
-from streamrnn.memory import format_bytes
-from streamrnn.model.weights import Fitted, WeightsError, WeightsMeta, fitted
 from streamrnn.service.beside import Beside
 from streamrnn.service.checkpoint import Checkpointer, CheckpointSettings
 from streamrnn.service.http import HttpServer
-from streamrnn.service.limits import memory_bytes
 from streamrnn.service.members import refuse_other_inputs
 from streamrnn.service.observe import WorkerObserver
 from streamrnn.service.outbox import AtLeastOnce, ExactlyOnce, Outbox
+from streamrnn.service.parts import Parts, PumpSettings
 from streamrnn.service.publish import Publisher, wall_ms
-from streamrnn.service.pump import Pump, PumpSettings, Stalled
+from streamrnn.service.pump import Pump
 from streamrnn.service.refused import RefusedOutputs
 from streamrnn.service.rehearsal import rehearse
 from streamrnn.service.restore import Restorer
+from streamrnn.service.served_weights import ServedWeights, SwapSettings
 from streamrnn.service.signals import stop_on_signals
-from streamrnn.service.sizes import batch_records, refuse_impossible, sizes_of, too_much_memory, written
+from streamrnn.service.sizes import batch_records, refuse_impossible, sizes_of
+from streamrnn.service.start_checks import check_topics, report_experts, report_sizes
 from streamrnn.service.supervisor import WITHOUT_GPU, Supervisor, train_command
-from streamrnn.service.topics import examine, examine_access, refuse
 from streamrnn.service.unreadable import UnreadablePartitions
+from streamrnn.service.watch import Stalled
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.snapshot import Snapshots
 from streamrnn.transports.base import (
-    LONG_AGO_S,
     Deadline,
     OperatorNeeded,
     Source,
@@ -50,7 +48,7 @@ from streamrnn.transports.base import (
     clock_s,
 )
 from streamrnn.transports.kafka import KafkaTransport
-from streamrnn.transports.models import BY_OPERATOR, ModelsFollower
+from streamrnn.transports.models import ModelsFollower
 
 if TYPE_CHECKING:
     from streamrnn.service.config import Settings
@@ -58,12 +56,10 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 # Rebuilding that has not helped for so long will not: exit and let the operator's supervisor decide (systemd and Kubernetes
-# restart with back-off). Clients helped that served for HELPED_S and committed, or for all of that time with nothing to do.
+# restart with back-off). Clients helped that served for SERVED_OK_S and committed, or for all of that time with nothing to do.
 GIVE_UP_S = 600.0
-HELPED_S = 10.0
+SERVED_OK_S = 10.0
 BACKOFF_S = (0.2, 10.0)
-MODELS_POLL_S = 0.5
-MODELS_ATTEMPTS = 3
 LOOP_PROBE_S = 0.25
 COLLECT_S = 30.0
 RETRY_LOOK_S = 5.0
@@ -104,10 +100,8 @@ class Worker:
         self.snapshots = Snapshots(self.engine, settings.meaning())
         self.decoder = Decoder(self.spec, settings.decode_spec())
         self.unreadable = UnreadablePartitions(transport, settings.input, settings.batch_records_max)
-        self.follower: ModelsFollower | None = None
+        self.weights: ServedWeights | None = None
         self.pump: Pump | None = None
-        self._pending: tuple[str, bytes] | None = None
-        self._swap_from_s = LONG_AGO_S
         self._stopping = asyncio.Event()
         self._limit: asyncio.Timeout | None = None  # of `run`, from `stop` on
         self._end: Deadline | None = None
@@ -150,58 +144,21 @@ class Worker:
 
     async def _run(self) -> None:
         self.observer.watch(self.decoder, self.engine.front)
-        self._say_sizes()
-        self._say_experts()
-        await self._check_topics()
-        self.follower = ModelsFollower(self.transport, self.settings.topics.models)
-        await self.follower.start()
+        report_sizes(self.settings, self.sizes)
+        report_experts(self.settings)
+        await check_topics(self.transport, self.settings, self.sizes)
+        weights = self.weights = self._served_weights()
+        await weights.start()
         try:
-            await self._catch_up_with_models()
-            self._swap()
-            async with Beside(self.stop, self._follow_models(), self._probe_loop(), self._retry_unreadable()):
-                await self._serve()
+            await weights.catch_up()
+            weights.swap_if_due()
+            async with Beside(self.stop, weights.follow(), self._probe_loop(), self._retry_unreadable()):
+                await self._serve(weights)
         finally:
-            await self.follower.stop(self._closing())
+            await weights.stop(self._closing())
             self.observer.stopped()
 
-    # ── topics ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def _say_sizes(self) -> None:
-        sizes, limit = self.sizes, memory_bytes()
-        log.info(
-            "sizes", series=written(sizes.series), series_max=sizes.series_max, memory_at_series_max=written(sizes.memory),
-            memory_limit=written(limit), state_record=written(sizes.state_usual),
-            state_record_max=written(sizes.state_largest), forecast_record_max=written(sizes.forecast_largest),
-        )  # fmt: skip
-        if told := too_much_memory(self.settings, sizes, limit):
-            log.warning("series_max needs more memory than there is", why=told)
-
-    def _say_experts(self) -> None:
-        said = self.settings.forecasting()
-        log.info(
-            "experts", season=said["season"], experts=said["experts"], chosen=said["experts_chosen"], reason=said["experts_why"],
-            series=format_bytes(said["experts_series_bytes"]), memory_at_series_max=format_bytes(said["experts_bytes"]),
-        )  # fmt: skip
-        if self.settings.experts == AUTO and said["experts_chosen"] != FULL:
-            log.warning("experts_memory_max has no room for all experts", reason=said["experts_why"])
-
-    async def _check_topics(self) -> None:
-        admin = self.transport.admin()
-        await admin.start()
-        try:
-            states = await examine(admin, self.settings, sizes=self.sizes)
-            refuse(states)
-            refuse((), await examine_access(admin, self.settings))
-            for state in states:
-                for hint in state.hints:
-                    if state.need.name == self.settings.input:
-                        log.warning(
-                            "the input is kept for less than a replay may need", topic=state.need.name, hint=hint
-                        )
-                    else:
-                        log.warning("a topic will lose or refuse outputs", topic=state.need.name, hint=hint)
-        finally:
-            await admin.stop()
+    # ── serving ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _look_who_else_joined(self) -> None:
         """Two that started at the same time have not seen each other before. Once is enough: whoever comes later sees us."""
@@ -220,9 +177,7 @@ class Worker:
         finally:
             await admin.stop()
 
-    # ── serving ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-    async def _serve(self) -> None:
+    async def _serve(self, weights: ServedWeights) -> None:
         while not self._stopping.is_set():
             self._serving_s = None
             source = self.transport.source(self.settings.input, self.settings.app)
@@ -233,10 +188,11 @@ class Worker:
             try:
                 publisher = self._publisher(outbox)
                 await publisher.check(await outbox.start())
-                self.pump = Pump(
-                    source, outbox, self.decoder, self.engine, publisher, self.observer, self._pump_settings(),
-                    restorer, self._checkpointer(), self._swap, self._load_again, self._catch_up_with_models,
+                parts = Parts(
+                    source, outbox, self.decoder, self.engine, publisher, self.observer, restorer,
+                    self._checkpointer(), weights,
                 )  # fmt: skip
+                self.pump = Pump(parts, self._pump_settings())
                 self.observer.buffers = self.pump.buffers
                 self.pump.limit(self.unreadable.limits)
                 if self._stopping.is_set():
@@ -274,7 +230,7 @@ class Worker:
         now = clock_s()
         served_s = now - self._serving_s if self._serving_s is not None else 0.0
         committed = self.pump is not None and self.pump.has_committed
-        if served_s > GIVE_UP_S or (served_s > HELPED_S and committed):
+        if served_s > GIVE_UP_S or (served_s > SERVED_OK_S and committed):
             self._failures = 0
         if not self._failures:
             self._failing_s = now
@@ -306,6 +262,13 @@ class Worker:
             self._refused, self.settings.output.timestamp, self._now_ms,
         )  # fmt: skip
 
+    def _served_weights(self) -> ServedWeights:
+        settings = self.settings
+        return ServedWeights(
+            self.engine, self.snapshots, ModelsFollower(self.transport, settings.topics.models), self.observer,
+            SwapSettings(settings.delivery_timeout_s, settings.learn.swap_min / 1000),
+        )  # fmt: skip
+
     def _outbox(self) -> AtLeastOnce | ExactlyOnce:
         if self.settings.delivery == "exactly-once":
             return ExactlyOnce(self.transport, self.settings.app, self.settings.input)
@@ -334,73 +297,7 @@ class Worker:
             stall_s=settings.stall_after / 1000,
         )
 
-    # ── weights ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-    async def _follow_models(self) -> None:
-        while True:
-            await asyncio.sleep(MODELS_POLL_S)
-            try:
-                assert self.follower is not None  # noqa: S101
-                for weights in await self.follower.poll():
-                    self._pending = weights
-            except TransportError as error:
-                # Weights that do not come cost freshness, not forecasts.
-                log.warning("the models topic cannot be read; the weights in use serve on", error=str(error))
-
-    def _swap(self) -> None:
-        """Between two batches: the newest weights take over, not too often; an operator's rollback at once."""
-        if self._pending is None:
-            return
-        pointer = self.follower.pointer if self.follower is not None else None
-        told = pointer is not None and pointer.by == BY_OPERATOR and pointer.id == self._pending[0]
-        if not told and clock_s() < self._swap_from_s:
-            return
-        (model, blob), self._pending = self._pending, None
-        try:
-            meta = self._load(model, fitted(blob, self.snapshots.meaning, self.engine.inputs))
-        except (WeightsError, ValueError) as error:
-            log.error("weights refused; the ones in use stay", model=model, error=str(error))
-            self.observer.weights_refused(model, str(error))
-            return
-        self._swap_from_s = clock_s() + self.settings.learn.swap_min / 1000
-        self.observer.swapped(model, meta)
-        log.info("weights swapped in", model=model, loss=meta.loss)
-
-    def _load(self, model: str, found: Fitted) -> WeightsMeta:
-        """Serves with these weights, which keep their id in the meaning of now: it is the same recurrent state that they move."""
-        self.engine.load(found.network, model)
-        if found.words:
-            log.warning(
-                "the weights are carried over into a changed configuration", model=model, what=list(found.words)
-            )
-        return found.meta
-
-    async def _catch_up_with_models(self) -> None:
-        """All weights that there are are known after this; those of a damaged topic are gone."""
-        assert self.follower is not None  # noqa: S101
-        for attempt in range(MODELS_ATTEMPTS):
-            try:
-                for weights in await self.follower.catch_up(self.settings.delivery_timeout_s):
-                    self._pending = weights
-                return
-            except Unreadable as error:  # a damaged transfer is no damaged log
-                if attempt + 1 == MODELS_ATTEMPTS:
-                    log.error("the models topic is damaged: what is in it counts as gone", error=str(error))
-
-    def _load_again(self, model: str) -> bool:
-        """Weights that a restored partition must be replayed with, from the models topic if they are still there."""
-        blob = self.follower.blob(model) if self.follower is not None else None
-        if blob is None:
-            return False
-        try:
-            found = fitted(blob, self.snapshots.meaning, self.engine.inputs)
-            if self.engine.table.fields["state"].shape != self.engine.state_shape(found.network):
-                return False  # of another kind: the states that it moved are not restored either
-            self._load(model, found)
-        except (WeightsError, ValueError) as error:
-            log.error("weights for a replay cannot be used", model=model, error=str(error))
-            return False
-        return True
+    # ── by the clock ─────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _retry_unreadable(self) -> None:
         while True:

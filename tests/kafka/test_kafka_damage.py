@@ -99,7 +99,7 @@ async def test_a_client_whose_fetching_ended_without_a_word_is_built_anew(
     await produce(broker, chosen.input, 0, 0, 50)
     async with serving(chosen) as worker:
         await until(lambda: worker.pump and worker.pump.positions().get(0, (0, 0))[0] == 50)
-        worker.pump._source._consumer._fetcher._fetch_task.cancel()  # type: ignore[union-attr]
+        worker.pump._parts.source._consumer._fetcher._fetch_task.cancel()  # type: ignore[union-attr]
         await produce(broker, chosen.input, 0, 50, 50)
         await until(lambda: worker.pump and worker.pump.positions().get(0, (0, 0))[0] == 100)
         assert worker.observer.metrics.rebuilds._value.get() >= 1
@@ -124,7 +124,7 @@ async def test_a_transactions_marker_at_the_end_is_no_lag_and_no_stall(
         await producer.flush()
         await asyncio.sleep(2.5)
         assert worker.pump is not None
-        assert worker.pump._source.lag() == {0: 0, 1: 0}
+        assert worker.pump._parts.source.lag() == {0: 0, 1: 0}
         assert worker.observer.metrics.rebuilds._value.get() == 0
         await producer.abort_transaction()
     await producer.stop()

@@ -29,7 +29,7 @@ from structlog.testing import capture_logs
 from test_kafka_damage import give_up
 
 from streamrnn.cli.exit_codes import ExitCode, exit_code_of
-from streamrnn.service import health, pump
+from streamrnn.service import health, watch
 from streamrnn.service.config import Settings, load
 from streamrnn.service.worker import Worker
 from streamrnn.transports.base import TopicMissing, TopicNeed, TopicUnfit
@@ -168,7 +168,7 @@ async def test_an_input_made_anew_is_begun_anew(
 async def test_an_input_made_anew_under_a_running_worker_is_begun_anew(
     broker: Broker, tmp_path: Path, unique: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
-    monkeypatch.setattr(pump, "IDENTIFIED_S", 1.0)
+    monkeypatch.setattr(watch, "INPUT_ID_CHECK_S", 1.0)
     chosen = await prepared(broker, tmp_path, unique("swapped"), partitions=1, kafka=quick(broker))
     await produce(broker, chosen.input, 0, 0, 100)
     with capture_logs() as logs:
@@ -188,7 +188,7 @@ async def test_an_input_made_anew_under_a_running_worker_is_begun_anew(
 async def test_an_input_deleted_under_a_running_worker_ends_it(
     broker: Broker, tmp_path: Path, unique: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pump, "IDENTIFIED_S", 1.0)
+    monkeypatch.setattr(watch, "INPUT_ID_CHECK_S", 1.0)
     chosen = await prepared(broker, tmp_path, unique("gone"), partitions=1, kafka=quick(broker))
     await produce(broker, chosen.input, 0, 0, 100)
     with pytest.raises(TopicMissing, match=f"{chosen.input}.* is gone"):

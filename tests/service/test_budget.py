@@ -15,7 +15,7 @@ from running import START, committed, documents, logs, made, of, on_virtual_cloc
 from test_offsets import BOTH, Life, said
 from test_topics import hints
 
-from streamrnn.service import checkpoint, pump
+from streamrnn.service import checkpoint, watch
 from streamrnn.service.budget import LOOK_S, WriteBudget
 from streamrnn.service.checkpoint import SLICE_ROW_BYTES, SLICE_ROWS, Checkpointer, CheckpointSettings
 from streamrnn.service.config import ConfigError
@@ -358,7 +358,7 @@ async def test_a_checkpoint_does_not_wait_until_the_input_has_deleted_what_it_wo
         await fed(broker, 25, first=75, series=4)
         assert len(of(lines, "no longer has what a restart would replay")) == 1
         assert checkpoints(broker)[-1] > broker.begin["ticks", 0]
-    assert pump.RETENTION_S < 15
+    assert watch.RETENTION_S < 15
     await life.stop()
 
 

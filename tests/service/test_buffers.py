@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from running import START, all_committed, made, on_virtual_clock, send, sources, tick, until, worker
 
+from streamrnn.service import deliveries
 from streamrnn.service import pump as module
 from streamrnn.service.worker import Worker
 from streamrnn.transports.base import Deadline
@@ -132,12 +133,12 @@ async def test_what_was_taken_ahead_goes_with_its_partition(monkeypatch: pytest.
         assert pump is not None
 
         async def polled(self: MemorySource, timeout_ms: int, records_max: int) -> Any:
-            if not found and pump._stash:
-                taken = pump._stashed()
+            if not found and pump._intake.count:
+                taken = pump._intake.count
                 go.set()
                 await self.tell_revoked()
-                found.append((taken, pump._stashed()))
-                asyncio.get_running_loop().call_soon(lambda: found.append((taken, pump._stashed())))
+                found.append((taken, pump._intake.count))
+                asyncio.get_running_loop().call_soon(lambda: found.append((taken, pump._intake.count)))
                 return []
             return await poll(self, timeout_ms, records_max)
 
@@ -200,7 +201,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[asyncio.Event]:
 async def test_a_broker_that_takes_nothing_makes_lag_grow_and_nothing_else(
     gate: asyncio.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "KEEP_ALIVE_S", 0.05)
+    monkeypatch.setattr(deliveries, "KEEP_ALIVE_S", 0.05)
     polls = 0
     poll = MemorySource.poll
 
@@ -224,7 +225,7 @@ async def test_a_broker_that_takes_nothing_makes_lag_grow_and_nothing_else(
         assert most["batches_in_flight"][0] == 2
         assert sum(position for position, _ in taken.values()) <= 2 * chosen.batch_records_max
         assert polls > before + 5  # but the client's idle clock runs on
-        assert sum(running.pump._source.lag().values()) >= 2000 - 2 * chosen.batch_records_max  # type: ignore[arg-type]
+        assert sum(running.pump._parts.source.lag().values()) >= 2000 - 2 * chosen.batch_records_max  # type: ignore[arg-type]
         gate.set()
         await until(lambda: all_committed(broker))
         assert running.observer.metrics.rebuilds._value.get() == 0

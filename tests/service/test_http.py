@@ -16,7 +16,7 @@ from streamrnn.records import TickBatch
 from streamrnn.service.health import DELIVERY_S, LAG_MAX, SILENCE_S, STALL_S, Health
 from streamrnn.service.http import ExposedError, HttpServer
 from streamrnn.service.observe import WorkerObserver
-from streamrnn.service.pump import Timing
+from streamrnn.service.parts import Timing
 from streamrnn.service.worker import collect_garbage
 from streamrnn.stream.engine import Engine
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 from running import all_committed, ended, made, on_virtual_clock, send, sources, until, worker
 
-from streamrnn.service import pump
+from streamrnn.service import watch
 from streamrnn.service.config import Settings
 from streamrnn.transports.base import TopicMissing, TransportError
 from streamrnn.transports.memory import MemoryBroker, MemorySource
@@ -58,7 +58,7 @@ async def test_one_that_has_grown_beyond_the_old_checkpoint_is_begun_anew(
 async def test_under_a_running_worker_it_is_noticed(
     served: Callable[[], tuple[Settings, MemoryBroker]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pump, "IDENTIFIED_S", 0.05)
+    monkeypatch.setattr(watch, "INPUT_ID_CHECK_S", 0.05)
     chosen, broker = served()
     async with worker(chosen, broker) as running:
         await until(lambda: all_committed(broker))
@@ -71,7 +71,7 @@ async def test_under_a_running_worker_it_is_noticed(
 
 @on_virtual_clock
 async def test_one_that_is_gone_for_good_ends_the_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pump, "IDENTIFIED_S", 0.05)
+    monkeypatch.setattr(watch, "INPUT_ID_CHECK_S", 0.05)
     chosen, broker = made(partitions=1)
     send(broker, COUNT, partitions=1)
     with pytest.raises(TopicMissing, match="deleted under this worker"):
@@ -84,8 +84,8 @@ async def test_one_that_is_gone_for_good_ends_the_worker(monkeypatch: pytest.Mon
 @pytest.mark.parametrize("answer", ["refused", "none"])
 @on_virtual_clock
 async def test_a_broker_that_does_not_say_it_costs_nothing(monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
-    monkeypatch.setattr(pump, "IDENTIFIED_S", 0.05)
-    monkeypatch.setattr(pump, "ANSWERED_S", 0.05)
+    monkeypatch.setattr(watch, "INPUT_ID_CHECK_S", 0.05)
+    monkeypatch.setattr(watch, "ANSWER_S", 0.05)
     chosen, broker = made(partitions=1)
     send(broker, COUNT, partitions=1)
     asked = 0

@@ -184,7 +184,7 @@ async def test_a_turn_takes_about_a_batch_of_ticks() -> None:
 def test_what_is_replayed_was_skipped_and_counted_before() -> None:
     counted: Counter[str] = Counter()
     pump = Pump.__new__(Pump)
-    pump._observer = SimpleNamespace(skipped=counted.update)  # type: ignore[assignment]
+    pump._parts = SimpleNamespace(observer=SimpleNamespace(skipped=counted.update))  # type: ignore[assignment]
     broker = MemoryBroker()
     broker.create("ticks", 1)
     for _ in range(8):

@@ -257,7 +257,7 @@ async def test_weights_come_into_use_no_faster_than_swap_min_but_a_rollback_does
         await writer.publish(*second[:2], {}, 0)
         await writer.publish(*third[:2], {}, 0)
         if swap_min == "1h":
-            await until(lambda: running._pending is not None and running._pending[0] == third[0])
+            await until(lambda: running.weights and running.weights.pending and running.weights.pending[0] == third[0])
             send(broker, 10)
             await until(lambda: all_committed(broker))
             assert {d["model"] for d in documents(broker, "app.forecasts")} == {first[0]}

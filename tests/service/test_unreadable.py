@@ -9,7 +9,7 @@ import pytest
 from running import all_committed, committed, documents, made, on_virtual_clock, send, sources, until, worker
 
 from streamrnn.records import Record
-from streamrnn.service import pump
+from streamrnn.service import deliveries
 from streamrnn.service import unreadable as module
 from streamrnn.service.unreadable import UnreadablePartitions
 from streamrnn.transports.base import Deadline, TransportError
@@ -138,7 +138,7 @@ async def test_outputs_that_leave_slowly_are_no_sign_of_a_client_that_gives_noth
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """While a delivery is waited for longer than a client may be silent, nothing is asked of it."""
-    monkeypatch.setattr(pump, "KEEP_ALIVE_S", 0.1)
+    monkeypatch.setattr(deliveries, "KEEP_ALIVE_S", 0.1)
     chosen, broker = made(stall_after="1s", batch_records_max=50)
     send(broker, 100)
     wait = _Delivery.wait

@@ -118,7 +118,7 @@ async def test_a_worker_gives_up_when_rebuilds_have_not_helped_for_long(
     """Every 25th batch is lost: between two of them much is committed, which counts if the clients served long enough."""
     monkeypatch.setattr(module, "BACKOFF_S", (0.001, 0.002))
     monkeypatch.setattr(module, "GIVE_UP_S", 0.5)
-    monkeypatch.setattr(module, "HELPED_S", helped_s)
+    monkeypatch.setattr(module, "SERVED_OK_S", helped_s)
     chosen, broker = made(batch_records_max=10, commit_interval="1ms", checkpoint={"interval": "10ms"})
     send(broker, 400)
     count, inner = itertools.count(1), MemorySink.seal
@@ -143,7 +143,7 @@ async def test_clients_that_never_served_are_no_help_however_long_those_before_t
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(module, "BACKOFF_S", (0.001, 0.002))
-    monkeypatch.setattr(module, "HELPED_S", 0.0)
+    monkeypatch.setattr(module, "SERVED_OK_S", 0.0)
     monkeypatch.setattr(module, "GIVE_UP_S", 0.3)
     chosen, broker = made()
     send(broker, 60)
@@ -200,19 +200,19 @@ async def test_a_drain_and_the_turn_under_way_wait_for_the_same_commit(
     monkeypatch.setattr(MemorySource, "commit", commit)
     send(broker, 5, partitions=1)
     async with worker(chosen, broker) as running:
-        await until(lambda: running.pump is not None and running.pump._committing is not None)
-        pump = running.pump
-        assert pump is not None
-        assert pump._committing is not None
+        await until(lambda: running.pump is not None and running.pump._deliveries._committing is not None)
+        assert running.pump is not None
+        deliveries = running.pump._deliveries
+        assert deliveries._committing is not None
         noted: list[bool] = []
 
         def turn(done: asyncio.Task[None]) -> None:
             with contextlib.suppress(TransportError):
-                pump._raise_commit_error()
-            noted.append(pump._committing is not done)
+                deliveries.raise_commit_error()
+            noted.append(deliveries._committing is not done)
 
-        pump._committing.add_done_callback(turn)
-        draining = asyncio.create_task(pump._drain(Deadline(10.0)))
+        deliveries._committing.add_done_callback(turn)
+        draining = asyncio.create_task(deliveries.drain(Deadline(10.0)))
         await asyncio.sleep(0.05)
         assert not draining.done()
         go.set()
@@ -265,7 +265,11 @@ async def test_weights_are_swapped_in_between_two_batches_and_found_again_at_a_r
     async with worker(chosen, broker) as running:
         await until(lambda: all_committed(broker))
         await ModelsWriter(MemorySink(broker), "app.models").publish(meta.id, blob, {}, 0)
-        await until(lambda: running._pending is not None or running.engine.model == meta.id)
+        await until(
+            lambda: (
+                (running.weights is not None and running.weights.pending is not None) or running.engine.model == meta.id
+            )
+        )
         send(broker, 30, first=30)
         await until(lambda: all_committed(broker))
         assert running.observer.swaps == 1
@@ -347,10 +351,10 @@ def test_replay_points_reach_back_warm_up_steps_and_no_further() -> None:
     spec = settings(warm_up=50).stream_spec()
     points = ReplayPoints(spec)
     for offset in range(0, 100_000, 300):
-        points.note(0, offset, START + offset * 10, 300)  # a hundred records a second
-    replay = points.replay_from(0, START + 1_000_000, 100, 100_000)
+        points.note(offset, START + offset * 10, 300)  # a hundred records a second
+    replay = points.replay_from(START + 1_000_000, 100, 100_000)
     assert 100_000 - 51 * 100 - 700 <= replay <= 100_000 - 51 * 100
-    assert points.replay_from(1, None, 0, 7) == 7
+    assert ReplayPoints(spec).replay_from(None, 0, 7) == 7
 
 
 async def test_the_transport_is_looked_at_before_anything_is_read() -> None:

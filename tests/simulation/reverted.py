@@ -12,10 +12,13 @@ from unittest import mock
 import numpy as np
 
 from streamrnn.meaning import Change
-from streamrnn.service import pump
+from streamrnn.service import recovery
+from streamrnn.service.assignment import Assignment
 from streamrnn.service.checkpoint import Checkpointer, Slice
+from streamrnn.service.deliveries import Deliveries
 from streamrnn.service.offsets import Word
 from streamrnn.service.outbox import AtLeastOnce, ExactlyOnce
+from streamrnn.service.partition import Partition
 from streamrnn.service.pump import Pump
 from streamrnn.service.refused import RefusedOutputs
 from streamrnn.service.restore import Restorer
@@ -83,7 +86,7 @@ def _states_at_once() -> Any:
 
     def made(take: Any) -> Any:
         def taken(self: Pump, ends: Mapping[int, int], count: int) -> list[Slice]:
-            self._ready += take(self, ends, count)
+            self._deliveries.ready += take(self, ends, count)
             return []
 
         return taken
@@ -115,21 +118,20 @@ def _rows_without_offsets() -> Any:
 def _loud_replay() -> Any:
     """What is replayed is said again."""
 
-    def made(serve: Any) -> Any:
-        def served(self: Pump, partition: int, owned: Any) -> None:
-            owned.emit_from = owned.position
-            serve(self, partition, owned)
+    def made(restored: Any) -> Any:
+        def loudly(self: Partition, position: int, emit_from: int, *of: Any) -> None:
+            restored(self, position, position, *of)
 
-        return served
+        return loudly
 
-    return _patched(Pump, "_serve", made)
+    return _patched(Partition, "restored", made)
 
 
 def _swaps_not_written() -> Any:
     """Nobody writes down from where on other weights were used."""
     return _all(
         mock.patch.object(Checkpointer, "swapped", lambda self, partition, offset, weights: None),
-        mock.patch.object(pump, "history_of", lambda known, checkpoint: checkpoint.history()),
+        mock.patch.object(recovery, "history_of", lambda known, checkpoint: checkpoint.history()),
     )
 
 
@@ -162,26 +164,19 @@ def _strangers_unseen() -> Any:
 def _weights_not_looked_for() -> Any:
     """Weights that another worker had before they came here count as gone."""
 
-    async def nothing() -> None:
+    async def nothing(self: Assignment, histories: Any) -> None:
         return
 
-    def made(init: Any) -> Any:
-        def begun(self: Pump, *arguments: Any, **named: Any) -> None:
-            init(self, *arguments, **named)
-            self._catch_up = nothing
-
-        return begun
-
-    return _patched(Pump, "__init__", made)
+    return mock.patch.object(Assignment, "_look_for_weights", nothing)
 
 
 def _names_suffice() -> Any:
     """An input of the same name is the same input."""
 
-    async def identified(self: Pump) -> None:
-        self._input_id = ""
+    async def identified(self: Assignment) -> None:
+        self._partitions.input_id = ""
 
-    return mock.patch.object(Pump, "_identify", identified)
+    return mock.patch.object(Assignment, "_identify", identified)
 
 
 def _unfenced() -> Any:
@@ -203,7 +198,7 @@ def _unfenced() -> Any:
 def _drains_look_again() -> Any:
     """Who drains looks for the commit it waited for where the turn under way may have put it away."""
 
-    async def drained(self: Pump, deadline: Deadline) -> None:
+    async def drained(self: Deliveries, deadline: Deadline) -> None:
         while self._in_flight:
             head = self._in_flight[0]
             await head.delivery.wait(deadline)
@@ -213,11 +208,11 @@ def _drains_look_again() -> Any:
             if not self._committing.done():
                 self._committing.cancel()
                 raise TransportError("too late")
-            self._raise_commit_error()
+            self.raise_commit_error()
             if self._committing is not None and self._committing.cancelled():
                 self._committing = None
 
-    return mock.patch.object(Pump, "_drained", drained)
+    return mock.patch.object(Deliveries, "_drained", drained)
 
 
 def _refusals_fail() -> Any:
@@ -274,7 +269,7 @@ def _words_unheard() -> Any:
     def made(word_of: Any) -> Any:
         return lambda known, checkpoint, reached: Word("", skips=checkpoint.skips)
 
-    return _patched(pump, "word_of", made)
+    return _patched(recovery, "word_of", made)
 
 
 FIXES: Mapping[str, Fix] = {
