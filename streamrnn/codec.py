@@ -18,8 +18,9 @@ import numpy as np
 from streamrnn.general import General, Skip, Tick
 from streamrnn.instants import NS, UNREADABLE, Refused, TextTimes, number_us, short, text_us
 from streamrnn.mapping import DecodeSpec, check_bounds, shape_of
-from streamrnn.paths import ABSENT
+from streamrnn.paths import ABSENT, named
 from streamrnn.records import Reason, Record, Rejected, Skipped, TickBatch
+from streamrnn.schemas import Schemas, available
 from streamrnn.spec import StreamSpec
 
 __all__ = ["DETAIL_CHARS_MAX", "DecodeSpec", "Decoder", "dead_letter"]
@@ -139,11 +140,16 @@ class Decoder:
         self.json_keys = KeysSeen()
         self.many = self.decode_spec.each is not None
         check_bounds(self.decode_spec)
+        if wanting := available(self.decode_spec.format):
+            raise ValueError(f"decode: format: {self.decode_spec.format} needs more packages: {wanting}")
+        # Of a format whose records name theirs; who decodes sees to it that none is missing.
+        self.schemas: Schemas | None = None
         self._general: General | None = None
         if not self.decode_spec.plain:
             self._general = General(
                 spec, self.decode_spec, self._check_name, self._name_outside, self._instant_outside, _cloud_event
             )
+            self.schemas = self._general.layout.schemas
             return
         self._shape = shape_of(spec, self.decode_spec)
         self._row = _strategy(self._shape.root)
@@ -334,6 +340,14 @@ class Decoder:
             raise Refused(
                 "no-series", f"the field {short(field)} is null or absent (decode.series; unset it to go by the key)"
             )
+        if self.schemas is not None and not fallback:
+            found = self.schemas.key(record)
+            if found is not ABSENT:
+                if isinstance(found, str | int) and not isinstance(found, bool):
+                    return str(found)
+                raise Refused(
+                    "no-series", f"no field `series`, and the record key is {named(found)} (decode.series: @key.FIELD)"
+                )
         try:
             if key.__class__ is bytes:
                 if not fallback and key[-1:] in _JSON_ENDS and _is_json(key):

@@ -39,6 +39,7 @@ from streamrnn.paths import (
 )
 from streamrnn.quirks import QUIRKS
 from streamrnn.records import Record
+from streamrnn.schemas import KIND_OF, Schemas
 from streamrnn.spec import StreamSpec
 
 Row = tuple[Any, ...]
@@ -91,6 +92,7 @@ class Layout:
         self.wanted: list[Path] = []
         self.parts: list[SeriesPart] = []
         self._quirk = QUIRKS[decode.quirk] if decode.quirk else None
+        self.schemas = Schemas(decode.format, keys=keyed_by_schema(decode)) if decode.format in KIND_OF else None
         self._series(decode)
         ts = decode.ts if decode.ts is not None else TS
         self.ts = [self._add(parse_path(each)) for each in ((ts,) if isinstance(ts, str) else ts)]
@@ -102,7 +104,7 @@ class Layout:
             self.value = tuple(self._add(parse_path(each)) for each in value)
         self.where = [(self._add(parse_path(path)), _wanted(path, want)) for path, want in (decode.where or {}).items()]
         each = (decode.each,) if isinstance(decode.each, str) else decode.each or (".",)
-        self.arrays = tuple(_Array(text, self.wanted) for text in each)
+        self.arrays = tuple(_Array(text, self.wanted, self.schemas) for text in each)
         if len(set(each)) < len(each) or ("." in each[:-1]):
             raise ValueError("decode: each: an array is named twice, or `.` (the record itself) stands before others")
         self._array_text = ", ".join(short(text) for text in each)
@@ -186,10 +188,12 @@ class Layout:
                 return direct(payload, record)
             except (msgspec.MsgspecError, AttributeError, Mistyped):
                 pass  # another shape than the structs have: an object that is null, a text where an array should be
-        return self.rows_of(self.document(payload), record)
+        return self.rows_of(self.document(payload, record), record)
 
-    def document(self, payload: bytes, exact: bool = False) -> Any:
-        """The JSON as plain objects; `exact`: numbers with a fraction are `Number`."""
+    def document(self, payload: bytes, record: Record, exact: bool = False) -> Any:
+        """The record's value as plain objects; `exact`: of JSON, numbers with a fraction are `Number`."""
+        if self.schemas is not None and self.schemas.asks:
+            return self.schemas.document(payload, record)
         if self.decode.format == "msgpack":
             return _packed.decode(payload)
         if self.decode.format == "influx":
@@ -240,7 +244,7 @@ class Layout:
             self._quirk is not None
             or self.decode.unwrap is not None
             or len(self.arrays) > 1
-            or self.decode.format == "influx"
+            or self.decode.format not in _STRUCTS
         ):
             return None
         if self.decode.format == "msgpack":  # its numbers are doubles, and no text
@@ -250,6 +254,8 @@ class Layout:
         return self.arrays[0].typed(raws - {self.channel, *self.value}, self.decode.elements_max)
 
 
+# Formats that generated structs read.
+_STRUCTS = frozenset({"json", "json-schema", "msgpack"})
 # How a text begins that is a document of its own, perhaps.
 _OPENING = frozenset({"{", "[", " ", "\n", "\t", "\r"})
 
@@ -270,7 +276,7 @@ def _wanted(path: str, want: Scalar | tuple[Scalar, ...]) -> frozenset[Any]:
 class _Array:
     """One way of `each`: the arrays that lead to the elements, and the columns by level."""
 
-    def __init__(self, text: str, wanted: Sequence[Path]) -> None:
+    def __init__(self, text: str, wanted: Sequence[Path], schemas: Schemas | None = None) -> None:
         self.text, self.itself = text, text == "."
         self.lists, self.keyed = _segments(text)
         depth = len(self.lists)
@@ -291,7 +297,7 @@ class _Array:
         )
         for i, (path, level) in enumerate((column.path, column.level) for column in columns):
             if path.root:
-                self._record.append((i, of_record(path)))
+                self._record.append((i, of_record(path, schemas)))
             elif level >= 0:
                 if path.own_key:
                     self._keys.append((i, level))
@@ -594,7 +600,14 @@ def _segments(text: str) -> tuple[list[Path], list[bool]]:
 # ── of the record ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def of_record(path: Path) -> Callable[[Record], Any]:
+def keyed_by_schema(decode: DecodeSpec) -> bool:
+    """Whether the records' keys may be asked for."""
+    return decode.series is None or "@key" in repr(
+        (decode.series, decode.ts, decode.values, decode.channel, decode.value, decode.where)
+    )
+
+
+def of_record(path: Path, schemas: Schemas | None = None) -> Callable[[Record], Any]:
     """What stands in a record beside its value; ABSENT where there is nothing."""
     if path.root == "topic":
         return lambda record: record.topic
@@ -607,10 +620,18 @@ def of_record(path: Path) -> Callable[[Record], Any]:
     if path.root == "header":
         wanted = path.steps[0].name if isinstance(path.steps[0], Key) else ""
         return lambda record: _header(record, wanted)
-    if not path.steps:
-        return lambda record: _text(record.key, path.text)
-    walk = walker(path)
-    return lambda record: walk(_json_key(record.key, path.text), 0, 1)
+    walk = walker(path) if path.steps else _itself
+
+    def of_key(record: Record) -> Any:
+        if schemas is not None:
+            key = schemas.key(record)
+            if key is not ABSENT:
+                return walk(key, 0, 1)
+        if not path.steps:
+            return _text(record.key, path.text)
+        return walk(_json_key(record.key, path.text), 0, 1)
+
+    return of_key
 
 
 def _header(record: Record, wanted: str) -> Any:

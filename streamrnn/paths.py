@@ -27,6 +27,19 @@ from streamrnn.records import Reason
 # tells the three apart (tuples compare by identity first).
 ABSENT: Any = float("nan")
 
+
+class Micros(int):
+    """An instant that a format's own types say: microseconds since 1970."""
+
+    __slots__ = ()
+
+
+class LocalMicros(int):
+    """A time without a zone that a format's own types say: microseconds since 1970 on the clock of the place."""
+
+    __slots__ = ()
+
+
 Root = Literal["", "key", "header", "topic", "partition", "offset", "time", "window"]
 ROOTS: tuple[Root, ...] = ("key", "header", "topic", "partition", "offset", "time", "window")
 # Wanted of an element of one of these many.
@@ -256,6 +269,8 @@ def named(thing: Any) -> str:
     for kind, name in (
         (bool, "a boolean"),
         (str, "a text"),
+        (bytes, "bytes"),
+        (Micros | LocalMicros, "a time"),
         (int | float, "a number"),
         (list, "an array"),
         (dict, "an object"),

@@ -49,6 +49,7 @@ def decode(
     records = _sample(file, topic, settings, count if shown else max(count, SAMPLE))
     from streamrnn.codec import Decoder
     from streamrnn.service.decode_report import line_of, pictures, summary, warnings
+    from streamrnn.service.schemas import fetch
 
     proposal: Proposal | None = None
     if not shown:
@@ -56,6 +57,7 @@ def decode(
             records, settings, bool(config), topic or (records[0].topic if records else "input")
         )
     decoder = Decoder(settings.stream_spec(), settings.decode_spec())
+    fetch(settings, decoder, records)
     found = list(pictures(decoder, records[:count]))
     if proposal is not None:
         typer.echo(_yaml(proposal, settings, with_comments=False), err=as_json)

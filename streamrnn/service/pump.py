@@ -34,6 +34,7 @@ import structlog
 
 from streamrnn.codec import Decoder
 from streamrnn.records import Outputs, Record, Rejected, Skipped, SkipReason, TickBatch, take
+from streamrnn.schemas import SchemaId
 from streamrnn.service.checkpoint import SLICE_ROWS, Checkpointer, Parked, Slice
 from streamrnn.service.offsets import Word, again_from, next_skip, word_of
 from streamrnn.service.outbox import Outbox
@@ -129,6 +130,16 @@ class Observer(Protocol):
     def offsets_set(self, direction: str, records: int) -> None: ...
     def assigned(self, partition: int, position: int, emit_from: int) -> None: ...
     def revoked(self, partition: int) -> None: ...
+    def without_schema(self, waiting: Mapping[int, str]) -> None: ...
+
+
+class Fetcher(Protocol):
+    """Gets schemas beside the pump; see `transports.registry`."""
+
+    trouble: str
+
+    def want(self, ids: set[SchemaId]) -> None: ...
+    def look(self) -> None: ...
 
 
 @dataclass(slots=True)
@@ -222,6 +233,7 @@ class Pump:
         between_batches: Callable[[], None] = lambda: None,
         load_weights: Callable[[str], bool] = lambda weights: False,
         catch_up: Callable[[], Awaitable[None]] | None = None,
+        fetcher: Fetcher | None = None,
     ) -> None:
         self.settings = settings
         self.owned: dict[int, _Owned] = {}
@@ -240,6 +252,9 @@ class Pump:
         self._ready: list[Slice] = []  # states whose outputs were acknowledged; they leave with the next delivery
         self._to_commit: dict[int, Committed] = {}
         self._stash: list[tuple[int, Sequence[Record]]] = []
+        # Records whose schemas are not there yet, with all that came after them; their partitions are paused.
+        self._without_schema: dict[int, list[Record]] = {}
+        self._fetcher, self._waited_for_schemas = fetcher, False
         self._committing: asyncio.Task[None] | None = None
         self._committed_s = LONG_AGO_S
         self._hurry = asyncio.Event()  # somebody waits for the commit
@@ -273,6 +288,8 @@ class Pump:
         if not polled:
             timeout_ms = self.settings.poll_timeout_ms if idle else 0
             polled = list(await self._source.poll(timeout_ms, self._records_wanted()))
+        if self._fetcher is not None:
+            polled = self._with_schemas(self._fetcher, polled)
         self._raise_commit_error()
         self._between_batches()
         if not polled:
@@ -294,6 +311,39 @@ class Pump:
             # and then for its own. What comes meanwhile had better leave together, unless it fills a batch.
             await self._settle(0, taking=self.settings.records_max)
         await self._look_around()
+
+    def _with_schemas(
+        self, fetcher: Fetcher, polled: list[tuple[int, Sequence[Record]]]
+    ) -> list[tuple[int, Sequence[Record]]]:
+        """Those of these records, and of those that wait, whose schemas are known; the rest waits, in its order."""
+        schemas = self._decoder.schemas
+        assert schemas is not None  # noqa: S101
+        fetcher.look()
+        was = dict(self._without_schema)
+        found: list[tuple[int, Sequence[Record]]] = []
+        for partition, records in [*((p, ()) for p in was), *polled]:
+            waiting = self._without_schema.pop(partition, None)
+            together = [*waiting, *records] if waiting else records
+            missing = schemas.missing(together)
+            if missing:
+                fetcher.want(missing)
+                first = next(i for i, record in enumerate(together) if schemas.missing([record]))
+                self._without_schema[partition] = list(together[first:])
+                if partition not in was and partition in self.owned:
+                    self._source.pause([partition])
+                together = together[:first]
+            elif waiting and partition in self.owned:
+                self._source.resume([partition])
+            if together:
+                found.append((partition, together))
+        if self._without_schema or self._waited_for_schemas:
+            self._waited_for_schemas = bool(self._without_schema)
+            why = fetcher.trouble or "the registry is asked"
+            self._observer.without_schema(dict.fromkeys(self._without_schema, why))
+            for partition in self._without_schema:
+                if partition in self.owned:  # that it does not move is no fault of the client
+                    self.owned[partition].moved_s = clock_s()
+        return found
 
     async def _look_around(self) -> None:
         self._report_lag()
@@ -625,7 +675,7 @@ class Pump:
                 if held:
                     still, waited_s = [p for p in held if p in self.owned], clock_s() - held_s
                     if not taking:
-                        self._source.resume(still)
+                        self._source.resume([p for p in still if p not in self._without_schema])
                     if not taking or waited_s > KEEP_ALIVE_S:
                         for partition in still:  # that they did not move was our own wish
                             self.owned[partition].moved_s += waited_s
@@ -994,6 +1044,8 @@ class Pump:
         self._epoch += 1
         self._in_flight.clear()
         self._stash = [(partition, records) for partition, records in self._stash if partition not in partitions]
+        for partition in partitions:
+            self._without_schema.pop(partition, None)
         for piece in self._ready:
             if piece.partition in partitions:
                 self._checkpointer.not_sent(piece)

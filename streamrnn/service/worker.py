@@ -32,6 +32,7 @@ from streamrnn.service.pump import Pump, PumpSettings, Stalled
 from streamrnn.service.refused import RefusedOutputs
 from streamrnn.service.rehearsal import rehearse
 from streamrnn.service.restore import Restorer
+from streamrnn.service.schemas import fetcher_of
 from streamrnn.service.signals import stop_on_signals
 from streamrnn.service.sizes import batch_records, refuse_impossible, sizes_of, too_much_memory, written
 from streamrnn.service.supervisor import WITHOUT_GPU, Supervisor, train_command
@@ -103,6 +104,7 @@ class Worker:
         self.engine = Engine(self.spec)
         self.snapshots = Snapshots(self.engine, settings.meaning())
         self.decoder = Decoder(self.spec, settings.decode_spec())
+        self.fetcher = fetcher_of(settings, self.decoder)
         self.unreadable = UnreadablePartitions(transport, settings.input, settings.batch_records_max)
         self.follower: ModelsFollower | None = None
         self.pump: Pump | None = None
@@ -158,7 +160,10 @@ class Worker:
         try:
             await self._catch_up_with_models()
             self._swap()
-            async with Beside(self.stop, self._follow_models(), self._probe_loop(), self._retry_unreadable()):
+            beside = [self._follow_models(), self._probe_loop(), self._retry_unreadable()]
+            if self.fetcher is not None:
+                beside.append(self.fetcher.run())
+            async with Beside(self.stop, *beside):
                 await self._serve()
         finally:
             await self.follower.stop(self._closing())
@@ -235,7 +240,7 @@ class Worker:
                 await publisher.check(await outbox.start())
                 self.pump = Pump(
                     source, outbox, self.decoder, self.engine, publisher, self.observer, self._pump_settings(),
-                    restorer, self._checkpointer(), self._swap, self._load_again, self._catch_up_with_models,
+                    restorer, self._checkpointer(), self._swap, self._load_again, self._catch_up_with_models, self.fetcher,
                 )  # fmt: skip
                 self.observer.buffers = self.pump.buffers
                 self.pump.limit(self.unreadable.limits)
