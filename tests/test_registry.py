@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import functools
 import io
 import json
 import math
@@ -20,13 +22,15 @@ import pytest
 from confluent_kafka.schema_registry import Schema, SchemaReference, SchemaRegistryClient, header_schema_id_serializer
 from confluent_kafka.schema_registry.avro import AvroSerializer
 from confluent_kafka.schema_registry.json_schema import JSONSerializer
+from confluent_kafka.schema_registry.protobuf import ProtobufSerializer
 from confluent_kafka.serialization import MessageField, SerializationContext
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, timestamp_pb2, wrappers_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from registry import Registered, serving
 from test_producers import T0, Plain, ticks
 
-from streamrnn import avro
+from streamrnn import avro, protobuf
 from streamrnn.codec import Decoded, Decoder
 from streamrnn.instants import Refused
 from streamrnn.service.config import ConfigError, Settings, load
@@ -277,6 +281,143 @@ def test_json_schema_as_confluent_s_serializer_writes_it(registered: Registered,
     assert ticks(found, "temp flow") == [("pump-7", T0, {"temp": 21.4})]
     found = read(registered, "temp flow", {"format": "json-schema", "series": "@key.id"}, record)
     assert ticks(found, "temp flow") == [("k", T0, {"temp": 21.4})]
+
+
+# ── Protobuf ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+F = descriptor_pb2.FieldDescriptorProto
+PROTOBUF = {"format": "protobuf", "channel": None, "value": None}
+
+
+def _field(name: str, number: int, kind: int | str, repeated: bool = False, optional: bool = False, oneof: int | None = None) -> Any:
+    made = F(name=name, number=number, label=F.LABEL_REPEATED if repeated else F.LABEL_OPTIONAL)
+    if isinstance(kind, str):
+        made.type, made.type_name = (F.TYPE_ENUM if kind.endswith("Quality") else F.TYPE_MESSAGE), kind
+    else:
+        made.type = kind  # type: ignore[assignment]
+    if optional or oneof is not None:
+        made.proto3_optional, made.oneof_index = optional, oneof or 0
+    return made
+
+
+def _messages(pool: Any) -> tuple[Any, Any]:
+    """(class of a reading, class of a message within another type) of two files, the one importing the other."""
+    file = descriptor_pb2.FileDescriptorProto(name="shared.proto", package="shared", syntax="proto3")
+    file.enum_type.add(name="Quality").value.extend(
+        [descriptor_pb2.EnumValueDescriptorProto(name="GOOD", number=0), descriptor_pb2.EnumValueDescriptorProto(name="BAD", number=1)]
+    )
+    point = file.message_type.add(name="Point")
+    point.field.extend([_field("name", 1, F.TYPE_STRING), _field("value", 2, F.TYPE_DOUBLE, optional=True)])
+    point.oneof_decl.add(name="_value")
+    pool.Add(file)
+    for each in (timestamp_pb2, wrappers_pb2):
+        pool.AddSerializedFile(each.DESCRIPTOR.serialized_pb)
+    file = descriptor_pb2.FileDescriptorProto(name="reading.proto", package="plant", syntax="proto3")
+    file.dependency.extend(["shared.proto", "google/protobuf/timestamp.proto", "google/protobuf/wrappers.proto"])
+    file.message_type.add(name="Other").field.extend([_field("x", 1, F.TYPE_INT64)])
+    reading = file.message_type.add(name="Reading")
+    reading.oneof_decl.add(name="_flow")
+    reading.field.extend([
+        _field("series", 1, F.TYPE_STRING), _field("ts", 2, ".google.protobuf.Timestamp"), _field("temp", 3, F.TYPE_DOUBLE),
+        _field("flow", 4, F.TYPE_FLOAT, optional=True), _field("count", 5, F.TYPE_SINT64), _field("quality", 6, ".shared.Quality"),
+        _field("points", 7, ".shared.Point", repeated=True), _field("wrapped", 8, ".google.protobuf.DoubleValue"),
+        _field("big", 9, F.TYPE_UINT64), _field("raw", 10, F.TYPE_BYTES), _field("labels", 11, ".plant.Reading.LabelsEntry", repeated=True),
+    ])  # fmt: skip
+    inner = reading.nested_type.add(name="Inner")
+    inner.field.extend([_field("series", 1, F.TYPE_STRING), _field("temp", 2, F.TYPE_DOUBLE), _field("ts", 3, F.TYPE_INT64)])
+    entry = reading.nested_type.add(name="LabelsEntry")
+    entry.options.map_entry = True
+    entry.field.extend([_field("key", 1, F.TYPE_STRING), _field("value", 2, F.TYPE_STRING)])
+    pool.Add(file)
+    found = pool.FindMessageTypeByName("plant.Reading")
+    return message_factory.GetMessageClass(found), message_factory.GetMessageClass(found.nested_types_by_name["Inner"])
+
+
+READING, INNER = _messages(descriptor_pool.DescriptorPool())
+
+
+def protobuf_written(registered: Registered, message: Any, in_header: bool = False) -> Plain:
+    configuration: dict[str, Any] = {"use.deprecated.format": False}
+    if in_header:
+        configuration["schema.id.serializer"] = header_schema_id_serializer
+    headers: list[tuple[str, bytes]] = []
+    serializer = ProtobufSerializer(type(message), client(registered), conf=configuration)
+    return Plain(serializer(message, SerializationContext("t", MessageField.VALUE, headers)), None, tuple(headers))
+
+
+def reading(**more: Any) -> Any:
+    message = READING(series="pump-7", temp=21.4, **more)
+    message.ts.FromMicroseconds(T0 * 1000 + 250_001)
+    return message
+
+
+@pytest.mark.parametrize("in_header", [False, True])
+def test_protobuf_as_confluent_s_serializer_writes_it(registered: Registered, in_header: bool) -> None:
+    message = reading(count=-7, big=2**63, quality=1, labels={"site": "a"})
+    message.points.add(name="p")
+    record = protobuf_written(registered, message, in_header)
+    channels = "temp flow count big"
+    found = read(registered, channels, {**PROTOBUF, "series": ["labels.site", "series", "quality"], "values": "*"}, record)
+    assert ticks(found, channels) == [("a/pump-7/BAD", T0 + 250.001, {"temp": 21.4, "count": -7, "big": float(2**63)})]
+    inner = protobuf_written(registered, INNER(series="p", temp=1.5, ts=T0), in_header)
+    assert ticks(read(registered, "temp", {**PROTOBUF, "values": "*"}, inner), "temp") == [("p", T0, {"temp": 1.5})]
+
+
+def test_protobuf_points_of_a_message_are_ticks_and_what_is_not_there_is_missing(registered: Registered) -> None:
+    message = reading(flow=2.5)
+    message.wrapped.value = 3.0
+    for name, value in (("a", 1.0), ("b", None), ("c", 0.0)):
+        message.points.add(name=name, **({} if value is None else {"value": value}))
+    record = protobuf_written(registered, message)
+    decode = {**PROTOBUF, "each": "points[*]", "series": "^.series", "ts": "^.ts", "channel": "name", "value": "value", "others": "skip"}
+    found = read(registered, "a c", decode, record)
+    assert [tick[2] for tick in ticks(found, "a c")] == [{"a": 1.0}, {"c": 0.0}]
+    assert ticks(read(registered, "flow wrapped", {**PROTOBUF, "values": "*"}, record), "flow wrapped")[0][2] == {"flow": 2.5, "wrapped": 3.0}
+
+
+def test_thousands_of_protobuf_records_are_read_bit_for_bit(registered: Registered) -> None:
+    rng = random.Random(7)
+    serializer = ProtobufSerializer(READING, client(registered), conf={"use.deprecated.format": False})
+    records, expected = [], []
+    for _ in range(3000):
+        message = READING(series=rng.choice(["a", "ü", "long" * 30]), temp=rng.gauss(0, 1e9), count=rng.randrange(-(2**63), 2**63))
+        us = rng.randrange(2**50)
+        message.ts.FromMicroseconds(us)
+        if rng.random() < 0.5:
+            message.flow = rng.choice([math.nan, 0.0, rng.gauss(0, 1)])
+        records.append(Plain(serializer(message, SerializationContext("t", MessageField.VALUE))))
+        flow = message.flow if message.HasField("flow") else math.nan
+        expected.append((message.series, us, [message.temp, float(message.count), flow]))
+    found = read(registered, "temp count flow", {**PROTOBUF, "values": "*"}, *records)
+    assert found.rejected == []
+    batch = found.batch
+    assert [*zip(batch.series, batch.ts_us.tolist(), strict=True)] == [(series, us) for series, us, _ in expected]
+    assert repr(batch.values.tolist()) == repr([values for _, _, values in expected])
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.binary(max_size=120))
+def test_nothing_but_a_refusal_leaves_a_reader_of_protobuf(payload: bytes) -> None:
+    text = base64.b64encode(READING.DESCRIPTOR.file.serialized_pb).decode()
+    shared = base64.b64encode(READING.DESCRIPTOR.file.dependencies[0].serialized_pb).decode()
+    read = _protobuf_reader(text, shared)
+    for datum, more in ((payload, b""), (payload, payload), (b"\x02\x02" + payload, b"")):
+        try:
+            read(datum, more)
+        except Refused:
+            pass
+
+
+@functools.cache
+def _protobuf_reader(text: str, shared: str) -> Any:
+    return protobuf.reader_of(text, [("shared.proto", shared)])
+
+
+@pytest.mark.parametrize("text", ["", "no base64!", "syntax = 'proto3';", base64.b64encode(b"\xff" * 30).decode()])
+def test_a_protobuf_schema_that_cannot_be_used_refuses_its_records(registered: Registered, text: str) -> None:
+    registered.register("t-value", {"schema": text, "schemaType": "PROTOBUF"})
+    (refused,) = read(registered, "temp", {**PROTOBUF, "values": "*"}, Plain(b"\0\0\0\0\x01\0abc")).rejected
+    assert refused.reason in ("schema", "malformed")
 
 
 # ── schemas and bytes from outside ───────────────────────────────────────────────────────────────────────────────────
