@@ -20,6 +20,7 @@ import msgspec
 from streamrnn.influx import metrics_of
 from streamrnn.instants import UNREADABLE, Refused, short
 from streamrnn.mapping import SERIES, TS, DecodeSpec, Scalar
+from streamrnn.otlp import OtlpReader
 from streamrnn.paths import (
     ABSENT,
     Beside,
@@ -93,6 +94,7 @@ class Layout:
         self.parts: list[SeriesPart] = []
         self._quirk = QUIRKS[decode.quirk] if decode.quirk else None
         self.schemas = Schemas(decode.format, keys=keyed_by_schema(decode)) if decode.format in KIND_OF else None
+        self._otlp = OtlpReader() if decode.format == "otlp-proto" else None
         self._series(decode)
         ts = decode.ts if decode.ts is not None else TS
         self.ts = [self._add(parse_path(each)) for each in ((ts,) if isinstance(ts, str) else ts)]
@@ -198,6 +200,8 @@ class Layout:
             return _packed.decode(payload)
         if self.decode.format == "influx":
             return metrics_of(payload, self.decode.elements_max)
+        if self._otlp is not None:
+            return self._otlp.document(payload, self.decode.elements_max)
         decoder = _exact if exact or self._quirk is not None else _objects
         try:
             return decoder.decode(payload)

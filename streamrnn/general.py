@@ -22,7 +22,7 @@ from streamrnn.calendar import zone_of
 from streamrnn.elements import Layout, NoArray, Number, SeriesPart, matches, put, struct_of
 from streamrnn.instants import EPOCH, NS, UNREADABLE, Refused, TextTimes, number_us, short
 from streamrnn.mapping import DecodeSpec, shape_of
-from streamrnn.paths import ABSENT, Key, LocalMicros, Micros, Mistyped, Star, filled_in, named, parse_path
+from streamrnn.paths import ABSENT, Key, Labels, LocalMicros, Micros, Mistyped, Star, filled_in, named, parse_path
 from streamrnn.records import Record, Rejected, Skipped, SkipReason
 from streamrnn.schemas import VALUE_HEADER, taken_apart
 from streamrnn.spec import StreamSpec
@@ -94,7 +94,7 @@ class General:
         several = [column for part in self.layout.parts for column in part.columns]
         whole = all(rest is None for part in self.layout.parts for rest in part.rest)
         self._names_of: Callable[[Any], tuple[Any, ...]] | None = (
-            itemgetter(*several) if whole and len(several) > 1 else None
+            itemgetter(*several) if len(several) > 1 and (whole or decode.format == "otlp-proto") else None
         )
         self._names: dict[tuple[Any, ...], str] = {}
         self._rows = _rows_of(spec, decode)
@@ -213,7 +213,7 @@ class General:
 
     def _keep(self, parts: tuple[Any, ...], name: str) -> None:
         """Composite names are made once, as long as there are no more than NAMES_MAX. Of texts alone: 1 and True are equal."""
-        if all(part.__class__ is str or part is None or part is ABSENT for part in parts):
+        if all(part.__class__ in _KEPT or part is None or part is ABSENT for part in parts):
             if len(self._names) >= NAMES_MAX:
                 self._names.clear()
             self._names[parts] = name
@@ -505,6 +505,7 @@ def _rows_of(spec: StreamSpec, decode: DecodeSpec) -> _Rows | None:
 
 _MS_MAX = (1 << 62) // 1000 - 1
 _US_MAX = _MS_MAX * 1000 + 999
+_KEPT = (str, Labels)
 # Formats whose numbers are texts, of which the digits are had.
 _TEXTS = frozenset({"json", "json-schema"})
 

@@ -30,7 +30,7 @@ SERIES, TS = "series", "ts"
 Numbers = Literal["strict", "text", "decimal"]
 Policy = Literal["refuse", "skip"]
 # `influx` is read as the objects that Telegraf's JSON has (`streamrnn.influx`).
-Format = Literal["json", "json-schema", "avro", "protobuf", "msgpack", "influx"]
+Format = Literal["json", "json-schema", "avro", "protobuf", "msgpack", "influx", "otlp-proto"]
 Scalar = str | int | float | bool | None
 # A part of a series' name: a path, or several that are joined by `-`.
 Part = str | tuple[str, ...]
@@ -51,7 +51,7 @@ class DecodeSpec:
 
     `format`: `avro`, `protobuf` and `json-schema` name their schema in Confluent's frame before the datum or in a header, and
     a registry has it (JSON needs none to be read, and has a frame or not); MessagePack has the same objects as JSON; Influx
-    line protocol is read as those that Telegraf writes as JSON.
+    line protocol is read as those that Telegraf writes as JSON, OTLP Protobuf as those of OTLP JSON.
     `each`: arrays (or objects, `devices.*`) whose elements are the ticks of a record. `where`: by path the value that an
     element must have, or a tuple of such; others are skipped. `numbers`: `text` reads numbers written as text, `decimal`
     also Connect's base64 of unscaled bytes, with `scale` decimal places (one for all, or by channel); in both the words NaN

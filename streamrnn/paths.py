@@ -40,6 +40,13 @@ class LocalMicros(int):
     __slots__ = ()
 
 
+class Labels(list[Any]):
+    """Keys and values of which each combination is one object, so that what is made of it is found again by it."""
+
+    __slots__ = ()
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+
 Root = Literal["", "key", "header", "topic", "partition", "offset", "time", "window"]
 ROOTS: tuple[Root, ...] = ("key", "header", "topic", "partition", "offset", "time", "window")
 # Wanted of an element of one of these many.
@@ -281,7 +288,7 @@ def named(thing: Any) -> str:
 
 
 def _entry(step: Step, owner: Any, at: Any, place: int, count: int, text: str) -> Any:
-    if at.__class__ is not list:
+    if at.__class__ is not list and at.__class__ is not Labels:
         raise Mistyped(f"Expected an array on the way to `{text}`, got {named(at)}")
     if isinstance(step, At):
         return at[step.index] if step.index < len(at) else ABSENT

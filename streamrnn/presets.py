@@ -191,12 +191,19 @@ PRESETS: dict[str, dict[str, Any]] = {
     # WebSocket v2.
     "kraken": {**_FEED, "each": "data[*]", "series": "symbol", "ts": ["timestamp", "@time"], "values": "*"},
 }  # fmt: skip
+# The same as Protobuf, which is the exporters' default.
+PRESETS["otlp-proto"] = {**PRESETS["otlp-json"], "format": "otlp-proto", "numbers": "strict"}
+
+# Formats that have objects of one shape only: each is its preset's, where none is named.
+_BY_FORMAT = frozenset({"influx", "otlp-proto"})
 
 
 def with_preset(settings: Mapping[str, Any], channels: tuple[str, ...]) -> dict[str, Any]:
     """The keys of `decode:` as they are in force; `settings` holds those that are written down. Raises ValueError."""
     found = dict(settings)
-    name = found.pop("preset", None) or ("influx" if found.get("format") == "influx" else None)
+    name = found.pop("preset", None)
+    if name is None and found.get("format") in _BY_FORMAT:
+        name = found["format"]
     if name is None:
         return found
     base = dict(PRESETS[name])

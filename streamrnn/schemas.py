@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from streamrnn import avro, protobuf
+from streamrnn import avro, otlp, protobuf
 from streamrnn.instants import UNREADABLE, Refused, short
 from streamrnn.mapping import Format
 from streamrnn.paths import ABSENT
@@ -49,8 +49,10 @@ def name_of(id: SchemaId) -> str:
 
 def available(format: Format) -> str:
     """What has to be installed first; "" where all is there."""
-    missing = (format == "avro" and not avro.available()) or (format == "protobuf" and not protobuf.available())
-    return f"pip install 'streamrnn[{format}]'" if missing else ""
+    if format == "avro" and not avro.available():
+        return "pip install 'streamrnn[avro]'"
+    missing = (format == "protobuf" and not protobuf.available()) or (format == "otlp-proto" and not otlp.available())
+    return "pip install 'streamrnn[protobuf]'" if missing else ""
 
 
 def taken_apart(

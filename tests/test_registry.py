@@ -289,7 +289,9 @@ F = descriptor_pb2.FieldDescriptorProto
 PROTOBUF = {"format": "protobuf", "channel": None, "value": None}
 
 
-def _field(name: str, number: int, kind: int | str, repeated: bool = False, optional: bool = False, oneof: int | None = None) -> Any:
+def _field(
+    name: str, number: int, kind: int | str, repeated: bool = False, optional: bool = False, oneof: int | None = None
+) -> Any:
     made = F(name=name, number=number, label=F.LABEL_REPEATED if repeated else F.LABEL_OPTIONAL)
     if isinstance(kind, str):
         made.type, made.type_name = (F.TYPE_ENUM if kind.endswith("Quality") else F.TYPE_MESSAGE), kind
@@ -304,7 +306,10 @@ def _messages(pool: Any) -> tuple[Any, Any]:
     """(class of a reading, class of a message within another type) of two files, the one importing the other."""
     file = descriptor_pb2.FileDescriptorProto(name="shared.proto", package="shared", syntax="proto3")
     file.enum_type.add(name="Quality").value.extend(
-        [descriptor_pb2.EnumValueDescriptorProto(name="GOOD", number=0), descriptor_pb2.EnumValueDescriptorProto(name="BAD", number=1)]
+        [
+            descriptor_pb2.EnumValueDescriptorProto(name="GOOD", number=0),
+            descriptor_pb2.EnumValueDescriptorProto(name="BAD", number=1),
+        ]
     )
     point = file.message_type.add(name="Point")
     point.field.extend([_field("name", 1, F.TYPE_STRING), _field("value", 2, F.TYPE_DOUBLE, optional=True)])
@@ -324,7 +329,9 @@ def _messages(pool: Any) -> tuple[Any, Any]:
         _field("big", 9, F.TYPE_UINT64), _field("raw", 10, F.TYPE_BYTES), _field("labels", 11, ".plant.Reading.LabelsEntry", repeated=True),
     ])  # fmt: skip
     inner = reading.nested_type.add(name="Inner")
-    inner.field.extend([_field("series", 1, F.TYPE_STRING), _field("temp", 2, F.TYPE_DOUBLE), _field("ts", 3, F.TYPE_INT64)])
+    inner.field.extend(
+        [_field("series", 1, F.TYPE_STRING), _field("temp", 2, F.TYPE_DOUBLE), _field("ts", 3, F.TYPE_INT64)]
+    )
     entry = reading.nested_type.add(name="LabelsEntry")
     entry.options.map_entry = True
     entry.field.extend([_field("key", 1, F.TYPE_STRING), _field("value", 2, F.TYPE_STRING)])
@@ -357,7 +364,9 @@ def test_protobuf_as_confluent_s_serializer_writes_it(registered: Registered, in
     message.points.add(name="p")
     record = protobuf_written(registered, message, in_header)
     channels = "temp flow count big"
-    found = read(registered, channels, {**PROTOBUF, "series": ["labels.site", "series", "quality"], "values": "*"}, record)
+    found = read(
+        registered, channels, {**PROTOBUF, "series": ["labels.site", "series", "quality"], "values": "*"}, record
+    )
     assert ticks(found, channels) == [("a/pump-7/BAD", T0 + 250.001, {"temp": 21.4, "count": -7, "big": float(2**63)})]
     inner = protobuf_written(registered, INNER(series="p", temp=1.5, ts=T0), in_header)
     assert ticks(read(registered, "temp", {**PROTOBUF, "values": "*"}, inner), "temp") == [("p", T0, {"temp": 1.5})]
@@ -369,10 +378,21 @@ def test_protobuf_points_of_a_message_are_ticks_and_what_is_not_there_is_missing
     for name, value in (("a", 1.0), ("b", None), ("c", 0.0)):
         message.points.add(name=name, **({} if value is None else {"value": value}))
     record = protobuf_written(registered, message)
-    decode = {**PROTOBUF, "each": "points[*]", "series": "^.series", "ts": "^.ts", "channel": "name", "value": "value", "others": "skip"}
+    decode = {
+        **PROTOBUF,
+        "each": "points[*]",
+        "series": "^.series",
+        "ts": "^.ts",
+        "channel": "name",
+        "value": "value",
+        "others": "skip",
+    }
     found = read(registered, "a c", decode, record)
     assert [tick[2] for tick in ticks(found, "a c")] == [{"a": 1.0}, {"c": 0.0}]
-    assert ticks(read(registered, "flow wrapped", {**PROTOBUF, "values": "*"}, record), "flow wrapped")[0][2] == {"flow": 2.5, "wrapped": 3.0}
+    assert ticks(read(registered, "flow wrapped", {**PROTOBUF, "values": "*"}, record), "flow wrapped")[0][2] == {
+        "flow": 2.5,
+        "wrapped": 3.0,
+    }
 
 
 def test_thousands_of_protobuf_records_are_read_bit_for_bit(registered: Registered) -> None:
@@ -380,7 +400,9 @@ def test_thousands_of_protobuf_records_are_read_bit_for_bit(registered: Register
     serializer = ProtobufSerializer(READING, client(registered), conf={"use.deprecated.format": False})
     records, expected = [], []
     for _ in range(3000):
-        message = READING(series=rng.choice(["a", "ü", "long" * 30]), temp=rng.gauss(0, 1e9), count=rng.randrange(-(2**63), 2**63))
+        message = READING(
+            series=rng.choice(["a", "ü", "long" * 30]), temp=rng.gauss(0, 1e9), count=rng.randrange(-(2**63), 2**63)
+        )
         us = rng.randrange(2**50)
         message.ts.FromMicroseconds(us)
         if rng.random() < 0.5:

@@ -36,7 +36,7 @@ from streamrnn.durations import format_ms, parse_ms
 from streamrnn.elements import mapping_text
 from streamrnn.experts import EXPERTS_MEMORY_MAX, SEASONAL, experts_setting, written_experts
 from streamrnn.learning import LearnSpec
-from streamrnn.mapping import DecodeSpec
+from streamrnn.mapping import DecodeSpec, Format
 from streamrnn.meaning import Meaning, meaning_of
 from streamrnn.memory import exact_bytes, parse_bytes
 from streamrnn.presets import PRESETS, with_preset
@@ -296,7 +296,7 @@ class Decode(_Section):
     """
 
     preset: str | None = None
-    format: Literal["json", "json-schema", "avro", "protobuf", "msgpack", "influx"] = "json"
+    format: Format = "json"
     each: str | _Many | None = None
     where: dict[str, _Scalar | tuple[_Scalar, ...]] | None = None
     unwrap: str | None = None

@@ -41,14 +41,21 @@ async def test_avro_through_a_registry_that_goes_away_and_a_kill_exactly_once(
             serializer = AvroSerializer(own, json.dumps(schema))
             context = SerializationContext(f"{app}.ticks", MessageField.VALUE)
             return [
-                serializer({"series": "pump-7", "ts": AT + timedelta(seconds=i), "temp": i % 7 / 3}, context) for i in steps
+                serializer({"series": "pump-7", "ts": AT + timedelta(seconds=i), "temp": i % 7 / 3}, context)
+                for i in steps
             ]
 
         secret = tmp_path / "secret"
         secret.write_text("right\n")
         registry = {"url": registered.url, "username": "user", "password_file": str(secret)}
         config = configure(
-            tmp_path, broker, app, channels=["temp"], decode={**AVRO, "values": "*"}, registry=registry, delivery="exactly-once"
+            tmp_path,
+            broker,
+            app,
+            channels=["temp"],
+            decode={**AVRO, "values": "*"},
+            registry=registry,
+            delivery="exactly-once",
         )
         command("topics", "-c", config, "--create", "--partitions", "1")
         values = written("Before", range(COUNT // 2)) + written("After", range(COUNT // 2, COUNT))
