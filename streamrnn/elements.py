@@ -12,11 +12,13 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
 import msgspec
 
+from streamrnn import lines
 from streamrnn.influx import metrics_of
 from streamrnn.instants import UNREADABLE, Refused, short
 from streamrnn.mapping import SERIES, TS, DecodeSpec, Scalar
@@ -94,6 +96,7 @@ class Layout:
         self.parts: list[SeriesPart] = []
         self._quirk = QUIRKS[decode.quirk] if decode.quirk else None
         self.schemas = Schemas(decode.format, keys=keyed_by_schema(decode)) if decode.format in KIND_OF else None
+        self._lines = _lines_of(decode)
         self._otlp = OtlpReader() if decode.format == "otlp-proto" else None
         self._series(decode)
         ts = decode.ts if decode.ts is not None else TS
@@ -200,6 +203,8 @@ class Layout:
             return _packed.decode(payload)
         if self.decode.format == "influx":
             return metrics_of(payload, self.decode.elements_max)
+        if self._lines is not None:
+            return self._lines(payload, self.decode.elements_max)
         if self._otlp is not None:
             return self._otlp.document(payload, self.decode.elements_max)
         decoder = _exact if exact or self._quirk is not None else _objects
@@ -256,6 +261,13 @@ class Layout:
         raws = frozenset(self.ts) - {column for part in self.parts for column in part.columns}
         raws -= {column for columns in self.values for column in columns} | {column for column, _ in self.where}
         return self.arrays[0].typed(raws - {self.channel, *self.value}, self.decode.elements_max)
+
+
+def _lines_of(decode: DecodeSpec) -> Callable[[bytes, int], lines.Lines] | None:
+    """What reads records of lines; None of other formats."""
+    if decode.format == "csv":
+        return partial(lines.separated, columns=decode.columns or (), separator=decode.separator)
+    return {"graphite": lines.graphite, "collectd": lines.collectd}.get(decode.format)
 
 
 # Formats that generated structs read.

@@ -194,16 +194,44 @@ PRESETS: dict[str, dict[str, Any]] = {
 # The same as Protobuf, which is the exporters' default.
 PRESETS["otlp-proto"] = {**PRESETS["otlp-json"], "format": "otlp-proto", "numbers": "strict"}
 
-# Formats that have objects of one shape only: each is its preset's, where none is named.
-_BY_FORMAT = frozenset({"influx", "otlp-proto"})
+# Lines `path value time`: the last word of the path is the channel, what stands before it and the tags name the series.
+PRESETS["graphite"] = {
+    "format": "graphite",
+    "each": "lines[*]",
+    "series": ["prefix?", "tags.*"],
+    "ts": ["ts", "@time"],
+    "ts_unit": "s",
+    "numbers": "text",
+    "channel": "leaf",
+    "value": "value",
+    "others": "skip",
+}
+# write_kafka, Format Command: PUTVAL lines, as the JSON of the same.
+PRESETS["collectd-command"] = {
+    **PRESETS["collectd"],
+    "format": "collectd",
+    "each": "lines[*]",
+    "ts": ["time", "@time"],
+    "numbers": "text",
+}
+PRESETS["csv"] = {"format": "csv", "each": "lines[*]", "values": "*", "numbers": "text", "channel": None, "value": None}
+
+# Formats that have objects of one shape only, by the preset that each is where none is named.
+_BY_FORMAT = {
+    "influx": "influx",
+    "otlp-proto": "otlp-proto",
+    "graphite": "graphite",
+    "collectd": "collectd-command",
+    "csv": "csv",
+}
 
 
 def with_preset(settings: Mapping[str, Any], channels: tuple[str, ...]) -> dict[str, Any]:
     """The keys of `decode:` as they are in force; `settings` holds those that are written down. Raises ValueError."""
     found = dict(settings)
     name = found.pop("preset", None)
-    if name is None and found.get("format") in _BY_FORMAT:
-        name = found["format"]
+    if name is None:
+        name = _BY_FORMAT.get(found.get("format", ""))
     if name is None:
         return found
     base = dict(PRESETS[name])

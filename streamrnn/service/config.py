@@ -313,6 +313,8 @@ class Decode(_Section):
     others: Literal["refuse", "skip"] = "refuse"
     tombstones: Literal["refuse", "skip"] = "refuse"
     leading: Literal["refuse", "skip"] = "refuse"
+    columns: Annotated[tuple[str, ...], Field(min_length=1, max_length=1024)] | None = None
+    separator: str = ","
     elements_max: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
     record_bytes_max: Annotated[int, Field(ge=64)] = 1024 * 1024
     series_bytes_max: Annotated[int, Field(ge=1, le=4096)] = 256
