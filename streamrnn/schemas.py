@@ -110,6 +110,18 @@ class Schemas:
                     found.add(id)
         return found
 
+    def settle(self) -> Format | None:
+        """The format that most of the known schemas are of, which is read from now on; None where there is none."""
+        kinds = [kind for kind, _ in self._readers.values() if kind in KIND_OF.values()]
+        if not kinds:
+            return None
+        self.kind = max(KIND_OF.values(), key=kinds.count)
+        return next(format for format, kind in KIND_OF.items() if kind == self.kind)
+
+    def share(self, other: Schemas) -> None:
+        """What the other knows is known here, too."""
+        self._readers = other._readers
+
     def put(self, id: SchemaId, definition: Definition) -> None:
         """What reads records of this id from now on; a definition that cannot be used refuses them."""
         if len(self._readers) >= KEPT_MAX:

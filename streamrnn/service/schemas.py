@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from streamrnn.codec import Decoder
+from streamrnn.mapping import Format
 from streamrnn.records import Record
+from streamrnn.schemas import Schemas
 from streamrnn.transports.registry import Registry, SchemaFetcher
 
 if TYPE_CHECKING:
@@ -20,6 +22,17 @@ def fetcher_of(settings: Settings, decoder: Decoder) -> SchemaFetcher | None:
     if registry is None or schemas is None or not schemas.asks:
         return None
     return SchemaFetcher(Registry(registry), schemas)
+
+
+def known_for(settings: Settings, records: Sequence[Record]) -> tuple[Format, Schemas] | None:
+    """(the format of these records, their schemas), by the registry of the configuration; None where there is no registry, or
+    they name no schema. Raises ConfigError, RegistryAway, RegistryRefuses."""
+    registry, schemas = settings.registry_settings(), Schemas("avro", keys=True)
+    if registry is None or not schemas.missing(records):
+        return None
+    asyncio.run(SchemaFetcher(Registry(registry), schemas).once(records))
+    format = schemas.settle()
+    return (format, schemas) if format is not None else None
 
 
 def fetch(settings: Settings, decoder: Decoder, records: Sequence[Record]) -> None:
