@@ -129,7 +129,8 @@ class Decoded(NamedTuple):
 
 
 class Decoder:
-    """Decodes records of one stream. Holds no state between calls but what it counts, so a replay decodes the same.
+    """Decodes records of one stream. What it holds between calls is counts, and in Sparkplug what births have said by their
+    offsets (`carried`), so a replay decodes the same.
 
     `many`: a record may hold many ticks.
     """
@@ -267,6 +268,17 @@ class Decoder:
         if self._general is not None:
             return self._read(self._general, records)
         return Decoded(*self.decode(records), [])
+
+    def carried(self, partition: int, oldest: int) -> bytes:
+        """What a restart needs to read this partition from any offset from `oldest` on, beside its records; see `carry`."""
+        held = self._general.layout.sparkplug if self._general is not None else None
+        return held.carried(partition, oldest) if held is not None else b""
+
+    def carry(self, partition: int, content: bytes) -> None:
+        """Takes up what was `carried`, in place of what is held of the partition."""
+        held = self._general.layout.sparkplug if self._general is not None else None
+        if held is not None:
+            held.carry(partition, content)
 
     def ambiguous_names(self) -> list[tuple[str, str, str]]:
         """Of what was read: names that came of different fields, as (name, fields, other fields)."""

@@ -43,6 +43,7 @@ from streamrnn.paths import (
 from streamrnn.quirks import QUIRKS
 from streamrnn.records import Record
 from streamrnn.schemas import KIND_OF, Schemas
+from streamrnn.sparkplug import SparkplugReader
 from streamrnn.spec import StreamSpec
 
 Row = tuple[Any, ...]
@@ -97,6 +98,7 @@ class Layout:
         self._quirk = QUIRKS[decode.quirk] if decode.quirk else None
         self.schemas = Schemas(decode.format, keys=keyed_by_schema(decode)) if decode.format in KIND_OF else None
         self._lines = _lines_of(decode)
+        self.sparkplug = SparkplugReader() if decode.format == "sparkplug" else None
         self._otlp = OtlpReader() if decode.format == "otlp-proto" else None
         self._series(decode)
         ts = decode.ts if decode.ts is not None else TS
@@ -205,6 +207,8 @@ class Layout:
             return metrics_of(payload, self.decode.elements_max)
         if self._lines is not None:
             return self._lines(payload, self.decode.elements_max)
+        if self.sparkplug is not None:
+            return self.sparkplug.document(payload, record, self.decode.elements_max)
         if self._otlp is not None:
             return self._otlp.document(payload, self.decode.elements_max)
         decoder = _exact if exact or self._quirk is not None else _objects

@@ -31,7 +31,17 @@ Numbers = Literal["strict", "text", "decimal"]
 Policy = Literal["refuse", "skip"]
 # `influx` is read as the objects that Telegraf's JSON has (`streamrnn.influx`).
 Format = Literal[
-    "json", "json-schema", "avro", "protobuf", "msgpack", "influx", "otlp-proto", "graphite", "collectd", "csv"
+    "json",
+    "json-schema",
+    "avro",
+    "protobuf",
+    "msgpack",
+    "influx",
+    "otlp-proto",
+    "sparkplug",
+    "graphite",
+    "collectd",
+    "csv",
 ]
 Scalar = str | int | float | bool | None
 # A part of a series' name: a path, or several that are joined by `-`.
@@ -53,7 +63,7 @@ class DecodeSpec:
 
     `format`: `avro`, `protobuf` and `json-schema` name their schema in Confluent's frame before the datum or in a header, and
     a registry has it (JSON needs none to be read, and has a frame or not); MessagePack has the same objects as JSON; Influx
-    line protocol is read as those that Telegraf writes as JSON, OTLP Protobuf as those of OTLP JSON; the lines
+    line protocol is read as those that Telegraf writes as JSON, OTLP and Sparkplug B Protobuf as those of their JSON; the lines
     of Graphite, of collectd's commands and of CSV as `{"lines": […]}` (`streamrnn.lines`), CSV by the names in `columns`, with
     `separator` between them.
     `each`: arrays (or objects, `devices.*`) whose elements are the ticks of a record. `where`: by path the value that an

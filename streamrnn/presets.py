@@ -194,6 +194,16 @@ PRESETS: dict[str, dict[str, Any]] = {
 # The same as Protobuf, which is the exporters' default.
 PRESETS["otlp-proto"] = {**PRESETS["otlp-json"], "format": "otlp-proto", "numbers": "strict"}
 
+# Sparkplug B as it comes over MQTT: the series is GROUP/EDGE or GROUP/EDGE/DEVICE of the topic in the key.
+PRESETS["sparkplug"] = {
+    "format": "sparkplug",
+    "each": "metrics[*]",
+    "series": "^.series",
+    "ts": ["timestamp", "^.timestamp"],
+    "channel": "name",
+    "value": ["floatValue", "doubleValue", "intValue", "longValue"],
+    "others": "skip",
+}
 # Lines `path value time`: the last word of the path is the channel, what stands before it and the tags name the series.
 PRESETS["graphite"] = {
     "format": "graphite",
@@ -220,6 +230,7 @@ PRESETS["csv"] = {"format": "csv", "each": "lines[*]", "values": "*", "numbers":
 _BY_FORMAT = {
     "influx": "influx",
     "otlp-proto": "otlp-proto",
+    "sparkplug": "sparkplug",
     "graphite": "graphite",
     "collectd": "collectd-command",
     "csv": "csv",

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from streamrnn import avro, otlp, protobuf
+from streamrnn import avro, otlp, protobuf, sparkplug
 from streamrnn.instants import UNREADABLE, Refused, short
 from streamrnn.mapping import Format
 from streamrnn.paths import ABSENT
@@ -51,8 +51,8 @@ def available(format: Format) -> str:
     """What has to be installed first; "" where all is there."""
     if format == "avro" and not avro.available():
         return "pip install 'streamrnn[avro]'"
-    missing = (format == "protobuf" and not protobuf.available()) or (format == "otlp-proto" and not otlp.available())
-    return "pip install 'streamrnn[protobuf]'" if missing else ""
+    needed = {"protobuf": protobuf.available, "otlp-proto": otlp.available, "sparkplug": sparkplug.available}
+    return "pip install 'streamrnn[protobuf]'" if format in needed and not needed[format]() else ""
 
 
 def taken_apart(

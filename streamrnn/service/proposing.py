@@ -30,6 +30,7 @@ from streamrnn.paths import ROOTS, Key, Mistyped, parse_path
 from streamrnn.presets import with_preset
 from streamrnn.records import Record
 from streamrnn.schemas import Schemas, available
+from streamrnn.sparkplug import SparkplugReader
 from streamrnn.spec import StreamSpec
 
 CHANNELS_MAX = 24
@@ -329,8 +330,14 @@ def _bare_values(records: Sequence[Record], topic: str) -> Proposal | None:
 
 
 # Formats that are looked for where there is no JSON, and those whose objects have one shape, by the preset of it.
-_OTHERS = ("influx", "graphite", "collectd", "msgpack", "otlp-proto")
-_PRESET_OF = {"influx": "influx", "graphite": "graphite", "collectd": "collectd-command", "otlp-proto": "otlp-proto"}
+_OTHERS = ("sparkplug", "influx", "graphite", "collectd", "msgpack", "otlp-proto")
+_PRESET_OF = {
+    "influx": "influx",
+    "graphite": "graphite",
+    "collectd": "collectd-command",
+    "otlp-proto": "otlp-proto",
+    "sparkplug": "sparkplug",
+}
 _LINES: dict[str, Callable[[bytes, int], dict[str, list[Any]]]] = {
     "influx": metrics_of,
     "graphite": lines.graphite,
@@ -350,6 +357,7 @@ def _by_schema(records: Sequence[Record], schemas: Schemas) -> Documents:
 
 def _other_documents(records: Sequence[Record], form: str) -> Documents:
     """Of records in another format, where most of them are."""
+    edges = SparkplugReader() if form == "sparkplug" and not available("sparkplug") else None
     otlp = OtlpReader() if form == "otlp-proto" and not available("otlp-proto") else None
     found: Documents = []
     for record in records:
@@ -362,6 +370,9 @@ def _other_documents(records: Sequence[Record], form: str) -> Documents:
                     continue
                 if form == "graphite" and not all(_NUMBER.fullmatch(each["value"]) for each in found_lines):
                     continue
+            elif form == "sparkplug":
+                if edges is not None and (record.key or b"").startswith(b"spBv1.0/"):
+                    document = edges.document(record.value or b"", record, CHANNELS_MAX**2)
             elif form == "otlp-proto":
                 document = otlp.document(record.value or b"", CHANNELS_MAX**2) if otlp is not None else None
                 if document is not None and not any(

@@ -919,6 +919,8 @@ class Pump:
         else:
             word = Word("", skips=skips_beside(known))
         by_tool = known is not None and not is_ours(known)
+        carried = said.decoder if said is not None else b""
+        self._decoder.carry(partition, carried)
         # A new partition has no state to lose. A topic that is deleted takes the group's offsets with it, not the state.
         lost = bool(why) and why != DELETED and (known is not None or why != NO_CHECKPOINT)
         if checkpoint is not None and not why and not word.anew:
@@ -959,7 +961,7 @@ class Pump:
             # The log's clock begins with the life of the partition's state.
             begun = Checkpoint(
                 self._source.topic, position, serving, None, life, input_id=self._input_id, clocks=((position, b""),),
-                word=known.offset if known is not None and by_tool else -1, skips=word.skips,
+                word=known.offset if known is not None and by_tool else -1, skips=word.skips, decoder=carried,
             )  # fmt: skip
             self._checkpointer.begin(partition, begun, begun.history(), end, strays, done.layouts)
             if lost:

@@ -326,6 +326,7 @@ class Worker:
                 swaps_max=max(1, settings.learn.keep - 2),
             ),
             self.observer.checkpointed, self.observer.written_by_another, self.observer.states_appended,
+            self.decoder.carried,
         )  # fmt: skip
 
     def _pump_settings(self) -> PumpSettings:

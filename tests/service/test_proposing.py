@@ -28,6 +28,7 @@ from registry import serving
 from test_elements import documents
 from test_otlp import metrics
 from test_producers import T0, Plain
+from test_sparkplug import payload as sparkplug_payload
 
 from streamrnn.cli import app
 from streamrnn.cli.exit_codes import exit_code_of
@@ -153,6 +154,11 @@ PRODUCERS: dict[str, tuple[list[Plain], str | None, set[str], set[str], str]] = 
     "collectd's commands": (
         records([f"PUTVAL host-a/cpu-{i % 2}/cpu-system interval=2.000 {1764255600 + 2 * (i // 2)}.25:5168" for i in range(8)], begin=1764255600000),
         "collectd-command", {"host-a/cpu-0/cpu-system", "host-a/cpu-1/cpu-system"}, {"value"}, "2s",
+    ),
+    "sparkplug as protobuf": (
+        [Plain(sparkplug_payload({"name": "temp", "alias": 1, "datatype": 10, "double_value": 1.5} if i < 2 else {"alias": 1, "double_value": i * 1.0}, at=T0 + 1000 * (i // 2)),
+               f"spBv1.0/plant/N{'BIRTH' if i < 2 else 'DATA'}/E{i % 2}".encode(), (), T0 + 1000 * (i // 2), i) for i in range(8)],
+        "sparkplug", {"plant/E0", "plant/E1"}, {"temp"}, "1s",
     ),
     "otlp as protobuf": (
         [Plain(otlp(i), None, (), T0 + 1000 * i, i) for i in range(6)], "otlp-proto", {"host-a"}, {"temp"}, "1s",
