@@ -52,22 +52,33 @@ def available() -> bool:
     return True
 
 
-def reader_of(text: str, references: Sequence[str] = ()) -> Reader:
-    """Of a schema as JSON text, with those that it refers to, each after what it refers to itself. Raises ValueError.
-
-    What is returned raises Refused.
-    """
+def parsed(text: str, references: Sequence[str] = ()) -> tuple[Any, dict[str, Any]]:
+    """(a schema of JSON text as fastavro has it, its named types), with those that it refers to, each after what it refers to
+    itself. Raises ValueError."""
     from fastavro.schema import SchemaParseException, UnknownType, parse_schema
 
     names: dict[str, Any] = {}
     try:
         for reference in references:
             parse_schema(json.loads(reference), names)
-        parsed = parse_schema(json.loads(text), names)
-        read = _Text(names).compiled(parsed)
+        return parse_schema(json.loads(text), names), names
     except UnknownType as error:
         raise ValueError(f"it uses the type {error.name!r}, which nothing defines") from None
     except (SchemaParseException, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"it cannot be used: {error}") from None
+    except (RecursionError, MemoryError):
+        raise ValueError("it is nested too deep") from None
+
+
+def reader_of(text: str, references: Sequence[str] = ()) -> Reader:
+    """Of a schema as JSON text, with those that it refers to, each after what it refers to itself. Raises ValueError.
+
+    What is returned raises Refused.
+    """
+    schema, names = parsed(text, references)
+    try:
+        read = _Text(names).compiled(schema)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"it cannot be used: {error}") from None
     except (RecursionError, MemoryError, SyntaxError):
         raise ValueError("it is nested too deep") from None

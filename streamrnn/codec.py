@@ -6,6 +6,7 @@ neighbours are not touched by it.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
+from streamrnn.avro_columns import AvroColumns
 from streamrnn.general import General, Skip, Tick
 from streamrnn.instants import NS, UNREADABLE, Refused, TextTimes, number_us, short, text_us
 from streamrnn.mapping import DecodeSpec, check_bounds, shape_of
@@ -146,11 +148,15 @@ class Decoder:
         # Of a format whose records name theirs; who decodes sees to it that none is missing.
         self.schemas: Schemas | None = None
         self._general: General | None = None
+        self._columns: AvroColumns | None = None
         if not self.decode_spec.plain:
             self._general = General(
                 spec, self.decode_spec, self._check_name, self._name_outside, self._instant_outside, _cloud_event
             )
             self.schemas = self._general.layout.schemas
+            if self.schemas is not None and self.decode_spec.format == "avro":
+                with contextlib.suppress(ValueError):  # the configuration is for the general reader alone
+                    self._columns = AvroColumns(spec, self.decode_spec, self.schemas)
             return
         self._shape = shape_of(spec, self.decode_spec)
         self._row = _strategy(self._shape.root)
@@ -285,6 +291,10 @@ class Decoder:
         return self._general.ambiguous() if self._general is not None else []
 
     def _read(self, general: General, records: Sequence[Record]) -> Decoded:
+        if self._columns is not None:
+            batch = self._columns.read(records)
+            if batch is not None:
+                return Decoded(batch, [], [])
         ticks: list[Tick] = []
         counts: list[int] = []
         rejected: list[Rejected] = []

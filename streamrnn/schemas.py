@@ -88,6 +88,7 @@ class Schemas:
         self.asks = self.kind != "JSON"  # JSON needs no schema to be read
         self._keys = keys
         self._readers: dict[SchemaId, tuple[str, _Read]] = {}
+        self._definitions: dict[SchemaId, Definition] = {}
 
     def missing(self, records: Sequence[Record]) -> set[SchemaId]:
         """Ids that these records name, and of which nothing is known."""
@@ -120,14 +121,18 @@ class Schemas:
 
     def share(self, other: Schemas) -> None:
         """What the other knows is known here, too."""
+        self._definitions = other._definitions
         self._readers = other._readers
 
     def put(self, id: SchemaId, definition: Definition) -> None:
         """What reads records of this id from now on; a definition that cannot be used refuses them."""
         if len(self._readers) >= KEPT_MAX:
             self._readers.clear()
+            self._definitions.clear()
+        self._definitions.pop(id, None)
         try:
             self._readers[id] = definition.kind, _reader(definition)
+            self._definitions[id] = definition
         except ValueError as error:
             detail = f"the schema {name_of(id)} of the registry: {error}"
             self._readers[id] = definition.kind, _refusing(detail)
@@ -136,10 +141,18 @@ class Schemas:
         """Records of this id are refused until it is forgotten."""
         if len(self._readers) >= KEPT_MAX:
             self._readers.clear()
+            self._definitions.clear()
+        self._definitions.pop(id, None)
         self._readers[id] = self.kind, _refusing(why)
 
     def forget(self, id: SchemaId) -> None:
         self._readers.pop(id, None)
+        self._definitions.pop(id, None)
+
+    def definition(self, id: SchemaId) -> Definition | None:
+        """Of an Avro schema that is known."""
+        found = self._definitions.get(id)
+        return found if found is not None and found.kind == "AVRO" else None
 
     def document(self, payload: bytes, record: Record) -> Any:
         """A record's value as plain objects. Raises Refused."""

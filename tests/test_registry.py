@@ -493,6 +493,7 @@ def generated(schema: Any, rng: random.Random) -> Any:
         "string": lambda: "".join(rng.choice("aü€𝄞") for _ in range(rng.randrange(200))),
         "fixed": lambda: rng.randbytes(schema["size"]), "array": lambda: [generated(schema["items"], rng) for _ in range(rng.randrange(4))],
         "map": lambda: {f"k{i}": generated(schema["values"], rng) for i in range(rng.randrange(4))},
+        "enum": lambda: rng.choice(schema["symbols"]),
         "record": lambda: {f["name"]: generated(f["type"], rng) for f in schema["fields"]},
     }  # fmt: skip
     return made[kind]()

@@ -215,7 +215,7 @@ def _formats() -> tuple[Decoder, ...]:
     made = []
     for decode in (
         {"format": "avro", "series": ["series?", "@key"], "timezone": "UTC", "values": {"temp": "temp", "flow": "flow.a[0].temp"}},
-        {"format": "protobuf", "each": "rest[*]", "series": ["^.series?", "series"], "values": "*"},
+        {"format": "protobuf", "each": "rest[*]", "series": "^.series", "values": "*"},
         {"format": "json-schema"}, {"preset": "otlp-proto", "series": "^.name"}, {"preset": "sparkplug"}, {"preset": "graphite"},
         {"preset": "collectd-command", "values": {"temp": "values[^.dsnames=value0]", "flow": "values[^.dsnames=value1]"}},
         {"format": "msgpack"}, {"preset": "influx"}, {"format": "csv", "columns": ["series", "ts", "temp", "flow"]},
@@ -238,7 +238,7 @@ FORMATS = [
     b"\x00\x00\x00\x00\x02\x00\x0a\x01p\x2a\x13\x12\x06\x08\x80\x80\x94\xc9\x06\x19\x00\x00\x00\x00\x00\x00\xf0?\x20\x05",
     b'\x00\x00\x00\x00\x03{"series":"p","ts":1764000000000,"values":{"temp":1}}',
     b"\x0a\x25\x12\x23\x12\x21\x0a\x04temp\x2a\x19\x0a\x17\x19\x00\x00\xc8\x4e\x67\x6d\xc1\x18\x21\x00\x00\x00\x00\x00\x00\xf0?\x3a\x03\x0a\x01k",
-    b"\x08\x80\xd0\xdf\xb4\xab3\x12\x11\x0a\x04temp\x10\x01\x20\x0ai\x00\x00\x00\x00\x00\x00\xf0?\x12\x04\x10\x01\x38\x01\x12\x04\x10\x07\x50\x05\x18\x00",
+    b"\x08\x80\xd0\xdf\xb4\xab3\x12\x13\x0a\x04temp\x10\x01\x20\x0ai\x00\x00\x00\x00\x00\x00\xf0?\x12\x04\x10\x01\x38\x01\x12\x04\x10\x07\x50\x05\x18\x00",
     b"a.b.temp;x=y 1.5 1764000000\r\na.b.flow nan 1764000000",
     b'PUTVAL "h/p-1/temp-x" interval=2 1764000000.5:1:U N:2',
     b'p,1764000000000,1,"2"\r\n"q ""x""",1764000000001,NaN,',
