@@ -6,6 +6,7 @@ neighbours are not touched by it.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,11 +16,13 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
+from streamrnn.avro_columns import AvroColumns
 from streamrnn.general import General, Skip, Tick
 from streamrnn.instants import NS, UNREADABLE, Refused, TextTimes, number_us, short, text_us
 from streamrnn.mapping import DecodeSpec, check_bounds, shape_of
-from streamrnn.paths import ABSENT
+from streamrnn.paths import ABSENT, named
 from streamrnn.records import Reason, Record, Rejected, Skipped, TickBatch
+from streamrnn.schemas import Schemas, available
 from streamrnn.spec import StreamSpec
 
 __all__ = ["DETAIL_CHARS_MAX", "DecodeSpec", "Decoder", "dead_letter"]
@@ -128,7 +131,8 @@ class Decoded(NamedTuple):
 
 
 class Decoder:
-    """Decodes records of one stream. Holds no state between calls but what it counts, so a replay decodes the same.
+    """Decodes records of one stream. What it holds between calls is counts, and in Sparkplug what births have said by their
+    offsets (`carried`), so a replay decodes the same.
 
     `many`: a record may hold many ticks.
     """
@@ -139,11 +143,20 @@ class Decoder:
         self.json_keys = KeysSeen()
         self.many = self.decode_spec.each is not None
         check_bounds(self.decode_spec)
+        if wanting := available(self.decode_spec.format):
+            raise ValueError(f"decode: format: {self.decode_spec.format} needs more packages: {wanting}")
+        # Of a format whose records name theirs; who decodes sees to it that none is missing.
+        self.schemas: Schemas | None = None
         self._general: General | None = None
+        self._columns: AvroColumns | None = None
         if not self.decode_spec.plain:
             self._general = General(
                 spec, self.decode_spec, self._check_name, self._name_outside, self._instant_outside, _cloud_event
             )
+            self.schemas = self._general.layout.schemas
+            if self.schemas is not None and self.decode_spec.format == "avro":
+                with contextlib.suppress(ValueError):  # the configuration is for the general reader alone
+                    self._columns = AvroColumns(spec, self.decode_spec, self.schemas)
             return
         self._shape = shape_of(spec, self.decode_spec)
         self._row = _strategy(self._shape.root)
@@ -262,11 +275,26 @@ class Decoder:
             return self._read(self._general, records)
         return Decoded(*self.decode(records), [])
 
+    def carried(self, partition: int, oldest: int) -> bytes:
+        """What a restart needs to read this partition from any offset from `oldest` on, beside its records; see `carry`."""
+        held = self._general.layout.sparkplug if self._general is not None else None
+        return held.carried(partition, oldest) if held is not None else b""
+
+    def carry(self, partition: int, content: bytes) -> None:
+        """Takes up what was `carried`, in place of what is held of the partition."""
+        held = self._general.layout.sparkplug if self._general is not None else None
+        if held is not None:
+            held.carry(partition, content)
+
     def ambiguous_names(self) -> list[tuple[str, str, str]]:
         """Of what was read: names that came of different fields, as (name, fields, other fields)."""
         return self._general.ambiguous() if self._general is not None else []
 
     def _read(self, general: General, records: Sequence[Record]) -> Decoded:
+        if self._columns is not None:
+            batch = self._columns.read(records)
+            if batch is not None:
+                return Decoded(batch, [], [])
         ticks: list[Tick] = []
         counts: list[int] = []
         rejected: list[Rejected] = []
@@ -334,6 +362,14 @@ class Decoder:
             raise Refused(
                 "no-series", f"the field {short(field)} is null or absent (decode.series; unset it to go by the key)"
             )
+        if self.schemas is not None and not fallback:
+            found = self.schemas.key(record)
+            if found is not ABSENT:
+                if isinstance(found, str | int) and not isinstance(found, bool):
+                    return str(found)
+                raise Refused(
+                    "no-series", f"no field `series`, and the record key is {named(found)} (decode.series: @key.FIELD)"
+                )
         try:
             if key.__class__ is bytes:
                 if not fallback and key[-1:] in _JSON_ENDS and _is_json(key):

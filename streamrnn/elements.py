@@ -12,14 +12,17 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
 import msgspec
 
+from streamrnn import lines
 from streamrnn.influx import metrics_of
 from streamrnn.instants import UNREADABLE, Refused, short
 from streamrnn.mapping import SERIES, TS, DecodeSpec, Scalar
+from streamrnn.otlp import OtlpReader
 from streamrnn.paths import (
     ABSENT,
     Beside,
@@ -39,6 +42,8 @@ from streamrnn.paths import (
 )
 from streamrnn.quirks import QUIRKS
 from streamrnn.records import Record
+from streamrnn.schemas import KIND_OF, Schemas
+from streamrnn.sparkplug import SparkplugReader
 from streamrnn.spec import StreamSpec
 
 Row = tuple[Any, ...]
@@ -91,6 +96,10 @@ class Layout:
         self.wanted: list[Path] = []
         self.parts: list[SeriesPart] = []
         self._quirk = QUIRKS[decode.quirk] if decode.quirk else None
+        self.schemas = Schemas(decode.format, keys=keyed_by_schema(decode)) if decode.format in KIND_OF else None
+        self._lines = _lines_of(decode)
+        self.sparkplug = SparkplugReader() if decode.format == "sparkplug" else None
+        self._otlp = OtlpReader() if decode.format == "otlp-proto" else None
         self._series(decode)
         ts = decode.ts if decode.ts is not None else TS
         self.ts = [self._add(parse_path(each)) for each in ((ts,) if isinstance(ts, str) else ts)]
@@ -102,7 +111,7 @@ class Layout:
             self.value = tuple(self._add(parse_path(each)) for each in value)
         self.where = [(self._add(parse_path(path)), _wanted(path, want)) for path, want in (decode.where or {}).items()]
         each = (decode.each,) if isinstance(decode.each, str) else decode.each or (".",)
-        self.arrays = tuple(_Array(text, self.wanted) for text in each)
+        self.arrays = tuple(_Array(text, self.wanted, self.schemas) for text in each)
         if len(set(each)) < len(each) or ("." in each[:-1]):
             raise ValueError("decode: each: an array is named twice, or `.` (the record itself) stands before others")
         self._array_text = ", ".join(short(text) for text in each)
@@ -186,14 +195,22 @@ class Layout:
                 return direct(payload, record)
             except (msgspec.MsgspecError, AttributeError, Mistyped):
                 pass  # another shape than the structs have: an object that is null, a text where an array should be
-        return self.rows_of(self.document(payload), record)
+        return self.rows_of(self.document(payload, record), record)
 
-    def document(self, payload: bytes, exact: bool = False) -> Any:
-        """The JSON as plain objects; `exact`: numbers with a fraction are `Number`."""
+    def document(self, payload: bytes, record: Record, exact: bool = False) -> Any:
+        """The record's value as plain objects; `exact`: of JSON, numbers with a fraction are `Number`."""
+        if self.schemas is not None and self.schemas.asks:
+            return self.schemas.document(payload, record)
         if self.decode.format == "msgpack":
             return _packed.decode(payload)
         if self.decode.format == "influx":
             return metrics_of(payload, self.decode.elements_max)
+        if self._lines is not None:
+            return self._lines(payload, self.decode.elements_max)
+        if self.sparkplug is not None:
+            return self.sparkplug.document(payload, record, self.decode.elements_max)
+        if self._otlp is not None:
+            return self._otlp.document(payload, self.decode.elements_max)
         decoder = _exact if exact or self._quirk is not None else _objects
         try:
             return decoder.decode(payload)
@@ -240,7 +257,7 @@ class Layout:
             self._quirk is not None
             or self.decode.unwrap is not None
             or len(self.arrays) > 1
-            or self.decode.format == "influx"
+            or self.decode.format not in _STRUCTS
         ):
             return None
         if self.decode.format == "msgpack":  # its numbers are doubles, and no text
@@ -250,6 +267,15 @@ class Layout:
         return self.arrays[0].typed(raws - {self.channel, *self.value}, self.decode.elements_max)
 
 
+def _lines_of(decode: DecodeSpec) -> Callable[[bytes, int], lines.Lines] | None:
+    """What reads records of lines; None of other formats."""
+    if decode.format == "csv":
+        return partial(lines.separated, columns=decode.columns or (), separator=decode.separator)
+    return {"graphite": lines.graphite, "collectd": lines.collectd}.get(decode.format)
+
+
+# Formats that generated structs read.
+_STRUCTS = frozenset({"json", "json-schema", "msgpack"})
 # How a text begins that is a document of its own, perhaps.
 _OPENING = frozenset({"{", "[", " ", "\n", "\t", "\r"})
 
@@ -270,7 +296,7 @@ def _wanted(path: str, want: Scalar | tuple[Scalar, ...]) -> frozenset[Any]:
 class _Array:
     """One way of `each`: the arrays that lead to the elements, and the columns by level."""
 
-    def __init__(self, text: str, wanted: Sequence[Path]) -> None:
+    def __init__(self, text: str, wanted: Sequence[Path], schemas: Schemas | None = None) -> None:
         self.text, self.itself = text, text == "."
         self.lists, self.keyed = _segments(text)
         depth = len(self.lists)
@@ -291,7 +317,7 @@ class _Array:
         )
         for i, (path, level) in enumerate((column.path, column.level) for column in columns):
             if path.root:
-                self._record.append((i, of_record(path)))
+                self._record.append((i, of_record(path, schemas)))
             elif level >= 0:
                 if path.own_key:
                     self._keys.append((i, level))
@@ -594,7 +620,14 @@ def _segments(text: str) -> tuple[list[Path], list[bool]]:
 # ── of the record ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def of_record(path: Path) -> Callable[[Record], Any]:
+def keyed_by_schema(decode: DecodeSpec) -> bool:
+    """Whether the records' keys may be asked for."""
+    return decode.series is None or "@key" in repr(
+        (decode.series, decode.ts, decode.values, decode.channel, decode.value, decode.where)
+    )
+
+
+def of_record(path: Path, schemas: Schemas | None = None) -> Callable[[Record], Any]:
     """What stands in a record beside its value; ABSENT where there is nothing."""
     if path.root == "topic":
         return lambda record: record.topic
@@ -607,10 +640,18 @@ def of_record(path: Path) -> Callable[[Record], Any]:
     if path.root == "header":
         wanted = path.steps[0].name if isinstance(path.steps[0], Key) else ""
         return lambda record: _header(record, wanted)
-    if not path.steps:
-        return lambda record: _text(record.key, path.text)
-    walk = walker(path)
-    return lambda record: walk(_json_key(record.key, path.text), 0, 1)
+    walk = walker(path) if path.steps else _itself
+
+    def of_key(record: Record) -> Any:
+        if schemas is not None:
+            key = schemas.key(record)
+            if key is not ABSENT:
+                return walk(key, 0, 1)
+        if not path.steps:
+            return _text(record.key, path.text)
+        return walk(_json_key(record.key, path.text), 0, 1)
+
+    return of_key
 
 
 def _header(record: Record, wanted: str) -> Any:

@@ -22,8 +22,9 @@ from streamrnn.calendar import zone_of
 from streamrnn.elements import Layout, NoArray, Number, SeriesPart, matches, put, struct_of
 from streamrnn.instants import EPOCH, NS, UNREADABLE, Refused, TextTimes, number_us, short
 from streamrnn.mapping import DecodeSpec, shape_of
-from streamrnn.paths import ABSENT, Key, Mistyped, Star, filled_in, named, parse_path
+from streamrnn.paths import ABSENT, Key, Labels, LocalMicros, Micros, Mistyped, Star, filled_in, named, parse_path
 from streamrnn.records import Record, Rejected, Skipped, SkipReason
+from streamrnn.schemas import VALUE_HEADER, taken_apart
 from streamrnn.spec import StreamSpec
 
 Values = tuple[float | None, ...]
@@ -33,7 +34,7 @@ Tick = tuple[str, int, Values, int, int]
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?", re.ASCII)
 _NUMBER_CHARS_MAX = 400
 NAMES_MAX = 16_384
-FRAME_BYTES = 5  # Confluent's: a zero and the schema's id
+_FRAMES = (b"\x00", b"\x01")  # how Confluent's begin; no JSON does
 _MISSING = frozenset({"", "nan", "inf", "+inf", "-inf", "infinity", "+infinity", "-infinity", "null"})
 _BASE64 = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?", re.ASCII)
 _SCALE_MAX = 400
@@ -93,7 +94,7 @@ class General:
         several = [column for part in self.layout.parts for column in part.columns]
         whole = all(rest is None for part in self.layout.parts for rest in part.rest)
         self._names_of: Callable[[Any], tuple[Any, ...]] | None = (
-            itemgetter(*several) if whole and len(several) > 1 else None
+            itemgetter(*several) if len(several) > 1 and (whole or decode.format == "otlp-proto") else None
         )
         self._names: dict[tuple[Any, ...], str] = {}
         self._rows = _rows_of(spec, decode)
@@ -107,8 +108,8 @@ class General:
         """Appends what a record gives. Raises Refused, Skip and what a JSON decoder raises, for the record as a whole."""
         subject = time = None
         layout = self.layout
-        if self.decode.format == "json-schema" and payload[:1] == b"\x00":
-            payload = payload[FRAME_BYTES:]
+        if self.decode.format == "json-schema" and payload[:1] in _FRAMES:
+            payload = taken_apart(payload, (), VALUE_HEADER)[1]
         if record.headers:
             structured, subject, time = self._envelope(record.headers)
             if structured:
@@ -116,7 +117,7 @@ class General:
         if not payload and self.decode.tombstones == "skip":  # how a retained message of MQTT is deleted
             raise Skip("tombstone")
         if (
-            payload == _NIL[self.decode.format]
+            payload == _NIL.get(self.decode.format)
             or payload[:5].strip() == b"null"
             or (payload[:1].isspace() and payload.strip() == b"null")
         ):
@@ -150,7 +151,7 @@ class General:
                 refused.append((index, refusal))
             except _Inexact:
                 # The digits of a time that a double does not have: the document once more, as it is written.
-                rows = layout.rows_of(layout.document(payload, exact=True), record)
+                rows = layout.rows_of(layout.document(payload, record, exact=True), record)
                 try:
                     out.append(self._tick(rows[index], index, subject, time, record))
                 except Skip as skip:
@@ -212,7 +213,7 @@ class General:
 
     def _keep(self, parts: tuple[Any, ...], name: str) -> None:
         """Composite names are made once, as long as there are no more than NAMES_MAX. Of texts alone: 1 and True are equal."""
-        if all(part.__class__ is str or part is None or part is ABSENT for part in parts):
+        if all(part.__class__ in _KEPT or part is None or part is ABSENT for part in parts):
             if len(self._names) >= NAMES_MAX:
                 self._names.clear()
             self._names[parts] = name
@@ -291,9 +292,13 @@ class General:
             if kind is Number:
                 return self._number_us(ts.text.encode())
             if kind is float:
-                if self.decode.format == "msgpack":
+                if self.decode.format not in _TEXTS:
                     return self._double_us(ts)
                 raise _Inexact
+            if kind is Micros:
+                return self._bounded(int(ts))
+            if kind is LocalMicros:
+                return self._bounded(self._texts.local_us(ts))
             if kind is datetime and ts.tzinfo is not None:
                 return self._bounded((ts - EPOCH) // _US)
             raise Refused("timestamp", f"{named(ts)} is neither a number nor a text (decode.ts)")
@@ -305,11 +310,10 @@ class General:
         return self._bounded(number_us(text, self._ns))
 
     def _double_us(self, ts: float) -> int:
-        """Of a double that is no text: its exact value, cut off."""
+        """Of a double that is no text: as it would be written, which is what its sender has seen."""
         if not math.isfinite(ts):
             raise Refused("timestamp", "NaN or Infinity is not a time (decode.ts)")
-        up, down = ts.as_integer_ratio()
-        return self._bounded(up * self._ns // (down * 1000))
+        return self._number_us(repr(ts).encode())
 
     @staticmethod
     def _bounded(us: int) -> int:
@@ -329,7 +333,10 @@ class General:
             kind = value.__class__
             if kind is float or kind is int:
                 if value is not ABSENT and not -most <= value <= most:
-                    self._out_of_range(value, channel)
+                    if value != value:  # formats that have NaN
+                        value = None
+                    else:
+                        self._out_of_range(value, channel)
                 found.append(value)
             elif value is None:
                 found.append(None)
@@ -383,6 +390,8 @@ class General:
             hint = " (decode.numbers: text reads numbers in texts)" if kind is str else ""
             raise Refused("type", f"Expected a number at `{text}`, got {named(value)}{hint}")
         if not -self.decode.value_abs_max <= found <= self.decode.value_abs_max:
+            if found != found:
+                return None
             self._out_of_range(found, channel)
         return found
 
@@ -496,11 +505,14 @@ def _rows_of(spec: StreamSpec, decode: DecodeSpec) -> _Rows | None:
 
 _MS_MAX = (1 << 62) // 1000 - 1
 _US_MAX = _MS_MAX * 1000 + 999
+_KEPT = (str, Labels)
+# Formats whose numbers are texts, of which the digits are had.
+_TEXTS = frozenset({"json", "json-schema"})
 
 
 _US = timedelta(microseconds=1)
 # What stands for null in a record that holds nothing else.
-_NIL: dict[str, bytes | None] = {"json": b"null", "json-schema": b"null", "msgpack": b"\xc0", "influx": None}
+_NIL: dict[str, bytes | None] = {"json": b"null", "json-schema": b"null", "msgpack": b"\xc0"}
 
 
 class _Inexact(Exception):

@@ -92,6 +92,14 @@ class TextTimes:
             return self._local(moment, text)
         return (moment - EPOCH) // _US
 
+    def local_us(self, us: int) -> int:
+        """Of microseconds on the clock of the place. Raises Refused."""
+        try:
+            moment = _NAIVE_EPOCH + timedelta(microseconds=us)
+        except OverflowError:
+            raise Refused("timestamp", f"{short(us)} µs is beyond the years that there are") from None
+        return self._local(moment, f"{moment:%Y-%m-%d %H:%M:%S}")
+
     def _local(self, moment: datetime, text: str) -> int:
         zone = self._zone
         if zone is None:

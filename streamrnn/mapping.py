@@ -30,7 +30,19 @@ SERIES, TS = "series", "ts"
 Numbers = Literal["strict", "text", "decimal"]
 Policy = Literal["refuse", "skip"]
 # `influx` is read as the objects that Telegraf's JSON has (`streamrnn.influx`).
-Format = Literal["json", "json-schema", "msgpack", "influx"]
+Format = Literal[
+    "json",
+    "json-schema",
+    "avro",
+    "protobuf",
+    "msgpack",
+    "influx",
+    "otlp-proto",
+    "sparkplug",
+    "graphite",
+    "collectd",
+    "csv",
+]
 Scalar = str | int | float | bool | None
 # A part of a series' name: a path, or several that are joined by `-`.
 Part = str | tuple[str, ...]
@@ -49,8 +61,11 @@ class DecodeSpec:
     `values.<channel>`, and one text with `*` for the channel, such as `fields.*`, maps all of them. `channel` and `value` are
     the long form; both None: long records are not read.
 
-    `format`: `json-schema` is JSON after Confluent's frame of five bytes, or without it (its id in a header); MessagePack
-    has the same objects as JSON; Influx line protocol is read as those that Telegraf writes as JSON.
+    `format`: `avro`, `protobuf` and `json-schema` name their schema in Confluent's frame before the datum or in a header, and
+    a registry has it (JSON needs none to be read, and has a frame or not); MessagePack has the same objects as JSON; Influx
+    line protocol is read as those that Telegraf writes as JSON, OTLP and Sparkplug B Protobuf as those of their JSON; the lines
+    of Graphite, of collectd's commands and of CSV as `{"lines": […]}` (`streamrnn.lines`), CSV by the names in `columns`, with
+    `separator` between them.
     `each`: arrays (or objects, `devices.*`) whose elements are the ticks of a record. `where`: by path the value that an
     element must have, or a tuple of such; others are skipped. `numbers`: `text` reads numbers written as text, `decimal`
     also Connect's base64 of unscaled bytes, with `scale` decimal places (one for all, or by channel); in both the words NaN
@@ -86,6 +101,8 @@ class DecodeSpec:
     leading: Policy = "refuse"
     elements_max: int = 10_000
     quirk: str | None = None
+    columns: tuple[str, ...] | None = None
+    separator: str = ","
 
     @property
     def series_path(self) -> str:
@@ -208,6 +225,14 @@ def check_bounds(decode: DecodeSpec) -> None:
         raise ValueError("decode: the long form needs both `channel` and `value`, or neither")
     if not 0.0 < decode.value_abs_max < math.inf:
         raise ValueError("decode: value_abs_max must be positive and finite")
+    if (decode.format == "csv") != (decode.columns is not None):
+        raise ValueError(
+            "decode: format: csv needs `columns`, the names of its cells in their order; other formats have none"
+        )
+    if decode.columns is not None and len(set(decode.columns)) < len(decode.columns):
+        raise ValueError("decode: columns: a name is there twice")
+    if len(decode.separator) != 1 or decode.separator in '"\r\n ':
+        raise ValueError("decode: separator must be one character, no quote, blank or newline")
     if decode.record_bytes_max < 1 or decode.series_bytes_max < 1:
         raise ValueError("decode: record_bytes_max and series_bytes_max must be positive")
 

@@ -27,6 +27,26 @@ from streamrnn.records import Reason
 # tells the three apart (tuples compare by identity first).
 ABSENT: Any = float("nan")
 
+
+class Micros(int):
+    """An instant that a format's own types say: microseconds since 1970."""
+
+    __slots__ = ()
+
+
+class LocalMicros(int):
+    """A time without a zone that a format's own types say: microseconds since 1970 on the clock of the place."""
+
+    __slots__ = ()
+
+
+class Labels(list[Any]):
+    """Keys and values of which each combination is one object, so that what is made of it is found again by it."""
+
+    __slots__ = ()
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+
 Root = Literal["", "key", "header", "topic", "partition", "offset", "time", "window"]
 ROOTS: tuple[Root, ...] = ("key", "header", "topic", "partition", "offset", "time", "window")
 # Wanted of an element of one of these many.
@@ -256,6 +276,8 @@ def named(thing: Any) -> str:
     for kind, name in (
         (bool, "a boolean"),
         (str, "a text"),
+        (bytes, "bytes"),
+        (Micros | LocalMicros, "a time"),
         (int | float, "a number"),
         (list, "an array"),
         (dict, "an object"),
@@ -266,7 +288,7 @@ def named(thing: Any) -> str:
 
 
 def _entry(step: Step, owner: Any, at: Any, place: int, count: int, text: str) -> Any:
-    if at.__class__ is not list:
+    if at.__class__ is not list and at.__class__ is not Labels:
         raise Mistyped(f"Expected an array on the way to `{text}`, got {named(at)}")
     if isinstance(step, At):
         return at[step.index] if step.index < len(at) else ABSENT

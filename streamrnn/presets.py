@@ -191,12 +191,58 @@ PRESETS: dict[str, dict[str, Any]] = {
     # WebSocket v2.
     "kraken": {**_FEED, "each": "data[*]", "series": "symbol", "ts": ["timestamp", "@time"], "values": "*"},
 }  # fmt: skip
+# The same as Protobuf, which is the exporters' default.
+PRESETS["otlp-proto"] = {**PRESETS["otlp-json"], "format": "otlp-proto", "numbers": "strict"}
+
+# Sparkplug B as it comes over MQTT: the series is GROUP/EDGE or GROUP/EDGE/DEVICE of the topic in the key.
+PRESETS["sparkplug"] = {
+    "format": "sparkplug",
+    "each": "metrics[*]",
+    "series": "^.series",
+    "ts": ["timestamp", "^.timestamp"],
+    "channel": "name",
+    "value": ["floatValue", "doubleValue", "intValue", "longValue"],
+    "others": "skip",
+}
+# Lines `path value time`: the last word of the path is the channel, what stands before it and the tags name the series.
+PRESETS["graphite"] = {
+    "format": "graphite",
+    "each": "lines[*]",
+    "series": ["prefix?", "tags.*"],
+    "ts": ["ts", "@time"],
+    "ts_unit": "s",
+    "numbers": "text",
+    "channel": "leaf",
+    "value": "value",
+    "others": "skip",
+}
+# write_kafka, Format Command: PUTVAL lines, as the JSON of the same.
+PRESETS["collectd-command"] = {
+    **PRESETS["collectd"],
+    "format": "collectd",
+    "each": "lines[*]",
+    "ts": ["time", "@time"],
+    "numbers": "text",
+}
+PRESETS["csv"] = {"format": "csv", "each": "lines[*]", "values": "*", "numbers": "text", "channel": None, "value": None}
+
+# Formats that have objects of one shape only, by the preset that each is where none is named.
+_BY_FORMAT = {
+    "influx": "influx",
+    "otlp-proto": "otlp-proto",
+    "sparkplug": "sparkplug",
+    "graphite": "graphite",
+    "collectd": "collectd-command",
+    "csv": "csv",
+}
 
 
 def with_preset(settings: Mapping[str, Any], channels: tuple[str, ...]) -> dict[str, Any]:
     """The keys of `decode:` as they are in force; `settings` holds those that are written down. Raises ValueError."""
     found = dict(settings)
-    name = found.pop("preset", None) or ("influx" if found.get("format") == "influx" else None)
+    name = found.pop("preset", None)
+    if name is None:
+        name = _BY_FORMAT.get(found.get("format", ""))
     if name is None:
         return found
     base = dict(PRESETS[name])

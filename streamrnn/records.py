@@ -39,6 +39,7 @@ Reason = Literal[
     "duplicate",  # same series, channel and ts (or, within: one, a second record in a step)
     "future",  # ahead of its own Kafka timestamp by more than future_max
     "pending-full",  # the series holds back pending_max ticks already
+    "schema",  # the registry does not know the schema that the record names, or that cannot be used
     "refused",  # the tick was taken, and the broker refuses its output for what that holds
 ]
 REASONS: tuple[Reason, ...] = (
@@ -55,6 +56,7 @@ REASONS: tuple[Reason, ...] = (
     "duplicate",
     "future",
     "pending-full",
+    "schema",
     "refused",
 )
 

@@ -49,6 +49,7 @@ def decode(
     records = _sample(file, topic, settings, count if shown else max(count, SAMPLE))
     from streamrnn.codec import Decoder
     from streamrnn.service.decode_report import line_of, pictures, summary, warnings
+    from streamrnn.service.schemas import fetch
 
     proposal: Proposal | None = None
     if not shown:
@@ -56,6 +57,7 @@ def decode(
             records, settings, bool(config), topic or (records[0].topic if records else "input")
         )
     decoder = Decoder(settings.stream_spec(), settings.decode_spec())
+    fetch(settings, decoder, records)
     found = list(pictures(decoder, records[:count]))
     if proposal is not None:
         typer.echo(_yaml(proposal, settings, with_comments=False), err=as_json)
@@ -113,15 +115,20 @@ def _sample(file: Path | None, topic: str | None, settings: Settings, count: int
 def _proposed(records: Sequence[Record], settings: Settings, given: bool, topic: str) -> tuple[Proposal, Settings]:
     from streamrnn.service.config import load
     from streamrnn.service.proposing import NoProposal, propose
+    from streamrnn.service.schemas import known_for
 
     try:
-        proposal = propose(records, topic)
+        known = known_for(settings, records)
+        proposal = propose(records, topic, known)
     except NoProposal as error:
         raise BadUse(f'{topic}: {error} (README, "Topics as they are")') from error
     if given:  # what the file says of the stream stands
         proposal.settings.update(
             {key: getattr(settings, key) for key in ("step", "horizon") if key in settings.model_fields_set}
         )
+    if known is not None:
+        registry = settings.registry.model_dump(mode="json", exclude_none=True, exclude={"password"})
+        proposal.settings["registry"] = registry
     if "kafka" in settings.model_fields_set:
         proposal.settings = {"kafka": {"bootstrap_servers": settings.kafka.bootstrap_servers}, **proposal.settings}
     return proposal, load([], proposal.settings, {})

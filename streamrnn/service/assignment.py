@@ -157,6 +157,7 @@ class Assignment:
             Input(partition.begin, partition.end, self._partitions.input_id, fresh),
             Replay(parts.engine.spec.warm_up, parts.checkpointer.records),
         )
+        parts.decoder.carry(number, decision.decoder)
         if isinstance(decision, Warm):
             self._go_on(partition, done, decision)
         else:
@@ -206,7 +207,7 @@ class Assignment:
         # The log's clock begins with the life of the partition's state.
         begun = Checkpoint(
             parts.source.topic, cold.position, serving, None, life, input_id=self._partitions.input_id,
-            clocks=((cold.position, b""),), word=cold.honoured, skips=cold.word.skips,
+            clocks=((cold.position, b""),), word=cold.honoured, skips=cold.word.skips, decoder=cold.decoder,
         )  # fmt: skip
         parts.checkpointer.begin(number, begun, begun.history(), self._end_of(done), orphans, done.layouts)
         if cold.lost:
@@ -299,9 +300,9 @@ class Assignment:
 
     def limit(self, ends: Mapping[int, int]) -> None:
         """Partitions are unreadable from these offsets on; those that no longer are go on."""
-        limits, source = self._partitions.limits, self._parts.source
+        limits = self._partitions.limits
         mended = sorted((limits.keys() - ends.keys()) & self._partitions.owned.keys())
         self._partitions.limits = dict(ends)
-        source.limit(ends)
+        self._parts.source.limit(ends)
         if mended:
-            source.resume(mended)
+            self._intake.resume(mended)

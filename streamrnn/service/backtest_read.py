@@ -25,6 +25,7 @@ from streamrnn.records import F64, I64, Bool, TickBatch, take
 from streamrnn.season import Season, SeasonSetting, season_of, season_setting
 from streamrnn.service import backtest_steps as steps
 from streamrnn.service.backtest_steps import Step
+from streamrnn.service.schemas import fetch
 from streamrnn.spec import StreamSpec
 from streamrnn.stream.choice import choose
 from streamrnn.transports.files import FileRecord, InputError, Reading, Table, begins_like_json, read_lines, read_table
@@ -192,6 +193,8 @@ def _lines(options: Options) -> Stream:
         decoder = Decoder(spec, decode)
     except (ValueError, TypeError) as error:
         raise InputError(str(error)) from error
+    if options.settings is not None:
+        fetch(options.settings, decoder, records)
     batch, unread, skipped = decoder.read(records)
     refused = Counter[str](str(item.reason) for item in unread)
     notes = []

@@ -136,10 +136,12 @@ class Checkpointer:
         written: Callable[[int, int, float], None] = lambda partition, offset, interval_s: None,
         strange: Callable[[int], None] = lambda partition: None,
         appended: Callable[[int, int], None] = lambda rows, size: None,
+        carried: Callable[[int, int], bytes] = lambda partition, oldest: b"",
     ) -> None:
         self.topic = topic
         self._engine, self._snapshots, self._settings = engine, snapshots, settings
         self._told, self._strange, self._appended = written, strange, appended
+        self._carried = carried
         self._partitions: dict[int, ChangelogState] = {}
         self._budget = WriteBudget(settings.bytes_s, settings.interval_max_s, clock_s())
         self._exceeded = False  # and said so
@@ -279,6 +281,7 @@ class Checkpointer:
             # A checkpoint behind the operator's offset is written when something behind it was committed.
             word=known.written.word if position <= known.written.word else -1,
             skips=still_needed(known.written.skips, clocks[-1][0]),
+            decoder=self._carried(partition, clocks[-1][0]),
         )
         rows = self._engine.table.changed_rows(partition)
         known.cycle = _Cycle(begin, rows)

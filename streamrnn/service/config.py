@@ -36,13 +36,14 @@ from streamrnn.durations import format_ms, parse_ms
 from streamrnn.elements import mapping_text
 from streamrnn.experts import EXPERTS_MEMORY_MAX, SEASONAL, experts_setting, written_experts
 from streamrnn.learning import LearnSpec
-from streamrnn.mapping import DecodeSpec
+from streamrnn.mapping import DecodeSpec, Format
 from streamrnn.meaning import Meaning, meaning_of
 from streamrnn.memory import exact_bytes, parse_bytes
 from streamrnn.presets import PRESETS, with_preset
 from streamrnn.season import Season, SeasonSetting, season_of, season_setting
 from streamrnn.spec import PAST_MAX_MS, Cell, Complete, Duplicates, ModelSpec, StreamSpec, Within
 from streamrnn.transports.base import TopicNeed
+from streamrnn.transports.registry import RegistrySettings, plain_url
 
 if TYPE_CHECKING:
     from streamrnn.stream.choice import Choice
@@ -52,7 +53,7 @@ ENV_PREFIX = "STREAMRNN__"
 # What a list looks like where another value stands.
 LISTS = {"channels": "[temp, flow]", "quantiles": "[0.05, 0.5, 0.95]", "calendar": "[1d, 1w]"}
 # Settings that are taken from the environment letter by letter: read as YAML, `a #b` would lose its end.
-LITERAL = ("sasl_plain_username", "sasl_plain_password", "ssl_password")
+LITERAL = ("sasl_plain_username", "sasl_plain_password", "ssl_password", "username", "password")
 
 
 class ConfigError(Exception):
@@ -151,6 +152,31 @@ class Kafka(_Section):
                 raise ValueError("give sasl_plain_password_file (or sasl_plain_password by environment), one of them")
         if self.heartbeat_interval_ms * 2 > self.session_timeout_ms:
             raise ValueError("heartbeat_interval_ms must be at most half of session_timeout_ms")
+        return self
+
+
+class Registry(_Section):
+    """Where the schemas of Avro and Protobuf are."""
+
+    url: str | None = None
+    username: str | None = None
+    password: SecretStr | None = None
+    password_file: Path | None = None
+    ssl_cafile: Path | None = None
+
+    @field_validator("url")
+    @classmethod
+    def _plain(cls, value: str | None) -> str | None:
+        return plain_url(value) if value is not None else None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Registry:
+        if self.url is None and any(value is not None for value in self.model_dump().values()):
+            raise ValueError("url is needed, such as http://localhost:8081")
+        if self.username is not None and (self.password is None) == (self.password_file is None):
+            raise ValueError("give password_file (or password by environment) with username, one of them")
+        if self.username is None and (self.password is not None or self.password_file is not None):
+            raise ValueError("username is needed with a password")
         return self
 
 
@@ -270,7 +296,7 @@ class Decode(_Section):
     """
 
     preset: str | None = None
-    format: Literal["json", "json-schema", "msgpack", "influx"] = "json"
+    format: Format = "json"
     each: str | _Many | None = None
     where: dict[str, _Scalar | tuple[_Scalar, ...]] | None = None
     unwrap: str | None = None
@@ -287,6 +313,8 @@ class Decode(_Section):
     others: Literal["refuse", "skip"] = "refuse"
     tombstones: Literal["refuse", "skip"] = "refuse"
     leading: Literal["refuse", "skip"] = "refuse"
+    columns: Annotated[tuple[str, ...], Field(min_length=1, max_length=1024)] | None = None
+    separator: str = ","
     elements_max: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
     record_bytes_max: Annotated[int, Field(ge=64)] = 1024 * 1024
     series_bytes_max: Annotated[int, Field(ge=1, le=4096)] = 256
@@ -372,6 +400,7 @@ class Settings(BaseSettings):
     shutdown_grace: Duration = 15_000
     checkpoint: Checkpoint = Checkpoint()
     decode: Decode = Decode()
+    registry: Registry = Registry()
     http: Http = Http()
     log: Log = Log()
     output: Output = Output()
@@ -414,7 +443,9 @@ class Settings(BaseSettings):
             faults.append("learn.window: must hold learn.length and twice learn.holdout")
         if not faults:
             try:
-                Decoder(self.stream_spec(), self.decode_spec())
+                decoder = Decoder(self.stream_spec(), self.decode_spec())
+                if decoder.schemas is not None and decoder.schemas.asks and self.registry.url is None:
+                    faults.append(f"registry.url: is needed for decode.format: {self.decode_spec().format}")
             except (ValueError, TypeError) as error:
                 faults.append(str(error))
         if faults:
@@ -549,6 +580,21 @@ class Settings(BaseSettings):
             delivery_timeout_ms=self.delivery_timeout,
             **values,
         )
+
+    def registry_settings(self) -> RegistrySettings | None:
+        """None where there is no registry. Raises ConfigError when the password's file cannot be read."""
+        registry = self.registry
+        if registry.url is None:
+            return None
+        password = registry.password.get_secret_value() if registry.password is not None else None
+        if registry.password_file is not None:
+            try:
+                password = registry.password_file.read_text(encoding="utf-8").strip()
+            except (OSError, ValueError) as error:
+                reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+                raise ConfigError(f"registry.password_file: cannot be read ({reason})") from None
+        cafile = str(registry.ssl_cafile) if registry.ssl_cafile is not None else None
+        return RegistrySettings(registry.url, registry.username, password, cafile)
 
     def http_token(self) -> str | None:
         """What a client must show. Raises ConfigError when its file cannot be read, or holds nothing."""

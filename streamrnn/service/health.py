@@ -41,6 +41,8 @@ class Health:
     # Partitions of which too much is refused, and those that began without the state they should have had; with the reasons.
     refused: dict[int, str] = field(default_factory=dict)
     cold: dict[int, str] = field(default_factory=dict)
+    # Partitions whose next records wait for their schemas: a restart would not help either; with the reasons.
+    without_schema: dict[int, str] = field(default_factory=dict)
     undelivered: str = ""
 
     def assigned(self, partition: int, position: int, emit_from: int, now_s: float) -> None:
@@ -50,6 +52,7 @@ class Health:
         self.partitions.pop(partition, None)
         self.restoring.discard(partition)
         self.refused.pop(partition, None)
+        self.without_schema.pop(partition, None)
         self.cold.pop(partition, None)
 
     def progress(self, partition: int, position: int, lag: int | None, now_s: float) -> None:
@@ -78,7 +81,7 @@ class Health:
         stalled = [
             f"partition {p} has {e.lag} records to read and did not move for {now_s - e.moved_s:.0f} s"
             for p, e in sorted(self.partitions.items())
-            if e.lag and now_s - e.moved_s > STALL_S and p not in self.unreadable
+            if e.lag and now_s - e.moved_s > STALL_S and p not in self.unreadable and p not in self.without_schema
         ]
         return not stalled, "; ".join(stalled) or "ok"
 
@@ -93,6 +96,9 @@ class Health:
         damaged = [f"{p}: {why}" for p, why in sorted(self.unreadable.items()) if p in self.partitions]
         if damaged:
             return False, f"cannot be read on: partition {'; '.join(damaged)}"
+        waiting = [f"{p}: {why}" for p, why in sorted(self.without_schema.items()) if p in self.partitions]
+        if waiting:
+            return False, f"records wait for their schemas: partition {'; '.join(waiting)}"
         if self.undelivered and any(e.lag != 0 or e.position > e.emit_from for e in self.partitions.values()):
             return False, self.undelivered
         silent_s = now_s - max((e.told_s for e in self.partitions.values()), default=now_s)

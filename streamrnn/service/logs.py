@@ -158,5 +158,6 @@ def configure(level: str = "info", form: str = "auto") -> None:
     root.setLevel(level.upper())
     # aiokafka writes keys and values at DEBUG, and a line per retry at INFO: the service tells what matters itself.
     logging.getLogger("aiokafka").setLevel(logging.ERROR)
-    logging.getLogger("numba").setLevel(logging.WARNING)
+    for name in ("numba", "httpx2", "httpx"):  # a line for each question to a schema registry
+        logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("asyncio").setLevel(logging.WARNING)

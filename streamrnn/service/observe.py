@@ -147,6 +147,9 @@ class Metrics:
         )
         self.buffer = gauge("buffer", "What waits in memory; its unit is in its name.", "buffer")
         self.buffer_max = gauge("buffer_max", "The bound of what waits.", "buffer")
+        self.without_schema = gauge(
+            "partitions_without_schema", "Partitions whose next records wait for a schema of the registry."
+        )
         self.unreadable = gauge("partitions_unreadable", "Partitions served only up to a damaged place in their log.")
         self.matured = counter("matured_targets_total", "Targets that came for forecasts made before.")
         self.gain = gauge(
@@ -360,6 +363,11 @@ class WorkerObserver:
     def unreadable(self, found: Mapping[int, Damage]) -> None:
         self.metrics.unreadable.set(len(found))
         self.health.unreadable = {p: f"from offset {damage.offset} on, {damage.why}" for p, damage in found.items()}
+
+    def without_schema(self, waiting: Mapping[int, str]) -> None:
+        """Partitions whose next records wait for their schemas, and why."""
+        self.metrics.without_schema.set(len(waiting))
+        self.health.without_schema = dict(waiting)
 
     def stopped(self) -> None:
         self.health.serving = False

@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 
 from streamrnn.codec import Decoder
 from streamrnn.records import Outputs, Rejected, SkipReason, TickBatch
+from streamrnn.schemas import SchemaId
 from streamrnn.service.checkpoint import Checkpointer
 from streamrnn.service.outbox import Outbox
 from streamrnn.service.publish import Publisher
@@ -65,11 +66,21 @@ class Observer(Protocol):
     def offsets_set(self, direction: str, records: int) -> None: ...
     def assigned(self, partition: int, position: int, emit_from: int) -> None: ...
     def revoked(self, partition: int) -> None: ...
+    def without_schema(self, waiting: Mapping[int, str]) -> None: ...
+
+
+class Fetcher(Protocol):
+    """Gets schemas beside the pump; see `transports.registry`."""
+
+    trouble: str
+
+    def want(self, ids: set[SchemaId]) -> None: ...
+    def look(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Decoder, engine, weights and observer live as long as the worker; the others as long as the clients."""
+    """Decoder, engine, weights, fetcher and observer live as long as the worker; the others as long as the clients."""
 
     source: Source
     outbox: Outbox
@@ -80,3 +91,4 @@ class Parts:
     restorer: Restorer
     checkpointer: Checkpointer
     weights: ServedWeights
+    fetcher: Fetcher | None = None  # of schemas, where a registry is asked

@@ -7,6 +7,7 @@ scale of a decimal) is left open and said.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import re
 import statistics
@@ -17,15 +18,19 @@ from typing import Any
 
 import msgspec
 
+from streamrnn import lines
 from streamrnn.codec import Decoder
 from streamrnn.durations import format_ms
 from streamrnn.elements import Layout
 from streamrnn.influx import metrics_of
 from streamrnn.instants import UNREADABLE, Refused, TextTimes, text_us
-from streamrnn.mapping import DecodeSpec
+from streamrnn.mapping import DecodeSpec, Format
+from streamrnn.otlp import OtlpReader
 from streamrnn.paths import ROOTS, Key, Mistyped, parse_path
 from streamrnn.presets import with_preset
 from streamrnn.records import Record
+from streamrnn.schemas import Schemas, available
+from streamrnn.sparkplug import SparkplugReader
 from streamrnn.spec import StreamSpec
 
 CHANNELS_MAX = 24
@@ -169,8 +174,8 @@ class _Unframed:
         self.value = (record.value or b"")[5:]
 
 
-def propose(records: Sequence[Record], topic: str) -> Proposal:
-    """A configuration for such records. Raises NoProposal."""
+def propose(records: Sequence[Record], topic: str, known: tuple[Format, Schemas] | None = None) -> Proposal:
+    """A configuration for such records; `known`: their format and schemas, by a registry. Raises NoProposal."""
     framed = [
         record
         for record in records
@@ -180,11 +185,15 @@ def propose(records: Sequence[Record], topic: str) -> Proposal:
         [_Unframed(record) for record in framed] if 2 * len(framed) > len(records) else records
     )
     form = "json"
-    for form in ("json", "influx", "msgpack"):
-        if form != "json":
-            documents = _other_documents(records, form)
-        if documents:
-            break
+    if known is not None and known[0] != "json-schema":
+        form, leading, bare = known[0], False, False
+        documents = _by_schema(records, known[1])
+    else:
+        for form in ("json", *_OTHERS):
+            if form != "json":
+                documents = _other_documents(records, form)
+            if documents:
+                break
     if not documents and (simple := _bare_values(records, topic)) is not None:
         return simple
     if not documents:
@@ -195,7 +204,7 @@ def propose(records: Sequence[Record], topic: str) -> Proposal:
     if inner:
         documents = inner[1]
         notes.append(f"the records hold JSON as a text, at {inner[0]} (decode.unwrap)")
-    preset = "influx" if form == "influx" else _preset_of(documents)
+    preset = _PRESET_OF[form] if form in _PRESET_OF else _preset_of(documents)
     if preset == "":
         channels = _contract_channels(documents)
     elif preset is not None:
@@ -212,6 +221,11 @@ def propose(records: Sequence[Record], topic: str) -> Proposal:
     if form == "msgpack":
         decode["format"] = form
         notes.append("the records are MessagePack")
+    elif known is not None and known[0] == form:
+        decode["format"] = form
+        notes.append(f"the records are {form}, by the schemas of the registry")
+        if with_preset(decode, ()).get("numbers") == "decimal":  # they come as numbers
+            decode.pop("scale", None)
     if leading and preset is None:
         decode["leading"] = "skip"
     if bare and with_preset(decode, ()).get("numbers", "strict") == "strict":
@@ -226,7 +240,7 @@ def propose(records: Sequence[Record], topic: str) -> Proposal:
     settings: dict[str, Any] = {"input": topic, "channels": channels, "step": "1s", "horizon": HORIZON}
     if decode:
         settings["decode"] = decode
-    return _checked(settings, records, notes)
+    return _checked(settings, records, notes, known)
 
 
 # ── documents ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -315,19 +329,62 @@ def _bare_values(records: Sequence[Record], topic: str) -> Proposal | None:
     return _checked(settings, records, notes)
 
 
+# Formats that are looked for where there is no JSON, and those whose objects have one shape, by the preset of it.
+_OTHERS = ("sparkplug", "influx", "graphite", "collectd", "msgpack", "otlp-proto")
+_PRESET_OF = {
+    "influx": "influx",
+    "graphite": "graphite",
+    "collectd": "collectd-command",
+    "otlp-proto": "otlp-proto",
+    "sparkplug": "sparkplug",
+}
+_LINES: dict[str, Callable[[bytes, int], dict[str, list[Any]]]] = {
+    "influx": metrics_of,
+    "graphite": lines.graphite,
+    "collectd": lines.collectd,
+}
+
+
+def _by_schema(records: Sequence[Record], schemas: Schemas) -> Documents:
+    found: Documents = []
+    for record in records:
+        with contextlib.suppress(Refused):
+            document = schemas.document(record.value or b"", record)
+            if isinstance(document, dict | list):
+                found.append((document, record))
+    return found
+
+
 def _other_documents(records: Sequence[Record], form: str) -> Documents:
     """Of records in another format, where most of them are."""
+    edges = SparkplugReader() if form == "sparkplug" and not available("sparkplug") else None
+    otlp = OtlpReader() if form == "otlp-proto" and not available("otlp-proto") else None
     found: Documents = []
     for record in records:
         document: Any = None
         try:
-            if form == "influx":
-                document = metrics_of(record.value or b"", CHANNELS_MAX**2)
-                if not document["metrics"] or any(isinstance(each, Mistyped) for each in document["metrics"]):
+            if form in _LINES:
+                document = _LINES[form](record.value or b"", CHANNELS_MAX**2)
+                (found_lines,) = document.values()
+                if not found_lines or any(isinstance(each, Mistyped) for each in found_lines):
+                    continue
+                if form == "graphite" and not all(_NUMBER.fullmatch(each["value"]) for each in found_lines):
+                    continue
+            elif form == "sparkplug":
+                if edges is not None and (record.key or b"").startswith(b"spBv1.0/"):
+                    document = edges.document(record.value or b"", record, CHANNELS_MAX**2)
+            elif form == "otlp-proto":
+                document = otlp.document(record.value or b"", CHANNELS_MAX**2) if otlp is not None else None
+                if document is not None and not any(
+                    metric["name"] and len(metric) > 1
+                    for resource in document["resourceMetrics"]
+                    for scope in resource["scopeMetrics"]
+                    for metric in scope["metrics"]
+                ):
                     continue
             elif (record.value or b"{")[0] >= 0x80:  # an object, an array, or what holds one
                 document = msgspec.msgpack.decode(record.value or b"")
-        except UNREADABLE:
+        except (*UNREADABLE, Refused):
             continue
         if isinstance(document, dict | list) and document:
             found.append((document, record))
@@ -340,12 +397,11 @@ def _not_json(records: Sequence[Record]) -> str:
         return "the records have no values" if records else "there are no records to look at"
     first = values[0]
     if first[:1] == b"\x00" and len(first) > 5:
-        return f"the records begin with a schema's id ({int.from_bytes(first[1:5], 'big')}), as those of a schema registry do"
-    if first.startswith(b"PUTVAL "):
-        return "the records are collectd's `Format Command`: set `Format JSON` in write_kafka"
-    if re.fullmatch(rb"[\w.\-]+ \S+ [0-9]{9,}\r?\n?.*", first, re.DOTALL):
-        return "the records look like Graphite's plain text; JSON is read"
-    return "the records are no JSON, MessagePack or Influx line protocol"
+        return (
+            f"the records begin with a schema's id ({int.from_bytes(first[1:5], 'big')}), as those of a schema registry do: say "
+            "where it is, with --set registry.url=http://HOST:8081"
+        )
+    return "the records are in none of the formats that are known by their looks"
 
 
 # ── presets ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -1334,15 +1390,21 @@ _STEPS_MS = (
 )  # fmt: skip
 
 
-def _checked(settings: dict[str, Any], records: Sequence[Record], notes: list[str]) -> Proposal:
+def _checked(
+    settings: dict[str, Any], records: Sequence[Record], notes: list[str], known: tuple[Format, Schemas] | None = None
+) -> Proposal:
     """Reads the sample as proposed, and adds what the ticks themselves say."""
     from streamrnn.service.config import ConfigError, load
 
     try:
-        loaded = load([], settings, {})
+        # Where the registry is, is not looked at here.
+        loaded = load([], settings if known is None else {**settings, "registry": {"url": "http://registry"}}, {})
     except ConfigError as error:
         raise NoProposal(f"what was found cannot be a configuration: {error}") from error
-    batch, refused, skipped = Decoder(loaded.stream_spec(), loaded.decode_spec()).read(records)
+    decoder = Decoder(loaded.stream_spec(), loaded.decode_spec())
+    if known is not None and decoder.schemas is not None:
+        decoder.schemas.share(known[1])
+    batch, refused, skipped = decoder.read(records)
     if refused:
         reasons = Counter(each.reason for each in refused)
         first = f"{refused[0].reason}: {refused[0].detail}"

@@ -61,6 +61,7 @@ class Warm:
     clock: bytes
     history: History  # of the weights to replay with
     checkpoint: Checkpoint
+    decoder: bytes  # what the decoder carries over
     overtaken: tuple[str, ...] = ()  # series of which retention has deleted what would bring them up: to be forgotten
 
 
@@ -74,6 +75,7 @@ class Cold:
     word: Word
     why: str
     lost: bool
+    decoder: bytes  # what the decoder carries over, though there are no states
     honoured: int  # the operator's offset that this life begins with, -1 where it is of this service
 
 
@@ -111,7 +113,7 @@ def _warm(found: Found, checkpoint: Checkpoint, input_: Input, word: Word) -> Wa
         position, clock = start, b""
     return Warm(
         position, max(checkpoint.offset, committed), committed, word, clock, history_of(found.known, checkpoint),
-        checkpoint, overtaken,
+        checkpoint, checkpoint.decoder, overtaken,
     )  # fmt: skip
 
 
@@ -131,4 +133,4 @@ def _cold(found: Found, said: Checkpoint | None, why: str, word: Word, input_: I
     # A new partition has no state to lose. A topic that is deleted takes the group's offsets with it, not the state.
     lost = bool(why) and why != DELETED and (known is not None or why != NO_CHECKPOINT)
     honoured = known.offset if known is not None and by_tool else -1
-    return Cold(position, emit_from, committed, word, why, lost, honoured)
+    return Cold(position, emit_from, committed, word, why, lost, said.decoder if said is not None else b"", honoured)

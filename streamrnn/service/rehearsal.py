@@ -16,6 +16,7 @@ import sys
 import numpy as np
 import structlog
 
+from streamrnn import avro_columns
 from streamrnn.encode import Encoder
 from streamrnn.kernels import caching, forecast, text
 from streamrnn.kernels.grid import frame_list
@@ -44,6 +45,8 @@ def rehearse(settings: Settings) -> None:
         _meanwhile(spec, settings.input, network)
         with contextlib.suppress(ChildProcessError):
             os.waitpid(beside, 0)
+    if settings.decode_spec().format == "avro":
+        avro_columns.rehearse()
     outputs = engine.process(ticks)
     encoder = Encoder(spec, settings.input)
     encoder.forecasts(outputs.forecasts, ticks)

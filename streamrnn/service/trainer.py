@@ -26,7 +26,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -40,10 +40,12 @@ from streamrnn.codec import Decoder
 from streamrnn.learning import LearnSpec
 from streamrnn.model import device as devices
 from streamrnn.model.weights import WeightsError, WeightsMeta, fitted, pack
+from streamrnn.records import Record
 from streamrnn.service.beside import Beside
 from streamrnn.service.limits import processors
 from streamrnn.service.members import refuse_other_inputs
 from streamrnn.service.notices import SharedSeries
+from streamrnn.service.schemas import fetcher_of
 from streamrnn.service.supervisor import WITHOUT_GPU
 from streamrnn.service.waiting import Wait
 from streamrnn.stream.forecasting import inputs_of
@@ -59,6 +61,7 @@ from streamrnn.transports.base import (
     clock_s,
 )
 from streamrnn.transports.models import BY_GATE, BY_OPERATOR, ModelsFollower, ModelsWriter, Pointer
+from streamrnn.transports.registry import SchemaFetcher
 
 if TYPE_CHECKING:
     from streamrnn.service.config import Settings
@@ -66,6 +69,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 POLL_MS = 200
+SCHEMAS_LOOK_S = 0.1  # between two looks whether the schemas are there that records wait for
 RECORDS_MAX = 5000
 HEARTBEAT_S = 1.0
 EXIT_STUCK = 71
@@ -147,6 +151,8 @@ class Trainer:
             self.device_name = devices.describe(self.device)
             self.learner = self._fresh_learner()
         self.decoder = Decoder(self.spec, settings.decode_spec())
+        self.fetcher = fetcher_of(settings, self.decoder)
+        self._polled: list[tuple[int, Sequence[Record]]] = []  # what waits for its schemas
         self.state = "starting"
         self.loss = 0.0
         self.steps_s = 0.0
@@ -215,6 +221,7 @@ class Trainer:
         reader = self.transport.reader()
         sink = self.transport.sink()
         keeper: asyncio.Task[None] | None = None
+        fetching: asyncio.Task[None] | None = None
         try:
             await self._refuse_other_inputs()
             await sink.start()
@@ -223,13 +230,16 @@ class Trainer:
             await self._start_reader(reader)
             await leadership.start()
             keeper = asyncio.create_task(leadership.keep())
+            if self.fetcher is not None:
+                fetching = asyncio.create_task(self.fetcher.run())
             writer = ModelsWriter(sink, settings.topics.models)
             while not self._stopping.is_set():
                 self._turn_began_s = clock_s()
                 with self._on_device():
                     await self._turn(reader, follower, writer, leadership)
-                if keeper.done():
-                    keeper.result()
+                for task in (keeper, fetching):
+                    if task is not None and task.done():
+                        task.result()
         except (MemoryError, torch.OutOfMemoryError) as error:
             raise OutOfMemoryBound(f"out of memory: {error}") from error
         except RuntimeError as error:
@@ -238,9 +248,10 @@ class Trainer:
             raise OutOfMemoryBound(f"out of memory: {error}") from error
         finally:
             self._turn_began_s = None
-            if keeper is not None:
-                keeper.cancel()
-                await asyncio.gather(keeper, return_exceptions=True)
+            for task in (keeper, fetching):
+                if task is not None:
+                    task.cancel()
+                    await asyncio.gather(task, return_exceptions=True)
             deadline = Deadline(5.0)
             for part in (leadership, follower, reader, sink):
                 with contextlib.suppress(TransportError):
@@ -259,7 +270,9 @@ class Trainer:
     async def _turn(
         self, reader: PartitionReader, follower: ModelsFollower, writer: ModelsWriter, leadership: _Leadership
     ) -> None:
-        polled = await reader.poll(POLL_MS, RECORDS_MAX)
+        polled = self._polled or await reader.poll(POLL_MS, RECORDS_MAX)
+        if self.fetcher is not None and not await self._with_schemas(self.fetcher, polled):
+            return
         for _, records in polled:
             batch, _ = self.decoder.decode(records)
             self.learner.feed(batch)
@@ -286,6 +299,19 @@ class Trainer:
         else:
             await self._round(writer, follower)
 
+    async def _with_schemas(self, fetcher: SchemaFetcher, polled: Sequence[tuple[int, Sequence[Record]]]) -> bool:
+        """Whether the schemas of all of these are known; where they are not, they wait for the next turn."""
+        schemas = self.decoder.schemas
+        assert schemas is not None  # noqa: S101
+        fetcher.look()
+        missing = schemas.missing([record for _, records in polled for record in records])
+        self._polled = list(polled) if missing else []
+        if missing:
+            self.state = "waiting-for-schemas"
+            fetcher.want(missing)
+            await asyncio.sleep(SCHEMAS_LOOK_S)
+        return not missing
+
     async def _start_reader(self, reader: PartitionReader) -> None:
         topic = self.settings.input
         await reader.start(topic, None)
@@ -297,6 +323,7 @@ class Trainer:
 
     async def _begin_at(self, reader: PartitionReader, begin: Mapping[int, int], records: int) -> None:
         """Reads so many records before the end, or what of them there is."""
+        self._polled = []
         share = records // max(len(self._ended), 1)
         self._began = {p: max(begin[p], end - share) for p, end in self._ended.items()}
         if self._began == {p: begin[p] for p in self._ended}:

@@ -29,6 +29,7 @@ from streamrnn.service.pump import Pump
 from streamrnn.service.refused import RefusedOutputs
 from streamrnn.service.rehearsal import rehearse
 from streamrnn.service.restore import Restorer
+from streamrnn.service.schemas import fetcher_of
 from streamrnn.service.served_weights import ServedWeights, SwapSettings
 from streamrnn.service.signals import stop_on_signals
 from streamrnn.service.sizes import batch_records, refuse_impossible, sizes_of
@@ -99,6 +100,7 @@ class Worker:
         self.engine = Engine(self.spec)
         self.snapshots = Snapshots(self.engine, settings.meaning())
         self.decoder = Decoder(self.spec, settings.decode_spec())
+        self.fetcher = fetcher_of(settings, self.decoder)
         self.unreadable = UnreadablePartitions(transport, settings.input, settings.batch_records_max)
         self.weights: ServedWeights | None = None
         self.pump: Pump | None = None
@@ -152,7 +154,10 @@ class Worker:
         try:
             await weights.catch_up()
             weights.swap_if_due()
-            async with Beside(self.stop, weights.follow(), self._probe_loop(), self._retry_unreadable()):
+            beside = [weights.follow(), self._probe_loop(), self._retry_unreadable()]
+            if self.fetcher is not None:
+                beside.append(self.fetcher.run())
+            async with Beside(self.stop, *beside):
                 await self._serve(weights)
         finally:
             await weights.stop(self._closing())
@@ -190,7 +195,7 @@ class Worker:
                 await publisher.check(await outbox.start())
                 parts = Parts(
                     source, outbox, self.decoder, self.engine, publisher, self.observer, restorer,
-                    self._checkpointer(), weights,
+                    self._checkpointer(), weights, self.fetcher,
                 )  # fmt: skip
                 self.pump = Pump(parts, self._pump_settings())
                 self.observer.buffers = self.pump.buffers
@@ -284,6 +289,7 @@ class Worker:
                 swaps_max=max(1, settings.learn.keep - 2),
             ),
             self.observer.checkpointed, self.observer.written_by_another, self.observer.states_appended,
+            self.decoder.carried,
         )  # fmt: skip
 
     def _pump_settings(self) -> PumpSettings:

@@ -92,6 +92,9 @@ class Checkpoint(msgspec.Struct, forbid_unknown_fields=False):
     # what was skipped by such words (`service.offsets`).
     word: Stand = -1
     skips: tuple[tuple[InputOffset, InputOffset], ...] = ()
+    decoder: bytes = (
+        b""  # what the decoder carries (`codec.Decoder.carried`), for all offsets from the oldest clock's on
+    )
     version: int = VERSION
 
     def clock_at(self, offset: int) -> tuple[int, bytes]:

@@ -9,6 +9,7 @@ can do that as well.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import functools
 import hashlib
@@ -29,9 +30,11 @@ from making import START, batch, cut, feed, network, spec, walk
 from poison import Plain
 
 from streamrnn.codec import DETAIL_CHARS_MAX, Decoder, DecodeSpec, dead_letter
+from streamrnn.instants import Refused
 from streamrnn.model.weights import MAGIC, WeightsError, WeightsMeta, build, pack
 from streamrnn.packed import Packed, PackedRecord, packed
 from streamrnn.records import REASONS, Rejected, TickBatch
+from streamrnn.schemas import Definition, Schemas
 from streamrnn.service.config import ConfigError, load
 from streamrnn.service.restart import committed_with, history_of, starting_points
 from streamrnn.spec import StreamSpec
@@ -174,6 +177,102 @@ def elements(data: bytes) -> None:
         assert without | set(ticks.offset.tolist()) == {10, 11, 12}
         assert len(ticks) + len(rejected) <= 2 + decoder.decode_spec.elements_max
         _check(decoder, record, ticks, rejected)
+
+
+_AVRO = {
+    "type": "record", "name": "R", "fields": [
+        {"name": "series", "type": ["null", "string", {"type": "enum", "name": "E", "symbols": ["a", "b"]}]},
+        {"name": "ts", "type": ["null", {"type": "long", "logicalType": "timestamp-micros"}, "double", {"type": "int", "logicalType": "date"}]},
+        {"name": "temp", "type": ["null", "float", {"type": "bytes", "logicalType": "decimal", "precision": 99, "scale": 3}]},
+        {"name": "next", "type": ["null", "R"]}, {"name": "flow", "type": {"type": "map", "values": {"type": "array", "items": "R"}}},
+    ],
+}  # fmt: skip
+
+
+def _descriptor() -> str:
+    """Of a message of a name, a time, numbers, messages of its own kind and a map."""
+    from google.protobuf import descriptor_pb2
+
+    kinds = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(
+        name="r.proto", syntax="proto3", dependency=["google/protobuf/timestamp.proto"]
+    )
+    message = file.message_type.add(name="R")
+    for number, (name, kind, of) in enumerate(
+        (
+            ("series", kinds.TYPE_STRING, ""), ("ts", kinds.TYPE_MESSAGE, ".google.protobuf.Timestamp"), ("temp", kinds.TYPE_DOUBLE, ""),
+            ("flow", kinds.TYPE_SINT64, ""), ("rest", kinds.TYPE_MESSAGE, ".R"),
+        ),
+        1,
+    ):  # fmt: skip
+        label = kinds.LABEL_REPEATED if name == "rest" else kinds.LABEL_OPTIONAL
+        message.field.add(name=name, number=number, type=kind, type_name=of or None, label=label)
+    return base64.b64encode(file.SerializeToString()).decode()
+
+
+@functools.cache
+def _formats() -> tuple[Decoder, ...]:
+    made = []
+    for decode in (
+        {"format": "avro", "series": ["series?", "@key"], "timezone": "UTC", "values": {"temp": "temp", "flow": "flow.a[0].temp"}},
+        {"format": "protobuf", "each": "rest[*]", "series": "^.series", "values": "*"},
+        {"format": "json-schema"}, {"preset": "otlp-proto", "series": "^.name"}, {"preset": "sparkplug"}, {"preset": "graphite"},
+        {"preset": "collectd-command", "values": {"temp": "values[^.dsnames=value0]", "flow": "values[^.dsnames=value1]"}},
+        {"format": "msgpack"}, {"preset": "influx"}, {"format": "csv", "columns": ["series", "ts", "temp", "flow"]},
+    ):  # fmt: skip
+        decoder = Decoder(
+            _WIDE, load([], {**_BASE, "registry": {"url": "http://r"}, "decode": decode}, {}).decode_spec()
+        )
+        if decoder.schemas is not None:
+            decoder.schemas.put(1, Definition("AVRO", json.dumps(_AVRO)))
+            decoder.schemas.put(2, Definition("PROTOBUF", _descriptor()))
+            decoder.schemas.put(3, Definition("JSON", "{}"))
+            decoder.schemas.put(4, Definition("AVRO", '"string"'))
+        made.append(decoder)
+    return tuple(made)
+
+
+FORMATS = [
+    b"\x00\x00\x00\x00\x01\x02\x02p\x02\x80\x80\xa8\xb0\xd9\xb9\xa2\x06\x02\x00\x00\x80\x3f\x00\x00",
+    b"\x00\x00\x00\x00\x01\x04\x02\x06\x04\x04\x02\x7f\x02\x00\x00\x00\x00\x00\x02\x02a\x02\x00\x00\x00\x00\x00\x00\x00",
+    b"\x00\x00\x00\x00\x02\x00\x0a\x01p\x2a\x13\x12\x06\x08\x80\x80\x94\xc9\x06\x19\x00\x00\x00\x00\x00\x00\xf0?\x20\x05",
+    b'\x00\x00\x00\x00\x03{"series":"p","ts":1764000000000,"values":{"temp":1}}',
+    b"\x0a\x25\x12\x23\x12\x21\x0a\x04temp\x2a\x19\x0a\x17\x19\x00\x00\xc8\x4e\x67\x6d\xc1\x18\x21\x00\x00\x00\x00\x00\x00\xf0?\x3a\x03\x0a\x01k",
+    b"\x08\x80\xd0\xdf\xb4\xab3\x12\x13\x0a\x04temp\x10\x01\x20\x0ai\x00\x00\x00\x00\x00\x00\xf0?\x12\x04\x10\x01\x38\x01\x12\x04\x10\x07\x50\x05\x18\x00",
+    b"a.b.temp;x=y 1.5 1764000000\r\na.b.flow nan 1764000000",
+    b'PUTVAL "h/p-1/temp-x" interval=2 1764000000.5:1:U N:2',
+    b'p,1764000000000,1,"2"\r\n"q ""x""",1764000000001,NaN,',
+    b"cpu,host=a temp=1,flow=2i 1764000000000000000",
+]
+
+
+def formats(data: bytes) -> None:
+    """Formats that are no JSON: the first byte chooses key and headers, the rest is the record's value."""
+    choice, value = (data[0], data[1:]) if data else (0, b"")
+    headers = ((), (("__value_schema_id", b"\x00\x00\x00\x00\x01"),), (("__key_schema_id", value[:17]),))[
+        choice // 4 % 3
+    ]
+    key = (b"\x00\x00\x00\x00\x04\x02k", None, value[-20:], b"k")[choice % 4]
+    record = Plain(value, 11, key, headers)
+    before, after = Plain(b"", 10), Plain(b"\x00", 12)
+    for decoder in _formats():
+        if decoder.schemas is not None:
+            decoder.schemas.missing([before, record, after])
+        ticks, rejected, skipped = decoder.read([before, record, after])
+        without = {each.record.offset for each in (*rejected, *skipped)}
+        assert without | set(ticks.offset.tolist()) == {10, 11, 12}
+        assert len(ticks) + len(rejected) <= 2 + decoder.decode_spec.elements_max
+        _check(decoder, record, ticks, rejected)
+
+
+def schema(data: bytes) -> None:
+    """What a registry might say: a schema, then, behind a newline, a record of it."""
+    text, _, value = data.partition(b"\n")
+    for kind in ("AVRO", "PROTOBUF"):
+        schemas = Schemas("avro" if kind == "AVRO" else "protobuf", keys=True)
+        schemas.put(1, Definition(kind, text.decode("utf-8", "replace")))
+        with contextlib.suppress(Refused):
+            schemas.document(b"\x00\x00\x00\x00\x01" + value, Plain(value, 0))
 
 
 def _seconds(decoder: Decoder, record: Plain) -> float:
@@ -504,6 +603,11 @@ def _held_seeds() -> list[bytes]:
 TARGETS: dict[str, tuple[Callable[[bytes], None], Callable[[], list[bytes]]]] = {
     "codec": (codec, lambda: [bytes([i]) + record for i, record in enumerate(RECORDS * 3)]),
     "elements": (elements, lambda: [bytes([i]) + record for i, record in enumerate(MANY)]),
+    "formats": (formats, lambda: [bytes([i]) + record for i, record in enumerate(FORMATS * 3)]),
+    "schema": (
+        schema,
+        lambda: [json.dumps(_AVRO).encode() + b"\n" + FORMATS[0][5:], _descriptor().encode() + b"\n" + FORMATS[2][5:]],
+    ),
     "state": (state, lambda: [_state(_PLAIN)[2], _state(_HOLDING)[2]]),
     "held": (held, _held_seeds),
     "layout": (layout, lambda: [_state(_PLAIN)[0], b'[["applied","<i8",[]]]']),

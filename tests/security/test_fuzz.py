@@ -59,7 +59,17 @@ def edited(data: bytes, other: bytes, changes: list[Edit]) -> bytes:
 
 
 # A weights' blob is built into a network, a state into an engine: they have fewer examples in the same time.
-EXAMPLES = {"codec": 300, "elements": 120, "state": 40, "held": 80, "layout": 60, "weights": 80, "config": 40}
+EXAMPLES = {
+    "codec": 300,
+    "elements": 120,
+    "formats": 100,
+    "schema": 60,
+    "state": 40,
+    "held": 80,
+    "layout": 60,
+    "weights": 80,
+    "config": 40,
+}
 
 
 def _weights(document: object, tensors: bytes) -> bytes:

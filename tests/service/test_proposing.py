@@ -20,8 +20,15 @@ from typer.testing import CliRunner
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import test_producers as producers
+from confluent_kafka.schema_registry import SchemaRegistryClient
+from confluent_kafka.schema_registry.avro import AvroSerializer
+from confluent_kafka.serialization import MessageField, SerializationContext
+from opentelemetry.proto.metrics.v1.metrics_pb2 import MetricsData
+from registry import serving
 from test_elements import documents
+from test_otlp import metrics
 from test_producers import T0, Plain
+from test_sparkplug import payload as sparkplug_payload
 
 from streamrnn.cli import app
 from streamrnn.cli.exit_codes import exit_code_of
@@ -29,8 +36,16 @@ from streamrnn.codec import Decoder
 from streamrnn.service.config import load
 from streamrnn.service.decode_report import warnings
 from streamrnn.service.proposing import NoProposal, Proposal, propose
+from streamrnn.service.schemas import known_for
 
 Record = tuple[str, str | bytes | None]
+
+
+def otlp(i: int) -> bytes:
+    message = MetricsData()
+    gauge = metrics(message).add(name="temp").gauge
+    gauge.data_points.add(time_unix_nano=(T0 + 1000 * i) * 1_000_000, as_double=i / 3)
+    return message.SerializeToString()
 
 
 def records(
@@ -131,6 +146,22 @@ PRODUCERS: dict[str, tuple[list[Plain], str | None, set[str], set[str], str]] = 
     "influx": (
         records([f"cpu,host=n1,cpu=cpu{i % 2} usage_idle=91.2,note=\"x\" {1764255600 + 10 * (i // 2)}000000000\nmem,host=n1 used=5i" for i in range(8)], begin=1764255600000),
         "influx", {"n1/cpu0", "n1/cpu1"}, {"usage_idle"}, "10s",
+    ),
+    "graphite": (
+        records([f"host-a.load.load.{name} {i / 7!r} {1764255600 + 10 * i}\r\n" for i in range(6) for name in ("shortterm", "midterm")], begin=1764255600000),
+        "graphite", {"host-a.load.load"}, {"shortterm", "midterm"}, "10s",
+    ),
+    "collectd's commands": (
+        records([f"PUTVAL host-a/cpu-{i % 2}/cpu-system interval=2.000 {1764255600 + 2 * (i // 2)}.25:5168" for i in range(8)], begin=1764255600000),
+        "collectd-command", {"host-a/cpu-0/cpu-system", "host-a/cpu-1/cpu-system"}, {"value"}, "2s",
+    ),
+    "sparkplug as protobuf": (
+        [Plain(sparkplug_payload({"name": "temp", "alias": 1, "datatype": 10, "double_value": 1.5} if i < 2 else {"alias": 1, "double_value": i * 1.0}, at=T0 + 1000 * (i // 2)),
+               f"spBv1.0/plant/N{'BIRTH' if i < 2 else 'DATA'}/E{i % 2}".encode(), (), T0 + 1000 * (i // 2), i) for i in range(8)],
+        "sparkplug", {"plant/E0", "plant/E1"}, {"temp"}, "1s",
+    ),
+    "otlp as protobuf": (
+        [Plain(otlp(i), None, (), T0 + 1000 * i, i) for i in range(6)], "otlp-proto", {"host-a"}, {"temp"}, "1s",
     ),
     "messagepack": (
         [Plain(msgspec.msgpack.encode({"device": f"d{i % 2}", "at": T0 + 1000 * (i // 2), "temp": 1.5 + i}), None, (), T0, i) for i in range(8)],
@@ -321,8 +352,7 @@ def test_what_is_not_known_is_left_open_and_said() -> None:
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        (b"\x00\x00\x00\x00\x07\x02abc", "schema's id \\(7\\)"), (b"PUTVAL host-a/cpu-1/cpu-system interval=2.000 1:5", "Format JSON"),
-        (b"host-a.load.load.shortterm 2.97 1795784706\r\n", "Graphite"), (b"\xff\xfe", "no JSON"), (b'{"a":"b"}', "no numbers"), (None, "no values"),
+        (b"\x00\x00\x00\x00\x07\x02abc", "schema's id \\(7\\).*--set registry.url"), (b"\xff\xfe", "none of the formats"), (b'{"a":"b"}', "no numbers"), (None, "no values"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_proposed_for_says_what_it_looks_like(value: bytes | None, words: str) -> None:
@@ -451,3 +481,36 @@ def test_the_commands_in_the_order_of_a_new_user(tmp_path: Path) -> None:
     assert (second["refused"], second["skipped"]) == (None, "where")
     assert streamrnn("decode").returncode == 2
     assert streamrnn("decode", tmp_path / "nowhere").returncode == 5
+
+
+def test_records_behind_a_registry_are_proposed_for_by_their_schemas(tmp_path: Path) -> None:
+    schema = {
+        "type": "record", "name": "Reading", "fields": [
+            {"name": "sensor", "type": "string"}, {"name": "at", "type": {"type": "long", "logicalType": "timestamp-micros"}},
+            {"name": "temp", "type": ["null", "double"]}, {"name": "flow", "type": "float"},
+        ],
+    }  # fmt: skip
+    with serving() as registered:
+        serializer = AvroSerializer(SchemaRegistryClient({"url": registered.url}), json.dumps(schema))
+        context = SerializationContext("t", MessageField.VALUE)
+        sample = [
+            Plain(serializer({"sensor": f"p{i % 2}", "at": (T0 + 1000 * (i // 2)) * 1000, "temp": i * 1.0, "flow": 1.0}, context), None, (), T0 + 500 * i, i)
+            for i in range(8)
+        ]  # fmt: skip
+        given = load(
+            [], {"input": "t", "channels": ["x"], "step": "1s", "horizon": 3, "registry": {"url": registered.url}}, {}
+        )
+        proposal = propose(sample, "t", known_for(given, sample))
+        assert proposal.settings["decode"]["format"] == "avro"
+        assert (proposal.settings["step"], set(proposal.settings["channels"])) == ("1s", {"temp", "flow"})
+        assert not any("refused" in note for note in proposal.notes)
+        file = tmp_path / "records.jsonl"
+        file.write_text("".join(
+            json.dumps({"topic": "t", "partition": 0, "offset": r.offset, "ts": r.timestamp, "key": None, "payload_base64": base64.b64encode(r.value or b"").decode()}) + "\n"
+            for r in sample
+        ))  # fmt: skip
+        found = CliRunner().invoke(app, ["decode", str(file), "--set", f"registry.url={registered.url}"])
+        assert found.exit_code == 0, found.output
+        shown = yaml.safe_load(found.output)
+        assert shown["registry"] == {"url": registered.url}
+        assert "8 records: 8 ticks of 2 series" in found.output

@@ -1,0 +1,84 @@
+"""Avro by Confluent's serializer on a real broker: a registry that goes away in the middle of it, a kill, exactly once."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from broker import Broker
+from confluent_kafka.schema_registry import SchemaRegistryClient
+from confluent_kafka.schema_registry.avro import AvroSerializer
+from confluent_kafka.serialization import MessageField, SerializationContext
+from registry import serving
+from service import Forked, command, configure, drained, read_all
+from test_kafka_decode import send
+from test_registry import AVRO, MILLIS, record_of
+
+from streamrnn.cli.exit_codes import ExitCode
+
+pytestmark = pytest.mark.kafka
+
+AT = datetime(2025, 11, 24, 16, tzinfo=UTC)
+COUNT = 60
+
+
+async def test_avro_through_a_registry_that_goes_away_and_a_kill_exactly_once(
+    broker: Broker, tmp_path: Path, unique: Callable[[str], str]
+) -> None:
+    app = unique("avro")
+    with serving() as registered:
+        own = SchemaRegistryClient({"url": registered.url})
+
+        def written(name: str, steps: range) -> list[bytes]:
+            schema = record_of(("series", "string"), ("ts", MILLIS), ("temp", "double"), name=name)
+            serializer = AvroSerializer(own, json.dumps(schema))
+            context = SerializationContext(f"{app}.ticks", MessageField.VALUE)
+            return [
+                serializer({"series": "pump-7", "ts": AT + timedelta(seconds=i), "temp": i % 7 / 3}, context)
+                for i in steps
+            ]
+
+        secret = tmp_path / "secret"
+        secret.write_text("right\n")
+        registry = {"url": registered.url, "username": "user", "password_file": str(secret)}
+        config = configure(
+            tmp_path,
+            broker,
+            app,
+            channels=["temp"],
+            decode={**AVRO, "values": "*"},
+            registry=registry,
+            delivery="exactly-once",
+        )
+        command("topics", "-c", config, "--create", "--partitions", "1")
+        values = written("Before", range(COUNT // 2)) + written("After", range(COUNT // 2, COUNT))
+        registered.password = "right"
+        await send(broker, f"{app}.ticks", 0, values[: COUNT // 2])
+        worker = Forked(tmp_path / "first.log", "run", "-c", config)
+        await drained(broker, app)
+        registered.away = True
+        await send(broker, f"{app}.ticks", 0, values[COUNT // 2 :])
+        worker.waits_for("records wait for their schemas")
+        worker.kill()
+        worker = Forked(tmp_path / "second.log", "run", "-c", config)
+        worker.waits_for("records wait for their schemas")
+        registered.away = False
+        await drained(broker, app)
+        assert worker.stop() == 0
+        forecasts = [json.loads(r.value) for r in await read_all(broker, f"{app}.forecasts")]
+        assert [f["source"]["offset"] for f in forecasts] == [*range(COUNT)]
+        assert await read_all(broker, f"{app}.dlq") == []
+
+        shown = command("decode", "--topic", f"{app}.ticks", "-c", config, "-n", "3", "--json").splitlines()
+        assert json.loads(shown[0])["ticks"][0]["series"] == "pump-7"
+        registered.password = "another"
+        worker = Forked(tmp_path / "third.log", "run", "-c", config)
+        worker.waits_for("does not let us in")
+        assert worker._wait(60.0) == ExitCode.BROKER
