@@ -8,7 +8,7 @@ import pytest
 from running import made, until, worker
 from structlog.testing import capture_logs
 
-from streamrnn.service import worker as module
+from streamrnn.service import served_weights
 from streamrnn.service.beside import Beside
 from streamrnn.service.supervisor import Supervisor
 from streamrnn.transports.base import Deadline
@@ -56,7 +56,7 @@ async def test_a_worker_does_not_serve_on_without_hearing_of_new_weights(monkeyp
     async def poll(self: ModelsFollower) -> list[tuple[str, bytes]]:
         raise KeyError("no such thing")
 
-    monkeypatch.setattr(module, "MODELS_POLL_S", 0.01)
+    monkeypatch.setattr(served_weights, "MODELS_POLL_S", 0.01)
     monkeypatch.setattr(ModelsFollower, "poll", poll)
     chosen, broker = made()
     ended = False

@@ -9,9 +9,9 @@ import pytest
 from running import settings
 from structlog.testing import capture_logs
 
-from streamrnn.service.observe import WorkerObserver
+from streamrnn.service.sizes import sizes_of
+from streamrnn.service.start_checks import check_topics
 from streamrnn.service.topics import TopicState, examine
-from streamrnn.service.worker import Worker
 from streamrnn.transports.memory import MemoryAdmin, MemoryBroker, MemoryTransport
 
 DAY_MS = 86_400_000
@@ -116,5 +116,5 @@ async def test_a_start_says_so_in_its_log(monkeypatch: pytest.MonkeyPatch) -> No
     for need in chosen.topic_needs(2):
         broker.create(need.name, need.partitions)
     with capture_logs() as logs:
-        await Worker(chosen, MemoryTransport(broker), WorkerObserver(chosen.stream_spec()))._check_topics()
+        await check_topics(MemoryTransport(broker), chosen, sizes_of(chosen))
     assert [(entry["topic"], entry["event"]) for entry in logs] == [("app.dlq", "a topic will lose or refuse outputs")]
