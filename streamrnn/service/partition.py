@@ -170,6 +170,7 @@ class Partitions:
 
     def __init__(self) -> None:
         self._all: dict[int, Partition] = {}
+        self.owned: Mapping[int, Partition] = {}  # by number; asked several times a batch
         self.limits: dict[int, int] = {}  # the first offset that cannot be read, of those whose log is damaged
         self.input_id = ""  # which topic of the input's name this is; "": not known
 
@@ -180,17 +181,18 @@ class Partitions:
         return self._all.get(number)
 
     def put(self, partition: Partition) -> None:
-        """Behind all others."""
+        """Behind all others; to be called when one comes to be restored, owned or parked."""
         self._all.pop(partition.number, None)
         self._all[partition.number] = partition
+        self._look()
 
     def forget(self, partition: Partition) -> None:
+        """It is released."""
         del self._all[partition.number]
+        self._look()
 
-    @property
-    def owned(self) -> dict[int, Partition]:
-        """By number."""
-        return {number: partition for number, partition in self._all.items() if partition.owned}
+    def _look(self) -> None:
+        self.owned = {number: partition for number, partition in self._all.items() if partition.owned}
 
     def that_are(self, state: State) -> list[Partition]:
         return [partition for partition in self._all.values() if partition.state is state]
