@@ -93,7 +93,7 @@ class General:
         several = [column for part in self.layout.parts for column in part.columns]
         whole = all(rest is None for part in self.layout.parts for rest in part.rest)
         self._names_of: Callable[[Any], tuple[Any, ...]] | None = (
-            itemgetter(*several) if len(several) > 1 and (whole or decode.format == "otlp-proto") else None
+            itemgetter(*several) if len(several) > 1 and (whole or decode.format in _KEYED) else None
         )
         self._names: dict[tuple[Any, ...], str] = {}
         self._rows = _rows_of(spec, decode)
@@ -505,6 +505,8 @@ def _rows_of(spec: StreamSpec, decode: DecodeSpec) -> _Rows | None:
 _MS_MAX = (1 << 62) // 1000 - 1
 _US_MAX = _MS_MAX * 1000 + 999
 _KEPT = (str, Labels)
+# Formats whose keys and values can be looked up by, or are not there.
+_KEYED = frozenset({"otlp-proto", "graphite"})
 # Formats whose numbers are texts, of which the digits are had.
 _TEXTS = frozenset({"json", "json-schema"})
 
