@@ -878,9 +878,11 @@ def compile_ahead(
     address: int,
     shape: Shape,
     frames: Frames,
+    runs: I64,
     net: Network,
     recorded: Recorded,
     given: Given,
+    rooms: Rooms,
     written: Written,
     matured: Matured,
 ) -> None:
