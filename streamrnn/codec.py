@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from streamrnn.instants import NS, UNREADABLE, Refused, TextTimes, number_us, sh
 from streamrnn.mapping import DecodeSpec, check_bounds, shape_of
 from streamrnn.paths import ABSENT, named
 from streamrnn.records import Reason, Record, Rejected, Skipped, TickBatch
-from streamrnn.schemas import Schemas, available
+from streamrnn.schemas import FRAME_BYTES, Schemas, available, unframed
 from streamrnn.spec import StreamSpec
 
 __all__ = ["DETAIL_CHARS_MAX", "DecodeSpec", "Decoder", "dead_letter"]
@@ -149,7 +149,8 @@ class Decoder:
         self.schemas: Schemas | None = None
         self._general: General | None = None
         self._columns: AvroColumns | None = None
-        if not self.decode_spec.plain:
+        framed = self.decode_spec.format == "json-schema"
+        if not (replace(self.decode_spec, format="json") if framed else self.decode_spec).plain:
             self._general = General(
                 spec, self.decode_spec, self._check_name, self._name_outside, self._instant_outside, _cloud_event
             )
@@ -162,6 +163,13 @@ class Decoder:
         self._row = _strategy(self._shape.root)
         self._bare = msgspec.json.Decoder(self._shape.root).decode  # records without headers: one call less
         self._ts_row = _strategy(self._shape.ts_root)
+        if framed:
+            self.schemas = Schemas("json-schema", keys=False)
+            row, bare, ts_row = self._row, msgspec.json.Decoder(self._shape.root).decode, self._ts_row
+            self._row = lambda value, headers: row(unframed(value), headers)
+            self._ts_row = lambda value, headers: ts_row(unframed(value), headers)
+            # The usual frame, without a call more.
+            self._bare = lambda value: bare(value[FRAME_BYTES:] if value[:1] == b"\x00" else unframed(value))  # type: ignore[index,arg-type]
         self._texts = TextTimes(self.decode_spec.ts_unit)
         self._channel_index = {name: index for index, name in enumerate(spec.channels)}
         self._blank = (ABSENT,) * len(spec.channels)
@@ -471,6 +479,8 @@ class Decoder:
             return ("type" if what.startswith("Expected ") else "malformed"), message
         # Python's json module writes NaN, and JavaScript can cut a character in two: these are worth a word of help.
         payload = record.value or b""
+        if self.decode_spec.format == "json-schema":
+            payload = unframed(payload)
         at = _BYTE_AT.search(message)
         # The place that is named lies up to four bytes behind the literal's beginning (`nan` is taken for a `null`).
         if at is not None and _NOT_A_NUMBER.search(payload, max(0, int(at[1]) - 4), int(at[1]) + 3):

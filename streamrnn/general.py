@@ -24,7 +24,7 @@ from streamrnn.instants import EPOCH, NS, UNREADABLE, Refused, TextTimes, number
 from streamrnn.mapping import DecodeSpec, shape_of
 from streamrnn.paths import ABSENT, Key, Labels, LocalMicros, Micros, Mistyped, Star, filled_in, named, parse_path
 from streamrnn.records import Record, Rejected, Skipped, SkipReason
-from streamrnn.schemas import VALUE_HEADER, taken_apart
+from streamrnn.schemas import unframed
 from streamrnn.spec import StreamSpec
 
 Values = tuple[float | None, ...]
@@ -34,7 +34,6 @@ Tick = tuple[str, int, Values, int, int]
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?", re.ASCII)
 _NUMBER_CHARS_MAX = 400
 NAMES_MAX = 16_384
-_FRAMES = (b"\x00", b"\x01")  # how Confluent's begin; no JSON does
 _MISSING = frozenset({"", "nan", "inf", "+inf", "-inf", "infinity", "+infinity", "-infinity", "null"})
 _BASE64 = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?", re.ASCII)
 _SCALE_MAX = 400
@@ -94,7 +93,7 @@ class General:
         several = [column for part in self.layout.parts for column in part.columns]
         whole = all(rest is None for part in self.layout.parts for rest in part.rest)
         self._names_of: Callable[[Any], tuple[Any, ...]] | None = (
-            itemgetter(*several) if len(several) > 1 and (whole or decode.format == "otlp-proto") else None
+            itemgetter(*several) if len(several) > 1 and (whole or decode.format in _KEYED) else None
         )
         self._names: dict[tuple[Any, ...], str] = {}
         self._rows = _rows_of(spec, decode)
@@ -108,8 +107,8 @@ class General:
         """Appends what a record gives. Raises Refused, Skip and what a JSON decoder raises, for the record as a whole."""
         subject = time = None
         layout = self.layout
-        if self.decode.format == "json-schema" and payload[:1] in _FRAMES:
-            payload = taken_apart(payload, (), VALUE_HEADER)[1]
+        if self.decode.format == "json-schema":
+            payload = unframed(payload)
         if record.headers:
             structured, subject, time = self._envelope(record.headers)
             if structured:
@@ -506,6 +505,8 @@ def _rows_of(spec: StreamSpec, decode: DecodeSpec) -> _Rows | None:
 _MS_MAX = (1 << 62) // 1000 - 1
 _US_MAX = _MS_MAX * 1000 + 999
 _KEPT = (str, Labels)
+# Formats whose keys and values can be looked up by, or are not there.
+_KEYED = frozenset({"otlp-proto", "graphite"})
 # Formats whose numbers are texts, of which the digits are had.
 _TEXTS = frozenset({"json", "json-schema"})
 

@@ -35,6 +35,7 @@ _OTHER_OFFSET = re.compile(
 # What is written longer, or with a larger exponent, is no time that anybody measured.
 _NUMBER_CHARS_MAX, _EXPONENT_MAX = 64, 64
 # Texts of fewer digits are years and dates.
+_DIGITS_LEAST = 9
 _NUMBER = re.compile(r"[+-]?[0-9]{9,}(?:\.[0-9]*)?(?:[eE][+-]?[0-9]+)?", re.ASCII)
 _LOCAL = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:[.,][0-9]+)?)?", re.ASCII)
 
@@ -68,6 +69,8 @@ class TextTimes:
         """Microseconds since 1970. Raises Refused."""
         if self._form is not None:
             return self._formatted(text)
+        if _DIGITS_LEAST <= len(text) <= _NUMBER_CHARS_MAX and text.isascii() and text.isdigit():
+            return number_us(text.encode(), self._ns)
         try:
             return text_us(text)
         except Refused:
@@ -158,6 +161,8 @@ def number_us(text: bytes, ns: int) -> int:
 
     A double would not do: of 1764000005.999999999 it is 1764000006.
     """
+    if text.isdigit() and len(text) < 20:
+        return int(text) * ns // 1000
     whole, _, fraction = text.partition(b".")
     places = _PLACES.get(ns, 0)
     if places and whole.isdigit() and fraction.isdigit() and len(text) <= _NUMBER_CHARS_MAX:

@@ -61,7 +61,9 @@ def _graphite(line: str, most: int) -> list[dict[str, Any]]:
     prefix, _, leaf = path.rpartition(".")
     if not leaf:
         raise ValueError("a path that is empty, or ends with a dot")
-    found: dict[str, Any] = {"path": path, "prefix": prefix, "leaf": leaf, "value": parts[1], "tags": {}}
+    found: dict[str, Any] = {"path": path, "prefix": prefix, "leaf": leaf, "value": parts[1]}
+    if tags:
+        found["tags"] = {}
     for tag in tags:
         name, sign, value = tag.partition("=")
         if not sign or not name:

@@ -79,10 +79,12 @@ class OtlpReader:
         at = point.time_unix_nano
         if at:
             found["timeUnixNano"] = at
-        which = point.WhichOneof("value")
-        if which == "as_double":
-            found["asDouble"] = point.as_double
-        elif which == "as_int":
+        value = point.as_double
+        if value:
+            found["asDouble"] = value
+        elif (which := point.WhichOneof("value")) == "as_double":
+            found["asDouble"] = value
+        elif which is not None:
             found["asInt"] = point.as_int
         if point.flags:
             found["flags"] = point.flags
@@ -110,6 +112,10 @@ class OtlpReader:
         pairs = []
         for attribute in attributes:
             value = attribute.value
+            text = value.string_value
+            if text:
+                pairs.append((attribute.key, "string_value", text))
+                continue
             which = value.WhichOneof("value")
             pairs.append((attribute.key, which, getattr(value, which) if which in _SCALARS else None))
         key = tuple(pairs)

@@ -29,7 +29,8 @@ VALUE_HEADER, KEY_HEADER = "__value_schema_id", "__key_schema_id"
 # Schemas that are kept; a topic has some tens, and ids that somebody made up must not fill the memory.
 KEPT_MAX = 4096
 
-_NUMBER_FRAME, _GUID_FRAME = 5, 17
+FRAME_BYTES, _GUID_FRAME = 5, 17
+_FRAMES = (b"\x00", b"\x01")
 _object = msgspec.json.Decoder()
 
 
@@ -68,9 +69,14 @@ def taken_apart(
     return found, (rest if found is not None else payload), b""
 
 
+def unframed(payload: bytes) -> bytes:
+    """The datum of a payload with a frame or without one, of a format that never begins as a frame does."""
+    return _id(payload)[1] if payload[:1] in _FRAMES else payload
+
+
 def _id(content: bytes) -> tuple[SchemaId | None, bytes]:
-    if content[:1] == b"\x00" and len(content) >= _NUMBER_FRAME:
-        return int.from_bytes(content[1:_NUMBER_FRAME], "big"), content[_NUMBER_FRAME:]
+    if content[:1] == b"\x00" and len(content) >= FRAME_BYTES:
+        return int.from_bytes(content[1:FRAME_BYTES], "big"), content[FRAME_BYTES:]
     if content[:1] == b"\x01" and len(content) >= _GUID_FRAME:
         return content[1:_GUID_FRAME], content[_GUID_FRAME:]
     return None, content
@@ -99,8 +105,8 @@ class Schemas:
         for record in records:
             value, key = record.value, record.key
             if value is not None:
-                if not record.headers and value[:1] == b"\x00" and len(value) >= _NUMBER_FRAME:
-                    id: SchemaId | None = int.from_bytes(value[1:_NUMBER_FRAME], "big")
+                if not record.headers and value[:1] == b"\x00" and len(value) >= FRAME_BYTES:
+                    id: SchemaId | None = int.from_bytes(value[1:FRAME_BYTES], "big")
                 else:
                     id = taken_apart(value, record.headers, VALUE_HEADER)[0]
                 if id is not None and id not in known:

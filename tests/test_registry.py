@@ -28,7 +28,8 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, ti
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from registry import Registered, serving
-from test_producers import T0, Plain, ticks
+from test_elements import documents
+from test_producers import T0, Plain, decoder, ticks
 
 from streamrnn import avro, protobuf
 from streamrnn.codec import Decoded, Decoder
@@ -281,6 +282,34 @@ def test_json_schema_as_confluent_s_serializer_writes_it(registered: Registered,
     assert ticks(found, "temp flow") == [("pump-7", T0, {"temp": 21.4})]
     found = read(registered, "temp flow", {"format": "json-schema", "series": "@key.id"}, record)
     assert ticks(found, "temp flow") == [("k", T0, {"temp": 21.4})]
+
+
+FRAMES = [b"", b"\0\0\0\0\x01", b"\x01" + bytes(range(16))]
+
+
+@settings(deadline=None, max_examples=100)
+@given(documents | st.binary(max_size=30), st.sampled_from(FRAMES))
+def test_json_with_a_frame_is_read_as_json_without_one(document: Any, frame: bytes) -> None:
+    payload = document if isinstance(document, bytes) else json.dumps(document).encode()
+    if payload[:1] in (b"\0", b"\x01"):
+        return
+    for more in ({}, {"ts_unit": "s", "values": "*"}, {"each": "m[*]"}, {"numbers": "text"}):
+        for headers in ((), (("ce_specversion", b"1.0"), ("ce_subject", b"s"))):
+            found = picture(DECODERS[repr(more)][1], Plain(frame + payload, b"k", headers))
+            assert found == picture(DECODERS[repr(more)][0], Plain(payload, b"k", headers))
+
+
+def picture(decoder: Decoder, record: Plain) -> Any:
+    found = decoder.read([record])
+    values = found.batch.values.tolist()
+    refused = [(r.reason, r.detail, r.index) for r in found.rejected]
+    return found.batch.series, found.batch.ts_us.tolist(), repr(values), refused, [s.reason for s in found.skipped]
+
+
+DECODERS = {
+    repr(more): tuple(decoder("temp flow", format=format, **more) for format in ("json", "json-schema"))
+    for more in ({}, {"ts_unit": "s", "values": "*"}, {"each": "m[*]"}, {"numbers": "text"})
+}
 
 
 # ── Protobuf ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -709,9 +709,7 @@ def _sorted(offsets: F64) -> None:
 
 
 @inner
-def _expect(
-    i: int, frames: Frames, net: Network, recorded: Recorded, address: int, shape: Shape, given: Given
-) -> None:
+def _expect(i: int, frames: Frames, net: Network, recorded: Recorded, address: int, shape: Shape, given: Given) -> None:
     """The mixture at frame i, and what a network is asked."""
     state, settings, scratch = series_row(address, shape), settings_at(given, shape), scratch_at(given, shape)
     _foresee(i, frames, net.speaks or net.recorded, state, settings, scratch)
@@ -795,7 +793,15 @@ def advance(
                     count += 1
             if net.speaks:
                 networks.step(
-                    count, rooms.slot, shape.channels, rooms.shown, net.state, net.layers, net.lanes, SAID_MAX, rooms.says
+                    count,
+                    rooms.slot,
+                    shape.channels,
+                    rooms.shown,
+                    net.state,
+                    net.layers,
+                    net.lanes,
+                    SAID_MAX,
+                    rooms.says,
                 )
             for place in range(count):
                 at, room = address + rooms.slot[place] * shape.size, in_room(given, rooms, place)
@@ -872,9 +878,11 @@ def compile_ahead(
     address: int,
     shape: Shape,
     frames: Frames,
+    runs: I64,
     net: Network,
     recorded: Recorded,
     given: Given,
+    rooms: Rooms,
     written: Written,
     matured: Matured,
 ) -> None:

@@ -3,9 +3,9 @@
     a = silu(W₁ x),  b = silu(W₂ a),  h ← GRU(b, h),  f = W₃ [b; h]
 
 Channels are rows that share the weights; up to `LANES` walk abreast, so that the weights, which lie in the second-level cache,
-are read once for them: to read them takes as long as to multiply with them four times. Every lane runs the same sums in the same order (`products`). The equations are PyTorch's (`model.network` is the
-reference that it is tested against): the GRU of Cho et al. 2014 with the reset gate after the product, silu of Elfwing et al.
-2018.
+are read once for them: to read them takes as long as to multiply with them four times. Every lane runs the same sums in the
+same order (`products`). The equations are PyTorch's (`model.network` is the reference that it is tested against): the GRU of
+Cho et al. 2014 with the reset gate after the product, silu of Elfwing et al. 2018.
 """
 
 from __future__ import annotations
@@ -108,13 +108,26 @@ def _turn(into: F32, of_hidden: F32, own: F32) -> None:
 
 @inner
 def step(
-    count: int, slots: I64, channels: int, shown: F32, state: F32, layers: Layers, lanes: Lanes, limit: np.float32, said: F32
+    count: int,
+    slots: I64,
+    channels: int,
+    shown: F32,
+    state: F32,
+    layers: Layers,
+    lanes: Lanes,
+    limit: np.float32,
+    said: F32,
 ) -> None:
-    """`said` [series · channel, rung] ← what the network says of `shown` [series · channel, input], between ±`limit`, for the first
-    `count` series; their hidden states, `state` [row, channel · hidden] at `slots` [series], move on."""
+    """`said` [series · channel, rung] ← what the network says of `shown` [series · channel, input], between ±`limit`, for the
+    first `count` series; their hidden states, `state` [row, channel · hidden] at `slots` [series], move on."""
     inputs, hidden, rungs = shown.shape[1], layers.cell_hidden.shape[0], said.shape[1]
     width, trunk = layers.second.shape[0], layers.cell_in.shape[0]
-    first, second, gates, wide = lanes.first.shape[1], lanes.second.shape[1], lanes.gate_in.shape[1], lanes.said.shape[1]
+    first, second, gates, wide = (
+        lanes.first.shape[1],
+        lanes.second.shape[1],
+        lanes.gate_in.shape[1],
+        lanes.said.shape[1],
+    )
     to_first, to_second, to_said = lanes.first.ctypes.data, lanes.second.ctypes.data, lanes.said.ctypes.data
     to_in, to_hidden, h = lanes.gate_in.ctypes.data, lanes.gate_hidden.ctypes.data, lanes.hidden.ctypes.data
     w_head, total = layers.head.ctypes.data, count * channels

@@ -118,7 +118,7 @@ def _panel(vectors: int) -> Callable[..., None]:
         at.position_at_end(end)
         return context.get_dummy_value()
 
-    return intrinsic(panel)  # type: ignore[no-any-return]
+    return intrinsic(panel)
 
 
 _ONE, _TWO = _panel(1), _panel(2)

@@ -186,10 +186,12 @@ def rooms_of(settings: Settings, scratches: Sequence[Scratch]) -> Rooms:
     count = len(scratches)
     shown, says = (np.concatenate([getattr(each, name) for each in scratches]) for name in ("shown", "says"))
     channels = len(scratches[0].shown)
-    where = np.array([
-        given_of(settings, each._replace(shown=shown[room], says=says[room])).where
-        for each, room in ((each, slice(k * channels, (k + 1) * channels)) for k, each in enumerate(scratches))
-    ])
+    where = np.array(
+        [
+            given_of(settings, each._replace(shown=shown[room], says=says[room])).where
+            for each, room in ((each, slice(k * channels, (k + 1) * channels)) for k, each in enumerate(scratches))
+        ]
+    )
     return Rooms(where, shown, says, np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64))
 
 

@@ -54,6 +54,54 @@ SHAPES: dict[str, tuple[Any, list[str], dict[str, Any]]] = {
     "telegraf, 10 in a batch": ({"metrics": [CPU] * 10}, ["usage_idle"], {"preset": "telegraf"}),
     "otlp-json, 10 points": (OTLP, ["temp"], {"preset": "otlp-json"}),
 }  # fmt: skip
+AVRO = {
+    "type": "record", "name": "Reading", "fields": [
+        {"name": "series", "type": "string"}, {"name": "ts", "type": {"type": "long", "logicalType": "timestamp-millis"}},
+        {"name": "values", "type": {
+            "type": "record", "name": "Values", "fields": [{"name": name, "type": ["null", "double"]} for name in CHANNELS],
+        }},
+    ],
+}  # fmt: skip
+FRAME = b"\x00\x00\x00\x00\x01"
+
+
+def avro() -> bytes:
+    import io
+
+    import fastavro
+
+    out = io.BytesIO()
+    fastavro.schemaless_writer(out, fastavro.parse_schema(json.loads(json.dumps(AVRO))), WIDE)
+    return FRAME + out.getvalue()
+
+
+def otlp(attributes: int) -> bytes:
+    from opentelemetry.proto.metrics.v1.metrics_pb2 import MetricsData
+
+    message = MetricsData()
+    resource = message.resource_metrics.add()
+    resource.resource.attributes.add(key="host.name").value.string_value = "host-a"
+    points = resource.scope_metrics.add().metrics.add(name="temp").gauge.data_points
+    for i in range(10):
+        point = points.add(time_unix_nano=(T0 + i) * 1_000_000, as_double=21.4)
+        for k in range(attributes):
+            point.attributes.add(key=f"key{k}").value.string_value = f"value{i}"
+    return bytes(message.SerializeToString())
+
+
+# The same of other formats: name → what makes a record, channels, decode.
+FORMATS: dict[str, tuple[Any, list[str], dict[str, Any]]] = {
+    "wide, json-schema": (lambda: FRAME + json.dumps(WIDE, separators=(",", ":")).encode(), CHANNELS, {"format": "json-schema"}),
+    "wide, avro": (avro, CHANNELS, {"format": "avro"}),
+    "wide, avro, one by one": (avro, CHANNELS, {"format": "avro", "where": {"series": "*"}}),
+    "otlp-proto, 10 points": (lambda: otlp(0), ["temp"], {"preset": "otlp-proto"}),
+    "otlp-proto, 10 points of 2 attributes": (lambda: otlp(2), ["temp"], {"preset": "otlp-proto"}),
+    "graphite, 10 lines": (lambda: b"host-a.load.temp 21.4 1764000000\n" * 10, ["temp"], {"preset": "graphite"}),
+    "csv, 10 lines": (
+        lambda: f"pump-7,{T0},21.4,3.25,1.5,\n".encode() * 10, CHANNELS,
+        {"format": "csv", "columns": ["series", "ts", *CHANNELS]},
+    ),
+}  # fmt: skip
 OLD = ("wide", "long", "mapped, seconds with a fraction")
 
 
@@ -71,10 +119,17 @@ def cost(name: str, tries: int = 30) -> dict[str, float]:
     from streamrnn.codec import Decoder
     from streamrnn.service.config import load
 
-    value, channels, decode = SHAPES[name]
-    settings = load([], {"input": "t", "channels": channels, "step": "1s", "horizon": 2, "decode": decode}, {})
+    value, channels, decode = (SHAPES | FORMATS)[name]
+    registry = {"registry": {"url": "http://registry"}} if decode.get("format") == "avro" else {}
+    settings = load(
+        [], {"input": "t", "channels": channels, "step": "1s", "horizon": 2, "decode": decode, **registry}, {}
+    )
     decoder = Decoder(settings.stream_spec(), settings.decode_spec())
-    text = json.dumps(value, separators=(",", ":")).encode()
+    if registry:
+        from streamrnn.schemas import Definition
+
+        decoder.schemas.put(1, Definition("AVRO", json.dumps(AVRO)))
+    text = value() if callable(value) else json.dumps(value, separators=(",", ":")).encode()
     count = RECORDS // (10 if "10" in name else 1)
     records = [Record(i, text) for i in range(count)]
     best = float("inf")
@@ -103,7 +158,7 @@ def main() -> int:
             )
         return 0
     print("| records | µs a tick | ticks/s and core | bytes a tick |\n|---|---|---|---|")
-    for name in SHAPES:
+    for name in [*SHAPES, *FORMATS]:
         each = [called(HERE, "decoding", "cost", {"name": name}, cpu="1") for _ in range(chosen.repeat)]
         us = statistics.median([one["us"] for one in each])
         print(f"| {name} | {us:.2f} | {1e6 / us:,.0f} | {each[0]['bytes']:.0f} |")
