@@ -21,7 +21,7 @@ and offset are one transaction, and there is nothing to wait for.
 At least once fences nobody: a worker that was stopped and wakes up after its partitions went to another may still write
 a state of then over a newer one, and compaction would keep it. Its writes are seen by the gap they leave between the
 offsets of one's own; then every state of the partition is written anew before the next checkpoint is. A checkpoint says
-at which offset of the changelog it was to stand (`at`): older states that a reader finds from there on are a stranger's.
+at which offset of the changelog it was to stand (`at`): older states that a reader finds from there on are a zombie writer's.
 """
 
 from __future__ import annotations
@@ -234,10 +234,10 @@ class Checkpointer:
         rows = cycle.rows[cycle.at :][: max(1, min(limit, limit * SLICE_ROW_BYTES // size, SLICE_BYTES_MAX // size))]
         cycle.at += len(rows)
         charged = len(rows) * size
-        # Some may have been let go since, or given to others.
+        # Some may have been evicted since, or given to others.
         rows = rows[table.changed[rows] & (table.partition[rows] == partition)]
         piece = Slice(partition, [], [])
-        # More than can be let go in the meantime: one a record.
+        # More than can be evicted until then: one a record.
         self._take_gone(known, partition, piece, 4 * limit)
         if len(rows):
             layout, text = self._snapshots.layout()
@@ -317,7 +317,7 @@ class Checkpointer:
             known.began_s = LONG_AGO_S
 
     def take_gone(self, partition: int, limit: int) -> Slice | None:
-        """Deletions of series that were let go, where too many of them wait for the next checkpoint."""
+        """Deletions of evicted series, where too many of them wait for the next checkpoint."""
         known = self._partitions[partition]
         self._share_gone()
         if len(known.gone) <= self._settings.records:
@@ -336,7 +336,7 @@ class Checkpointer:
         gone.clear()
 
     def _take_gone(self, known: ChangelogState, partition: int, piece: Slice, limit: int) -> None:
-        """Series that were let go are deleted from the changelog, too."""
+        """Evicted series are deleted from the changelog, too."""
         self._share_gone()
         for name in dict.fromkeys(known.gone[:limit]):
             if self._engine.table.find(partition, name) is None:
@@ -378,7 +378,7 @@ class Checkpointer:
         return known.strange_writes if known is not None else 0
 
     def _written_by_another(self, partition: int, known: ChangelogState) -> None:
-        """Whatever the stranger wrote over is written once more, and no checkpoint holds before that."""
+        """Whatever the zombie writer wrote over is written once more, and no checkpoint holds before that."""
         self._engine.table.changed[list(self._engine.table.series(partition).values())] = True
         known.cycle = known.waiting = None
         known.strange_writes += 1

@@ -6,7 +6,7 @@ replayed silently, give every series that speaks regularly its `warm_up` steps b
 
 The same string says which topic the offset is of (one that was deleted may have been made anew), and which weights were
 in use from which offset on. The changelog's checkpoint says it, too, but a
-worker that was put out of the group may write an old checkpoint over a new one; its commits are refused.
+worker that was evicted from the group may write an old checkpoint over a new one; its commits are refused.
 """
 
 from __future__ import annotations
@@ -147,10 +147,10 @@ def _note(known: Committed) -> _Note | None:
 def history_of(known: Committed | None, checkpoint: Checkpoint) -> History:
     """Which weights were in use: what was committed counts, the checkpoint's word where the commit is silent."""
     note = _note(known) if known is not None else None
-    told = note.weights if note is not None else ()
-    if not told:
+    noted = note.weights if note is not None else ()
+    if not noted:
         return checkpoint.history()
-    return (*(use for use in checkpoint.history() if use[0] < told[0][0]), *told)
+    return (*(use for use in checkpoint.history() if use[0] < noted[0][0]), *noted)
 
 
 def starting_points(known: Committed | None, begin: int, end: int, fresh: int) -> tuple[int, int]:

@@ -1,7 +1,7 @@
 """Brings partitions' states back from the changelog, a poll at a time, between the batches of those that serve.
 
 A restore is not done inside the rebalance: a large state would outlast the time that a group gives its members, they
-would be put out, and the next rebalance would begin it anew, for ever (quix-streams #1131, #1146). The partition is
+would be evicted, and the next rebalance would begin it anew, for ever (quix-streams #1131, #1146). The partition is
 assigned, paused, and served when its state is there.
 """
 
@@ -245,7 +245,7 @@ class Restorer:
         done.cold = Counter(found.left[name][2] for name in lost if found.left[name][0] == done.life)
 
     def _older(self, rows: I64, applied: I64, found: Restored, checkpoint: Checkpoint) -> dict[str, int]:
-        """Compaction has kept what a stranger wrote: a state of this history, but not the newest."""
+        """Compaction has kept what a zombie writer wrote: a state of this history, but not the newest."""
         names = self._engine.table.names
         wrong = (found.stood[rows] > checkpoint.at) & (applied < checkpoint.offset)
         return {names[row] or "": at for row, at in zip(rows[wrong], applied[wrong].tolist(), strict=True)}

@@ -64,7 +64,7 @@ BACKOFF_S = (0.2, 10.0)
 LOOP_PROBE_S = 0.25
 COLLECT_S = 30.0
 RETRY_LOOK_S = 5.0
-# How long it is asked who else is in the group, behind the join: nothing is read meanwhile.
+# How long it is asked who else is in the group, after the join: nothing is read until then.
 JOINED_S = 5.0
 # How long broken clients are given to leave in good order.
 LEAVING_S = 2.0
@@ -114,7 +114,7 @@ class Worker:
         self._serving_s: float | None = None  # since when the present clients are there
 
     def stop(self) -> None:
-        """Asks for a clean end: the batch in hand is delivered and committed, then `run` returns.
+        """Asks for a clean end: the current batch is delivered and committed, then `run` returns.
 
         It does so within `shutdown_grace`, whatever the broker does.
         """
@@ -246,8 +246,8 @@ class Worker:
             positions = {partition: position for partition, (position, _) in self.pump.positions().items()}
             self.pump.abandon()
         if now - self._failing_s > GIVE_UP_S:
-            told = f"{self._failures - 1} rebuilds of the clients in {now - self._failing_s:.0f} s did not help"
-            raise GaveUp(f"{told}; the last error: {error}")
+            tried = f"{self._failures - 1} rebuilds of the clients in {now - self._failing_s:.0f} s did not help"
+            raise GaveUp(f"{tried}; the last error: {error}")
         least, most = BACKOFF_S
         wait_s = min(most, least * 2 ** min(self._failures - 1, 16)) * random.uniform(0.5, 1.0)  # noqa: S311
         log.warning("clients are rebuilt after an error", error=str(error), wait_s=round(wait_s, 2))

@@ -228,7 +228,9 @@ async def test_a_dead_letter_that_its_topic_never_takes_is_given_up(
     limits = {"max.message.bytes": "2000"}
     await alter(broker, chosen.topics.dlq, limits)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("streamrnn.service.start_checks.refuse", lambda *states: None)  # it was altered under a running worker
+        patch.setattr(
+            "streamrnn.service.start_checks.refuse", lambda *states: None
+        )  # it was altered under a running worker
         worker, _ = await served(broker, chosen)
         letters = await read_all(broker, chosen.topics.dlq)
         assert [dict(r.headers)["streamrnn-source"].rpartition(b"/")[2] for r in letters] == [b"3", b"4"]
