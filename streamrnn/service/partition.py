@@ -140,11 +140,11 @@ class Partition:
 
     def advance(self, position: int) -> None:
         """Everything before `position` is processed, or skipped."""
+        if not self.owned:
+            raise ImpossibleTransition(f"partition {self.number} is {self._state}, and has processed records")
         self.position, self.moved_s = position, clock_s()
         if self._state is State.REPLAYING and position >= self.emit_from:
             self._on(Cause.CAUGHT_UP)
-        elif not self.owned:
-            raise ImpossibleTransition(f"partition {self.number} is {self._state}, and has processed records")
 
     def parked(self, changelog: ChangelogState, series: int) -> None:
         """So many series of it are in the table."""

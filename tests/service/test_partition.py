@@ -89,6 +89,22 @@ def test_every_state_is_reached_and_left_again() -> None:
     assert {cause for _, cause in TRANSITIONS} == set(Cause)
 
 
+def test_what_the_table_must_not_hold() -> None:
+    """Without this a row too many would be a transition like any other."""
+    into = {to: {(since, cause) for (since, cause), end in TRANSITIONS.items() if end is to} for to in State}
+    # Only what is delivered and committed stays in memory, and only that returns without a restore.
+    assert into[State.PARKED] == {(State.SERVING, Cause.SETTLED)}
+    assert into[State.SERVING] == {(State.REPLAYING, Cause.CAUGHT_UP), (State.PARKED, Cause.RETURNED)}
+    # Nothing is processed before its state was looked for.
+    assert into[State.REPLAYING] == {(State.RESTORING, Cause.RESTORED)}
+    assert into[State.RESTORING] == {(State.RELEASED, Cause.ASSIGNED), (State.PARKED, Cause.MOVED)}
+    # Everything ends when it is given up, by one cause each.
+    assert into[State.RELEASED] == {
+        (State.PARKED, Cause.EXPIRED),
+        *((state, Cause.REVOKED) for state in (State.RESTORING, State.REPLAYING, State.SERVING)),
+    }
+
+
 def test_nothing_else_sets_a_state() -> None:
     """One line of one method writes the word; the transitions are made in `assignment`, but serving begins by itself."""
     writes: list[tuple[str, str]] = []
