@@ -119,18 +119,16 @@ def _warm(found: Found, checkpoint: Checkpoint, input_: Input, word: Word) -> Wa
 
 def _cold(found: Found, said: Checkpoint | None, why: str, word: Word, input_: Input, replay: Replay) -> Cold:
     known = found.known
-    by_tool = known is not None and not is_ours(known)
     position, emit_from = starting_points(known, input_.begin, input_.end, input_.fresh)
     if said is not None:
         # No note says from where on a replay makes it warm: a tool leaves none, and ours counts steps of before, since the
         # partition came to its owner.
         since = emit_from - word.records if word.direction == "ahead" else emit_from
-        again = again_from(since, input_.begin, found.series, replay.warm_up, replay.records)
-        position = again if by_tool else min(position, again)
+        position = min(position, again_from(since, input_.begin, found.series, replay.warm_up, replay.records))
     committed = known.offset if known is not None else -1
     if committed > emit_from:
         committed = -1  # of a topic that is no more
     # A new partition has no state to lose. A topic that is deleted takes the group's offsets with it, not the state.
     lost = bool(why) and why != DELETED and (known is not None or why != NO_CHECKPOINT)
-    honoured = known.offset if known is not None and by_tool else -1
+    honoured = known.offset if known is not None and not is_ours(known) else -1
     return Cold(position, emit_from, committed, word, why, lost, said.decoder if said is not None else b"", honoured)

@@ -75,6 +75,10 @@ CASES: dict[str, tuple[Found, Input, tuple[Any, ...]]] = {
     "an operator sets it where the states are": (
         Found(Committed(50), checkpoint(50), reached=50), INPUT, (50, 50, 50, b"clock"),
     ),
+    "an operator sets it ahead of states of another meaning": (
+        Found(Committed(80), None, "another step", before=checkpoint(50), reached=60, series=2), INPUT,
+        (36, 80, 80, True, "another step"),
+    ),
     "an offset that is honoured already": (
         Found(Committed(30), checkpoint(30, word=30), reached=50), INPUT, (30, 30, 30, b"clock"),
     ),
