@@ -9,6 +9,7 @@ import json
 import math
 import random
 import struct
+import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -632,3 +633,25 @@ def test_a_registry_that_cannot_be_meant_is_said_at_the_start(registry: dict[str
             [], {"input": "t", "channels": ["a"], "step": "1s", "horizon": 3, "decode": AVRO, "registry": registry}, {}
         )
     assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("decode", "package", "said"),
+    [
+        (AVRO, "fastavro", r"streamrnn\[avro\]"), (PROTOBUF, "google.protobuf", r"streamrnn\[protobuf\]"),
+        ({"format": "otlp-proto"}, "opentelemetry.proto.metrics.v1", r"streamrnn\[protobuf\]"), ({"format": "sparkplug"}, "google.protobuf", r"streamrnn\[protobuf\]"),
+    ],
+)  # fmt: skip
+def test_what_has_to_be_installed_first_is_said_at_the_start(
+    monkeypatch: pytest.MonkeyPatch, decode: dict[str, Any], package: str, said: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ConfigError, match=said):
+        configured("http://host", "temp", decode)
+
+
+def test_the_registry_s_client_that_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "confluent_kafka.schema_registry", None)
+    chosen = configured("http://host", "temp", AVRO)
+    with pytest.raises(RegistryRefuses, match=r"streamrnn\[avro\]"):
+        fetch(chosen, Decoder(chosen.stream_spec(), chosen.decode_spec()), [])
