@@ -15,6 +15,7 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -31,8 +32,11 @@ from hypothesis import strategies as st
 from registry import Registered, serving
 from test_elements import documents
 from test_producers import T0, Plain, decoder, ticks
+from typer.testing import CliRunner
 
 from streamrnn import avro, protobuf
+from streamrnn.cli import app
+from streamrnn.cli.exit_codes import ExitCode, exit_code_of
 from streamrnn.codec import Decoded, Decoder
 from streamrnn.instants import Refused
 from streamrnn.service.config import ConfigError, Settings, load
@@ -614,6 +618,23 @@ def test_a_registry_that_is_away_is_no_refusal(registered: Registered) -> None:
     nowhere = configured("http://127.0.0.1:9", "temp flow", AVRO)
     with pytest.raises(RegistryAway, match="cannot be reached"):
         fetch(nowhere, decoder, [record])
+
+
+def test_validate_asks_the_registry_and_no_password_stands_on_a_command_line(
+    registered: Registered, tmp_path: Path
+) -> None:
+    registered.password = "right"
+    secret = tmp_path / "secret"
+    secret.write_text("wrong")
+    sets = {"input": "t", "channels": "[a]", "step": "1s", "horizon": "3", "decode.format": "avro", "registry.url": registered.url,
+            "registry.username": "user", "registry.password_file": str(secret)}  # fmt: skip
+    arguments = [part for key, value in sets.items() for part in ("--set", f"{key}={value}")]
+    found = CliRunner().invoke(app, ["validate", *arguments])
+    assert isinstance(found.exception, RegistryRefuses)
+    assert exit_code_of(found.exception) == ExitCode.BROKER
+    assert CliRunner().invoke(app, ["validate", "--offline", *arguments]).exit_code == 0
+    told = CliRunner().invoke(app, ["validate", "--offline", *arguments, "--set", "registry.password=hunter2"])
+    assert "never from the command line" in f"{told.exception} {told.output}"
 
 
 @pytest.mark.parametrize(
