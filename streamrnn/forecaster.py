@@ -47,7 +47,7 @@ from streamrnn.frames import (
 )
 from streamrnn.mapping import DecodeSpec
 from streamrnn.model import device as devices
-from streamrnn.model.weights import WeightsError, WeightsMeta, fitted, pack
+from streamrnn.model.weights import Fitted, WeightsError, WeightsMeta, fitted, pack
 from streamrnn.packed import PackedRecord, packed
 from streamrnn.records import F64, I64, KIND_TICK, ForecastBatch, ImputationBatch, Outputs, Reason, TickBatch
 from streamrnn.service.config import ConfigError, Settings, load
@@ -205,8 +205,8 @@ class OnlineForecaster(Forecaster):
 
     @property
     def series(self) -> tuple[str, ...]:
-        """The series that have a state."""
-        return tuple(self._engine.table.series(0))
+        """The series that have a state, by name."""
+        return tuple(sorted(self._engine.table.series(0)))
 
     @property
     def model(self) -> str:
@@ -222,7 +222,7 @@ class OnlineForecaster(Forecaster):
         """Serves with these weights from the next tick on, and trains on from them. Raises ValueError where they do not fit."""
         self._stop_training()
         try:
-            found = fitted(weights, self._meaning, self._engine.inputs)
+            found = self._fitted(weights)
         except WeightsError as error:
             raise ValueError(f"the weights cannot be used: {error}") from None
         self._engine.load(found.network, found.meta.id)
@@ -230,6 +230,10 @@ class OnlineForecaster(Forecaster):
         if self._training is not None:
             own = found.network.spec == self._training.learner.model_spec
             self._training.learner.adopt(found.network if own else None)
+
+    def _fitted(self, weights: bytes) -> Fitted:
+        with torch.random.fork_rng(devices=[]):  # a network is drawn before its weights are put into it
+            return fitted(weights, self._meaning, self._engine.inputs)
 
     # ── learning ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -382,7 +386,7 @@ class OnlineForecaster(Forecaster):
                 device=self._training.device,
             )
             self._weights = pack(done.network, meta, self._meaning)
-            found = fitted(self._weights, self._meaning, self._engine.inputs)
+            found = self._fitted(self._weights)
             self._engine.load(found.network, found.meta.id)
         rungs = self._training.learner.model_spec.rungs
         return Fit(done.network is not None, done.verdict.reason, done.updates, dict(zip(rungs, gain, strict=False)))
