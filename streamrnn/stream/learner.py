@@ -76,7 +76,6 @@ class Learner:
         self.drifted = False
         self.ticks = 0
         self.steps = 0
-        self.steps_at_round = 0
         self.rounds = self.accepted = self.refused = 0
         self._refused_in_a_row = 0
         self._watch = DriftWatch()
@@ -182,7 +181,6 @@ class Learner:
         spec = self.spec.train
         self.rounds += 1
         self.drifted = False
-        self.steps_at_round = self.steps
         updates, loss, diverged = 0, 0.0, ""
         kept = Kept(self._network)
         while updates < self.spec.updates and not enough():
