@@ -342,7 +342,7 @@ def note(data: bytes) -> None:
 
 # ── weights ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-_SMALL = spec(channels=("a",), horizon=2, burn_in=4, warm_up=2, series_max=4)
+_SMALL = spec(channels=("a",), horizon=2, warm_up=2, series_max=4)
 
 
 @functools.cache
