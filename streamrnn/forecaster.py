@@ -11,7 +11,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -54,6 +53,7 @@ from streamrnn.service.config import ConfigError, Settings, load
 from streamrnn.stream.engine import NO_MODEL, Engine
 from streamrnn.stream.learner import Learner, Round
 from streamrnn.stream.snapshot import Restored, SnapshotError, Snapshots
+from streamrnn.transports.base import LONG_AGO_S, clock_s
 
 # Ticks of a frame that are processed at once, as the service takes records.
 PIECE = 2000
@@ -659,7 +659,7 @@ class _Training:
         self._running: Future[Round] | None = None
         self._waiting: list[TickBatch] = []
         self._ticks_at_round = 0
-        self._next_s = 0.0
+        self._next_s = LONG_AGO_S
 
     @contextmanager
     def _own_random(self) -> Iterator[None]:
@@ -677,14 +677,14 @@ class _Training:
             return
         self.learner.feed(batch)
         if self._thread is not None and self._due():
-            until = time.monotonic() + self._spec.budget / 1000
-            self._running = self._thread.submit(self._round, lambda: time.monotonic() > until)
+            until = clock_s() + self._spec.budget / 1000
+            self._running = self._thread.submit(self._round, lambda: clock_s() > until)
 
     def _due(self) -> bool:
         """As in the trainer: when something was learnt since the last round, an interval later or at once after a drift."""
         learner = self.learner
         news = learner.ticks - self._ticks_at_round
-        asked = learner.drifted or news >= self._spec.ticks or (news > 0 and time.monotonic() >= self._next_s)
+        asked = learner.drifted or news >= self._spec.ticks or (news > 0 and clock_s() >= self._next_s)
         return asked and learner.ready()
 
     def done(self) -> Round | None:
@@ -709,7 +709,7 @@ class _Training:
             return None
         finally:
             first = self.learner.incumbent is None
-            self._next_s = time.monotonic() + (1.0 if first else self._spec.interval / 1000)
+            self._next_s = clock_s() + (1.0 if first else self._spec.interval / 1000)
             waiting, self._waiting = self._waiting, []
             for batch in waiting:
                 self.learner.feed(batch)
