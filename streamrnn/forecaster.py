@@ -677,8 +677,7 @@ class _Training:
             return
         self.learner.feed(batch)
         if self._thread is not None and self._due():
-            until = clock_s() + self._spec.budget / 1000
-            self._running = self._thread.submit(self._round, lambda: clock_s() > until)
+            self._running = self._thread.submit(self._timed_round)
 
     def _due(self) -> bool:
         """As in the trainer: when something was learnt since the last round, an interval later or at once after a drift."""
@@ -713,6 +712,10 @@ class _Training:
             waiting, self._waiting = self._waiting, []
             for batch in waiting:
                 self.learner.feed(batch)
+
+    def _timed_round(self) -> Round:
+        until = clock_s() + self._spec.budget / 1000
+        return self._round(lambda: clock_s() > until)
 
     def round(self) -> Round:
         """A round here and now."""
