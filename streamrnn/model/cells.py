@@ -13,7 +13,6 @@ row per series, [row, state_size], so that a table can hold the states of all se
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -141,34 +140,3 @@ class GruD(Cell):
             state = core._move(projected[t], factor[t] * state, keep)  # noqa: SLF001
             outs.append(state)
         return torch.stack(outs), state
-
-
-class Stack(nn.Module):
-    """Layers on top of each other; the state row is the layers' states side by side."""
-
-    def __init__(self, cells: Iterable[Cell]) -> None:
-        super().__init__()
-        self.cells = nn.ModuleList(cells)
-        self.sizes = [cell.state_size for cell in self._layers()]
-        self.state_size = sum(self.sizes)
-
-    def _layers(self) -> list[Cell]:
-        return [cell for cell in self.cells if isinstance(cell, Cell)]
-
-    def forward(self, xs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """xs [T, B, inputs], state [B, S] → [T, B, hidden], [B, S]."""
-        moved: list[Tensor] = []
-        for cell, part in zip(self._layers(), torch.split(state, self.sizes, dim=-1), strict=True):
-            xs, new = cell(xs, part)
-            moved.append(new)
-        return xs, torch.cat(moved, dim=-1)
-
-
-def make_cell(kind: str, inputs: int, hidden: int, channels: int, layer_norm: bool, dropout: float) -> Cell:
-    """`channels` is how many ages the first layer's input ends with; GRU-D above the first layer is a GRU."""
-    if kind == "gru-d" and channels:
-        return GruD(inputs, hidden, channels, layer_norm, dropout)
-    plain = "gru" if kind == "gru-d" else kind
-    if layer_norm or dropout > 0.0:
-        return WrittenCell(plain, inputs, hidden, layer_norm, dropout)
-    return FusedCell(plain, inputs, hidden)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -74,6 +75,24 @@ def test_no_gradient_crosses_a_chunk_but_the_state_does() -> None:
     # The last gradient left is that of the second chunk: from the carried state, with its history cut off.
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(gradients(net), gradients(carried), strict=True))
     assert not all(torch.allclose(a, b, atol=1e-4) for a, b in zip(gradients(net), gradients(alone), strict=True))
+
+
+@pytest.mark.parametrize("chunk_len", [10, 30])
+def test_sequence_to_vector_learns_from_the_last_step_of_a_stretch_alone(chunk_len: int) -> None:
+    batch = waves(30, 4)
+    ours, theirs = (Network(replace(SHAPE, head="vector")) for _ in range(2))
+    theirs.load_state_dict(ours.state_dict())
+    spec = TrainSpec(chunk_len=chunk_len, clip_norm=1e9, **PLAIN)
+    train_sequences(ours, torch.optim.SGD(ours.parameters(), lr=0.0), batch, batch, spec)
+    theirs.train()
+    state = theirs.zero_state(4)
+    if chunk_len < 30:
+        with torch.no_grad():
+            _, state = theirs(batch.inputs[: 30 - chunk_len], state)
+    out, _ = theirs(batch.inputs[30 - chunk_len :], state)
+    last = forecast_loss(out[-1:], batch.targets[-1:], batch.weighs[-1:])
+    (trunk_loss(theirs, batch) + last).backward()
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(gradients(ours), gradients(theirs), strict=True))
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
