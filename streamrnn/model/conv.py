@@ -52,9 +52,8 @@ class CausalConv(Cell):
 
 
 class WaveNet(Cell):
-    """Convolutions of width 2 with the dilations 1, 2, 4, 8, each rectified and, from the second on, added to what it was given
-    (He et al. 2015): a step sees itself and the 15 before it, with two of these layers the 30 before it. The state is that of
-    the convolutions, side by side."""
+    """Convolutions of width 2 with the dilations 1, 2, 4, 8, each rectified: a step sees itself and the 15 before it, with two of
+    these layers the 30 before it. The state is that of the convolutions, side by side."""
 
     def __init__(self, inputs: int, filters: int, layer_norm: bool = False, dropout: float = 0.0) -> None:
         super().__init__(inputs, filters)
@@ -71,8 +70,7 @@ class WaveNet(Cell):
     def forward(self, xs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         moved: list[Tensor] = []
         for conv, part in zip(self._layers(), torch.split(state, self._sizes, dim=-1), strict=True):
-            out, new = conv(xs, part)
-            out = functional.relu(out)
-            xs = xs + out if conv.inputs == conv.hidden else out
+            xs, new = conv(xs, part)
+            xs = functional.relu(xs)
             moved.append(new)
         return xs, torch.cat(moved, dim=-1)

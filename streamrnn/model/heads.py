@@ -108,8 +108,8 @@ class Decoder(nn.Module):
         super().__init__()
         self.encoded, self.static = encoded, static
         self.begin = nn.Linear(encoded, hidden) if encoded else None
-        self.placed = nn.Linear(static, hidden, bias=False) if static else None
-        self.core = FusedCell("gru", 1 + hidden if static else 1, hidden)
+        self.placed = nn.Parameter(torch.empty(hidden, static).uniform_(-1.0, 1.0))  # what the static vector makes of itself
+        self.core = FusedCell("gru", 1 + hidden, hidden)
         self.weight = nn.Parameter(torch.zeros(1, hidden))
         self.share = nn.Parameter(torch.ones(rungs))
 
@@ -121,12 +121,14 @@ class Decoder(nn.Module):
             state = torch.tanh(self.begin(encoded))
         else:
             state = first.new_zeros(first.shape[0], self.core.hidden)
-        place = torch.tanh(self.placed(static)) if self.placed is not None and static is not None else None
+        place = first.new_zeros(first.shape[0], self.core.hidden)
+        if static is not None:
+            place = torch.tanh(functional.linear(static, self.placed))
         before = begin
         said: list[Tensor] = []
         for rung in range(first.shape[1]):
             fed = before.clamp(-FED_MAX, FED_MAX).unsqueeze(1)
-            hidden, state = self.core.step(fed if place is None else torch.cat([fed, place], dim=1), state)
+            hidden, state = self.core.step(torch.cat([fed, place], dim=1), state)
             each = functional.linear(hidden if mask is None else hidden * mask, self.weight)[:, 0]
             before = first[:, rung] + self.share[rung] * each
             said.append(before)

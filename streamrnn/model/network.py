@@ -40,7 +40,8 @@ class Network(nn.Module):
         # Heads that feed back what they say are shown the newest error one step ahead, whose place it takes.
         feeds = spec.head in ("iterated", "encoder-decoder")
         self._newest = spec.inputs.index(NEWEST) if feeds and NEWEST in spec.inputs else -1
-        self._static = [i for i, name in enumerate(spec.inputs) if name.startswith(STATIC)] if feeds else []
+        self.static = tuple(name for name in spec.inputs if name.startswith(STATIC)) if feeds else ()
+        self._static = [spec.inputs.index(name) for name in self.static]
         self.stack = make_stack(
             spec.cell,
             spec.trunk + feeds,

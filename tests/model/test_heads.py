@@ -187,6 +187,6 @@ def test_the_decoder_knows_which_channel_it_speaks_of() -> None:
         net.first.weight[:, 3:5] = 0.0  # only the static vector says which
         said, _ = net(xs, net.zero_state(2))
         assert not torch.allclose(said[:, 0], said[:, 1])
-        net.beside.decoder.placed.weight.zero_()
+        net.beside.decoder.placed.zero_()
         said, _ = net(xs, net.zero_state(2))
     assert torch.allclose(said[:, 0], said[:, 1], atol=1e-6)

@@ -1,0 +1,259 @@
+"""The table that this project grew from: "Processing sequences using RNNs and CNNs", chapter 15 of A. Géron, "Hands-on machine
+learning" (2nd edition): ten thousand noisy sums of two sines, one and ten steps ahead, every architecture by its name and in
+the book's size, made of the pieces of `streamrnn.model`; then this service's own defaults on the same series.
+
+Rows 0..7000 train, 7000..9000 are scored (mean squared error of the forecasts from step 50 on); batches of 32, Adam, 20 epochs. The
+rate falls evenly from twice a row's (the book's, but for `linear` and `simple-rnn`, which it leaves under-trained) to nothing.
+
+    python tests/benchmarks/book.py [--rows naive,linear,...] [--json OUT] [--seconds-max N]
+
+A row that `--seconds-max` cuts short says so by fewer epochs. tests/benchmarks/README.md says what each architecture buys.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from streamrnn.model.cells import Cell, FusedCell
+from streamrnn.model.conv import CausalConv, WaveNet
+from streamrnn.model.heads import Head, make_head
+from streamrnn.model.stack import Stack, make_cell
+
+SEEN = 50  # steps
+TRAIN, SCORED, SERIES = 7000, 9000, 10_000
+BATCH, EPOCHS = 32, 20
+
+
+def series(steps: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """The book's generator, from its seed: [series, step]."""
+    rng = np.random.RandomState(42)
+    f1, f2, o1, o2 = rng.rand(4, SERIES, 1)
+    t = np.linspace(0, 1, steps)
+    x = 0.5 * np.sin((t - o1) * (f1 * 10 + 10)) + 0.2 * np.sin((t - o2) * (f2 * 20 + 20))
+    x += 0.1 * (rng.rand(SERIES, steps) - 0.5)
+    found: np.ndarray[Any, np.dtype[np.float32]] = x.astype(np.float32)
+    return found
+
+
+class Net(nn.Module):
+    """Layers and a head on what is seen: [T, B, 1] → [T, B, rung]. Without a head the last layer's hidden unit is the forecast."""
+
+    def __init__(self, cells: list[Cell], head: Head | None, rungs: int) -> None:
+        super().__init__()
+        self.layers, self.head = Stack(cells), head
+        self.bias = nn.Parameter(torch.zeros(rungs if head is not None else 0))
+
+    def forward(self, xs: Tensor) -> Tensor:
+        state = xs.new_zeros(xs.shape[1], self.layers.state_size)
+        if self.head is None:
+            out: Tensor = self.layers(xs, state)[0]
+            return out
+        said: Tensor = self.head(self.layers, xs, state, self.bias.expand(*xs.shape[:2], -1))[0]
+        return said
+
+
+class Linear(nn.Module):
+    """One linear map of all that was seen."""
+
+    def __init__(self, rungs: int) -> None:
+        super().__init__()
+        self.map = nn.Linear(SEEN, rungs)
+
+    def forward(self, xs: Tensor) -> Tensor:
+        out: Tensor = self.map(xs[..., 0].T).unsqueeze(0)
+        return out
+
+
+class Strided(nn.Module):
+    """A convolution that says every second step what the four before it were, and a network on that."""
+
+    def __init__(self, net: Net) -> None:
+        super().__init__()
+        self.conv, self.net = CausalConv(1, 20, width=4), net
+
+    def forward(self, xs: Tensor) -> Tensor:
+        out, _ = self.conv(xs, xs.new_zeros(xs.shape[1], self.conv.state_size))
+        said: Tensor = self.net(out[3::2])
+        return said
+
+
+def keras_like(net: nn.Module) -> nn.Module:
+    """Weights as the book's library draws them: Glorot's uniform ones, orthogonal recurrent ones, no bias."""
+    for name, parameter in net.named_parameters():
+        if parameter.dim() < 2:
+            if "norm" not in name and not name.endswith("share"):
+                nn.init.zeros_(parameter)
+        elif "weight_hh" in name or "from_hidden" in name:
+            for block in parameter.chunk(parameter.shape[0] // parameter.shape[1]):
+                nn.init.orthogonal_(block)
+        elif "weight_ih" in name or "from_input" in name:
+            blocks = parameter.shape[0] // (parameter.shape[0] // 20 or 1) if parameter.shape[0] % 20 == 0 else parameter.shape[0]
+            for block in parameter.split(blocks):
+                nn.init.xavier_uniform_(block)
+        else:
+            nn.init.xavier_uniform_(parameter)
+    if isinstance(net, Net) and net.layers.cells and isinstance(net.layers.cells[0], FusedCell):
+        for cell in net.layers.cells:
+            if isinstance(cell, FusedCell) and cell.kind == "lstm":  # forgets nothing at first
+                with torch.no_grad():
+                    cell.core.bias_ih_l0[cell.hidden : 2 * cell.hidden] = 1.0
+    return net
+
+
+def recurrent(kind: str, head: str, rungs: int, layer_norm: bool = False, inputs: int = 1) -> Net:
+    cells = [make_cell(kind, inputs, 20, 0, layer_norm), make_cell(kind, 20, 20, 0, layer_norm)]
+    return Net(cells, make_head(head, 20, rungs), rungs)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Row:
+    """`every`: of the steps that are said, which are learnt from: all, or the last. `first`: the step of the first thing said, and
+    `stride` steps from one to the next. `published`: the book's figure."""
+
+    name: str
+    rungs: int
+    published: float
+    net: Callable[[], nn.Module] | None = None
+    rate: float = 1e-3
+    every: bool = False
+    first: int = 0
+    stride: int = 1
+    iterated: bool = False
+
+
+ROWS = [
+    Row("naive", 1, 0.0202),
+    Row("linear", 1, 0.0042, lambda: Linear(1), rate=1e-2),
+    Row("simple-rnn", 1, 0.0109, lambda: Net([make_cell("rnn", 1, 1)], None, 1), rate=1e-2),
+    Row(
+        "deep-rnn",
+        1,
+        0.0029,
+        lambda: Net([make_cell("rnn", 1, 20), make_cell("rnn", 20, 20), make_cell("rnn", 20, 1)], None, 1),
+    ),
+    Row("deep-rnn-dense", 1, 0.00262, lambda: recurrent("rnn", "vector", 1)),
+    Row("naive-10", 10, 0.2570),
+    Row("linear-10", 10, 0.0187, lambda: Linear(10), rate=1e-2),
+    Row("iterated", 10, 0.0275, lambda: recurrent("rnn", "iterated", 1), iterated=True),
+    Row("sequence-to-vector", 10, 0.0085, lambda: recurrent("rnn", "vector", 10)),
+    Row("sequence-to-sequence", 10, 0.0058, lambda: recurrent("rnn", "sequence", 10), rate=1e-2, every=True),
+    Row("layer-norm", 10, 0.0121, lambda: recurrent("rnn", "sequence", 10, layer_norm=True), every=True),
+    Row("lstm", 10, 0.0086, lambda: recurrent("lstm", "sequence", 10), every=True),
+    Row("gru", 10, 0.0103, lambda: recurrent("gru", "sequence", 10), every=True),
+    Row(
+        "conv-gru",
+        10,
+        0.0080,
+        lambda: Strided(recurrent("gru", "sequence", 10, inputs=20)),
+        every=True,
+        first=3,
+        stride=2,
+    ),
+    Row(
+        "wavenet",
+        10,
+        0.0072,
+        lambda: Net([WaveNet(1, 20), WaveNet(20, 20)], make_head("sequence", 20, 10), 10),
+        every=True,
+    ),
+]
+
+
+def labels(x: Tensor, row: Row) -> Tensor:
+    """What came after each step that something is said of: [series, said, rung]."""
+    rungs = 1 if row.iterated else row.rungs
+    at = torch.arange(row.first, SEEN, row.stride) if row.every else torch.tensor([SEEN - 1])
+    return x[:, at[:, None] + 1 + torch.arange(rungs)]
+
+
+def trained(row: Row, x: Tensor, seconds_max: float, seed: int) -> tuple[nn.Module, int]:
+    """The network after the book's epochs, and how many they were."""
+    assert row.net is not None
+    torch.manual_seed(seed)
+    net = keras_like(row.net())
+    optimizer = torch.optim.Adam(net.parameters(), lr=row.rate, eps=1e-7, foreach=True)
+    shown, wanted = x[:TRAIN, :SEEN], labels(x[:TRAIN], row)
+    updates = EPOCHS * -(-TRAIN // BATCH)
+    fall = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: 2.0 * (1.0 - k / updates))
+    begin = time.monotonic()
+    for epoch in range(EPOCHS):
+        order = torch.randperm(TRAIN)
+        for first in range(0, TRAIN, BATCH):
+            chosen = order[first : first + BATCH]
+            said = net(shown[chosen].T.unsqueeze(-1).contiguous())
+            loss = functional.mse_loss(said[-wanted.shape[1] :].transpose(0, 1), wanted[chosen])
+            optimizer.zero_grad(set_to_none=True)
+            torch.autograd.backward(loss)
+            optimizer.step()
+            fall.step()
+            if time.monotonic() - begin > seconds_max:
+                return net.eval(), epoch
+    return net.eval(), EPOCHS
+
+
+@torch.inference_mode()
+def scored(row: Row, net: nn.Module, x: Tensor) -> float:
+    """Mean squared error of what is said at the last step."""
+    shown, wanted = x[TRAIN:SCORED, :SEEN], x[TRAIN:SCORED, SEEN : SEEN + row.rungs]
+    if row.iterated:
+        assert isinstance(net, Net) and net.head is not None
+        longer = make_head("iterated", 20, row.rungs).eval()
+        longer.load_state_dict({**net.head.state_dict(), "share": net.head.share.expand(row.rungs)})  # type: ignore[union-attr]
+        net.head, net.bias = longer, nn.Parameter(net.bias.expand(row.rungs))
+    said = net(shown.T.unsqueeze(-1).contiguous())[-1]
+    return float(functional.mse_loss(said.double(), wanted.double()))
+
+
+def measured(row: Row, seconds_max: float, seed: int) -> dict[str, Any]:
+    begin = time.monotonic()
+    x = torch.from_numpy(series(SEEN + row.rungs))
+    if row.net is None:
+        last, wanted = x[TRAIN:SCORED, SEEN - 1 : SEEN], x[TRAIN:SCORED, SEEN : SEEN + row.rungs]
+        return {"row": row.name, "mse": float((last - wanted).double().square().mean()), "epochs": 0, "seconds": 0.0}
+    net, epochs = trained(row, x, seconds_max, seed)
+    mse = scored(row, net, x)
+    return {"row": row.name, "mse": mse, "epochs": epochs, "seconds": round(time.monotonic() - begin, 1)}
+
+
+def main() -> None:
+    known = {row.name: row for row in ROWS}
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", default=",".join(known), help="by name; all of them where nothing is said")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--seconds-max", type=float, default=float("inf"), help="of a row's training")
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    names = asked.rows.split(",")
+    if unknown := [name for name in names if name not in known]:
+        parser.error(f"--rows: no row is called {', '.join(unknown)}; there are {', '.join(known)}")
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    found = []
+    print(f"{'row':<22} {'mse':>8} {'book':>8} {'epochs':>7} {'seconds':>8}")
+    for name in names:
+        figures = measured(known[name], asked.seconds_max, asked.seed)
+        found.append(figures)
+        print(
+            f"{name:<22} {figures['mse']:>8.5f} {known[name].published:>8.5f} {figures['epochs']:>7} {figures['seconds']:>8.1f}",
+            flush=True,
+        )
+        if asked.json:
+            asked.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
