@@ -108,7 +108,9 @@ class Decoder(nn.Module):
         super().__init__()
         self.encoded, self.static = encoded, static
         self.begin = nn.Linear(encoded, hidden) if encoded else None
-        self.placed = nn.Parameter(torch.empty(hidden, static).uniform_(-1.0, 1.0))  # what the static vector makes of itself
+        self.placed = nn.Parameter(
+            torch.empty(hidden, static).uniform_(-1.0, 1.0)
+        )  # what the static vector makes of itself
         self.core = FusedCell("gru", 1 + hidden, hidden)
         self.weight = nn.Parameter(torch.zeros(1, hidden))
         self.share = nn.Parameter(torch.ones(rungs))

@@ -2,8 +2,8 @@
 learning" (2nd edition): ten thousand noisy sums of two sines, one and ten steps ahead, every architecture by its name and in
 the book's size, made of the pieces of `streamrnn.model`; then this service's own defaults on the same series.
 
-Rows 0..7000 train, 7000..9000 are scored (mean squared error of the forecasts from step 50 on); batches of 32, Adam, 20 epochs. The
-rate falls evenly from twice a row's (the book's, but for `linear` and `simple-rnn`, which it leaves under-trained) to nothing.
+Rows 0..7000 train, 7000..9000 are scored (mean squared error of the forecasts from step 50 on); batches of 32, Adam, 20 epochs.
+The rate falls evenly from twice a row's (the book's, but for `linear` and `simple-rnn`, which that leaves under-trained) to 0.
 
     python tests/benchmarks/book.py [--rows naive,linear,...] [--json OUT] [--seconds-max N]
 
@@ -50,7 +50,7 @@ def series(steps: int) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 
 class Net(nn.Module):
-    """Layers and a head on what is seen: [T, B, 1] → [T, B, rung]. Without a head the last layer's hidden unit is the forecast."""
+    """Layers and a head on what is seen: [T, B, 1] → [T, B, rung]. Without a head the last layer's one unit is the forecast."""
 
     def __init__(self, cells: list[Cell], head: Head | None, rungs: int) -> None:
         super().__init__()
@@ -101,7 +101,11 @@ def keras_like(net: nn.Module) -> nn.Module:
             for block in parameter.chunk(parameter.shape[0] // parameter.shape[1]):
                 nn.init.orthogonal_(block)
         elif "weight_ih" in name or "from_input" in name:
-            blocks = parameter.shape[0] // (parameter.shape[0] // 20 or 1) if parameter.shape[0] % 20 == 0 else parameter.shape[0]
+            blocks = (
+                parameter.shape[0] // (parameter.shape[0] // 20 or 1)
+                if parameter.shape[0] % 20 == 0
+                else parameter.shape[0]
+            )
             for block in parameter.split(blocks):
                 nn.init.xavier_uniform_(block)
         else:
@@ -121,7 +125,7 @@ def recurrent(kind: str, head: str, rungs: int, layer_norm: bool = False, inputs
 
 @dataclass(frozen=True)
 class Row:
-    """`every`: of the steps that are said, which are learnt from: all, or the last. `first`: the step of the first thing said, and
+    """`every`: all steps that are said are learnt from, or the last alone. `first`: the step of the first thing said, and
     `stride` steps from one to the next. `published`: the book's figure."""
 
     name: str
