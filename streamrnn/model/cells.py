@@ -69,9 +69,12 @@ class WrittenCell(Cell):
         gates = GATES[kind]
         self.from_input = nn.Linear(inputs, gates * hidden)
         self.from_hidden = nn.Linear(hidden, gates * hidden)
-        # Normalised per gate block: [row, gate, hidden].
-        self.norm_input = nn.LayerNorm(hidden) if layer_norm else nn.Identity()
-        self.norm_hidden = nn.LayerNorm(hidden) if layer_norm else nn.Identity()
+        # Normalised per gate block, [row, gate, hidden]: with gates the shares of input and hidden state each by itself, in the
+        # plain RNN their sum, as in the paper. There a share of a single number would keep nothing but its sign.
+        apart, together = layer_norm and kind != "rnn", layer_norm and kind == "rnn"
+        self.norm_input = nn.LayerNorm(hidden) if apart else nn.Identity()
+        self.norm_hidden = nn.LayerNorm(hidden) if apart else nn.Identity()
+        self.norm = nn.LayerNorm(hidden) if together else nn.Identity()
         for parameter in (*self.from_input.parameters(), *self.from_hidden.parameters()):
             nn.init.uniform_(parameter, -1.0 / math.sqrt(hidden), 1.0 / math.sqrt(hidden))
 
@@ -98,7 +101,7 @@ class WrittenCell(Cell):
         h = state[:, : self.hidden]
         gh = self.norm_hidden(self.from_hidden(h).unflatten(-1, (gates, self.hidden)))  # [B, gates, hidden]
         if self.kind == "rnn":
-            candidate = torch.tanh(gi[:, 0] + gh[:, 0])
+            candidate = torch.tanh(self.norm(gi[:, 0] + gh[:, 0]))
             return candidate if keep is None else candidate * keep
         if self.kind == "gru":
             r, z = torch.sigmoid(gi[:, :2] + gh[:, :2]).unbind(1)

@@ -122,6 +122,14 @@ def test_layer_normalisation_and_dropout_on_all_cells(kind: str) -> None:
     assert not torch.equal(cell(xs, state)[0], cell(xs, state)[0])
 
 
+def test_a_normalised_rnn_of_one_input_sees_how_large_it_is() -> None:
+    torch.manual_seed(0)
+    cell = make_cell("rnn", 1, 8, layer_norm=True)
+    state = torch.randn(1, 8)
+    near, far = (cell.step(torch.tensor([[x]]), state)[0] for x in (0.1, 1.0))
+    assert (near - far).abs().max() > 0.1
+
+
 def test_a_convolution_is_torchs_own_on_a_sequence_padded_with_zeros() -> None:
     torch.manual_seed(0)
     conv, xs = CausalConv(3, 5, width=4, dilation=2), torch.randn(20, 2, 3)
