@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import hashlib
+import json
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from streamrnn.model.gate import Evaluation, evaluate, judge
 from streamrnn.model.loss import forecast_loss
 from streamrnn.model.network import Network
 from streamrnn.model.tbptt import Sequences, make_optimizer, train_sequences
-from streamrnn.model.weights import WeightsError, WeightsMeta, build, pack, unpack
+from streamrnn.model.weights import WeightsError, WeightsMeta, build, pack, unpack, weights_id
 from streamrnn.spec import ModelSpec
 
 PLAIN: dict[str, Any] = {"weight_decay": 0.0, "burn_in": 0}
@@ -196,6 +198,28 @@ def test_weights_survive_the_way_and_are_named_by_their_content() -> None:
     other = WeightsMeta()
     pack(network(1), other)
     assert other.id != meta.id
+
+
+def test_weights_of_before_there_were_convolutions_and_heads_are_read_and_keep_their_id() -> None:
+    net = network()
+    blob = pack(net, WeightsMeta())
+    begin = 6 + 32 + 4
+    length = int.from_bytes(blob[begin - 4 : begin], "big")
+    document, tensors = json.loads(blob[begin : begin + length]), blob[begin + length :]
+    del document["spec"]["conv"], document["spec"]["head"]
+    text = json.dumps(document).encode()
+    body = len(text).to_bytes(4, "big") + text + tensors
+    found, meta = build(blob[:6] + hashlib.sha256(body).digest() + body)
+    assert found.spec == SHAPE
+    digest = hashlib.sha256(
+        repr(sorted((k, v) for k, v in asdict(SHAPE).items() if k not in ("conv", "head"))).encode()
+    )
+    for name, tensor in sorted(net.state_dict().items()):
+        digest.update(name.encode() + tensor.numpy().tobytes())
+    assert weights_id(found) == meta.id == digest.hexdigest()[:12]
+    other = Network(replace(SHAPE, head="vector"))  # the same tensors, learnt otherwise
+    other.load_state_dict(net.state_dict())
+    assert weights_id(other) != meta.id
 
 
 def test_damaged_weights_are_refused_with_a_reason() -> None:
