@@ -13,7 +13,8 @@ from streamrnn.calendar import Align, CalendarStep, StepGrid, step_grid
 from streamrnn.season import Season
 
 Within = Literal["one", "last", "mean", "sum"]
-Cell = Literal["rnn", "gru", "lstm", "gru-d"]
+Cell = Literal["rnn", "gru", "lstm", "gru-d", "wavenet"]
+Head = Literal["sequence", "vector", "iterated", "encoder-decoder"]
 Complete = Literal["record", "channels"]
 Duplicates = Literal["keep", "refuse"]
 # What a series can be forecast by beside its last value and the network, which are always there.
@@ -95,3 +96,5 @@ class ModelSpec:
     layers: int = 1
     layer_norm: bool = False
     dropout: float = 0.3
+    conv: int = 0  # taps of a causal convolution before the recurrent layers; 0: none
+    head: Head = "sequence"

@@ -41,7 +41,7 @@ from streamrnn.meaning import Meaning, meaning_of
 from streamrnn.memory import exact_bytes, parse_bytes
 from streamrnn.presets import PRESETS, with_preset
 from streamrnn.season import Season, SeasonSetting, season_of, season_setting
-from streamrnn.spec import PAST_MAX_MS, Cell, Complete, Duplicates, ModelSpec, StreamSpec, Within
+from streamrnn.spec import PAST_MAX_MS, Cell, Complete, Duplicates, Head, ModelSpec, StreamSpec, Within
 from streamrnn.transports.base import TopicNeed
 
 if TYPE_CHECKING:
@@ -175,6 +175,10 @@ class Model(_Section):
     trunk: Annotated[int, Field(ge=1, le=1024)] = MODEL.trunk  # width of the two layers before the recurrent ones
     hidden: Annotated[int, Field(ge=1, le=1024)] = MODEL.hidden
     layers: Annotated[int, Field(ge=1, le=8)] = MODEL.layers
+    conv: Annotated[int, Field(ge=0, le=64)] = (
+        MODEL.conv
+    )  # taps of a causal convolution before the recurrent layers; 0: none
+    head: Head = MODEL.head
     layer_norm: bool = MODEL.layer_norm
     dropout: Annotated[float, Field(ge=0, lt=1)] = MODEL.dropout
 
@@ -515,6 +519,8 @@ class Settings(BaseSettings):
             layers=self.model.layers,
             layer_norm=self.model.layer_norm,
             dropout=self.model.dropout,
+            conv=self.model.conv,
+            head=self.model.head,
         )
 
     def decode_spec(self) -> DecodeSpec:

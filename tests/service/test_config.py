@@ -77,6 +77,8 @@ def test_kafkas_own_spelling_and_other_shapes_are_accepted(file: Path) -> None:
         ({"horizon": 0}, "horizon"),
         ({"kafka.security_protocol": "SASL_SSL"}, "sasl_plain_username"),
         ({"model.cell": "transformer"}, "model.cell"),
+        ({"model.head": "seq2seq"}, "model.head"),
+        ({"model.conv": -1}, "model.conv"),
         ({"season": "dayly"}, "season: .*did you mean 1d"),
         ({"season": "1s"}, "season: 1s: a season has two steps at least"),
         ({"season": ["7d", "1d"]}, "season: .*shorter season first"),
