@@ -13,7 +13,8 @@ from streamrnn.calendar import Align, CalendarStep, StepGrid, step_grid
 from streamrnn.season import Season
 
 Within = Literal["one", "last", "mean", "sum"]
-Cell = Literal["rnn", "gru", "lstm", "gru-d"]
+Cell = Literal["rnn", "gru", "lstm", "gru-d", "wavenet"]
+Head = Literal["sequence", "vector", "iterated", "encoder-decoder"]
 Complete = Literal["record", "channels"]
 Duplicates = Literal["keep", "refuse"]
 # What a series can be forecast by beside its last value and the network, which are always there.
@@ -41,7 +42,6 @@ class StreamSpec:
     idle_after_ms: int = 60_000
     gap_max: int = 64
     future_max_ms: int = 60_000
-    burn_in: int = 64
     warm_up: int = 64
     series_max: int = 10_000
     # Ticks a series may hold back in steps not yet closed (`lateness` > 0, long records, aggregation).
@@ -96,3 +96,5 @@ class ModelSpec:
     layers: int = 1
     layer_norm: bool = False
     dropout: float = 0.3
+    conv: int = 0  # taps of a causal convolution before the recurrent layers; 0: none
+    head: Head = "sequence"

@@ -9,11 +9,13 @@ import json
 import math
 import random
 import struct
+import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -30,8 +32,11 @@ from hypothesis import strategies as st
 from registry import Registered, serving
 from test_elements import documents
 from test_producers import T0, Plain, decoder, ticks
+from typer.testing import CliRunner
 
 from streamrnn import avro, protobuf
+from streamrnn.cli import app
+from streamrnn.cli.exit_codes import ExitCode, exit_code_of
 from streamrnn.codec import Decoded, Decoder
 from streamrnn.instants import Refused
 from streamrnn.service.config import ConfigError, Settings, load
@@ -615,6 +620,23 @@ def test_a_registry_that_is_away_is_no_refusal(registered: Registered) -> None:
         fetch(nowhere, decoder, [record])
 
 
+def test_validate_asks_the_registry_and_no_password_stands_on_a_command_line(
+    registered: Registered, tmp_path: Path
+) -> None:
+    registered.password = "right"
+    secret = tmp_path / "secret"
+    secret.write_text("wrong")
+    sets = {"input": "t", "channels": "[a]", "step": "1s", "horizon": "3", "decode.format": "avro", "registry.url": registered.url,
+            "registry.username": "user", "registry.password_file": str(secret)}  # fmt: skip
+    arguments = [part for key, value in sets.items() for part in ("--set", f"{key}={value}")]
+    found = CliRunner().invoke(app, ["validate", *arguments])
+    assert isinstance(found.exception, RegistryRefuses)
+    assert exit_code_of(found.exception) == ExitCode.BROKER
+    assert CliRunner().invoke(app, ["validate", "--offline", *arguments]).exit_code == 0
+    told = CliRunner().invoke(app, ["validate", "--offline", *arguments, "--set", "registry.password=hunter2"])
+    assert "never from the command line" in f"{told.exception} {told.output}"
+
+
 @pytest.mark.parametrize(
     ("registry", "said"),
     [
@@ -632,3 +654,25 @@ def test_a_registry_that_cannot_be_meant_is_said_at_the_start(registry: dict[str
             [], {"input": "t", "channels": ["a"], "step": "1s", "horizon": 3, "decode": AVRO, "registry": registry}, {}
         )
     assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("decode", "package", "said"),
+    [
+        (AVRO, "fastavro", r"streamrnn\[avro\]"), (PROTOBUF, "google.protobuf", r"streamrnn\[protobuf\]"),
+        ({"format": "otlp-proto"}, "opentelemetry.proto.metrics.v1", r"streamrnn\[protobuf\]"), ({"format": "sparkplug"}, "google.protobuf", r"streamrnn\[protobuf\]"),
+    ],
+)  # fmt: skip
+def test_what_has_to_be_installed_first_is_said_at_the_start(
+    monkeypatch: pytest.MonkeyPatch, decode: dict[str, Any], package: str, said: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ConfigError, match=said):
+        configured("http://host", "temp", decode)
+
+
+def test_the_registry_s_client_that_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "confluent_kafka.schema_registry", None)
+    chosen = configured("http://host", "temp", AVRO)
+    with pytest.raises(RegistryRefuses, match=r"streamrnn\[avro\]"):
+        fetch(chosen, Decoder(chosen.stream_spec(), chosen.decode_spec()), [])

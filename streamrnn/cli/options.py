@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 # Arguments can be read by every user of the machine.
-SECRETS = ("sasl_plain_password", "ssl_password")
+SECRETS = ("sasl_plain_password", "ssl_password", "registry_password")
 
 
 class BadUse(Exception):

@@ -80,6 +80,10 @@ def validate(
     from streamrnn.codec import Decoder
 
     Decoder(settings.stream_spec(), settings.decode_spec())  # an impossible mapping is told here
+    if not offline:
+        from streamrnn.service.schemas import look
+
+        look(settings)
     from streamrnn.service.limits import memory_bytes
     from streamrnn.service.sizes import sizes_of, too_much_memory
 

@@ -13,7 +13,6 @@ row per series, [row, state_size], so that a table can hold the states of all se
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -70,9 +69,12 @@ class WrittenCell(Cell):
         gates = GATES[kind]
         self.from_input = nn.Linear(inputs, gates * hidden)
         self.from_hidden = nn.Linear(hidden, gates * hidden)
-        # Normalised per gate block: [row, gate, hidden].
-        self.norm_input = nn.LayerNorm(hidden) if layer_norm else nn.Identity()
-        self.norm_hidden = nn.LayerNorm(hidden) if layer_norm else nn.Identity()
+        # Normalised per gate block, [row, gate, hidden]: with gates the shares of input and hidden state each by itself, in the
+        # plain RNN their sum, as in the paper. There a share of a single number would keep nothing but its sign.
+        apart, together = layer_norm and kind != "rnn", layer_norm and kind == "rnn"
+        self.norm_input = nn.LayerNorm(hidden) if apart else nn.Identity()
+        self.norm_hidden = nn.LayerNorm(hidden) if apart else nn.Identity()
+        self.norm = nn.LayerNorm(hidden) if together else nn.Identity()
         for parameter in (*self.from_input.parameters(), *self.from_hidden.parameters()):
             nn.init.uniform_(parameter, -1.0 / math.sqrt(hidden), 1.0 / math.sqrt(hidden))
 
@@ -99,7 +101,7 @@ class WrittenCell(Cell):
         h = state[:, : self.hidden]
         gh = self.norm_hidden(self.from_hidden(h).unflatten(-1, (gates, self.hidden)))  # [B, gates, hidden]
         if self.kind == "rnn":
-            candidate = torch.tanh(gi[:, 0] + gh[:, 0])
+            candidate = torch.tanh(self.norm(gi[:, 0] + gh[:, 0]))
             return candidate if keep is None else candidate * keep
         if self.kind == "gru":
             r, z = torch.sigmoid(gi[:, :2] + gh[:, :2]).unbind(1)
@@ -141,34 +143,3 @@ class GruD(Cell):
             state = core._move(projected[t], factor[t] * state, keep)  # noqa: SLF001
             outs.append(state)
         return torch.stack(outs), state
-
-
-class Stack(nn.Module):
-    """Layers on top of each other; the state row is the layers' states side by side."""
-
-    def __init__(self, cells: Iterable[Cell]) -> None:
-        super().__init__()
-        self.cells = nn.ModuleList(cells)
-        self.sizes = [cell.state_size for cell in self._layers()]
-        self.state_size = sum(self.sizes)
-
-    def _layers(self) -> list[Cell]:
-        return [cell for cell in self.cells if isinstance(cell, Cell)]
-
-    def forward(self, xs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """xs [T, B, inputs], state [B, S] → [T, B, hidden], [B, S]."""
-        moved: list[Tensor] = []
-        for cell, part in zip(self._layers(), torch.split(state, self.sizes, dim=-1), strict=True):
-            xs, new = cell(xs, part)
-            moved.append(new)
-        return xs, torch.cat(moved, dim=-1)
-
-
-def make_cell(kind: str, inputs: int, hidden: int, channels: int, layer_norm: bool, dropout: float) -> Cell:
-    """`channels` is how many ages the first layer's input ends with; GRU-D above the first layer is a GRU."""
-    if kind == "gru-d" and channels:
-        return GruD(inputs, hidden, channels, layer_norm, dropout)
-    plain = "gru" if kind == "gru-d" else kind
-    if layer_norm or dropout > 0.0:
-        return WrittenCell(plain, inputs, hidden, layer_norm, dropout)
-    return FusedCell(plain, inputs, hidden)

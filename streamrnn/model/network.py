@@ -18,8 +18,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from streamrnn.kernels.remainder import SINCE
-from streamrnn.model.cells import FusedCell, Stack, make_cell
+from streamrnn.model.cells import FusedCell
+from streamrnn.model.heads import Direct, make_head
+from streamrnn.model.stack import make_stack
 from streamrnn.spec import ModelSpec
+
+NEWEST = "error 1"  # the input that says what the mixture's newest error one step ahead was
+STATIC = "is "  # inputs that never change: which channel it is
 
 
 class Network(nn.Module):
@@ -32,28 +37,36 @@ class Network(nn.Module):
         self.second = nn.Linear(spec.trunk, spec.trunk)
         # GRU-D forgets by how long ago the channel was seen: its first layer is shown that, too.
         self._since = spec.inputs.index(SINCE) if spec.cell == "gru-d" and SINCE in spec.inputs else -1
-        ages = 1 if self._since >= 0 else 0
-        self.stack = Stack(
-            make_cell(
-                spec.cell,
-                spec.trunk + ages if layer == 0 else spec.hidden,
-                spec.hidden,
-                ages if layer == 0 else 0,
-                spec.layer_norm,
-                0.0,
-            )
-            for layer in range(spec.layers)
+        # Heads that feed back what they say are shown the newest error one step ahead, whose place it takes.
+        feeds = spec.head in ("iterated", "encoder-decoder")
+        self._newest = spec.inputs.index(NEWEST) if feeds and NEWEST in spec.inputs else -1
+        self.static = tuple(name for name in spec.inputs if name.startswith(STATIC)) if feeds else ()
+        self._static = [spec.inputs.index(name) for name in self.static]
+        self.stack = make_stack(
+            spec.cell,
+            spec.trunk + feeds,
+            spec.hidden,
+            spec.layers,
+            spec.conv,
+            int(self._since >= 0),
+            spec.layer_norm,
         )
         self.state_size = self.stack.state_size  # of one channel
         self.out = nn.Linear(spec.trunk, len(spec.rungs))
-        self.beside = nn.Linear(spec.hidden, len(spec.rungs), bias=False)
-        for parameter in (*self.out.parameters(), *self.beside.parameters()):
+        self.beside = make_head(spec.head, spec.hidden, len(spec.rungs), spec.trunk, len(self._static), spec.dropout)
+        for parameter in self.out.parameters():
             nn.init.zeros_(parameter)
 
     @property
     def plain_gru(self) -> bool:
         """Whether the compiled step can stand in for it."""
-        return self.spec.cell == "gru" and self.spec.layers == 1 and isinstance(self.stack.cells[0], FusedCell)
+        return (
+            self.spec.cell == "gru"
+            and self.spec.layers == 1
+            and self.spec.conv == 0
+            and isinstance(self.stack.cells[0], FusedCell)
+            and isinstance(self.beside, Direct)
+        )
 
     def copied(self) -> Network:
         """Another one with the same weights, which cuDNN finds side by side (a deep copy strews them)."""
@@ -72,9 +85,20 @@ class Network(nn.Module):
         said = self.out(seen)
         if self.training:
             seen, said = seen.detach(), said.detach()
-        below = seen if self._since < 0 else torch.cat([seen, xs[..., self._since : self._since + 1]], dim=-1)
-        hidden, state = self.stack(below, state)
-        return said + self.beside(self._dropped(hidden)), state
+        static = xs[..., self._static] if self._static else None
+        out, state = self.beside(self.stack, self._below(seen, xs), state, said, static)
+        return out, state
+
+    def _below(self, seen: Tensor, xs: Tensor) -> Tensor:
+        """What the layers above the trunk are shown, [T, B, ...]: the trunk's units, then what is fed back, then the age."""
+        parts = [seen]
+        if not isinstance(self.beside, Direct):
+            parts.append(
+                xs[..., self._newest : self._newest + 1] if self._newest >= 0 else seen.new_zeros(*seen.shape[:2], 1)
+            )
+        if self._since >= 0:
+            parts.append(xs[..., self._since : self._since + 1])
+        return torch.cat(parts, dim=-1) if len(parts) > 1 else seen
 
     def seen(self, xs: Tensor) -> Tensor:
         """What the trunk makes of xs [T, B, inputs]: [T, B, trunk]."""

@@ -79,7 +79,10 @@ def train_sequences(
             chunk = slice(begin, begin + spec.chunk_len)
             out, state = network(batch.inputs[chunk], state)
             state = state.detach()
-            loss = loss + forecast_loss(out, batch.targets[chunk], batch.weighs[chunk])
+            weighs = batch.weighs[chunk]
+            if network.beside.last_only:  # sequence to vector
+                weighs = weighs * (torch.arange(begin, begin + len(weighs)) == length - 1).to(weighs)[:, None, None]
+            loss = loss + forecast_loss(out, batch.targets[chunk], weighs)
         value = float(loss.detach())
         if not math.isfinite(value):
             stats.diverged = f"the loss became {value}"

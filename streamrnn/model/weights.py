@@ -27,6 +27,8 @@ from streamrnn.spec import ModelSpec
 
 MAGIC = b"SRNNW"
 VERSION = 2  # 1: forecast all channels' moves together, not what the experts leave
+# What a network of a version without these settings had: it keeps the id that it was given.
+UNSAID = (("conv", 0), ("head", "sequence"))
 _DIGEST, _LENGTH = 32, 4
 
 
@@ -56,7 +58,8 @@ class _Document(msgspec.Struct):
 
 def weights_id(network: Network) -> str:
     """12 hex digits over the shape and every tensor: the same weights have the same id wherever they came from."""
-    digest = hashlib.sha256(repr(sorted(asdict(network.spec).items())).encode())
+    shape = [item for item in sorted(asdict(network.spec).items()) if item not in UNSAID]
+    digest = hashlib.sha256(repr(shape).encode())
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())

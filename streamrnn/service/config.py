@@ -41,7 +41,7 @@ from streamrnn.meaning import Meaning, meaning_of
 from streamrnn.memory import exact_bytes, parse_bytes
 from streamrnn.presets import PRESETS, with_preset
 from streamrnn.season import Season, SeasonSetting, season_of, season_setting
-from streamrnn.spec import PAST_MAX_MS, Cell, Complete, Duplicates, ModelSpec, StreamSpec, Within
+from streamrnn.spec import PAST_MAX_MS, Cell, Complete, Duplicates, Head, ModelSpec, StreamSpec, Within
 from streamrnn.transports.base import TopicNeed
 from streamrnn.transports.registry import RegistrySettings, plain_url
 
@@ -201,6 +201,10 @@ class Model(_Section):
     trunk: Annotated[int, Field(ge=1, le=1024)] = MODEL.trunk  # width of the two layers before the recurrent ones
     hidden: Annotated[int, Field(ge=1, le=1024)] = MODEL.hidden
     layers: Annotated[int, Field(ge=1, le=8)] = MODEL.layers
+    conv: Annotated[int, Field(ge=0, le=64)] = (
+        MODEL.conv
+    )  # taps of a causal convolution before the recurrent layers; 0: none
+    head: Head = MODEL.head
     layer_norm: bool = MODEL.layer_norm
     dropout: Annotated[float, Field(ge=0, lt=1)] = MODEL.dropout
 
@@ -517,7 +521,6 @@ class Settings(BaseSettings):
             idle_after_ms=self.idle_after,
             gap_max=self.gap_max,
             future_max_ms=self.future_max,
-            burn_in=self.burn_in,
             warm_up=self.warm_up,
             series_max=self.series_max,
             pending_max=self.pending_max,
@@ -547,6 +550,8 @@ class Settings(BaseSettings):
             layers=self.model.layers,
             layer_norm=self.model.layer_norm,
             dropout=self.model.dropout,
+            conv=self.model.conv,
+            head=self.model.head,
         )
 
     def decode_spec(self) -> DecodeSpec:
@@ -654,6 +659,8 @@ class Settings(BaseSettings):
     def hints(self) -> list[str]:
         """What is set and has no effect in a worker of this configuration; no reason not to start."""
         found = []
+        if "burn_in" in self.model_fields_set:
+            found.append("burn_in: has no effect any more: states begin at zero when weights change; remove it")
         if self.train == "off" and "model" in self.model_fields_set:
             found.append(
                 "model: has no effect beside train: off: what is served is of the kind that `streamrnn train` made, whose "

@@ -31,8 +31,8 @@ from streamrnn.transports.base import (
 
 log = structlog.get_logger(__name__)
 
-# How long one wait for a delivery lasts before the paused partitions are polled again, so that the client's idle clock
-# and a rejoin after an eviction go on while the broker keeps us waiting (aiokafka #1187).
+# How long one wait for a delivery lasts before the paused partitions are polled again: the client's idle clock, and a rejoin
+# after an eviction, go on only while it is polled (aiokafka #1187).
 KEEP_ALIVE_S = 1.0
 # How often records are looked for while transactions are waited for.
 PREFETCH_POLL_S = 0.005

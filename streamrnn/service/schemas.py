@@ -35,6 +35,13 @@ def known_for(settings: Settings, records: Sequence[Record]) -> tuple[Format, Sc
     return (format, schemas) if format is not None else None
 
 
+def look(settings: Settings) -> None:
+    """Whether the registry of the configuration lets us in. Raises ConfigError, RegistryAway, RegistryRefuses."""
+    registry = settings.registry_settings()
+    if registry is not None:
+        Registry(registry).look()
+
+
 def fetch(settings: Settings, decoder: Decoder, records: Sequence[Record]) -> None:
     """Whatever schemas these records need. Raises ConfigError, RegistryAway, RegistryRefuses."""
     fetcher = fetcher_of(settings, decoder)

@@ -197,6 +197,10 @@ def shrinking(settings: Settings) -> str:
     spec = settings.stream_spec()
     kept = [f"channels ({len(spec.channels)})", f"horizon ({spec.horizon})", f"quantiles ({len(spec.quantiles)})"]
     kept += [f"model.hidden ({settings.model.hidden})"]
+    if settings.model.conv:
+        kept.append(f"model.conv ({settings.model.conv})")
+    if settings.model.cell == "wavenet":
+        kept.append(f"model.trunk ({settings.model.trunk})")
     if spec.experts:
         kept.append(f"experts ({settings.expert_choice().kind})")
     if _held(spec) > _held(replace(spec, lateness_ms=0, within="one")):

@@ -62,7 +62,10 @@ class Registry:
     """Asks, and waits for the answer: to be called in a thread."""
 
     def __init__(self, settings: RegistrySettings) -> None:
-        from confluent_kafka.schema_registry import SchemaRegistryClient
+        try:
+            from confluent_kafka.schema_registry import SchemaRegistryClient
+        except ImportError as error:
+            raise RegistryRefuses(f"registry: needs more packages: pip install 'streamrnn[avro]' ({error})") from None
 
         self._settings = settings
         config: dict[str, Any] = {"url": settings.url, "timeout": TIMEOUT_S, "max.retries": 0}

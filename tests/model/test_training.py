@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +16,7 @@ from streamrnn.model.gate import Evaluation, evaluate, judge
 from streamrnn.model.loss import forecast_loss
 from streamrnn.model.network import Network
 from streamrnn.model.tbptt import Sequences, make_optimizer, train_sequences
-from streamrnn.model.weights import WeightsError, WeightsMeta, build, pack, unpack
+from streamrnn.model.weights import WeightsError, WeightsMeta, build, pack, unpack, weights_id
 from streamrnn.spec import ModelSpec
 
 PLAIN: dict[str, Any] = {"weight_decay": 0.0, "burn_in": 0}
@@ -74,6 +77,24 @@ def test_no_gradient_crosses_a_chunk_but_the_state_does() -> None:
     # The last gradient left is that of the second chunk: from the carried state, with its history cut off.
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(gradients(net), gradients(carried), strict=True))
     assert not all(torch.allclose(a, b, atol=1e-4) for a, b in zip(gradients(net), gradients(alone), strict=True))
+
+
+@pytest.mark.parametrize("chunk_len", [10, 30])
+def test_sequence_to_vector_learns_from_the_last_step_of_a_stretch_alone(chunk_len: int) -> None:
+    batch = waves(30, 4)
+    ours, theirs = (Network(replace(SHAPE, head="vector")) for _ in range(2))
+    theirs.load_state_dict(ours.state_dict())
+    spec = TrainSpec(chunk_len=chunk_len, clip_norm=1e9, **PLAIN)
+    train_sequences(ours, torch.optim.SGD(ours.parameters(), lr=0.0), batch, batch, spec)
+    theirs.train()
+    state = theirs.zero_state(4)
+    if chunk_len < 30:
+        with torch.no_grad():
+            _, state = theirs(batch.inputs[: 30 - chunk_len], state)
+    out, _ = theirs(batch.inputs[30 - chunk_len :], state)
+    last = forecast_loss(out[-1:], batch.targets[-1:], batch.weighs[-1:])
+    (trunk_loss(theirs, batch) + last).backward()
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(gradients(ours), gradients(theirs), strict=True))
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -178,6 +199,28 @@ def test_weights_survive_the_way_and_are_named_by_their_content() -> None:
     other = WeightsMeta()
     pack(network(1), other)
     assert other.id != meta.id
+
+
+def test_weights_of_before_there_were_convolutions_and_heads_are_read_and_keep_their_id() -> None:
+    net = network()
+    blob = pack(net, WeightsMeta())
+    begin = 6 + 32 + 4
+    length = int.from_bytes(blob[begin - 4 : begin], "big")
+    document, tensors = json.loads(blob[begin : begin + length]), blob[begin + length :]
+    del document["spec"]["conv"], document["spec"]["head"]
+    text = json.dumps(document).encode()
+    body = len(text).to_bytes(4, "big") + text + tensors
+    found, meta = build(blob[:6] + hashlib.sha256(body).digest() + body)
+    assert found.spec == SHAPE
+    digest = hashlib.sha256(
+        repr(sorted((k, v) for k, v in asdict(SHAPE).items() if k not in ("conv", "head"))).encode()
+    )
+    for name, tensor in sorted(net.state_dict().items()):
+        digest.update(name.encode() + tensor.numpy().tobytes())
+    assert weights_id(found) == meta.id == digest.hexdigest()[:12]
+    other = Network(replace(SHAPE, head="vector"))  # the same tensors, learnt otherwise
+    other.load_state_dict(net.state_dict())
+    assert weights_id(other) != meta.id
 
 
 def test_damaged_weights_are_refused_with_a_reason() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from streamrnn.kernels.columns import rungs_of
 from streamrnn.meaning import Meaning, meaning_of
 from streamrnn.model.network import Network
 from streamrnn.model.weights import WeightsError, WeightsMeta, fitted, pack, weights_id
-from streamrnn.spec import Cell, ModelSpec, StreamSpec
+from streamrnn.spec import Cell, Head, ModelSpec, StreamSpec
 from streamrnn.stream.forecasting import inputs_of
 
 GIVEN: dict[str, Any] = {"channels": ("a", "b"), "step_ms": 1000, "horizon": 4, "experts": ()}
@@ -25,10 +25,10 @@ def meaning(**changes: Any) -> Meaning:
     return meaning_of(stream(**changes))
 
 
-def made(cell: Cell = "gru", layer_norm: bool = False, **changes: Any) -> Network:
+def made(cell: Cell = "gru", head: Head = "sequence", conv: int = 0) -> Network:
     torch.manual_seed(0)
-    spec, names = stream(**changes), tuple(inputs_of(stream(**changes)))
-    network = Network(ModelSpec(names, rungs_of(spec.horizon), cell, 8, 6, layer_norm=layer_norm))
+    spec, names = stream(), tuple(inputs_of(stream()))
+    network = Network(ModelSpec(names, rungs_of(spec.horizon), cell, 8, 6, conv=conv, head=head))
     for parameter in (*network.out.parameters(), *network.beside.parameters()):
         torch.nn.init.normal_(parameter, 0.0, 0.3)
     return network.eval()
@@ -47,7 +47,8 @@ def said(network: Network, numbers: dict[str, torch.Tensor]) -> torch.Tensor:
         return network(xs[:, None], network.zero_state(1))[0][:, 0]
 
 
-@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm", "gru-d"])
+@pytest.mark.parametrize("cell", get_args(Cell))
+@pytest.mark.parametrize("head", get_args(Head))
 @pytest.mark.parametrize(
     "changes",
     [
@@ -60,8 +61,10 @@ def said(network: Network, numbers: dict[str, torch.Tensor]) -> torch.Tensor:
     ],
     ids=str,
 )
-def test_what_it_knew_counts_as_before_and_what_is_new_for_nothing(cell: Cell, changes: dict[str, Any]) -> None:
-    network = made(cell)
+def test_what_it_knew_counts_as_before_and_what_is_new_for_nothing(
+    cell: Cell, head: Head, changes: dict[str, Any]
+) -> None:
+    network = made(cell, head, conv=3)
     other = carried(network, **changes)
     torch.manual_seed(1)
     numbers = {name: torch.randn(20) for name in network.spec.inputs}

@@ -108,7 +108,9 @@ def test_validate_shows_the_configuration_and_no_secret(folder: Path) -> None:
     clean(done.stdout, done.stderr)
 
 
-@pytest.mark.parametrize("key", ["kafka.sasl_plain_password", "kafka.sasl.plain.password", "kafka.ssl_password"])
+@pytest.mark.parametrize(
+    "key", ["kafka.sasl_plain_password", "kafka.sasl.plain.password", "kafka.ssl_password", "registry.password"]
+)
 def test_a_secret_in_an_argument_is_refused_and_not_repeated(folder: Path, key: str) -> None:
     done = streamrnn("validate", "-c", configured(folder), "--set", f"{key}={PASSWORD}")
     assert done.returncode == 2

@@ -77,6 +77,8 @@ def test_kafkas_own_spelling_and_other_shapes_are_accepted(file: Path) -> None:
         ({"horizon": 0}, "horizon"),
         ({"kafka.security_protocol": "SASL_SSL"}, "sasl_plain_username"),
         ({"model.cell": "transformer"}, "model.cell"),
+        ({"model.head": "seq2seq"}, "model.head"),
+        ({"model.conv": -1}, "model.conv"),
         ({"season": "dayly"}, "season: .*did you mean 1d"),
         ({"season": "1s"}, "season: 1s: a season has two steps at least"),
         ({"season": ["7d", "1d"]}, "season: .*shorter season first"),
@@ -346,6 +348,8 @@ def test_variables_that_mean_something_else_are_left_alone(file: Path) -> None:
 
 
 def test_a_model_beside_train_off_is_said_to_have_no_effect(file: Path) -> None:
+    (hint,) = load([file], {"burn_in": 16}, {}).hints()
+    assert hint.startswith("burn_in: has no effect")
     assert load([file], {"train": "off"}, {}).hints() == []
     assert load([file], {"model.hidden": 12}, {}).hints() == []
     [hint] = load([file], {"model.hidden": 12, "train": "off"}, {}).hints()

@@ -168,20 +168,21 @@ async def lived(name: str, how: str, event: str, delivery: str) -> None:
     assert history[0].channels == tuple(FIRST["channels"])
 
 
-def published_weights(chosen: Settings, cell: Any, seed: int = 1) -> tuple[str, bytes]:
+def published_weights(chosen: Settings, cell: Any, seed: int = 1, **changes: Any) -> tuple[str, bytes]:
     """(id, bytes) of a small network that has learnt nothing and forecasts all the same."""
-    shape = dataclasses.replace(chosen.model_spec(), cell=cell, hidden=8, layers=1)
+    shape = dataclasses.replace(chosen.model_spec(), cell=cell, hidden=8, layers=1, **changes)
     torch.manual_seed(seed)
     network = Network(shape)
     torch.nn.init.normal_(network.out.weight, 0.0, 0.1)
+    torch.nn.init.normal_(getattr(network.beside, "decoder", network.beside).weight, 0.0, 0.1)
     meta = WeightsMeta()
     blob = pack(network, meta, chosen.meaning())
     return meta.id, blob
 
 
-def published(chosen: Settings, broker: MemoryBroker, cell: str) -> str:
+def published(chosen: Settings, broker: MemoryBroker, cell: str, **changes: Any) -> str:
     """Weights of some kind become current."""
-    model, blob = published_weights(chosen, cell)
+    model, blob = published_weights(chosen, cell, **changes)
     asyncio.get_running_loop().create_task(ModelsWriter(MemorySink(broker), "app.models").publish(model, blob, {}, 0))
     return model
 
@@ -213,6 +214,31 @@ async def test_weights_of_another_cell_and_then_restarts_of_every_kind(delivery:
     assert all(document["warm"] for document in lives.forecasts()[-6:])
     check_carried(lives, [worker], [chosen], SERIES[2:], OWN)
     await lives.stop(worker)
+
+
+@pytest.mark.parametrize("shape", [{"cell": "wavenet"}, {"cell": "gru", "conv": 4, "head": "encoder-decoder"}], ids=str)
+@on_virtual_clock
+async def test_kills_and_restarts_leave_no_trace_in_what_any_network_says(shape: dict[str, Any]) -> None:
+    """Beside a service that nothing happened to."""
+    said: list[dict[str, Any]] = []
+    for events in ((), ("kill", "restart", "take-over")):
+        lives = Lives("at-least-once")
+        chosen = lives.chosen({})
+        lives.create(chosen)
+        model = published(chosen, lives.broker, **shape)
+        worker = lives.start(chosen)
+        await until(lambda: worker.engine.model == model)  # noqa: B023
+        for turn in range(4):
+            lives.send(30)
+            await lives.served(worker)
+            if turn < len(events):
+                worker = await lives.changed_to(worker, chosen, events[turn])
+                assert lives.counts(worker) == (0, 0, 0)
+        said.append({json.dumps(document["source"], sort_keys=True): document for document in lives.forecasts()})
+        await lives.stop(worker)
+    assert len(said[0]) == 4 * 30 * len(SERIES)
+    assert said[0] == {source: said[1][source] for source in said[0]}  # more was sent while a worker was away
+    assert {document["model"] for document in said[0].values()} == {model}
 
 
 @pytest.mark.parametrize("change", [{"channels": ["flow", "temp", "depth"]}, {"horizon": 5}, {"quantiles": [0.1, 0.5]}])

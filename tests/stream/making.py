@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from streamrnn.packed import Packed, PackedRecord
 from streamrnn.packed import packed as packed_records
 from streamrnn.records import F64, I32, I64, Outputs, TickBatch
 from streamrnn.season import Season, season_of, season_setting
-from streamrnn.spec import ModelSpec, StreamSpec
+from streamrnn.spec import Cell, ModelSpec, StreamSpec
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.forecasting import inputs_of
 
@@ -40,13 +40,26 @@ def spec(**changes: Any) -> StreamSpec:
         "channels": ("a", "b", "c"),
         "step_ms": 1000,
         "horizon": 4,
-        "burn_in": 16,
         "warm_up": 8,
         "gap_max": 6,
         "idle_after_ms": 9000,
         "series_max": 64,
     }
     return StreamSpec(**{**base, **changes})
+
+
+# Networks of every kind, by what `network` is given.
+NETWORKS: list[dict[str, Any]] = [
+    *({"cell": cell} for cell in get_args(Cell)),
+    {"conv": 4},
+    {"cell": "gru-d", "conv": 3, "layers": 2},
+    {"cell": "wavenet", "layer_norm": True, "conv": 2},
+    {"head": "vector"},
+    {"head": "iterated", "cell": "lstm"},
+    {"head": "iterated", "cell": "wavenet", "conv": 2},
+    {"head": "encoder-decoder"},
+    {"head": "encoder-decoder", "cell": "gru-d", "conv": 2},
+]
 
 
 def network(stream: StreamSpec, cell: Any = "gru", seed: int = 0, **shape: Any) -> Network:
@@ -61,7 +74,7 @@ def network(stream: StreamSpec, cell: Any = "gru", seed: int = 0, **shape: Any) 
         )
     )
     torch.nn.init.normal_(made.out.weight, 0.0, 0.2)
-    torch.nn.init.normal_(made.beside.weight, 0.0, 0.2)
+    torch.nn.init.normal_(getattr(made.beside, "decoder", made.beside).weight, 0.0, 0.2)
     return made.eval()
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from making import KINDS, START, batch, cut, feed, network, own, said, spec, states, walk
+from making import KINDS, NETWORKS, START, batch, cut, feed, network, own, said, spec, states, walk
 
 from streamrnn.kernels import forecast
 from streamrnn.kernels.columns import ladder_of, rungs_of
@@ -18,20 +18,18 @@ from streamrnn.season import Season
 from streamrnn.spec import EXPERTS
 from streamrnn.stream.engine import NO_MODEL, Engine
 
-CELLS = ["gru", "rnn", "lstm", "gru-d"]
 
-
-def engine(stream: Any, cell: str = "gru", **shape: Any) -> Engine:
+def engine(stream: Any, **shape: Any) -> Engine:
     made = Engine(stream)
-    made.load(network(stream, cell, **shape), "weights")
+    made.load(network(stream, **shape), "weights")
     return made
 
 
-@pytest.mark.parametrize("cell", CELLS)
-def test_record_by_record_and_in_batches_give_the_same_bits(cell: str) -> None:
+@pytest.mark.parametrize("shape", NETWORKS, ids=str)
+def test_record_by_record_and_in_batches_give_the_same_bits(shape: dict[str, Any]) -> None:
     stream = spec()
-    ticks = walk(600, ["x", "y", "z"])
-    one, many = engine(stream, cell), engine(stream, cell)
+    ticks = walk(360, ["x", "y", "z"])
+    one, many = engine(stream, **shape), engine(stream, **shape)
     edges = np.random.default_rng(3).integers(0, len(ticks), 12).tolist()
     assert feed(one, ticks, list(range(len(ticks)))) == feed(many, ticks, edges)
     assert states(one) == states(many)
@@ -50,35 +48,35 @@ def test_any_cut_of_any_walk_gives_the_same_bits(seed: int, edges: list[int], se
     assert states(whole) == states(pieces)
 
 
-@pytest.mark.parametrize("cell", CELLS)
-def test_a_series_does_not_feel_who_shares_its_batch(cell: str) -> None:
+@pytest.mark.parametrize("shape", NETWORKS, ids=str)
+def test_a_series_does_not_feel_who_shares_its_batch(shape: dict[str, Any]) -> None:
     stream = spec()
-    crowd = walk(900, [f"s{i}" for i in range(9)])
+    crowd = walk(540, [f"s{i}" for i in range(9)])
     alone_rows = [i for i, name in enumerate(crowd.series) if name == "s4"]
     alone = batch(
         ["s4"] * len(alone_rows), crowd.ts_us[alone_rows] // 1000, crowd.values[alone_rows], crowd.partition[alone_rows]
     )
-    lonely, crowded = engine(stream, cell), engine(stream, cell)
+    lonely, crowded = engine(stream, **shape), engine(stream, **shape)
     feed(lonely, alone)
     feed(crowded, crowd, [100, 350])
     assert own(states(lonely)[0, "s4"]) == own(states(crowded)[0, "s4"])
 
 
-def watched(stream: Any, cell: str = "gru", seed: int = 0) -> tuple[Engine, list[Any]]:
+def watched(stream: Any, **shape: Any) -> tuple[Engine, list[Any]]:
     """An engine that notes what its network is shown, [frame, channel, input] a stretch."""
     made, shown = Engine(stream, record=True), []
-    made.load(network(stream, cell, seed), "weights")
+    made.load(network(stream, **shape), "weights")
     advance = made._advance
     made._advance = lambda *given: (advance(*given), shown.append(made.recorded.seen.copy()))[0]  # type: ignore[method-assign]
     return made, shown
 
 
-@pytest.mark.parametrize("cell", CELLS)
-def test_the_carried_state_is_that_of_one_full_pass(cell: str) -> None:
+@pytest.mark.parametrize("shape", NETWORKS, ids=str)
+def test_the_carried_state_is_that_of_one_full_pass(shape: dict[str, Any]) -> None:
     stream = spec(horizon=6)
-    served, shown = watched(stream, cell)
+    served, shown = watched(stream, **shape)
     feed(served, walk(300, ["x"]), [50, 51, 200])
-    frames, net = torch.from_numpy(np.concatenate(shown)), network(stream, cell)
+    frames, net = torch.from_numpy(np.concatenate(shown)), network(stream, **shape)
     with torch.inference_mode():
         _, state = net(frames, net.zero_state(3))
     row = served.table.find(0, "x")
@@ -343,7 +341,6 @@ def test_the_state_of_a_series_has_the_size_that_was_promised(
     stream = spec(
         channels=tuple("abcdefg"[:channels]),
         horizon=horizon,
-        burn_in=64,
         series_max=2,
         seasons=seasons,
         experts=experts,

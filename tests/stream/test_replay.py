@@ -6,11 +6,14 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
-from making import batch, bends, cut, network, shaped, spec, walk
+from making import NETWORKS, batch, bends, cut, feed, network, shaped, spec, walk
 
 from streamrnn.kernels.columns import rungs_of
 from streamrnn.learning import LearnSpec, TrainSpec
+from streamrnn.meaning import meaning_of
+from streamrnn.model.weights import WeightsMeta, fitted, pack
 from streamrnn.records import TickBatch
 from streamrnn.season import Season
 from streamrnn.spec import StreamSpec
@@ -163,11 +166,11 @@ def test_with_more_series_each_keeps_fewer_steps_and_these_are_its_last() -> Non
     assert all(torch.equal(a, b) for a, b in zip(numbers(one), numbers(other), strict=True))
 
 
-def learner(seed: int = 0) -> Learner:
+def learner(seed: int = 0, updates: int = 150, **shape: Any) -> Learner:
     stream = spec(channels=("a",), series_max=16)
     train = TrainSpec(chunk_len=16, burn_in=8, length=16, batch_series=16, lr=1e-2, weight_decay=1e-2, seed=seed)
-    learn = LearnSpec(train=train, window=800, holdout=32, series_max=16, updates=150, min_steps=400)
-    return Learner(stream, shaped(stream), learn)
+    learn = LearnSpec(train=train, window=800, holdout=32, series_max=16, updates=updates, min_steps=400)
+    return Learner(stream, shaped(stream, **shape), learn)
 
 
 def waves(count: int, first: int = 0) -> TickBatch:
@@ -185,6 +188,27 @@ def test_a_first_round_gives_a_network_that_adds_to_the_mixture() -> None:
     assert done.candidate is not None
     assert done.candidate.gain[0] > 0.5
     assert made.incumbent is not None
+
+
+@pytest.mark.parametrize("shape", NETWORKS[4:], ids=str)
+def test_every_kind_of_network_is_trained_published_and_serves(shape: dict[str, Any]) -> None:
+    made = learner(updates=40, **shape)
+    made.feed(waves(200))
+    done = made.round()
+    assert done.network is not None, done.verdict
+    recurrent = getattr(done.network.beside, "decoder", done.network.beside)
+    assert recurrent.weight.any()
+    meaning, inputs = meaning_of(made.engine.spec), made.engine.inputs
+    found = fitted(pack(done.network, WeightsMeta(), meaning), meaning, inputs)
+    assert (found.network.spec, found.words) == (made.model_spec, ())
+    ours, theirs = Engine(spec(channels=("a",))), Engine(spec(channels=("a",)))
+    ours.load(done.network, "weights")
+    theirs.load(found.network, "weights")
+    assert feed(ours, waves(60)) == feed(theirs, waves(60))
+    # And is trained on.
+    made.adopt(found.network)
+    made.feed(waves(40, first=200))
+    assert made.round().updates >= 40
 
 
 def test_training_rests_where_the_network_adds_next_to_nothing_and_looks_again_at_a_drift() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from making import KINDS, START, batch, cut, feed, laid, network, own, said, spec, states, walk
+from making import KINDS, NETWORKS, START, batch, cut, feed, laid, network, own, said, spec, states, walk
 
 from streamrnn.packed import Packed
 from streamrnn.spec import StreamSpec
@@ -17,10 +17,10 @@ from streamrnn.stream.snapshot import VERSION, NewerVersion, Restored, Snapshots
 from streamrnn.stream.table import Field
 
 
-def engine(stream: StreamSpec, served: bool = True) -> Engine:
+def engine(stream: StreamSpec, served: bool = True, **shape: Any) -> Engine:
     made = Engine(stream)
     if served:
-        made.load(network(stream), "weights")
+        made.load(network(stream, **shape), "weights")
     return made
 
 
@@ -131,6 +131,21 @@ def test_a_networks_state_that_comes_before_its_weights_is_kept() -> None:
     moved(before, after, 100)
     after.load(network(stream), "weights")
     assert feed(after, cut(ticks, 100, len(ticks))) == wanted
+    assert states_without_applied(after) == states_without_applied(whole)
+
+
+@pytest.mark.parametrize("shape", NETWORKS, ids=str)
+def test_the_state_of_every_kind_of_network_comes_back_bit_for_bit(shape: dict[str, Any]) -> None:
+    """What a convolution reaches back to is state as a hidden unit is."""
+    stream = spec()
+    ticks = walk(160, ["x", "y"])
+    whole, before, after = (engine(stream, **shape) for _ in range(3))
+    feed(whole, cut(ticks, 0, 70))
+    wanted = feed(whole, cut(ticks, 70, len(ticks)))
+    feed(before, cut(ticks, 0, 70))
+    assert before.table.columns["state"][before.table.find(0, "x")].any()
+    moved(before, after, 70)
+    assert feed(after, cut(ticks, 70, len(ticks))) == wanted
     assert states_without_applied(after) == states_without_applied(whole)
 
 
