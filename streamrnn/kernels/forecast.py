@@ -55,7 +55,7 @@ from streamrnn.kernels.features import REST
 from streamrnn.kernels.intervals import SHRINK, SPREAD_FLOOR, opened, track
 from streamrnn.kernels.network import Lanes, Layers
 from streamrnn.kernels.rowviews import Shape, State, series_row
-from streamrnn.kernels.scratch import Given, Scratch, Settings, scratch_at, settings_at
+from streamrnn.kernels.scratch import Given, Rooms, Scratch, Settings, in_room, scratch_at, settings_at
 from streamrnn.records import F32, F64, I64, Bool
 
 SAID_MAX = np.float32(5.0)  # in usual errors: a network says no more
@@ -709,40 +709,21 @@ def _sorted(offsets: F64) -> None:
 
 
 @inner
-def _say(
-    i: int,
-    frames: Frames,
-    net: Network,
-    recorded: Recorded,
-    address: int,
-    shape: Shape,
-    given: Given,
-    written: Written,
-) -> None:
-    """What is said at frame i."""
+def _expect(i: int, frames: Frames, net: Network, recorded: Recorded, address: int, shape: Shape, given: Given) -> None:
+    """The mixture at frame i, and what a network is asked."""
     state, settings, scratch = series_row(address, shape), settings_at(given, shape), scratch_at(given, shape)
     _foresee(i, frames, net.speaks or net.recorded, state, settings, scratch)
     if net.recorded:
         _record(i, frames, recorded, state, settings, scratch)
-    if net.speaks:
-        networks.step(frames.slot[i], scratch.shown, net.state, net.layers, net.lanes, SAID_MAX, scratch.says)
+
+
+@inner
+def _say(i: int, frames: Frames, speaks: bool, address: int, shape: Shape, given: Given, written: Written) -> None:
+    """What is said at frame i, with the network's numbers where it `speaks`."""
+    state, settings, scratch = series_row(address, shape), settings_at(given, shape), scratch_at(given, shape)
+    if speaks:
         _add(state, settings, scratch)
-    _emit(i, frames, net.speaks, state, settings, written, scratch)
-
-
-@inner
-def _asked(i: int, frames: Frames, net: Network, recorded: Recorded, address: int, shape: Shape, given: Given) -> None:
-    state, settings, scratch = series_row(address, shape), settings_at(given, shape), scratch_at(given, shape)
-    _foresee(i, frames, True, state, settings, scratch)
-    if net.recorded:
-        _record(i, frames, recorded, state, settings, scratch)
-
-
-@inner
-def _answered(i: int, frames: Frames, address: int, shape: Shape, given: Given, written: Written) -> None:
-    state, settings, scratch = series_row(address, shape), settings_at(given, shape), scratch_at(given, shape)
-    _add(state, settings, scratch)
-    _emit(i, frames, True, state, settings, written, scratch)
+    _emit(i, frames, speaks, state, settings, written, scratch)
 
 
 @inlined
@@ -783,17 +764,49 @@ def advance(
     address: int,
     shape: Shape,
     frames: Frames,
+    runs: I64,
     net: Network,
     recorded: Recorded,
     given: Given,
+    rooms: Rooms,
     written: Written,
     matured: Matured,
 ) -> None:
-    """One pass over frames in (series, time) order. `address`: where the block of rows begins that `shape` describes."""
-    for i in range(frames.slot.shape[0]):
-        at = address + frames.slot[i] * shape.size
-        _before(i, frames, at, shape, given, written, matured)
-        _say(i, frames, net, recorded, at, shape, given, written)
+    """One pass over frames, each series' in the order of time; `runs` [series, (slot, first, end)].
+
+    Where a network speaks some series walk abreast, so that its weights are read once for them. `address`: where the block of
+    rows begins that `shape` describes.
+    """
+    abreast = rooms.frame.shape[0] if net.speaks else 1
+    for first in range(0, runs.shape[0], abreast):
+        end = min(first + abreast, runs.shape[0])
+        k, count = 0, 1
+        while count > 0:
+            count = 0
+            for run in range(first, end):
+                i = runs[run, 1] + k
+                if i < runs[run, 2]:
+                    at, room = address + frames.slot[i] * shape.size, in_room(given, rooms, count)
+                    _before(i, frames, at, shape, room, written, matured)
+                    _expect(i, frames, net, recorded, at, shape, room)
+                    rooms.frame[count], rooms.slot[count] = i, frames.slot[i]
+                    count += 1
+            if net.speaks:
+                networks.step(
+                    count,
+                    rooms.slot,
+                    shape.channels,
+                    rooms.shown,
+                    net.state,
+                    net.layers,
+                    net.lanes,
+                    SAID_MAX,
+                    rooms.says,
+                )
+            for place in range(count):
+                at, room = address + rooms.slot[place] * shape.size, in_room(given, rooms, place)
+                _say(rooms.frame[place], frames, net.speaks, at, shape, room, written)
+            k += 1
 
 
 @lean
@@ -817,7 +830,7 @@ def ask(
         i = chosen[k]
         at = address + frames.slot[i] * shape.size
         _before(i, frames, at, shape, given, written, matured)
-        _asked(i, frames, net, recorded, at, shape, given)
+        _expect(i, frames, net, recorded, at, shape, given)
         for c in range(shown.shape[1]):
             for j in range(shown.shape[2]):
                 shown[k, c, j] = scratch.shown[c, j]
@@ -858,23 +871,26 @@ def answer(
                 # A number that is none says nothing.
                 says = said[k, c, r]
                 scratch.says[c, r] = within(says, SAID_MAX) if says == says else np.float32(0.0)
-        _answered(i, frames, address + frames.slot[i] * shape.size, shape, given, written)
+        _say(i, frames, True, address + frames.slot[i] * shape.size, shape, given, written)
 
 
 def compile_ahead(
     address: int,
     shape: Shape,
     frames: Frames,
+    runs: I64,
     net: Network,
     recorded: Recorded,
     given: Given,
+    rooms: Rooms,
     written: Written,
     matured: Matured,
 ) -> None:
-    """Compiles the two largest parts of `advance`, which a process that comes to them later finds kept. Arguments as there;
+    """Compiles the largest parts of `advance`, which a process that comes to them later finds kept. Arguments as there;
     only their types are looked at."""
     parts: tuple[tuple[Any, tuple[Any, ...]], ...] = (
-        (_say, (0, frames, net, recorded, 0, shape, given, written)),
+        (_expect, (0, frames, net, recorded, 0, shape, given)),
+        (_say, (0, frames, True, 0, shape, given, written)),
         (_learn, (0, frames, 0, shape, given)),
     )
     for part, arguments in parts:

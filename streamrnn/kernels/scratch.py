@@ -6,6 +6,7 @@ copying than calculating. So a kernel is given one array of where they begin (`G
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -166,6 +167,41 @@ def given_of(settings: Settings, scratch: Scratch) -> Given:
         plan.cross,
         settings.regular,
     )
+
+
+class Rooms(NamedTuple):
+    """Room for frames of several series that walk abreast: where the arrays of each lie (`where` [room, part], as `Given.where`);
+    those of them that lie side by side, `shown` [room · channel, input] and `says` [room · channel, rung]; and the `frame`
+    [room] and its series' `slot` [room] that are in each now."""
+
+    where: I64
+    shown: F32
+    says: F32
+    frame: I64
+    slot: I64
+
+
+def rooms_of(settings: Settings, scratches: Sequence[Scratch]) -> Rooms:
+    """For the kernels; the caller keeps `settings` and `scratches`. Those are given the arrays that lie side by side."""
+    count = len(scratches)
+    shown, says = (np.concatenate([getattr(each, name) for each in scratches]) for name in ("shown", "says"))
+    channels = len(scratches[0].shown)
+    where = np.array(
+        [
+            given_of(settings, each._replace(shown=shown[room], says=says[room])).where
+            for each, room in ((each, slice(k * channels, (k + 1) * channels)) for k, each in enumerate(scratches))
+        ]
+    )
+    return Rooms(where, shown, says, np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int64))
+
+
+@inlined
+def in_room(given: Given, rooms: Rooms, room: int) -> Given:
+    """As `given`, with another room for the frame."""
+    return Given(
+        rooms.where[room], given.horizon, given.widest, given.inputs, given.waves, given.seasons, given.members,
+        given.keyed, given.cross, given.regular,
+    )  # fmt: skip
 
 
 @inlined

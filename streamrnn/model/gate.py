@@ -33,6 +33,12 @@ class Evaluation:
     errors: F64
     squares: F64
     targets: int
+    sums: F64  # [rung, (Σ f y, Σ f²)] in shares of Σ y²
+
+    def gain_at(self, slope: tuple[float, ...]) -> float:
+        """Mean over the rungs of what is removed at a slope that was settled before: the best one flatters itself."""
+        beta: F64 = np.array(slope)
+        return float((beta * (2.0 * self.sums[:, 0] - beta * self.sums[:, 1])).mean()) if self.targets else 0.0
 
     @property
     def score(self) -> float:
@@ -59,12 +65,14 @@ def evaluate(network: Network, batch: Sequences, block: int) -> Evaluation:
     y, w = np.where(came, targets, 0.0), np.where(came, weighs, 0.0)
     if not finite or not came.any():
         empty = np.zeros((0, y.shape[2]))
-        return Evaluation(finite, (), (), empty, empty, int(came.sum()))
+        return Evaluation(finite, (), (), empty, empty, int(came.sum()), empty)
     with np.errstate(divide="ignore", invalid="ignore"):
         # Each series has the same weight, however large its errors: one full of garbage decides nothing.
         mine = (w * y * y).sum(0).reshape(-1, batch.channels, y.shape[2]).sum(1)  # [series, rung]
         w = w * np.nan_to_num(1.0 / mine, posinf=0.0).repeat(batch.channels, axis=0)
-        slope = np.nan_to_num(np.clip((w * said * y).sum((0, 1)) / (w * said * said).sum((0, 1)), 0.0, SLOPE_MAX))
+        cross, power, total = ((w * each).sum((0, 1)) for each in (said * y, said * said, y * y))
+        slope = np.nan_to_num(np.clip(cross / power, 0.0, SLOPE_MAX))
+        sums = np.nan_to_num(np.stack([cross, power], axis=1) / total[:, None])
         squares, left = w * y * y, w * (y - slope * said) ** 2
         gain = np.nan_to_num(1.0 - left.sum((0, 1)) / squares.sum((0, 1)))
     return Evaluation(
@@ -74,6 +82,7 @@ def evaluate(network: Network, batch: Sequences, block: int) -> Evaluation:
         errors=_blocks(left, block, batch.channels),
         squares=_blocks(squares, block, batch.channels),
         targets=int(came.sum()),
+        sums=sums,
     )
 
 

@@ -352,7 +352,7 @@ def serve(
             learner.feed(part)
             # What is learnt from the last rows would serve none; what is learnt behind the scored rows changes no score.
             newest = int(row_of_tick[begin:end].max())
-            if end < len(batch) and newest < scored_until and learner.ready():
+            if end < len(batch) and newest < scored_until and learner.ready() and not learner.rests:
                 done = learner.round()
                 if done.network is not None and done.candidate is not None:
                     engine.load(done.network, f"round-{done.number}")

@@ -283,7 +283,7 @@ class Trainer:
             self.state = "collecting"
             await self._reach_back(reader, lack)
         elif not self._due():
-            self.state = "waiting"
+            self.state = "resting" if learner.rests else "waiting"
         else:
             await self._round(writer, follower)
 
@@ -335,6 +335,8 @@ class Trainer:
             return False
         if learner.rounds == 0 or learner.drifted:
             return True
+        if learner.rests:
+            return False
         news = learner.ticks - self._ticks_at_round
         return news > 0 and (clock_s() >= self._next_round_s or news >= self.settings.learn.ticks)
 
@@ -366,6 +368,11 @@ class Trainer:
             incumbent=done.incumbent and round(done.incumbent.score, 4),
             seconds=round(seconds, 1),
         )
+        if learner.rests:
+            log.info(
+                "training rests: the network adds next to nothing to the mixture", gain=round(learner.worth.gain, 4),
+                rounds=learner.worth.looks, again="after ten times the distance of two rounds, or at a drift",
+            )  # fmt: skip
         accepted = learner.incumbent
         if done.network is not None and not await self._publish(done, writer, follower):
             self.last = "superseded"

@@ -20,9 +20,9 @@ import numpy as np
 
 from streamrnn.kernels import columns, forecast
 from streamrnn.kernels.columns import rungs_of
-from streamrnn.kernels.network import Lanes, Layers, lanes_of, no_layers
+from streamrnn.kernels.network import Lanes, Layers, abreast, lanes_of, no_layers
 from streamrnn.kernels.remainder import HARMONICS
-from streamrnn.kernels.scratch import given_of, scratch_of
+from streamrnn.kernels.scratch import given_of, rooms_of, scratch_of
 from streamrnn.model.network import Network
 from streamrnn.records import F32, Bool, Outputs, Reason, Scores, TickBatch
 from streamrnn.spec import StreamSpec
@@ -92,8 +92,12 @@ class Engine:
         """Notes where the table's arrays are, for the kernels."""
         self._rows, self._shape = shape_of(self.spec, self.table)
         seasons = len(self._settings.seasons.cells)
-        self._scratch = scratch_of(self._shape, self.spec.horizon, len(self.inputs), 2 * sum(HARMONICS[:seasons]))
-        self._given = given_of(self._settings, self._scratch)
+        self._scratches = [
+            scratch_of(self._shape, self.spec.horizon, len(self.inputs), 2 * sum(HARMONICS[:seasons]))
+            for _ in range(abreast(self._shape.channels))
+        ]
+        self._given = given_of(self._settings, self._scratches[0])
+        self._rooms = rooms_of(self._settings, self._scratches)
         self._layout = self.table.layouts
 
     def load(self, network: Network, model: str) -> None:
@@ -204,7 +208,7 @@ class Engine:
 
     def _advance_in_waves(self, network: Network, frames: Frames, arguments: tuple[Any, ...]) -> None:
         """As `forecast.advance`, with a network that is not compiled: the first frame of every series, then the second, ..."""
-        address, shape, kernel_frames, net, recorded, given, written, matured = arguments
+        address, shape, kernel_frames, _, net, recorded, given, _, written, matured = arguments
         state, channels = self.table.columns["state"], len(self.spec.channels)
         length = frames.runs[:, 2] - frames.runs[:, 1]
         for k in range(int(length.max())):
@@ -239,9 +243,11 @@ class Engine:
             self._rows.ctypes.data,
             self._shape,
             kernel_frames,
+            frames.runs,
             forecast.Network(served.layers, served.lanes, self.table.columns["state"], served.network is not None, self.record),
             self.recorded,
             self._given,
+            self._rooms,
             forecast.Written(part.mean, part.quantiles, part.fill_value, part.fill_lower, part.fill_upper, part.filled),
             forecast.Matured(
                 scores.count, scores.abs_error, scores.abs_persistence, scores.abs_network, scores.count_network,

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from streamrnn.kernels.network import Layers
+from streamrnn.kernels.products import padded
 from streamrnn.model.network import Network
 from streamrnn.records import F32
 
@@ -22,14 +23,16 @@ def layers_of(network: Network) -> Layers:
         raise ValueError("only a GRU of one layer without layer normalisation is compiled")
     tensors = {name: tensor.detach().cpu().numpy() for name, tensor in network.state_dict().items()}
 
-    def turned(name: str) -> F32:
-        return np.ascontiguousarray(tensors[name].T, dtype=np.float32)
+    def turned(*names: str) -> F32:
+        whole = np.concatenate([tensors[name].T for name in names])
+        room = padded(whole.shape[-1]) - whole.shape[-1]
+        return np.ascontiguousarray(np.pad(whole, [(0, 0)] * (whole.ndim - 1) + [(0, room)]), dtype=np.float32)
 
     core = "stack.cells.0.core."
     return Layers(
         turned("first.weight"), turned("first.bias"), turned("second.weight"), turned("second.bias"),
         turned(core + "weight_ih_l0"), turned(core + "weight_hh_l0"), turned(core + "bias_ih_l0"),
-        turned(core + "bias_hh_l0"), np.concatenate([turned("out.weight"), turned("beside.weight")]), turned("out.bias"),
+        turned(core + "bias_hh_l0"), turned("out.weight", "beside.weight"), turned("out.bias"),
     )  # fmt: skip
 
 

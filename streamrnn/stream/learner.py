@@ -27,6 +27,7 @@ from streamrnn.spec import ModelSpec, StreamSpec
 from streamrnn.stream.drift import DriftWatch
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.replay import ReplayBuffer
+from streamrnn.stream.resting import LOOKS, REST, Worth
 from streamrnn.stream.sample import SeriesSample
 
 REFUSALS_MAX = 4
@@ -76,7 +77,12 @@ class Learner:
         self.drifted = False
         self.ticks = 0
         self.steps = 0
+        self.steps_at_round = 0
         self.rounds = self.accepted = self.refused = 0
+        self.worth = Worth()
+        self._in_vain = 0  # rounds whose candidate added nothing, with nothing to take the place of
+        self._looked_at = 0  # `steps` when the weights in use were last judged
+        self._rests_until = 0  # `steps`
         self._refused_in_a_row = 0
         self._watch = DriftWatch()
         self._watched_at = 0
@@ -149,6 +155,11 @@ class Learner:
         have = self.buffer.typical(need, self.spec.train.batch_series)
         return None if have >= need else Lack(have, need, each=True)
 
+    @property
+    def rests(self) -> bool:
+        """Whether there is nothing to be gained from a round now: the weights in use add next to nothing."""
+        return self.steps < self._rests_until and not self.drifted
+
     def adopt(self, network: Network | None) -> None:
         """These weights serve now (another trainer's, a rollback, or found at the start): train on from them.
 
@@ -180,7 +191,10 @@ class Learner:
         """Trains for `spec.updates` updates, or until `enough()`, and asks the gate. Needs `ready()`."""
         spec = self.spec.train
         self.rounds += 1
-        self.drifted = False
+        drifted, self.drifted = self.drifted, False
+        since, self.steps_at_round = self.steps - self.steps_at_round, self.steps
+        if drifted:
+            self.worth = Worth()
         updates, loss, diverged = 0, 0.0, ""
         kept = Kept(self._network)
         while updates < self.spec.updates and not enough():
@@ -207,17 +221,19 @@ class Learner:
         if diverged or not finite(candidate):
             kept.give_back()
             self._reset()
-            return self._refuse(Verdict(False, "diverged"), updates, loss, None, None)
+            return self._refuse(Verdict(False, "diverged"), updates, loss, None, None, since)
         newest = self.buffer.newest(self._rng, EVALUATED_SERIES, spec.burn_in)
         if newest is None:
-            return self._refuse(Verdict(False, "no-data"), updates, loss, None, None)
+            return self._refuse(Verdict(False, "no-data"), updates, loss, None, None, since)
         newest = newest.to(self.device)
         block = max(self.engine.spec.horizon, BLOCK_LEAST)
         mine = evaluate(candidate, newest, block)
         theirs = evaluate(self.incumbent, newest, block) if self.incumbent is not None else None
+        if theirs is not None:
+            self._look_whether_it_adds(theirs, since)
         verdict = judge(mine, theirs, self.spec.gate)
         if not verdict.accepted:
-            return self._refuse(verdict, updates, loss, mine, theirs)
+            return self._refuse(verdict, updates, loss, mine, theirs, since)
         self.accepted += 1
         self._refused_in_a_row = 0
         self.incumbent = candidate.copied().eval()
@@ -225,11 +241,31 @@ class Learner:
         accepted = candidate.copied().to(torch.device("cpu")).eval()
         return Round(self.rounds, verdict, updates, loss, mine, theirs, accepted)
 
+    def _look_whether_it_adds(self, theirs: Evaluation, since: int) -> None:
+        """`since`: steps since the last round."""
+        series = max(1, int((self.buffer.count > 0).sum()))
+        if self.steps - self._looked_at < self.spec.holdout * series:
+            return  # what was looked at then is looked at again
+        self._looked_at = self.steps
+        self.worth.look(theirs)
+        if self.worth.little:
+            self._rests_until = self.steps + REST * since
+
     def _refuse(
-        self, verdict: Verdict, updates: int, loss: float, mine: Evaluation | None, theirs: Evaluation | None
+        self,
+        verdict: Verdict,
+        updates: int,
+        loss: float,
+        mine: Evaluation | None,
+        theirs: Evaluation | None,
+        since: int,
     ) -> Round:
         self.refused += 1
         self._refused_in_a_row += 1
+        if self.incumbent is None and verdict.reason == "adds-nothing":
+            self._in_vain += 1
+            if self._in_vain >= LOOKS:
+                self._rests_until = self.steps + REST * since
         if self._refused_in_a_row >= REFUSALS_MAX:
             self._reset()
         return Round(self.rounds, verdict, updates, loss, mine, theirs, None)

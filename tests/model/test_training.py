@@ -118,7 +118,8 @@ def grade(gain: float, finite: bool = True, targets: int = 100, uneven: float = 
     """Of ten blocks, each with the same squared error; what is removed of it differs by `uneven` from block to block."""
     squares = np.full((10, 1), 0.1)
     left = squares * (1.0 - gain + uneven * np.where(np.arange(10) % 2, 1.0, -1.0))[:, None]
-    return Evaluation(finite, (gain,) if targets else (), (1.0,) if targets else (), left, squares, targets)
+    sums = np.full((1, 2), gain)
+    return Evaluation(finite, (gain,) if targets else (), (1.0,) if targets else (), left, squares, targets, sums)
 
 
 @pytest.mark.parametrize(

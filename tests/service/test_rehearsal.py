@@ -57,7 +57,7 @@ from streamrnn.service import rehearsal
 chosen = load([], {"app": "app", "input": "ticks", "channels": ["a"], "step": "1s", "horizon": 1}, {})
 rehearse(chosen)
 rehearsal._meanwhile(chosen.stream_spec(), "ticks", rehearsal.Network(chosen.model_spec()))
-for part in (forecast._say, forecast._learn):
+for part in (forecast._expect, forecast._say, forecast._learn):
     kept = set()
     for file in part._cache._read:
         with contextlib.suppress(Exception):

@@ -18,6 +18,7 @@ from streamrnn.stream.drift import DriftWatch
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.learner import Learner
 from streamrnn.stream.replay import ReplayBuffer, step_bytes
+from streamrnn.stream.resting import LITTLE, LOOKS
 
 HOLDOUT = 40
 
@@ -184,6 +185,48 @@ def test_a_first_round_gives_a_network_that_adds_to_the_mixture() -> None:
     assert done.candidate is not None
     assert done.candidate.gain[0] > 0.5
     assert made.incumbent is not None
+
+
+def test_training_rests_where_the_network_adds_next_to_nothing_and_looks_again_at_a_drift() -> None:
+    rng = np.random.default_rng(5)
+    walk = np.cumsum(rng.standard_normal((2400, 4)), axis=0)
+    made, begin = learner(), 0
+    made.spec = replace(made.spec, updates=10)  # what is learnt of a walk is nothing, however long
+
+    def more(count: int) -> None:
+        nonlocal begin
+        names = [f"w{i}" for _ in range(count) for i in range(4)]
+        step = np.repeat(np.arange(begin, begin + count), 4)
+        made.feed(batch(names, 1_700_000_000_000 + 1000 * step, walk[begin : begin + count].reshape(-1, 1)))
+        begin += count
+
+    more(300)
+    made.round()
+    for _ in range(24):
+        more(50)
+        if made.rests:
+            break
+        made.round()
+    assert made.rests
+    assert made.worth.gain < LITTLE
+    more(200)
+    assert made.rests  # for ten rounds' worth of steps
+    made.drifted = True
+    assert not made.rests
+    made.drifted = False
+    more(400)
+    assert not made.rests
+
+
+def test_training_goes_on_where_the_network_adds() -> None:
+    made = learner()
+    made.feed(waves(300))
+    for k in range(10):
+        made.round()
+        made.feed(waves(40, first=300 + 40 * k))
+        assert not made.rests
+    assert made.worth.looks >= LOOKS
+    assert made.worth.gain > 0.1
 
 
 def test_rounds_repeat_by_their_seed() -> None:
