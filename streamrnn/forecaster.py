@@ -683,8 +683,11 @@ class _Training:
         """As in the trainer: when something was learnt since the last round, an interval later or at once after a drift."""
         learner = self.learner
         news = learner.ticks - self._ticks_at_round
-        asked = learner.drifted or news >= self._spec.ticks or (news > 0 and clock_s() >= self._next_s)
-        return asked and learner.ready()
+        if learner.rests or not (
+            learner.drifted or news >= self._spec.ticks or (news > 0 and clock_s() >= self._next_s)
+        ):
+            return False
+        return learner.ready()
 
     def done(self) -> Round | None:
         """The round that has ended since it was last asked for. Waits where too many ticks wait for it."""

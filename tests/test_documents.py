@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -104,3 +105,12 @@ def test_the_notebook_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> 
     assert forecaster.forecast().mean.shape == (2, 24)
     printed = capsys.readouterr().out
     assert "yhat_upper" in printed and "missing-channel" in printed and "too little yet" in printed
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "findings").glob("*.sh")), ids=lambda path: path.stem)
+def test_a_finding_is_a_script_as_the_page_says(script: Path) -> None:
+    text = script.read_text(encoding="utf-8")
+    lines = text.splitlines()
+    assert lines[0] == "#!/usr/bin/env bash" and lines[1].startswith("# ") and "set -euo pipefail" in lines
+    assert "mktemp -d" in text and "rm -rf" in text and "as stated" in text and "streamrnn." not in text
+    subprocess.run(["bash", "-n", str(script)], check=True)

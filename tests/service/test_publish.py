@@ -164,6 +164,16 @@ async def test_dead_letters_are_in_the_order_of_their_records_with_reason_and_so
     assert {row[4] for row in sink.to("d")} == {b"{", b"value-6", b"[1,2]"}
 
 
+async def test_what_the_grid_refuses_of_a_record_of_several_names_its_element() -> None:
+    publisher, sink, engine = made()
+    await publisher.check(sink.of(0))
+    ticks = batch([(0, "a", 3, 1.0), (0, "a", 1, 1.0)])
+    ticks.index = np.array([4, 5], dtype=np.int32)
+    await published(publisher, engine, ticks)
+    [letter] = sink.to("d")
+    assert dict(letter[6])["streamrnn-index"] == b"5"
+
+
 async def test_a_batch_without_outputs_appends_nothing() -> None:
     publisher, sink, engine = made()
     await publisher.check(sink.of(0))

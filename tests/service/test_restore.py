@@ -14,6 +14,7 @@ from streamrnn.service import restore
 from streamrnn.service.restore import DELETED, NO_CHECKPOINT, Restoration, Restorer
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.snapshot import Snapshots
+from streamrnn.transports import changelog
 from streamrnn.transports.base import TopicUnfit, Unreadable
 from streamrnn.transports.changelog import (
     CHECKPOINT,
@@ -77,9 +78,11 @@ class Changelog:
 
     async def restored(self, *partitions: int) -> dict[int, Restoration]:
         """Reads until these partitions (0) are done."""
-        wanted, found = set(partitions or (0,)), {}
+        wanted, found, polls = set(partitions or (0,)), {}, 0
         self.restorer.add(sorted(wanted))
         while wanted - found.keys():
+            polls += 1
+            assert polls < 1000, "it does not come to an end"
             await self.restorer.read()
             found |= {done.partition: done for done in self.restorer.apply()}
         assert not self.restorer.active
@@ -152,7 +155,9 @@ async def test_a_checkpoint_of_an_earlier_life_that_comes_late_counts_for_nothin
     assert done.checkpoint is not None and (done.checkpoint.offset, done.life) == (20, 2)
 
 
-async def test_a_series_that_was_deleted_is_not_brought_back() -> None:
+@pytest.mark.parametrize("at_once", [2, 2000], ids=["read in pieces", "read at once"])
+async def test_a_series_that_was_deleted_is_not_brought_back(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    monkeypatch.setattr(changelog, "RECORDS_MAX", at_once)
     made = written()
     made.append(series_key(b"b"), None)
     made.checkpoint(16)
@@ -163,10 +168,11 @@ async def test_a_series_that_was_deleted_is_not_brought_back() -> None:
 async def test_an_older_state_behind_the_checkpoints_place_is_named_with_what_it_has_come_to() -> None:
     """Another worker has written it late, over a newer one that compaction took away."""
     made = Changelog()
-    stepped(made.writer, ["a", "b"], 0)
+    stepped(made.writer, ["a", "b", "c"], 0)
     made.describe()
+    made.states(["c"], 7)  # silent since, so no newer one is there
     made.states(["a", "b"], 15)
-    made.checkpoint(15, at=4)
+    made.checkpoint(15, at=5)
     made.states(["b"], 9)
     done = (await made.restored())[0]
     assert done.older == {} and done.reached == 15, "the newer one is still there"
