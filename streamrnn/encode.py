@@ -1,4 +1,4 @@
-"""Outputs to bytes: forecasts and imputations in the wire format of DESIGN 3."""
+"""Outputs to bytes: forecasts and imputations in the wire format: JSON documents, one a record."""
 
 from __future__ import annotations
 

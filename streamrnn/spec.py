@@ -42,7 +42,6 @@ class StreamSpec:
     idle_after_ms: int = 60_000
     gap_max: int = 64
     future_max_ms: int = 60_000
-    burn_in: int = 64
     warm_up: int = 64
     series_max: int = 10_000
     # Ticks a series may hold back in steps not yet closed (`lateness` > 0, long records, aggregation).

@@ -17,9 +17,11 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent / "kafka"))
+sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from broker import kafka_home
+from fault_matrix import name_of, not_shown, rows
 
 HERE = Path(__file__).parent
 # The monotonic clock counts from the machine's start, and what is right an hour after that may be wrong a minute after it.
@@ -85,6 +87,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for marker, reason in without.items():
             if reason and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says which faults of FAULTS.md this run has not shown, for all of their tests were skipped. With a Kafka at hand that is
+    an error: then there is nothing that such a row could be waiting for."""
+    outcomes: dict[str, set[str]] = {}
+    for outcome in ("passed", "failed", "skipped"):
+        for report in terminalreporter.stats.get(outcome, []):
+            outcomes.setdefault(name_of(report.nodeid), set()).add(outcome)
+    unseen = not_shown(outcomes, rows())
+    for row in unseen:
+        terminalreporter.write_line(
+            f"FAULTS.md row {row.number} ({row.fault}) was not shown: all of its tests were skipped"
+        )
+    session = terminalreporter._session
+    if unseen and kafka_home() and session is not None and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -382,8 +382,8 @@ def test_a_mapping_that_cannot_work_says_so(decode: dict[str, Any], words: str) 
         decoder(CHANNELS, **decode)
 
 
-def test_the_example_in_the_readme_is_one() -> None:
-    text = (Path(__file__).parents[1] / "README.md").read_text()
+def test_the_example_in_the_guide_is_one() -> None:
+    text = (Path(__file__).parents[1] / "deploy" / "GUIDE.md").read_text()
     (example,) = re.findall(r"```yaml\ndecode:.*?```", text, re.DOTALL)
     decode = yaml.safe_load(example.removeprefix("```yaml").removesuffix("```"))["decode"]
     record = {

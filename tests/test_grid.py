@@ -27,7 +27,6 @@ def spec(**changes: Any) -> StreamSpec:
         "idle_after_ms": 8000,
         "future_max_ms": 60_000,
         "series_max": 50,
-        "burn_in": 4,
     }
     return StreamSpec(**{**base, **changes})
 

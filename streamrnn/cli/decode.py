@@ -117,7 +117,7 @@ def _proposed(records: Sequence[Record], settings: Settings, given: bool, topic:
     try:
         proposal = propose(records, topic)
     except NoProposal as error:
-        raise BadUse(f'{topic}: {error} (README, "Topics as they are")') from error
+        raise BadUse(f'{topic}: {error} (deploy/GUIDE.md, "Topics as they are")') from error
     if given:  # what the file says of the stream stands
         proposal.settings.update(
             {key: getattr(settings, key) for key in ("step", "horizon") if key in settings.model_fields_set}

@@ -843,13 +843,15 @@ def answer(
     address: int,
     shape: Shape,
     frames: Frames,
+    speaks: bool,
     given: Given,
     written: Written,
     chosen: I64,
     said: F32,
     moves: F32,
 ) -> None:
-    """The second half, with what the network has `said` [k, channel, rung]."""
+    """The second half, with what the network has `said` [k, channel, rung]. `speaks` is true: as a constant it would have `_say`
+    compiled once more."""
     settings, scratch = settings_at(given, shape), scratch_at(given, shape)
     for k in range(chosen.shape[0]):
         i = chosen[k]
@@ -871,7 +873,7 @@ def answer(
                 # A number that is none says nothing.
                 says = said[k, c, r]
                 scratch.says[c, r] = within(says, SAID_MAX) if says == says else np.float32(0.0)
-        _say(i, frames, True, address + frames.slot[i] * shape.size, shape, given, written)
+        _say(i, frames, speaks, address + frames.slot[i] * shape.size, shape, given, written)
 
 
 def compile_ahead(

@@ -490,7 +490,6 @@ class Settings(BaseSettings):
             idle_after_ms=self.idle_after,
             gap_max=self.gap_max,
             future_max_ms=self.future_max,
-            burn_in=self.burn_in,
             warm_up=self.warm_up,
             series_max=self.series_max,
             pending_max=self.pending_max,
@@ -614,6 +613,8 @@ class Settings(BaseSettings):
     def hints(self) -> list[str]:
         """What is set and has no effect in a worker of this configuration; no reason not to start."""
         found = []
+        if "burn_in" in self.model_fields_set:
+            found.append("burn_in: has no effect any more: states begin at zero when weights change; remove it")
         if self.train == "off" and "model" in self.model_fields_set:
             found.append(
                 "model: has no effect beside train: off: what is served is of the kind that `streamrnn train` made, whose "

@@ -64,8 +64,8 @@ from streamrnn.transports.changelog import Checkpoint, History, Skips, weights_a
 
 log = structlog.get_logger(__name__)
 
-# How long one wait for a delivery lasts before the paused partitions are polled again, so that the client's idle clock
-# and a rejoin after an eviction go on while the broker keeps us waiting (FAULTS 2.1, aiokafka #1187).
+# How long one wait for a delivery lasts before the paused partitions are polled again: the client's idle clock, and a rejoin
+# after an eviction, go on only while it is polled (aiokafka #1187).
 KEEP_ALIVE_S = 1.0
 # How often it is looked for records while transactions are waited for.
 TAKING_S = 0.005

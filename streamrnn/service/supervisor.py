@@ -85,8 +85,7 @@ class Supervisor:
         self._environment = dict(os.environ if environment is None else environment)
         self._child: asyncio.subprocess.Process | None = None
         self._task: asyncio.Task[None] | None = None
-        self.stopping = False
-        self._wake = asyncio.Event()
+        self._stopping = asyncio.Event()
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._keep_alive())
@@ -98,8 +97,7 @@ class Supervisor:
 
     async def stop(self, deadline: Deadline) -> None:
         """Asks the child to end, then makes it."""
-        self.stopping = True
-        self._wake.set()
+        self._stopping.set()
         child = self._child
         if child is not None and child.returncode is None:
             with contextlib.suppress(ProcessLookupError):
@@ -113,17 +111,14 @@ class Supervisor:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    def is_stopping(self) -> bool:
-        return self.stopping
-
     async def _keep_alive(self) -> None:
         in_a_row = crashes = 0
-        while not self.stopping:
+        while not self._stopping.is_set():
             begin = time.monotonic()
             code = await self._live()
             in_a_row = in_a_row + 1 if time.monotonic() - begin < SHORT_LIFE_S else 1
             crashes = 0 if code in TOLD_CODES else min(crashes + 1, in_a_row)
-            if self.is_stopping():
+            if self._stopping.is_set():
                 return
             self.restarts += 1
             self._tell(False, self.restarts, self.said)
@@ -135,7 +130,7 @@ class Supervisor:
             wait_s = min(most, least * 2 ** (in_a_row - 1)) * random.uniform(0.7, 1.0)  # noqa: S311
             log.warning("the trainer ended; it is started again", exit_code=code, wait_s=round(wait_s, 3))
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), wait_s)
+                await asyncio.wait_for(self._stopping.wait(), wait_s)
 
     async def _live(self) -> int | None:
         """One life of the child; returns its exit code."""
@@ -154,7 +149,7 @@ class Supervisor:
         # It is up when it says so: one that fails at each start never is.
         self._tell(False, self.restarts, {"state": "starting"})
         try:
-            if self.is_stopping():
+            if self._stopping.is_set():
                 child.kill()
             if await self._listen(child):
                 # It closed its output, so it is ending: no signal to a process that may be gone already.
@@ -175,7 +170,7 @@ class Supervisor:
         """Until the child closes its output (True) or has to be killed (False)."""
         assert child.stdout is not None  # noqa: S101
         silence = Deadline(self._silence_max_s)
-        while not self.stopping:
+        while not self._stopping.is_set():
             try:
                 line = await asyncio.wait_for(child.stdout.readline(), silence.remaining_s())
             except TimeoutError:

@@ -30,6 +30,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import orjson
 import psutil
 import structlog
@@ -58,7 +59,7 @@ from streamrnn.transports.base import (
     TransportError,
     clock_s,
 )
-from streamrnn.transports.models import BY_GATE, BY_OPERATOR, ModelsFollower, ModelsWriter, Pointer
+from streamrnn.transports.models import BY_OPERATOR, ModelsFollower, ModelsWriter, Pointer
 
 if TYPE_CHECKING:
     from streamrnn.service.config import Settings
@@ -402,8 +403,8 @@ class Trainer:
         if meta.base_id != self._incumbent_id or meta.id in refused or self._held():
             log.warning("weights are not published: an operator's rollback, or others, came first", model=meta.id)
             return False
-        await writer.upload(meta.id, blob, asdict_struct(meta), now_ms)
-        await writer.point(Pointer(meta.id, BY_GATE, now_ms, known.id if known is not None else "", refused))
+        base = known.id if known is not None else ""
+        await writer.publish(meta.id, blob, msgspec.structs.asdict(meta), now_ms, base, refused)
         self._incumbent_id = meta.id
         self._publish_from_s = clock_s() + self.settings.learn.swap_min / 1000
         self.published += 1
@@ -454,10 +455,6 @@ class Trainer:
         used, most = self._memory_mb(), self.settings.learn.memory_max_mb
         if used > most:
             raise OutOfMemoryBound(f"{used} MB in use, learn.memory_max_mb is {most}")
-
-
-def asdict_struct(meta: WeightsMeta) -> dict[str, object]:
-    return {name: getattr(meta, name) for name in meta.__struct_fields__}
 
 
 def choose_device(name: str) -> torch.device:

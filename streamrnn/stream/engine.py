@@ -222,7 +222,7 @@ class Engine:
             )
             state[slots] = moved.reshape(len(chosen), -1)
             said = said.reshape(len(chosen), channels, -1)
-            forecast.answer(address, shape, kernel_frames, given, written, chosen, said, moves)
+            forecast.answer(address, shape, kernel_frames, net.speaks, given, written, chosen, said, moves)
 
     def compile_ahead(self, frames: Frames) -> None:
         """Compiles and keeps a part of what `process` needs, which another process then finds; `frames` may be none at all."""

@@ -77,7 +77,7 @@ class Learner:
         self.drifted = False
         self.ticks = 0
         self.steps = 0
-        self.steps_at_round = 0
+        self._round_at = 0  # `steps` at the last round
         self.rounds = self.accepted = self.refused = 0
         self.worth = Worth()
         self._in_vain = 0  # rounds whose candidate added nothing, with nothing to take the place of
@@ -192,7 +192,7 @@ class Learner:
         spec = self.spec.train
         self.rounds += 1
         drifted, self.drifted = self.drifted, False
-        since, self.steps_at_round = self.steps - self.steps_at_round, self.steps
+        since, self._round_at = self.steps - self._round_at, self.steps
         if drifted:
             self.worth = Worth()
         updates, loss, diverged = 0, 0.0, ""

@@ -231,6 +231,11 @@ class SeriesTable:
         own = self.partition.itemsize + self._seen.itemsize + self.identity.itemsize
         return sum(block.size for block in self.blocks) + own
 
+    def longest_silent_first(self, partition: int) -> I64:
+        """The rows of a partition in the order in which they would be evicted."""
+        rows: I64 = np.fromiter(self.series(partition).values(), dtype=np.int64)
+        return rows[np.argsort(self._seen[rows], kind="stable")]
+
     def series(self, partition: int) -> dict[str, int]:
         """Row by series name of one partition; not to be changed by the caller."""
         return self._index.get(partition, {})

@@ -1,7 +1,7 @@
 """Outputs in record batches built per partition (aiokafka's batch API): the hot path of sending.
 
 One future per batch instead of one per record halves the processor time of a record. Every future is awaited before an
-offset may be committed: in aiokafka a failed send fails nothing but its own future (FAULTS 2.3).
+offset may be committed: in aiokafka a failed send fails nothing but its own future.
 
 Records that the broker refuses for what they hold are left out of their batch (`kafka_mending`), and what the delivery's user
 wants sent instead is part of the same delivery, in a transaction part of the same transaction.

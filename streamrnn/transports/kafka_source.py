@@ -1,4 +1,4 @@
-"""A member of a consumer group, by aiokafka. Why it is written as it is (aiokafka 0.14, FAULTS 2):
+"""A member of a consumer group, by aiokafka 0.14. Why it is written as it is:
 
 - Positions are ours. When `getmany` raises, records it had drained from other partitions are gone and their positions
   have moved on, so every exception ends this source: its user makes a new one and seeks to where it knows it was.

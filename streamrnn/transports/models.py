@@ -76,10 +76,21 @@ class ModelsWriter:
     def __init__(self, sink: Sink, topic: str) -> None:
         self._sink, self._topic = sink, topic
 
-    async def publish(self, model: str, blob: bytes, meta: Mapping[str, object], at_ms: int) -> None:
-        """Weights that the gate accepted become the current ones. Raises TransportError; then nothing changed."""
+    async def publish(
+        self,
+        model: str,
+        blob: bytes,
+        meta: Mapping[str, object],
+        at_ms: int,
+        base: str = "",
+        refused: tuple[str, ...] = (),
+    ) -> None:
+        """Weights that the gate accepted become the current ones; `base` and `refused` as in `Pointer`.
+
+        Raises TransportError; then those that were current still are.
+        """
         await self.upload(model, blob, meta, at_ms)
-        await self.point(Pointer(model, BY_GATE, at_ms))
+        await self.point(Pointer(model, BY_GATE, at_ms, base, refused))
 
     async def upload(self, model: str, blob: bytes, meta: Mapping[str, object], at_ms: int) -> None:
         """Weights that a pointer may name from now on."""

@@ -60,7 +60,7 @@ def _before(offset: int) -> Any:
 async def test_a_damaged_batch_costs_no_other_partition_a_record(
     broker: Broker, tmp_path: Path, unique: Callable[[str], str], mended: bool
 ) -> None:
-    """aiokafka forgets what it had drained from partition 0 when partition 1 raises (FAULTS 2.4)."""
+    """aiokafka forgets what it had drained from partition 0 when partition 1 raises."""
     chosen = await prepared(broker, tmp_path, unique("damage"))
     for partition in range(2):
         await produce(broker, chosen.input, partition, 0, 300)

@@ -215,7 +215,7 @@ async def test_a_failed_delivery_names_the_topic(
 async def test_a_worn_producer_is_replaced_and_order_is_kept(
     transport: KafkaTransport, broker: Broker, unique: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before its sequence numbers run out (FAULTS 2.11)."""
+    """Before its sequence numbers run out."""
     monkeypatch.setattr(kafka_sink, "RECORDS_MAX", 100)
     topic = unique("worn")
     broker.create(topic, 1)

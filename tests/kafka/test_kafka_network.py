@@ -139,10 +139,18 @@ async def test_one_fault_after_another_loses_nothing(
     async with under_load(proxied, chosen) as (proxy, worker):
         faults: list[Toxic] = [Latency(80, 40), Slicer(700, 100), LimitData(30_000), ResetPeer()]
         for toxic in faults:
+            # A fault does nothing where no connection is, and nothing to one that is idle.
+            await until(lambda: proxy.open > 0)
+            passed, accepted = sum(proxy.passed.values()), proxy.accepted
             proxy.on(toxic)
             await asyncio.sleep(0.7)
+            if isinstance(toxic, LimitData | ResetPeer):
+                await until(lambda: proxy.accepted > accepted)  # noqa: B023 - connections ended and were made anew
+            else:
+                await until(lambda: sum(proxy.passed.values()) > passed)  # noqa: B023 - late or in pieces, it came
             proxy.off()
             await asyncio.sleep(0.3)
+        await until(lambda: proxy.open > 0)
         proxy.on(Timeout())
         await until(lambda: not worker.observer.health.ready(time.monotonic())[0])
         assert worker.observer.health.live(time.monotonic())[0]
@@ -155,9 +163,11 @@ async def test_half_open_connections_are_replaced(
     chosen = await prepared(proxied, tmp_path, unique("half-open"), **through(proxied))
     async with under_load(proxied, chosen) as (proxy, worker):
         await until(lambda: worker.pump and worker.pump.positions()[0][0] > 50)
-        for connection in proxy.connections:
+        dead, accepted = proxy.connections, proxy.accepted
+        assert dead
+        for connection in dead:
             connection.on(Timeout())
-        await asyncio.sleep(1.0)
+        await until(lambda: proxy.accepted > accepted)
 
 
 LOST: dict[str, Callable[[Connection], None]] = {

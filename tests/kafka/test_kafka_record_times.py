@@ -52,7 +52,7 @@ async def prepared(
     **changes: Any,
 ) -> Settings:
     """Topics with these settings (of the outputs by kind; all others are Kafka's own) and this input; the settings."""
-    base: dict[str, Any] = {"channels": ["x"], "horizon": 2, "burn_in": 4, "warm_up": 2, "model": {"hidden": 4}}
+    base: dict[str, Any] = {"channels": ["x"], "horizon": 2, "warm_up": 2, "model": {"hidden": 4}}
     base["idle_after"] = "10000h"  # no record leads to outputs of another series
     kafka = {"session_timeout_ms": 6000, "heartbeat_interval_ms": 1000, **changes.pop("kafka", {})}
     chosen = load(

@@ -143,7 +143,7 @@ async def test_a_changed_shape_costs_once_whatever_comes_after_it(operated: Oper
     await publish(operated.settings, *published_weights(operated.settings, "gru"))
     await operated.send(40)
     await operated.run()
-    operated.configure({"horizon": 6, "burn_in": 9})
+    operated.configure({"horizon": 6})
     worker = await operated.next("restart")
     assert [line["carried"] for line in operated.lines(worker, CARRIED)] == [3, 3]
     assert "`horizon` was 3, and is 6" in operated.lines(worker, CARRIED)[0]["what"][0]

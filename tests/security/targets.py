@@ -30,6 +30,7 @@ from poison import Plain
 
 from streamrnn.codec import DETAIL_CHARS_MAX, Decoder, DecodeSpec, dead_letter
 from streamrnn.model.weights import MAGIC, WeightsError, WeightsMeta, build, pack
+from streamrnn.model.weights import VERSION as WEIGHTS_VERSION
 from streamrnn.packed import Packed, PackedRecord, packed
 from streamrnn.records import REASONS, Rejected, TickBatch
 from streamrnn.service.config import ConfigError, load
@@ -54,7 +55,6 @@ from streamrnn.transports.models import BYTES_MAX, ID, PIECES_MAX, VERSIONS_MAX,
 # A record of a few kilobytes takes some ten microseconds; the bound has room for a machine with better things to do.
 RECORD_S_MAX = 0.05
 PARTITION = 0
-WEIGHTS_VERSION = 1
 
 
 # ── the decoder ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -342,7 +342,7 @@ def note(data: bytes) -> None:
 
 # ── weights ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-_SMALL = spec(channels=("a",), horizon=2, burn_in=4, warm_up=2, series_max=4)
+_SMALL = spec(channels=("a",), horizon=2, warm_up=2, series_max=4)
 
 
 @functools.cache
@@ -353,9 +353,14 @@ def blob() -> bytes:
 WEIGHTS_HEAD = len(MAGIC) + 1 + 32
 
 
+def headed(body: bytes) -> bytes:
+    """A body of weights behind a head of today with the right digest."""
+    return MAGIC + bytes([WEIGHTS_VERSION]) + hashlib.sha256(body).digest() + body
+
+
 def weights(data: bytes) -> None:
     """Weights as bytes: as they came, and behind a head with the right digest."""
-    for candidate in (data, MAGIC + bytes([WEIGHTS_VERSION]) + hashlib.sha256(data).digest() + data):
+    for candidate in (data, headed(data)):
         _built(candidate)
 
 

@@ -76,7 +76,6 @@ CASES: dict[str, Case] = {
     "a shorter horizon": Case({"horizon": 1}, {"horizon": 2}),
     "other quantiles of the same number": Case({"quantiles": [0.1, 0.5, 0.9]}, {"quantiles": [0.25, 0.5, 0.95]}),
     "more quantiles": Case({"quantiles": [0.05, 0.25, 0.5, 0.75, 0.95]}, {"quantiles": [0.5]}),
-    "burn_in": Case({"burn_in": 7}, {"burn_in": 40}),
     "calendar features": Case({"calendar": ["1h"]}, {"calendar": ["1d", "1h"], "timezone": "Europe/London"}),
     "season": Case(
         {"season": "1h", "experts": "full"}, {"season": ["1h", "1d"], "timezone": "Europe/London", "experts": "full"}
@@ -96,7 +95,7 @@ CASES: dict[str, Case] = {
     "within": Case({"within": "last"}, {"within": "sum"}, cold=True),
     "decode.ts_unit": Case({"decode.ts_unit": "s"}, {"decode.ts_unit": "us"}, cold=True),
     "a little of everything": Case(
-        {"channels": ["pressure", "flow", "temp"], "horizon": 5, "quantiles": [0.05, 0.9], "burn_in": 9},
+        {"channels": ["pressure", "flow", "temp"], "horizon": 5, "quantiles": [0.05, 0.9]},
         {"channels": ["temp", "depth"], "horizon": 4, "quantiles": [0.05, 0.5, 0.9, 0.99], "calendar": ["1h"]},
     ),
 }
@@ -237,7 +236,7 @@ class Lives:
     def uninterrupted(self, chosen: Settings, channel: str, horizon: int, quantiles: list[float]) -> Engine:
         """An engine that knows this channel alone and has seen every record."""
         spec = StreamSpec(
-            (channel,), 1000, horizon, tuple(quantiles), series_max=64, burn_in=4, idle_after_ms=600_000,
+            (channel,), 1000, horizon, tuple(quantiles), series_max=64, idle_after_ms=600_000,
             lateness_ms=chosen.lateness, experts=(),
         )  # fmt: skip
         path = (chosen.decode.values or FIELDS)[channel]

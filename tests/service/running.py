@@ -72,7 +72,6 @@ def settings(**changes: Any) -> Settings:
         "channels": ["temp", "flow"],
         "step": "1s",
         "horizon": 3,
-        "burn_in": 16,
         "warm_up": 8,
         "poll_timeout": "20ms",
         "batch_records_max": 50,

@@ -414,12 +414,12 @@ def test_the_default_case_writes_at_most_twice_what_it_wrote_without_a_budget() 
     """500 series of four channels, 6.4 kB each, every 10 s: 320 kB a second. However large a state becomes."""
     assert settings().checkpoint.bytes_per_second <= 2 * 500 * 6360 / 10
     for channels, horizon in ((4, 12), (4, 96), (12, 48)):
-        chosen = settings(channels=[f"c{i}" for i in range(channels)], horizon=horizon, series_max=500, burn_in=64)
+        chosen = settings(channels=[f"c{i}" for i in range(channels)], horizon=horizon, series_max=500)
         sizes = sizes_of(chosen)
         needed = 500 * sizes.state_usual / 60  # what no budget can go below
         assert sizes.changelog_bytes_s(500.0) <= max(2 * 500 * 6360 / 10, 1.001 * needed)
         plain = settings(
-            channels=[f"c{i}" for i in range(channels)], horizon=horizon, series_max=500, burn_in=64,
+            channels=[f"c{i}" for i in range(channels)], horizon=horizon, series_max=500,
             checkpoint={"bytes_per_second": 0},
         )  # fmt: skip
         assert sizes_of(plain).interval_s(500.0) == 10.0

@@ -348,6 +348,8 @@ def test_variables_that_mean_something_else_are_left_alone(file: Path) -> None:
 
 
 def test_a_model_beside_train_off_is_said_to_have_no_effect(file: Path) -> None:
+    (hint,) = load([file], {"burn_in": 16}, {}).hints()
+    assert hint.startswith("burn_in: has no effect")
     assert load([file], {"train": "off"}, {}).hints() == []
     assert load([file], {"model.hidden": 12}, {}).hints() == []
     [hint] = load([file], {"model.hidden": 12, "train": "off"}, {}).hints()

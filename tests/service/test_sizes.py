@@ -83,7 +83,7 @@ async def test_a_topic_that_takes_no_state_is_refused_with_the_settings_and_the_
 
 async def test_ticks_held_back_by_one_series_must_fit_too() -> None:
     wide: dict[str, Any] = {"channels": [f"c{i}" for i in range(100)], "horizon": 1, "experts": "off"}
-    chosen = settings(**wide, burn_in=1, lateness="5s", pending_max=2000)
+    chosen = settings(**wide, lateness="5s", pending_max=2000)
     assert sizes_of(chosen).state_usual < BATCH_BYTES / 20
     with pytest.raises(TopicUnfit, match=r"pending_max \(2000\)"):
         refuse(await examined({}, chosen))

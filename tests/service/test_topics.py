@@ -100,7 +100,7 @@ async def test_a_compacted_topic_of_dead_letters_is_named() -> None:
 
 
 async def test_forecasts_that_a_topic_may_refuse_are_named() -> None:
-    chosen = settings(channels=[f"c{i}" for i in range(100)], horizon=100, burn_in=1)
+    chosen = settings(channels=[f"c{i}" for i in range(100)], horizon=100)
     states = await examined({"state": {"max.message.bytes": "20000000"}}, chosen)
     assert not any(state.fault for state in states)
     [hint] = [hint for state in states for hint in state.hints]

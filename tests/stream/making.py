@@ -40,7 +40,6 @@ def spec(**changes: Any) -> StreamSpec:
         "channels": ("a", "b", "c"),
         "step_ms": 1000,
         "horizon": 4,
-        "burn_in": 16,
         "warm_up": 8,
         "gap_max": 6,
         "idle_after_ms": 9000,

@@ -37,7 +37,7 @@ AT_RUNGS = ("move_size", "energy", "slope", "stack_gram", "stack_right", "stack_
 
 def stream(**changes: Any) -> StreamSpec:
     given: dict[str, Any] = {
-        "channels": ("a", "b"), "step_ms": 1000, "horizon": 4, "quantiles": (0.05, 0.5, 0.95), "burn_in": 8,
+        "channels": ("a", "b"), "step_ms": 1000, "horizon": 4, "quantiles": (0.05, 0.5, 0.95),
         "warm_up": 4, "series_max": 8, "idle_after_ms": 600_000,
     }  # fmt: skip
     return StreamSpec(**{**given, **changes})
@@ -101,7 +101,6 @@ specs = st.builds(
     quantiles=st.lists(
         st.sampled_from((0.01, 0.05, 0.1, 0.25, 0.5, 0.9, 0.95)), min_size=1, max_size=5, unique=True
     ).map(lambda levels: tuple(sorted(levels))),
-    burn_in=st.integers(1, 20),
     calendar_ms=st.sampled_from([(), (60_000,), (3_600_000, 60_000)]),
 )
 
@@ -300,9 +299,7 @@ def test_a_meaning_says_what_it_says_and_nothing_else() -> None:
     meaning = meaning_of(stream(calendar_ms=(60_000,)), "s", {"a": "values.a", "b": "x.y"})
     assert decode_meaning(meaning.encode()) == meaning
     assert (meaning.step, meaning.calendar, meaning.fields, meaning.ts_unit) == ("1s", ("1m",), ("", "x.y"), "s")
-    assert meaning_of(stream()) == meaning_of(
-        stream(gap_max=3, lateness_ms=5, burn_in=3, series_max=9, timezone="Europe/Rome")
-    )
+    assert meaning_of(stream()) == meaning_of(stream(gap_max=3, lateness_ms=5, series_max=9, timezone="Europe/Rome"))
     for text in (b"{", b"[]", b'{"channels":["a","a"],"step":"1s","horizon":1,"quantiles":[]}', b"\xff", b"null"):
         with pytest.raises(ValueError, match="cannot be read"):
             decode_meaning(text)

@@ -341,7 +341,6 @@ def test_the_state_of_a_series_has_the_size_that_was_promised(
     stream = spec(
         channels=tuple("abcdefg"[:channels]),
         horizon=horizon,
-        burn_in=64,
         series_max=2,
         seasons=seasons,
         experts=experts,

@@ -27,10 +27,15 @@ FILE = Path(__file__).parents[1] / "fixtures" / "changelogs_2f3f82c.msgpack.gz"
 KEPT: dict[str, Any] = msgspec.msgpack.decode(gzip.decompress(FILE.read_bytes()))
 
 
+def stream_of(kept: dict[str, Any], **changes: Any) -> StreamSpec:
+    """The settings that a version of then kept; `burn_in` is none of a stream any more."""
+    given = kept["spec"] | {"channels": tuple(kept["spec"]["channels"])} | changes
+    return StreamSpec(**{name: value for name, value in given.items() if name != "burn_in"})
+
+
 def restored(name: str, **changes: Any) -> tuple[Engine, Checkpoint, Restored]:
     kept = KEPT[name]
-    given = kept["spec"] | {"channels": tuple(kept["spec"]["channels"]), "series_max": 64} | changes
-    stream = StreamSpec(**given)
+    stream = stream_of(kept, **{"series_max": 64, **changes})
     engine, found = Engine(stream), Restored()
     if name == "gru":
         engine.load(network(stream), "w1")
@@ -137,7 +142,7 @@ LATER: dict[str, Any] = msgspec.msgpack.decode(gzip.decompress(BEFORE.read_bytes
 def brought(name: str, spoil: Any = None, **changes: Any) -> tuple[Engine, Any, Restored]:
     """An engine that has taken these states; and they, as they were written."""
     kept = LATER[name]
-    stream = StreamSpec(**kept["spec"] | {"channels": tuple(kept["spec"]["channels"]), "series_max": 8} | changes)
+    stream = stream_of(kept, **{"series_max": 8, **changes})
     engine, found = Engine(stream), Restored()
     if kept["served"]:
         engine.load(network(stream), "w1")

@@ -32,7 +32,6 @@ def stream(**changes: Any) -> StreamSpec:
         "step_ms": 1000,
         "horizon": 3,
         "series_max": 50,
-        "burn_in": 4,
         "warm_up": 2,
     }
     return StreamSpec(**{**base, **changes})

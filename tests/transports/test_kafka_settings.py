@@ -50,7 +50,7 @@ def test_secrets_are_in_no_representation() -> None:
 
 
 def test_the_client_writes_no_record_into_the_log() -> None:
-    """At DEBUG aiokafka logs every key and value (FAULTS 2.13)."""
+    """At DEBUG aiokafka logs every key and value."""
     assert not logging.getLogger("aiokafka.producer.producer").isEnabledFor(logging.DEBUG)
 
 
