@@ -1,4 +1,4 @@
-"""Sparkplug B payloads as Protobuf, as the objects that their JSON has; and the names behind their aliases.
+"""Sparkplug B payloads as Protobuf, as the objects that their JSON has; and the names of their aliases.
 
 Data messages name a metric by the alias that its edge node's birth certificate has given it, and say no data type. What births
 have said is kept by partition, edge node and the offset of the birth: a record is read by the newest birth before it, whichever
@@ -97,23 +97,23 @@ class SparkplugReader:
             found["series"] = series
         if message.HasField("timestamp"):
             found["timestamp"] = message.timestamp
-        told: Names = {}
+        defined: Names = {}
         known = self._known(record, edge)
         for metric in message.metrics:
             named = metric.HasField("name") and bool(metric.name)
             name, datatype = metric.name, metric.datatype if metric.HasField("datatype") else None
             if named and metric.HasField("alias"):
-                told[metric.alias] = (name, metric.datatype)
+                defined[metric.alias] = (name, metric.datatype)
             elif not named:
-                said = told.get(metric.alias) or known.get(metric.alias) if metric.HasField("alias") else None
+                said = defined.get(metric.alias) or known.get(metric.alias) if metric.HasField("alias") else None
                 if said is None:
                     found["metrics"].append(_unknown(metric, edge))
                     continue
                 name, datatype = said[0], datatype if datatype is not None else said[1]
             found["metrics"].append(_metric(metric, name, datatype))
-        if told:
+        if defined:
             fresh = kind == "NBIRTH" or (not kind and message.HasField("seq") and message.seq == 0)
-            self._born(record, edge, told if fresh else {**known, **told})
+            self._born(record, edge, defined if fresh else {**known, **defined})
         read: dict[str, Any] = signed(found, record)
         return read
 
@@ -159,15 +159,15 @@ class SparkplugReader:
         if not content:
             return
         try:
-            told = _births.decode(zlib.decompressobj().decompress(content, _UNPACKED_MAX))
+            defined = _births.decode(zlib.decompressobj().decompress(content, _UNPACKED_MAX))
         except (zlib.error, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return
         edges = self._births.setdefault(partition, {})
-        for edge, offset, names in told:
+        for edge, offset, names in defined:
             edges.setdefault(edge, []).append((offset, names))
         for births in edges.values():
             births.sort(key=lambda birth: birth[0])
-        self._held[partition] = sum(len(names) for _, _, names in told)
+        self._held[partition] = sum(len(names) for _, _, names in defined)
 
     def forget(self, partition: int) -> None:
         self._births.pop(partition, None)

@@ -1,4 +1,4 @@
-"""Records behind a schema registry: the official client and serializers write, we read; values equal bit for bit, times equal."""
+"""Records of a schema registry: the official client and serializers write, we read; values equal bit for bit, times equal."""
 
 from __future__ import annotations
 
@@ -633,8 +633,8 @@ def test_validate_asks_the_registry_and_no_password_stands_on_a_command_line(
     assert isinstance(found.exception, RegistryRefuses)
     assert exit_code_of(found.exception) == ExitCode.BROKER
     assert CliRunner().invoke(app, ["validate", "--offline", *arguments]).exit_code == 0
-    told = CliRunner().invoke(app, ["validate", "--offline", *arguments, "--set", "registry.password=hunter2"])
-    assert "never from the command line" in f"{told.exception} {told.output}"
+    found_out = CliRunner().invoke(app, ["validate", "--offline", *arguments, "--set", "registry.password=hunter2"])
+    assert "never from the command line" in f"{found_out.exception} {found_out.output}"
 
 
 @pytest.mark.parametrize(

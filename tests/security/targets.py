@@ -266,7 +266,7 @@ def formats(data: bytes) -> None:
 
 
 def schema(data: bytes) -> None:
-    """What a registry might say: a schema, then, behind a newline, a record of it."""
+    """What a registry might say: a schema, then a newline and a record of it."""
     text, _, value = data.partition(b"\n")
     for kind in ("AVRO", "PROTOBUF"):
         schemas = Schemas("avro" if kind == "AVRO" else "protobuf", keys=True)

@@ -483,7 +483,7 @@ def test_the_commands_in_the_order_of_a_new_user(tmp_path: Path) -> None:
     assert streamrnn("decode", tmp_path / "nowhere").returncode == 5
 
 
-def test_records_behind_a_registry_are_proposed_for_by_their_schemas(tmp_path: Path) -> None:
+def test_records_of_a_registry_are_proposed_for_by_their_schemas(tmp_path: Path) -> None:
     schema = {
         "type": "record", "name": "Reading", "fields": [
             {"name": "sensor", "type": "string"}, {"name": "at", "type": {"type": "long", "logicalType": "timestamp-micros"}},

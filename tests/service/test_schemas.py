@@ -1,4 +1,4 @@
-"""A worker behind a schema registry: away, back, closed to us; nothing lost, nothing refused for it."""
+"""A worker with a schema registry: away, back, closed to us; nothing lost, nothing refused for it."""
 
 from __future__ import annotations
 
