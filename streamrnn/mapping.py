@@ -64,7 +64,7 @@ class DecodeSpec:
     `format`: `avro`, `protobuf` and `json-schema` name their schema in Confluent's frame before the datum or in a header, and
     a registry has it (JSON needs none to be read, and has a frame or not); MessagePack has the same objects as JSON; Influx
     line protocol is read as those that Telegraf writes as JSON, OTLP and Sparkplug B Protobuf as those of their JSON; the lines
-    of Graphite, of collectd's commands and of CSV as `{"lines": […]}` (`streamrnn.lines`), CSV by the names in `columns`, with
+    of Graphite, of collectd's commands and of CSV as `{"lines": […]}` (see `lines`), CSV by the names in `columns`, with
     `separator` between them.
     `each`: arrays (or objects, `devices.*`) whose elements are the ticks of a record. `where`: by path the value that an
     element must have, or a tuple of such; others are skipped. `numbers`: `text` reads numbers written as text, `decimal`

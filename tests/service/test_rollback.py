@@ -38,7 +38,7 @@ QUICK: dict[str, Any] = {
     "learn.swap_min": "0s",
     "learn.rollback_hold": "0s",
 }
-GRADE = Evaluation(True, (0.5, 0.5, 0.5), (1.0, 1.0, 1.0), np.zeros((1, 3)), np.ones((1, 3)), 100)
+GRADE = Evaluation(True, (0.5, 0.5, 0.5), (1.0, 1.0, 1.0), np.zeros((1, 3)), np.ones((1, 3)), 100, np.full((3, 2), 0.5))
 
 
 def fresh(chosen: Settings, seed: int) -> tuple[str, bytes, Network]:
