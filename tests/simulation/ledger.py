@@ -27,7 +27,7 @@ from oracle import Oracle, Place, element
 from recorder import Recorder
 from stream import FORECASTS, IMPUTED, LETTERS, MODELS, OUTPUTS, PARTITIONS, STATE
 
-from streamrnn.model.weights import build
+from streamrnn.model.weights import build, weights_id
 from streamrnn.service.refused import HEADER_REFUSED
 from streamrnn.stream.engine import NO_MODEL
 from streamrnn.transports.changelog import CHECKPOINT, SERIES, Checkpoint
@@ -214,9 +214,12 @@ class Ledger:
             (self.manifests.discard if value is None else self.manifests.add)(name)
         elif kind == "weights" and value is not None:
             model, _, piece = name.rpartition("/")
-            if piece != "0" or self.blobs.setdefault(model, value) != value:
-                raise Violation(f"I8 weights: the bytes of {model} have changed")
-            if not all(bool(torch.isfinite(tensor).all()) for tensor in build(value)[0].state_dict().values()):
+            self.blobs.setdefault(model, value)
+            network = build(value)[0]
+            # What is known of them may be said anew: two trainers that saw the same come to the same weights.
+            if piece != "0" or weights_id(network) != model:
+                raise Violation(f"I8 weights: what is called {model} are other weights")
+            if not all(bool(torch.isfinite(tensor).all()) for tensor in network.state_dict().values()):
                 raise Violation(f"I5 finite: {model} holds what is no number")
         elif record.key == POINTER and value is not None:
             pointer = msgspec.json.decode(value, type=Pointer)
