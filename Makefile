@@ -36,7 +36,7 @@ lint: $(STAMP)  ## ruff, ruff format, mypy --strict
 
 # Compiled once, beside the linters, and found in numba's cache by every process of the tests.
 kernels: $(STAMP)
-	@$(BIN)/python -m streamrnn.service.rehearsal
+	@$(BIN)/python -m streamrnn.app.warm_up
 
 format: $(STAMP)  ## Put the sources in shape
 	$(BIN)/ruff check --fix .

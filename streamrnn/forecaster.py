@@ -44,12 +44,12 @@ from streamrnn.frames import (
     plain,
     shown,
 )
-from streamrnn.mapping import DecodeSpec
+from streamrnn.wire.mapping import DecodeSpec
 from streamrnn.model import device as devices
 from streamrnn.model.weights import Fitted, WeightsError, WeightsMeta, fitted, pack
-from streamrnn.packed import PackedRecord, packed
+from streamrnn.wire.packed import PackedRecord, packed
 from streamrnn.records import F64, I64, KIND_TICK, ForecastBatch, ImputationBatch, Outputs, Reason, TickBatch
-from streamrnn.service.config import ConfigError, Settings, load
+from streamrnn.config.settings import ConfigError, Settings, load
 from streamrnn.stream.engine import NO_MODEL, Engine
 from streamrnn.stream.learner import Learner, Round
 from streamrnn.stream.snapshot import Restored, SnapshotError, Snapshots

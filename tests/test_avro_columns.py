@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from test_producers import T0, Plain
 from test_registry import AVRO, MILLIS, OPTIONAL, WIDE, generated, record_of
 
-from streamrnn.codec import Decoded, Decoder
-from streamrnn.schemas import Definition
-from streamrnn.service.config import load
+from streamrnn.wire.codec import Decoded, Decoder
+from streamrnn.wire.schemas import Definition
+from streamrnn.config.settings import load
 
 FLAT = {**AVRO, "values": "*"}
 

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamrnn.codec import DETAIL_CHARS_MAX, TS_MS_MAX, Decoder, DecodeSpec, dead_letter
-from streamrnn.mapping import TsUnit, split_path
+from streamrnn.wire.codec import DETAIL_CHARS_MAX, TS_MS_MAX, Decoder, DecodeSpec, dead_letter
+from streamrnn.wire.mapping import TsUnit, split_path
 from streamrnn.records import Rejected, TickBatch
 from streamrnn.spec import StreamSpec
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from streamrnn.service.config import load
+from streamrnn.config.settings import load
 
 ROOT = Path(__file__).parents[1]
 PAGES = (

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from test_producers import T0, Plain, decoder, right, ticks, why
 
 from streamrnn.calendar import zone_of
-from streamrnn.codec import DETAIL_CHARS_MAX, Decoder, dead_letter
-from streamrnn.instants import Refused, TextTimes
+from streamrnn.wire.codec import DETAIL_CHARS_MAX, Decoder, dead_letter
+from streamrnn.wire.instants import Refused, TextTimes
 from streamrnn.records import REASONS, SKIP_REASONS
-from streamrnn.service.config import ConfigError
+from streamrnn.config.settings import ConfigError
 
 CHANNELS = "temp flow"
 

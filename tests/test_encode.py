@@ -13,7 +13,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamrnn.encode import Encoder, _quoted
+from streamrnn.wire.encode import Encoder, _quoted
 from streamrnn.kernels.text import decimals_of
 from streamrnn.records import ForecastBatch, ImputationBatch, TickBatch
 from streamrnn.spec import StreamSpec

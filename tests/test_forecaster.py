@@ -24,10 +24,10 @@ import streamrnn
 from streamrnn import Forecast, OnlineForecaster, TickRefused
 from streamrnn.model.weights import build
 from streamrnn.records import ForecastBatch, ImputationBatch, Outputs
-from streamrnn.service.observe import WorkerObserver
-from streamrnn.service.worker import Worker
-from streamrnn.transports.memory import MemoryTransport
-from streamrnn.transports.models import BY_GATE, ModelsWriter, Pointer
+from streamrnn.monitor.observer import WorkerObserver
+from streamrnn.serving.worker import Worker
+from streamrnn.transports.memory.transport import MemoryTransport
+from streamrnn.stores.models import BY_GATE, ModelsWriter, Pointer
 
 sys.path.insert(0, str(Path(__file__).parent / "service"))
 

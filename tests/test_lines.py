@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_producers import KAFKA_MS, T0, Plain, decoder, read, right, ticks, why
 
-from streamrnn.service.config import ConfigError
+from streamrnn.config.settings import ConfigError
 
 GRAPHITE = (
     "host-a.load.load.shortterm 2.97802734375 1795784706\r\n"

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from streamrnn.codec import Decoded, Decoder, dead_letter
-from streamrnn.presets import PRESETS
-from streamrnn.service.config import ConfigError, load
+from streamrnn.wire.codec import Decoded, Decoder, dead_letter
+from streamrnn.wire.presets import PRESETS
+from streamrnn.config.settings import ConfigError, load
 
 T0 = 1_764_000_000_000
 KAFKA_MS = 1_795_784_640_000

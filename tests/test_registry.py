@@ -34,13 +34,14 @@ from test_elements import documents
 from test_producers import T0, Plain, decoder, ticks
 from typer.testing import CliRunner
 
-from streamrnn import avro, protobuf
+from streamrnn.wire import avro
+from streamrnn.wire import protobuf
 from streamrnn.cli import app
-from streamrnn.cli.exit_codes import ExitCode, exit_code_of
-from streamrnn.codec import Decoded, Decoder
-from streamrnn.instants import Refused
-from streamrnn.service.config import ConfigError, Settings, load
-from streamrnn.service.schemas import fetch
+from streamrnn.runtime.exit_codes import ExitCode, exit_code_of
+from streamrnn.wire.codec import Decoded, Decoder
+from streamrnn.wire.instants import Refused
+from streamrnn.config.settings import ConfigError, Settings, load
+from streamrnn.serving.schemas import fetch
 from streamrnn.transports.registry import RegistryAway, RegistryRefuses
 
 

@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).parent / "service"))
 
 from running import START, all_committed, documents, made, until, worker
 
-from streamrnn import sparkplug
-from streamrnn.sparkplug import payload_class
+from streamrnn.wire import sparkplug
+from streamrnn.wire.sparkplug import payload_class
 
 PAYLOAD = payload_class()
 SPARKPLUG = {"preset": "sparkplug"}

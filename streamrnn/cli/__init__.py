@@ -7,7 +7,7 @@ import sys
 import typer
 
 from streamrnn.cli import backtest, decode, demo, inspect, models, reset, serve, simulate, topics
-from streamrnn.cli.exit_codes import ExitCode, exit_code_of
+from streamrnn.runtime.exit_codes import ExitCode, exit_code_of
 
 app = typer.Typer(
     name="streamrnn",

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from streamrnn.cli.exit_codes import ExitCode
+from streamrnn.runtime.exit_codes import ExitCode
 from streamrnn.cli.options import BadUse, Config, Sets, overrides, settings_from
 
 
@@ -128,7 +128,7 @@ def backtest(
 
     Every row is accounted for. Where rows were refused the scores are written, and the exit code is 7.
     """
-    from streamrnn.service.backtest import Options, run
+    from streamrnn.backtest.run import Options, run
 
     changes = overrides(sets)
     accounts = run(

@@ -14,8 +14,8 @@ from streamrnn.cli.options import AsJson, BadUse, Bootstrap, Config, Sets, overr
 
 if TYPE_CHECKING:
     from streamrnn.records import Record
-    from streamrnn.service.config import Settings
-    from streamrnn.service.proposing import Proposal
+    from streamrnn.config.settings import Settings
+    from streamrnn.discovery.proposing import Proposal
 
 # Records that a proposal is made from.
 SAMPLE = 1000
@@ -47,9 +47,9 @@ def decode(
         topic = settings.input
     shown = "decode" in settings.model_fields_set
     records = _sample(file, topic, settings, count if shown else max(count, SAMPLE))
-    from streamrnn.codec import Decoder
-    from streamrnn.service.decode_report import line_of, pictures, summary, warnings
-    from streamrnn.service.schemas import fetch
+    from streamrnn.wire.codec import Decoder
+    from streamrnn.discovery.decode_report import line_of, pictures, summary, warnings
+    from streamrnn.serving.schemas import fetch
 
     proposal: Proposal | None = None
     if not shown:
@@ -100,11 +100,11 @@ def _settings(config: list[Path] | None, sets: list[str] | None, servers: str | 
 
 
 def _sample(file: Path | None, topic: str | None, settings: Settings, count: int) -> Sequence[Record]:
-    from streamrnn.service import samples
+    from streamrnn.discovery import samples
 
     if file is not None:
         return samples.of_file(file, count)
-    from streamrnn.transports.kafka import KafkaTransport
+    from streamrnn.transports.kafka.transport import KafkaTransport
 
     found = asyncio.run(samples.of_topic(KafkaTransport(settings.kafka_settings()), topic or settings.input, count))
     if not found:
@@ -113,9 +113,9 @@ def _sample(file: Path | None, topic: str | None, settings: Settings, count: int
 
 
 def _proposed(records: Sequence[Record], settings: Settings, given: bool, topic: str) -> tuple[Proposal, Settings]:
-    from streamrnn.service.config import load
-    from streamrnn.service.proposing import NoProposal, propose
-    from streamrnn.service.schemas import known_for
+    from streamrnn.config.settings import load
+    from streamrnn.discovery.proposing import NoProposal, propose
+    from streamrnn.serving.schemas import known_for
 
     try:
         known = known_for(settings, records)
@@ -154,7 +154,7 @@ FURTHER = (
 def _yaml(proposal: Proposal, settings: Settings, with_comments: bool) -> str:
     import yaml
 
-    from streamrnn.service.decode_report import plain
+    from streamrnn.discovery.decode_report import plain
 
     lines = [f"# {note}" for note in proposal.notes]
     for key, value in proposal.settings.items():

@@ -21,7 +21,7 @@ def demo(
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Broker, simulator, worker, trainer and live page, with nothing to install."""
-    from streamrnn.service import demo as service
+    from streamrnn.app import demo as service
 
     service.run(
         service.Options(

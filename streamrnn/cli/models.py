@@ -15,8 +15,8 @@ from streamrnn.durations import format_ms
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from streamrnn.service.config import Settings
-    from streamrnn.transports.models import Manifest
+    from streamrnn.config.settings import Settings
+    from streamrnn.stores.models import Manifest
 
 app = typer.Typer(help="The weights in the models topic.", no_args_is_help=True)
 ModelId = Annotated[str, typer.Argument(help="The weights' id, as `models list` shows it.")]
@@ -84,8 +84,8 @@ async def _with_follower(
     from streamrnn.model.weights import WeightsError, fitted
     from streamrnn.stream.forecasting import inputs_of
     from streamrnn.transports.base import Deadline
-    from streamrnn.transports.kafka import KafkaTransport
-    from streamrnn.transports.models import PINS_MAX, ModelsFollower, ModelsWriter, rolled_back
+    from streamrnn.transports.kafka.transport import KafkaTransport
+    from streamrnn.stores.models import PINS_MAX, ModelsFollower, ModelsWriter, rolled_back
 
     transport = KafkaTransport(settings.kafka_settings())
     follower = ModelsFollower(transport, settings.topics.models)

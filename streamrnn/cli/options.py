@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from streamrnn.service.config import Settings
+    from streamrnn.config.settings import Settings
 
 
 # Arguments can be read by every user of the machine.
@@ -50,7 +50,7 @@ def overrides(sets: list[str] | None, bootstrap: str | None = None, **more: Any)
 
 def settings_from(config: list[Path] | None, changes: dict[str, Any]) -> Settings:
     """Loads and checks; raises ConfigError."""
-    from streamrnn.service.config import load
+    from streamrnn.config.settings import load
 
     return load(config or [], changes)
 

@@ -11,8 +11,8 @@ import typer
 from streamrnn.cli.options import AsJson, BadUse, Bootstrap, Config, Sets, overrides, settings_from
 
 if TYPE_CHECKING:
-    from streamrnn.service.config import Settings
-    from streamrnn.service.reset import Plan
+    from streamrnn.config.settings import Settings
+    from streamrnn.serving.reset import Plan
 
 
 def reset(
@@ -63,8 +63,8 @@ def reset(
 
 
 async def _reset(settings: Settings, state: bool, models: bool, to: str | None, yes: bool) -> Plan:
-    from streamrnn.service.reset import execute, plan
-    from streamrnn.transports.kafka import KafkaTransport
+    from streamrnn.serving.reset import execute, plan
+    from streamrnn.transports.kafka.transport import KafkaTransport
 
     transport = KafkaTransport(settings.kafka_settings())
     made = await plan(transport, settings, state, models, to)

@@ -19,7 +19,8 @@ def run(
     """Serve: read ticks, send forecasts and filled gaps, until SIGTERM or Ctrl-C."""
     changes = overrides(sets, bootstrap_servers, train=train, http__port=http_port)
     settings = settings_from(config, changes)
-    from streamrnn.service import logs, worker
+    from streamrnn.runtime import logs
+    from streamrnn.serving import worker
 
     logs.configure(settings.log.level, settings.log.format)
     worker.run(settings, arguments_again(config, {**changes, "train": "off"}))
@@ -35,7 +36,8 @@ def train(
 ) -> None:
     """Train alone: read the input topic, learn, publish what the gate accepts. On a GPU where there is one."""
     settings = settings_from(config, overrides(sets, bootstrap_servers))
-    from streamrnn.service import logs, trainer
+    from streamrnn.runtime import logs
+    from streamrnn.training import trainer
 
     logs.configure(settings.log.level, settings.log.format)
     trainer.run(settings, supervised)

@@ -101,7 +101,7 @@ async def _send(
 ) -> int:
     from simulators import drive
     from streamrnn.transports.base import LONG_AGO_S, Deadline
-    from streamrnn.transports.kafka import KafkaSettings, KafkaTransport
+    from streamrnn.transports.kafka.transport import KafkaSettings, KafkaTransport
 
     if topic is None and settings is None:
         raise BadUse("say where to: --topic and --bootstrap-servers, a configuration with -c, or a file with --out")

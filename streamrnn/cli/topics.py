@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from streamrnn.cli.exit_codes import exit_code_of
+from streamrnn.runtime.exit_codes import exit_code_of
 from streamrnn.cli.options import AsJson, Bootstrap, Config, Sets, overrides, settings_from
 
 if TYPE_CHECKING:
-    from streamrnn.service.config import Settings
-    from streamrnn.service.costs import Cost
-    from streamrnn.service.sizes import Sizes
-    from streamrnn.service.topics import Access, Fault, TopicState
+    from streamrnn.config.settings import Settings
+    from streamrnn.config.costs import Cost
+    from streamrnn.config.sizes import Sizes
+    from streamrnn.config.topics import Access, Fault, TopicState
     from streamrnn.transports.base import Transport
 
 # How long the input's offsets are watched for its rate.
@@ -43,8 +43,8 @@ def topics(
     from streamrnn.transports.base import NotPermitted
 
     settings = settings_from(config, overrides(sets, bootstrap_servers))
-    from streamrnn.service.limits import memory_bytes
-    from streamrnn.service.sizes import sizes_of, too_much_memory
+    from streamrnn.runtime.limits import memory_bytes
+    from streamrnn.config.sizes import sizes_of, too_much_memory
 
     sizes, limit = sizes_of(settings), memory_bytes()
     states, made = asyncio.run(_created(settings, sizes, create, partitions))
@@ -77,15 +77,15 @@ def validate(
     States and weights that are there are held against the configuration: what would be carried, and what starts cold.
     """
     settings = settings_from(config, overrides(sets, bootstrap_servers))
-    from streamrnn.codec import Decoder
+    from streamrnn.wire.codec import Decoder
 
     Decoder(settings.stream_spec(), settings.decode_spec())  # an impossible mapping is told here
     if not offline:
-        from streamrnn.service.schemas import look
+        from streamrnn.serving.schemas import look
 
         look(settings)
-    from streamrnn.service.limits import memory_bytes
-    from streamrnn.service.sizes import sizes_of, too_much_memory
+    from streamrnn.runtime.limits import memory_bytes
+    from streamrnn.config.sizes import sizes_of, too_much_memory
 
     sizes, limit = sizes_of(settings), memory_bytes()
     states, access, faults, ticks_s, kept = ([], [], [], None, []) if offline else asyncio.run(_asked(settings, sizes))
@@ -135,8 +135,8 @@ async def _asked(
 ) -> tuple[list[TopicState], list[Access], list[Fault], float | None, list[Cost]]:
     """(topics, groups and ids, what is wrong with them, the input's present rate, what would become of the states and
     weights that are there). The rate is watched beside the last, which is not asked where something is wrong."""
-    from streamrnn.service.costs import costs
-    from streamrnn.transports.kafka import KafkaTransport
+    from streamrnn.config.costs import costs
+    from streamrnn.transports.kafka.transport import KafkaTransport
 
     transport = KafkaTransport(settings.kafka_settings())
     states, _, access = await _examined(transport, settings, sizes, access=True)
@@ -168,7 +168,7 @@ async def _created(
     settings: Settings, sizes: Sizes, create: bool, partitions: int | None
 ) -> tuple[list[TopicState], dict[str, str]]:
     """(topics that are there, what was done to which of them now)"""
-    from streamrnn.transports.kafka import KafkaTransport
+    from streamrnn.transports.kafka.transport import KafkaTransport
 
     states, done, _ = await _examined(KafkaTransport(settings.kafka_settings()), settings, sizes, create, partitions)
     return states, done
@@ -183,8 +183,8 @@ async def _examined(
     access: bool = False,
 ) -> tuple[list[TopicState], dict[str, str], list[Access]]:
     """(topics that are there, what was done to which of them now, and what else is permitted where `access` asks for it)."""
-    from streamrnn.service.sizes import needs_with_limits
-    from streamrnn.service.topics import examine, examine_access, raise_limits
+    from streamrnn.config.sizes import needs_with_limits
+    from streamrnn.config.topics import examine, examine_access, raise_limits
     from streamrnn.transports.base import TopicNeed
 
     admin = transport.admin()

@@ -1,6 +1,6 @@
 """The event-time grid for the common case: wide ticks, one per step, no lateness; or irregular ticks.
 
-The rules are those of `streamrnn.grid.GridReference`, which also serves the other cases (long records, aggregation
+The rules are those of `streamrnn.stream.grid.GridReference`, which also serves the other cases (long records, aggregation
 within a step, lateness); tests hold the two against each other tick by tick.
 """
 
@@ -16,7 +16,7 @@ from streamrnn.kernels.silence import attend, counts, place_of, silent_for_ms, t
 from streamrnn.kernels.steps import index_of, start_of
 from streamrnn.records import F64, I32, I64, KIND_GAP, KIND_TICK, U8
 
-# Statuses of a tick, in the order of `streamrnn.grid.STATUS_REASONS`.
+# Statuses of a tick, in the order of `streamrnn.stream.grid.STATUS_REASONS`.
 ACCEPTED, LATE, DUPLICATE, FUTURE, PENDING_FULL, IMPLAUSIBLE = range(6)
 REPLAYED = 6  # the row's state is from after this record already (a restored one, during the silent replay)
 

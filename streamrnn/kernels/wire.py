@@ -1,4 +1,4 @@
-"""Reads records of Avro's binary encoding into columns, by a program that a schema was turned into (`streamrnn.avro_columns`).
+"""Reads records of Avro's binary encoding into columns, by a program that a schema was turned into (`streamrnn.wire.avro_columns`).
 
 A program is rows of (operation, where to, multiplier, divisor); it only goes forward, so that it ends. Nothing is read beyond a
 record's end, and a record in which anything is not as it should be is marked, and left to the reader that says what.

@@ -13,7 +13,7 @@ import numpy as np
 import xxhash
 
 from streamrnn.calendar import milliseconds, zone_offsets
-from streamrnn.grid import STATUS_REASONS, GridReference, Held, Silence, StepList
+from streamrnn.stream.grid import STATUS_REASONS, GridReference, Held, Silence, StepList
 from streamrnn.kernels import features, grid
 from streamrnn.kernels.silence import CLOCK, fresh_clocks, time_ms
 from streamrnn.kernels.steps import local_times

@@ -14,7 +14,7 @@ from uuid import UUID
 import structlog
 
 from streamrnn.records import Record
-from streamrnn.schemas import Definition, SchemaId, Schemas, name_of
+from streamrnn.wire.schemas import Definition, SchemaId, Schemas, name_of
 from streamrnn.transports.base import LONG_AGO_S, OperatorNeeded, TransportError, clock_s
 
 log = structlog.get_logger(__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from streamrnn.baselines.naive import Persistence, Seasonal
+from streamrnn.backtest.baselines.naive import Persistence, Seasonal
 from streamrnn.records import F64
 
 NAN = float("nan")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from streamrnn.baselines import registry
-from streamrnn.baselines.base import Baseline
-from streamrnn.baselines.ewa import DISCOUNT, SHARPNESS, Ewa
-from streamrnn.baselines.naive import Persistence, Seasonal
-from streamrnn.baselines.rls import GROWTH_MAX, Rls, _learn
+from streamrnn.backtest.baselines import registry
+from streamrnn.backtest.baselines.base import Baseline
+from streamrnn.backtest.baselines.ewa import DISCOUNT, SHARPNESS, Ewa
+from streamrnn.backtest.baselines.naive import Persistence, Seasonal
+from streamrnn.backtest.baselines.rls import GROWTH_MAX, Rls, _learn
 from streamrnn.records import F64
 
 SEASON = 24
@@ -167,7 +167,7 @@ def test_a_peer_that_is_not_installed_says_what_to_install(name: str, monkeypatc
     def missing(module: str) -> None:
         raise ImportError(f"No module named {module!r}")
 
-    monkeypatch.setattr("streamrnn.baselines.peers.importlib.import_module", missing)
+    monkeypatch.setattr("streamrnn.backtest.baselines.peers.importlib.import_module", missing)
     package = {"ppc": "ppc-forecaster"}.get(name, name)
     with pytest.raises(ValueError, match=f"--baselines {name}: pip install {package}"):
         registry.make(name, 2, 1, SEASON)

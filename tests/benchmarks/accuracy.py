@@ -34,8 +34,8 @@ from accuracy_rows import Bench, benches
 
 from streamrnn.records import F64
 from streamrnn.season import DAY_TYPE, SeasonSetting, season_of
-from streamrnn.service.backtest import Measured, Options, measure
-from streamrnn.service.backtest_score import Row, origins_of, targets_of
+from streamrnn.backtest.run import Measured, Options, measure
+from streamrnn.backtest.score import Row, origins_of, targets_of
 
 Figures = dict[str, float | None]
 Found = dict[str, Figures]  # by model

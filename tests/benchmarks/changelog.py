@@ -36,12 +36,12 @@ from simulators.sensors import Sensors
 from simulators.stream import Ticks
 from streamrnn.model.network import Network
 from streamrnn.model.weights import WeightsMeta, pack, weights_id
-from streamrnn.service.config import Checkpoint, Settings, load
-from streamrnn.service.observe import WorkerObserver
-from streamrnn.service.worker import Worker
-from streamrnn.transports.changelog import CHECKPOINT, SERIES
-from streamrnn.transports.memory import MemoryBroker, MemoryTransport
-from streamrnn.transports.models import ModelsWriter
+from streamrnn.config.settings import Checkpoint, Settings, load
+from streamrnn.monitor.observer import WorkerObserver
+from streamrnn.serving.worker import Worker
+from streamrnn.stores.changelog import CHECKPOINT, SERIES
+from streamrnn.transports.memory.transport import MemoryBroker, MemoryTransport
+from streamrnn.stores.models import ModelsWriter
 
 PARTITIONS = 4
 START = 1_700_000_000_000

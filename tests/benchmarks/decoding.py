@@ -116,8 +116,8 @@ class Record:
 
 def cost(name: str, tries: int = 30) -> dict[str, float]:
     """µs a tick, ticks a record and bytes a tick of a shape."""
-    from streamrnn.codec import Decoder
-    from streamrnn.service.config import load
+    from streamrnn.wire.codec import Decoder
+    from streamrnn.config.settings import load
 
     value, channels, decode = (SHAPES | FORMATS)[name]
     registry = {"registry": {"url": "http://registry"}} if decode.get("format") == "avro" else {}
@@ -126,7 +126,7 @@ def cost(name: str, tries: int = 30) -> dict[str, float]:
     )
     decoder = Decoder(settings.stream_spec(), settings.decode_spec())
     if registry:
-        from streamrnn.schemas import Definition
+        from streamrnn.wire.schemas import Definition
 
         decoder.schemas.put(1, Definition("AVRO", json.dumps(AVRO)))
     text = value() if callable(value) else json.dumps(value, separators=(",", ":")).encode()

@@ -94,7 +94,7 @@ def latency(broker: Broker, folder: Path, rate: float, seconds: float, rounds: i
 
 def waited(broker: Broker, folder: Path, app: str, delivery: str, rate: float, seconds: float) -> Any:
     """Milliseconds from each tick's append to its forecast at the reader."""
-    from streamrnn.service.config import load
+    from streamrnn.config.settings import load
 
     config = configure(folder, broker, app, delivery=delivery, **SETTINGS)
     topics_by_broker_time(broker, app, config)

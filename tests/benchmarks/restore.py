@@ -34,7 +34,7 @@ STEPS, BATCH = 3, 2000
 
 
 def settings(servers: str, series: int, shape: dict[str, Any]) -> Any:
-    from streamrnn.service.config import load
+    from streamrnn.config.settings import load
 
     return load(
         [],
@@ -71,8 +71,8 @@ async def write(servers: str, series: int, shape: dict[str, Any]) -> int:
     from streamrnn.records import TickBatch
     from streamrnn.stream.snapshot import Snapshots
     from streamrnn.transports.base import Deadline, TopicNeed
-    from streamrnn.transports.changelog import CHECKPOINT, Checkpoint, encode_checkpoint, layout_key, series_key
-    from streamrnn.transports.kafka import KafkaTransport
+    from streamrnn.stores.changelog import CHECKPOINT, Checkpoint, encode_checkpoint, layout_key, series_key
+    from streamrnn.transports.kafka.transport import KafkaTransport
 
     chosen = settings(servers, series, shape)
     transport = KafkaTransport(chosen.kafka_settings())
@@ -140,10 +140,10 @@ async def restore(servers: str, series: int, shape: dict[str, Any], cold: bool) 
 
 
 async def restored(chosen: Any, made: Any) -> dict[str, float]:
-    from streamrnn.service.restore import Restorer
+    from streamrnn.serving.restore import Restorer
     from streamrnn.stream.snapshot import Snapshots
     from streamrnn.transports.base import Deadline
-    from streamrnn.transports.kafka import KafkaTransport
+    from streamrnn.transports.kafka.transport import KafkaTransport
 
     restorer = Restorer(
         KafkaTransport(chosen.kafka_settings()), chosen.topics.state, chosen.input, made, Snapshots(made)
@@ -170,8 +170,8 @@ def main() -> None:
     parser.add_argument("--side")
     options = parser.parse_args()
     if options.side:
-        from streamrnn.service.rehearsal import rehearse
-        from streamrnn.service.worker import prepare_process
+        from streamrnn.app.warm_up import rehearse
+        from streamrnn.serving.worker import prepare_process
 
         prepare_process()
         shape = shapes.settings_of(options)

@@ -43,7 +43,7 @@ def settings_of(options: argparse.Namespace) -> dict[str, Any]:
 
 def optional_of(options: argparse.Namespace) -> dict[str, Any]:
     """Of the settings that not every version has those that were asked for and that this one knows."""
-    from streamrnn.service.config import Settings
+    from streamrnn.config.settings import Settings
 
     found: dict[str, Any] = {}
     for name in OPTIONAL:

@@ -114,7 +114,7 @@ class Case:
     """Two workers, their load, and what they take over from each other."""
 
     def __init__(self, broker: Broker, folder: Path, delivery: str, series: int, options: argparse.Namespace) -> None:
-        from streamrnn.service.config import load
+        from streamrnn.config.settings import load
 
         self.broker, self.folder, self.series, self.options = broker, folder, series, options
         self.app = f"{delivery}.{series}"
@@ -169,7 +169,7 @@ class Case:
         from simulators.faults import FaultPlan
         from simulators.sensors import Sensors
         from simulators.stream import Ticks
-        from streamrnn.transports.kafka import KafkaTransport
+        from streamrnn.transports.kafka.transport import KafkaTransport
 
         await publish(self.settings, *weights(self.settings, 0))
         ticks = islice(iter(Ticks(Sensors(self.series), FaultPlan(), START_MS, 1000)), STEPS * self.series)

@@ -85,10 +85,10 @@ async def bare(servers: str, topic: str, out: str, group: str, total: int, size:
 
 async def worker(servers: str, topic: str, app: str, total: int, case: dict[str, Any]) -> dict[str, float]:
     """The service's own worker, weights loaded, until everything is processed and delivered."""
-    from streamrnn.service.config import load
-    from streamrnn.service.observe import WorkerObserver
-    from streamrnn.service.worker import Worker, prepare_process
-    from streamrnn.transports.kafka import KafkaTransport
+    from streamrnn.config.settings import load
+    from streamrnn.monitor.observer import WorkerObserver
+    from streamrnn.serving.worker import Worker, prepare_process
+    from streamrnn.transports.kafka.transport import KafkaTransport
 
     prepare_process()
     settings = load([], configuration(servers, topic, app, case), {})
@@ -157,10 +157,10 @@ async def prepare(servers: str, topic: str, app: str, case: dict[str, Any], tota
     from simulators.stream import Ticks
     from streamrnn.model.network import Network
     from streamrnn.model.weights import WeightsMeta, pack
-    from streamrnn.service.config import load
+    from streamrnn.config.settings import load
     from streamrnn.transports.base import Deadline, TopicNeed
-    from streamrnn.transports.kafka import KafkaTransport
-    from streamrnn.transports.models import ModelsWriter
+    from streamrnn.transports.kafka.transport import KafkaTransport
+    from streamrnn.stores.models import ModelsWriter
 
     settings = load([], configuration(servers, topic, app, case), {})
     transport = KafkaTransport(settings.kafka_settings())
@@ -196,7 +196,7 @@ def side(arguments: list[str], cpu: str, script: str = __file__, loud: bool = Fa
 
 async def forecast_size(servers: str, topic: str) -> int:
     from streamrnn.transports.base import Deadline
-    from streamrnn.transports.kafka import KafkaSettings, KafkaTransport
+    from streamrnn.transports.kafka.transport import KafkaSettings, KafkaTransport
 
     reader = KafkaTransport(KafkaSettings(bootstrap_servers=servers)).reader()
     await reader.start(topic, None)

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "service"))
 
 from test_http import HOSTILE, fed
 
-from streamrnn.service.http import HttpServer
+from streamrnn.monitor.http import HttpServer
 
 pytestmark = pytest.mark.browser
 CHROMIUM = [

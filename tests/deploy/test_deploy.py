@@ -12,7 +12,7 @@ import typer
 import yaml
 
 from streamrnn.cli import app
-from streamrnn.service.config import load
+from streamrnn.config.settings import load
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 

@@ -9,7 +9,7 @@ import pytest
 from broker import Broker
 from clients import settings_for
 
-from streamrnn.transports.kafka import KafkaTransport
+from streamrnn.transports.kafka.transport import KafkaTransport
 
 _numbers = itertools.count()
 

@@ -14,11 +14,11 @@ from aiokafka import AIOKafkaProducer
 from broker import Broker
 from service import configure
 
-from streamrnn.service.config import Settings, load
-from streamrnn.service.observe import WorkerObserver
-from streamrnn.service.worker import Worker
+from streamrnn.config.settings import Settings, load
+from streamrnn.monitor.observer import WorkerObserver
+from streamrnn.serving.worker import Worker
 from streamrnn.transports.base import TopicNeed
-from streamrnn.transports.kafka import KafkaSettings, KafkaTransport
+from streamrnn.transports.kafka.transport import KafkaSettings, KafkaTransport
 
 # A second of event time each: the ticks of a long test must not come to lie in the future.
 BACK_MS = 1_000_000_000

@@ -19,18 +19,18 @@ import xxhash
 from broker import Broker
 from service import Output, committed, each, read_all
 
-from streamrnn.codec import Decoder
-from streamrnn.encode import Encoder
+from streamrnn.wire.codec import Decoder
+from streamrnn.wire.encode import Encoder
 from streamrnn.model.network import Network
 from streamrnn.model.weights import WeightsMeta, build, pack, weights_id
 from streamrnn.records import Record
-from streamrnn.service.config import Settings
-from streamrnn.service.restore import Restoration, Restorer
+from streamrnn.config.settings import Settings
+from streamrnn.serving.restore import Restoration, Restorer
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.snapshot import Snapshots
 from streamrnn.transports.base import Deadline
-from streamrnn.transports.kafka import KafkaTransport
-from streamrnn.transports.models import ModelsWriter
+from streamrnn.transports.kafka.transport import KafkaTransport
+from streamrnn.stores.models import ModelsWriter
 
 CHUNK = 2000
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from streamrnn.service.config import load
-from streamrnn.service.rehearsal import rehearse
-from streamrnn.service.worker import prepare_process
+from streamrnn.config.settings import load
+from streamrnn.app.warm_up import rehearse
+from streamrnn.serving.worker import prepare_process
 
 prepare_process()
 rehearse(load([], {"input": "ticks", "channels": ["a"], "step": "1s", "horizon": 1}, {}))

@@ -26,7 +26,7 @@ from broker import Broker
 
 from streamrnn.cli import main
 from streamrnn.transports.base import Deadline
-from streamrnn.transports.kafka import KafkaSettings, KafkaTransport
+from streamrnn.transports.kafka.transport import KafkaSettings, KafkaTransport
 
 
 class Source(msgspec.Struct):

@@ -19,15 +19,15 @@ from inside import CHANNELS, prepared, produce, serving
 from running import until
 from service import lag, sources
 
-from streamrnn.service import unreadable
+from streamrnn.serving import unreadable
 
 pytestmark = pytest.mark.kafka
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamrnn.service.worker.BACKOFF_S", (0.05, 0.1))
-    monkeypatch.setattr("streamrnn.service.worker.RETRY_LOOK_S", 0.1)
+    monkeypatch.setattr("streamrnn.serving.worker.BACKOFF_S", (0.05, 0.1))
+    monkeypatch.setattr("streamrnn.serving.worker.RETRY_LOOK_S", 0.1)
     monkeypatch.setattr(unreadable, "RETRY_S", 0.5)
 
 

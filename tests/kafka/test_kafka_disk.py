@@ -61,8 +61,8 @@ async def produce_while_it_goes(broker: Broker, topic: str, limit: int) -> int:
 async def test_a_full_disk_of_the_broker_loses_nothing(
     tmp_path: Path, disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("streamrnn.service.worker.BACKOFF_S", (0.2, 1.0))
-    monkeypatch.setattr("streamrnn.service.worker.GIVE_UP_S", 3600.0)  # whatever else a supervisor would do
+    monkeypatch.setattr("streamrnn.serving.worker.BACKOFF_S", (0.2, 1.0))
+    monkeypatch.setattr("streamrnn.serving.worker.GIVE_UP_S", 3600.0)  # whatever else a supervisor would do
     broker = Broker(tmp_path / "kafka", log__dirs=str(disk / "data")).start()
     (tmp_path / "kafka" / "data").mkdir()  # it is not to be formatted again
     ballast = disk / "ballast"

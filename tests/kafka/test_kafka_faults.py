@@ -19,9 +19,9 @@ from broker import Broker
 from clients import settings_for
 from contract import Follow, collect
 
-from streamrnn.transports import kafka_sink
+from streamrnn.transports.kafka import sink as kafka_sink
 from streamrnn.transports.base import Committed, Deadline, DeliveryFailed, OwnershipLost, Sink, TransportError
-from streamrnn.transports.kafka import KafkaTransport
+from streamrnn.transports.kafka.transport import KafkaTransport
 
 pytestmark = pytest.mark.kafka
 

@@ -22,10 +22,10 @@ from broker import Broker
 from reference import judged, publish, weights
 from service import Forked, Process, configure, defects, drained, each
 
-from streamrnn.service.config import load
+from streamrnn.config.settings import load
 from streamrnn.transports.base import TopicNeed
-from streamrnn.transports.changelog import SERIES as SERIES_KEY
-from streamrnn.transports.kafka import KafkaTransport
+from streamrnn.stores.changelog import SERIES as SERIES_KEY
+from streamrnn.transports.kafka.transport import KafkaTransport
 
 pytestmark = pytest.mark.kafka
 

@@ -16,7 +16,7 @@ from clients import settings_for
 from contract import Follow
 
 from streamrnn.transports.base import Committed, Deadline, OwnershipLost
-from streamrnn.transports.kafka import KafkaTransport
+from streamrnn.transports.kafka.transport import KafkaTransport
 
 pytestmark = pytest.mark.kafka
 

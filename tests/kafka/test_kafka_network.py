@@ -35,8 +35,8 @@ from simulators.faultproxy import (
     Timeout,
     Toxic,
 )
-from streamrnn.service.config import Settings, load
-from streamrnn.service.worker import Worker
+from streamrnn.config.settings import Settings, load
+from streamrnn.serving.worker import Worker
 
 pytestmark = [
     pytest.mark.kafka,
@@ -64,9 +64,9 @@ def collected() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamrnn.service.worker.BACKOFF_S", (0.05, 0.2))
+    monkeypatch.setattr("streamrnn.serving.worker.BACKOFF_S", (0.05, 0.2))
     # The faults last longer than the patience that they are given here.
-    monkeypatch.setattr("streamrnn.service.worker.GIVE_UP_S", 3600.0)
+    monkeypatch.setattr("streamrnn.serving.worker.GIVE_UP_S", 3600.0)
 
 
 def through(proxied: ProxiedBroker, **changes: Any) -> dict[str, Any]:

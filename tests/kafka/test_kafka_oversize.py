@@ -13,7 +13,7 @@ from clients import settings_for
 from service import Process, command, configure, drained, sources
 
 from streamrnn.transports.base import Deadline
-from streamrnn.transports.kafka import KafkaTransport
+from streamrnn.transports.kafka.transport import KafkaTransport
 
 pytestmark = pytest.mark.kafka
 

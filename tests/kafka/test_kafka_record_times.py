@@ -22,11 +22,11 @@ from service import configure, lag, read_all, sources
 from structlog.testing import capture_logs
 
 from streamrnn.cli.topics import _examined
-from streamrnn.service.config import Settings, load
-from streamrnn.service.sizes import sizes_of
-from streamrnn.service.worker import Worker
+from streamrnn.config.settings import Settings, load
+from streamrnn.config.sizes import sizes_of
+from streamrnn.serving.worker import Worker
 from streamrnn.transports.base import Deadline, TopicNeed
-from streamrnn.transports.kafka import KafkaTransport
+from streamrnn.transports.kafka.transport import KafkaTransport
 
 pytestmark = pytest.mark.kafka
 
@@ -229,7 +229,7 @@ async def test_a_dead_letter_that_its_topic_never_takes_is_given_up(
     await alter(broker, chosen.topics.dlq, limits)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "streamrnn.service.start_checks.refuse", lambda *states: None
+            "streamrnn.serving.start_checks.refuse", lambda *states: None
         )  # it was altered under a running worker
         worker, _ = await served(broker, chosen)
         letters = await read_all(broker, chosen.topics.dlq)

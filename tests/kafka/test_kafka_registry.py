@@ -21,7 +21,7 @@ from service import Forked, command, configure, drained, read_all
 from test_kafka_decode import send
 from test_registry import AVRO, MILLIS, record_of
 
-from streamrnn.cli.exit_codes import ExitCode
+from streamrnn.runtime.exit_codes import ExitCode
 
 pytestmark = pytest.mark.kafka
 

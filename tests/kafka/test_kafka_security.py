@@ -22,10 +22,10 @@ from secure_broker import CANARY, HOST, KEY_CANARY, WRONG, Authority, Permission
 from service import Forked, Process, command, configure, drained, each, sources
 
 from simulators.faultproxy import FaultProxy
-from streamrnn.service.config import Settings, load
-from streamrnn.service.topics import examine, refuse
+from streamrnn.config.settings import Settings, load
+from streamrnn.config.topics import examine, refuse
 from streamrnn.transports.base import OperatorNeeded
-from streamrnn.transports.kafka import KafkaTransport
+from streamrnn.transports.kafka.transport import KafkaTransport
 
 pytestmark = pytest.mark.kafka
 CLIENT = "client"

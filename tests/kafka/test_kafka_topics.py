@@ -28,20 +28,21 @@ from service import Output, command, configure, lag, read_all, sources
 from structlog.testing import capture_logs
 from test_kafka_damage import give_up
 
-from streamrnn.cli.exit_codes import ExitCode, exit_code_of
-from streamrnn.service import health, watch
-from streamrnn.service.config import Settings, load
-from streamrnn.service.worker import Worker
+from streamrnn.runtime.exit_codes import ExitCode, exit_code_of
+from streamrnn.monitor import health
+from streamrnn.serving import watch
+from streamrnn.config.settings import Settings, load
+from streamrnn.serving.worker import Worker
 from streamrnn.transports.base import TopicMissing, TopicNeed, TopicUnfit
-from streamrnn.transports.changelog import CHECKPOINT, Checkpoint, encode_checkpoint
-from streamrnn.transports.kafka import KafkaTransport
+from streamrnn.stores.changelog import CHECKPOINT, Checkpoint, encode_checkpoint
+from streamrnn.transports.kafka.transport import KafkaTransport
 
 pytestmark = pytest.mark.kafka
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamrnn.service.worker.BACKOFF_S", (0.05, 0.2))
+    monkeypatch.setattr("streamrnn.serving.worker.BACKOFF_S", (0.05, 0.2))
 
 
 def quick(broker: Broker) -> dict[str, Any]:

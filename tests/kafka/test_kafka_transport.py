@@ -21,7 +21,7 @@ from contract import Follow, TransportContract, collect, send
 from service import committed, read_all
 
 from streamrnn.transports.base import Committed, Deadline, DeliveryFailed, TopicNeed, TransportError
-from streamrnn.transports.kafka import KafkaTransport
+from streamrnn.transports.kafka.transport import KafkaTransport
 
 pytestmark = pytest.mark.kafka
 
@@ -210,7 +210,7 @@ async def test_a_frozen_broker_meets_a_deadline_not_a_hang(own_broker: Broker, u
 
 @leaves_connections
 async def test_a_broker_that_is_not_there_is_told_clearly() -> None:
-    from streamrnn.transports.kafka import KafkaSettings
+    from streamrnn.transports.kafka.transport import KafkaSettings
 
     admin = KafkaTransport(KafkaSettings(bootstrap_servers="127.0.0.1:1", request_timeout_ms=2000)).admin()
     with pytest.raises(TransportError, match="no connection"):

@@ -28,10 +28,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "service"))
 from lives import CASES, DELIVERIES, EVENTS, FIRST, HISTORIES, SERIES, check_forecasts, record
 from test_identity import kept, published_weights, read, through
 
-from streamrnn.service.config import Settings, load
+from streamrnn.config.settings import Settings, load
 from streamrnn.transports.base import Deadline
-from streamrnn.transports.changelog import newest_checkpoints
-from streamrnn.transports.kafka import KafkaTransport
+from streamrnn.stores.changelog import newest_checkpoints
+from streamrnn.transports.kafka.transport import KafkaTransport
 
 pytestmark = pytest.mark.kafka
 

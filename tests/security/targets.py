@@ -29,15 +29,15 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "stream"))
 from making import START, batch, cut, feed, network, spec, walk
 from poison import Plain
 
-from streamrnn.codec import DETAIL_CHARS_MAX, Decoder, DecodeSpec, dead_letter
-from streamrnn.instants import Refused
+from streamrnn.wire.codec import DETAIL_CHARS_MAX, Decoder, DecodeSpec, dead_letter
+from streamrnn.wire.instants import Refused
 from streamrnn.model.weights import MAGIC, WeightsError, WeightsMeta, build, pack
 from streamrnn.model.weights import VERSION as WEIGHTS_VERSION
-from streamrnn.packed import Packed, PackedRecord, packed
+from streamrnn.wire.packed import Packed, PackedRecord, packed
 from streamrnn.records import REASONS, Rejected, TickBatch
-from streamrnn.schemas import Definition, Schemas
-from streamrnn.service.config import ConfigError, load
-from streamrnn.service.restart import committed_with, history_of, starting_points
+from streamrnn.wire.schemas import Definition, Schemas
+from streamrnn.config.settings import ConfigError, load
+from streamrnn.serving.commit_note import committed_with, history_of, starting_points
 from streamrnn.spec import StreamSpec
 from streamrnn.stream import snapshot
 from streamrnn.stream.engine import Engine
@@ -51,9 +51,9 @@ from streamrnn.stream.snapshot import (
     Snapshots,
 )
 from streamrnn.transports.base import Committed, TopicUnfit
-from streamrnn.transports.changelog import CHECKPOINT, ChangelogReader, Checkpoint, encode_checkpoint, weights_at
-from streamrnn.transports.memory import MemoryBroker, MemoryTransport
-from streamrnn.transports.models import BYTES_MAX, ID, PIECES_MAX, VERSIONS_MAX, Manifest, ModelsFollower, Pointer
+from streamrnn.stores.changelog import CHECKPOINT, ChangelogReader, Checkpoint, encode_checkpoint, weights_at
+from streamrnn.transports.memory.transport import MemoryBroker, MemoryTransport
+from streamrnn.stores.models import BYTES_MAX, ID, PIECES_MAX, VERSIONS_MAX, Manifest, ModelsFollower, Pointer
 
 # A record of a few kilobytes takes some ten microseconds; the bound has room for a machine with better things to do.
 RECORD_S_MAX = 0.05

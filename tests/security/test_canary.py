@@ -28,10 +28,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "service"))
 
 from running import all_committed, made, send, until, worker
 
-from streamrnn.service import logs
-from streamrnn.service.config import ConfigError, Settings, load
-from streamrnn.service.http import HttpServer
-from streamrnn.transports.kafka import KafkaTransport
+from streamrnn.runtime import logs
+from streamrnn.config.settings import ConfigError, Settings, load
+from streamrnn.monitor.http import HttpServer
+from streamrnn.transports.kafka.transport import KafkaTransport
 
 PASSWORD, KEY_PASSWORD, TOKEN = "canary-9f3a-password", "canary-9f3a-key", "canary-9f3a-token"
 CANARY = "canary-9f3a"

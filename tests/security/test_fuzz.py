@@ -22,7 +22,7 @@ from streamrnn.cli import models as cli_models
 from streamrnn.model.weights import build
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.snapshot import HEADER_BYTES, Restored, Snapshots
-from streamrnn.transports.models import Manifest
+from streamrnn.stores.models import Manifest
 
 FRAGMENTS = [
     b"", b'"', b"'", b"{", b"}", b"[", b"]", b",", b":", b"\\", b"\\ud800", b"\x00", b"\xff", b"\n", b"=", b"/", b"-",

@@ -22,9 +22,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "service"))
 from running import until
 from test_http import fed, get
 
-from streamrnn.service import guests, http
-from streamrnn.service.config import ConfigError, load
-from streamrnn.service.http import ExposedError, HttpServer
+from streamrnn.monitor import connections as guests
+from streamrnn.monitor import http
+from streamrnn.config.settings import ConfigError, load
+from streamrnn.monitor.http import ExposedError, HttpServer
 
 TOKEN = "s3cret-t0ken"
 WAIT_S = 30.0  # for what should come at once; reached only where it never comes

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from poison import GOOD, HARMLESS, POISON, Plain, wide
 
-from streamrnn.codec import DETAIL_CHARS_MAX, Decoder, DecodeSpec, dead_letter
+from streamrnn.wire.codec import DETAIL_CHARS_MAX, Decoder, DecodeSpec, dead_letter
 from streamrnn.records import REASONS, Reason
 from streamrnn.spec import StreamSpec
 

@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 from running import settings
 
-from streamrnn.codec import Decoder
-from streamrnn.service.config import Settings
-from streamrnn.service.observe import WorkerObserver
-from streamrnn.service.worker import Worker
+from streamrnn.wire.codec import Decoder
+from streamrnn.config.settings import Settings
+from streamrnn.monitor.observer import WorkerObserver
+from streamrnn.serving.worker import Worker
 from streamrnn.spec import StreamSpec
 from streamrnn.stream.engine import Engine
-from streamrnn.transports.memory import MemoryBroker, MemoryTransport
+from streamrnn.transports.memory.transport import MemoryBroker, MemoryTransport
 
 START = 1_700_000_000_000
 LEVELS = {"temp": 20.0, "flow": 1000.0, "pressure": -500.0, "depth": 300.0}

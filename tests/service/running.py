@@ -19,10 +19,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "simulation"))
 
 from clock import run
 
-from streamrnn.service.config import Settings, load
-from streamrnn.service.observe import WorkerObserver
-from streamrnn.service.worker import Worker
-from streamrnn.transports.memory import MemoryBroker, MemoryTransport
+from streamrnn.config.settings import Settings, load
+from streamrnn.monitor.observer import WorkerObserver
+from streamrnn.serving.worker import Worker
+from streamrnn.transports.memory.transport import MemoryBroker, MemoryTransport
 
 START = 1_700_000_000_000
 

@@ -22,12 +22,12 @@ from typer.testing import CliRunner
 
 from streamrnn.cli import app
 from streamrnn.learning import LearnSpec
-from streamrnn.service import backtest
-from streamrnn.service.backtest import Options, learn_spec
-from streamrnn.service.backtest_read import read, take
-from streamrnn.service.backtest_score import Steps
-from streamrnn.service.config import load
-from streamrnn.service.trainer import learn_spec as service_learn_spec
+from streamrnn.backtest import run as backtest
+from streamrnn.backtest.run import Options, learn_spec
+from streamrnn.backtest.rows import read, take
+from streamrnn.backtest.score import Steps
+from streamrnn.config.settings import load
+from streamrnn.training.trainer import learn_spec as service_learn_spec
 from streamrnn.transports.files import InputError
 
 BEGIN = datetime(2024, 1, 1, tzinfo=UTC)

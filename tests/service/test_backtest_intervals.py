@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamrnn.records import F64
-from streamrnn.service.backtest_intervals import (
+from streamrnn.backtest.intervals import (
     SIGMA_MIN,
     crps,
     interval_score,

@@ -11,8 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from streamrnn.cli import app
-from streamrnn.service.backtest_read import Options, read
-from streamrnn.service.config import load
+from streamrnn.backtest.rows import Options, read
+from streamrnn.config.settings import load
 from streamrnn.spec import EXPERTS, StreamSpec
 from streamrnn.transports.files import InputError
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamrnn.records import I64
-from streamrnn.service import backtest_steps as steps
-from streamrnn.service.backtest_steps import rows_of, step_of, usual_season, usual_step
+from streamrnn.backtest import steps as steps
+from streamrnn.backtest.steps import rows_of, step_of, usual_season, usual_step
 from streamrnn.transports.files import InputError
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -8,11 +8,11 @@ import pytest
 from running import made, until, worker
 from structlog.testing import capture_logs
 
-from streamrnn.service import served_weights
-from streamrnn.service.beside import Beside
-from streamrnn.service.supervisor import Supervisor
+from streamrnn.serving import served_weights
+from streamrnn.runtime.background import Beside
+from streamrnn.training.supervisor import Supervisor
 from streamrnn.transports.base import Deadline
-from streamrnn.transports.models import ModelsFollower
+from streamrnn.stores.models import ModelsFollower
 
 
 async def forever() -> None:

@@ -15,15 +15,16 @@ from running import START, committed, documents, logs, made, of, on_virtual_cloc
 from test_offsets import BOTH, Life, said
 from test_topics import hints
 
-from streamrnn.service import checkpoint, watch
-from streamrnn.service.budget import LOOK_S, WriteBudget
-from streamrnn.service.checkpoint import SLICE_ROW_BYTES, SLICE_ROWS, Checkpointer, CheckpointSettings
-from streamrnn.service.config import ConfigError
-from streamrnn.service.sizes import sizes_of
+from streamrnn.serving import checkpoint
+from streamrnn.serving import watch
+from streamrnn.serving.budget import LOOK_S, WriteBudget
+from streamrnn.serving.checkpoint import SLICE_ROW_BYTES, SLICE_ROWS, Checkpointer, CheckpointSettings
+from streamrnn.config.settings import ConfigError
+from streamrnn.config.sizes import sizes_of
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.snapshot import Snapshots
-from streamrnn.transports.changelog import Checkpoint
-from streamrnn.transports.memory import MemoryBroker
+from streamrnn.stores.changelog import Checkpoint
+from streamrnn.transports.memory.transport import MemoryBroker
 
 RATE = 1000.0
 FOREVER = 1e9

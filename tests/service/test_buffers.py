@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from running import START, all_committed, made, on_virtual_clock, send, sources, tick, until, worker
 
-from streamrnn.service import deliveries
-from streamrnn.service import pump as module
-from streamrnn.service.worker import Worker
+from streamrnn.serving import deliveries
+from streamrnn.serving import pump as module
+from streamrnn.serving.worker import Worker
 from streamrnn.transports.base import Deadline
-from streamrnn.transports.memory import MemoryBroker, MemorySink, MemorySource, MemoryTransactionalSink
+from streamrnn.transports.memory.transport import MemoryBroker, MemorySink, MemorySource, MemoryTransactionalSink
 
 NAMES = {
     "series",

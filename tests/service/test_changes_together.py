@@ -13,11 +13,11 @@ from structlog.testing import capture_logs
 from test_offsets import BOTH, NEVER, Life, reset, said, states
 from test_starting_anew import done
 
-from streamrnn.service import offsets
-from streamrnn.service.restart import committed_with, is_ours, set_from, skips_beside, was_at
+from streamrnn.serving import offsets
+from streamrnn.serving.commit_note import committed_with, is_ours, set_from, skips_beside, was_at
 from streamrnn.transports.base import Committed
-from streamrnn.transports.changelog import Checkpoint
-from streamrnn.transports.memory import MemoryBroker
+from streamrnn.stores.changelog import Checkpoint
+from streamrnn.transports.memory.transport import MemoryBroker
 
 COLD = {"step": "2s"}  # nothing of a state can be carried
 

@@ -9,12 +9,12 @@ import pytest
 from running import START, settings
 
 from streamrnn.records import TickBatch
-from streamrnn.service import checkpoint
-from streamrnn.service.checkpoint import Checkpointer, CheckpointSettings, Slice
+from streamrnn.serving import checkpoint
+from streamrnn.serving.checkpoint import Checkpointer, CheckpointSettings, Slice
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.snapshot import Snapshots
-from streamrnn.transports.changelog import CHECKPOINT, SERIES, ChangelogReader, Checkpoint
-from streamrnn.transports.memory import MemoryBroker, MemorySink, MemoryTransport
+from streamrnn.stores.changelog import CHECKPOINT, SERIES, ChangelogReader, Checkpoint
+from streamrnn.transports.memory.transport import MemoryBroker, MemorySink, MemoryTransport
 
 MANY = 10**6
 

@@ -13,15 +13,15 @@ import structlog
 from running import all_committed, documents, made, on_virtual_clock, send, until, worker
 
 import streamrnn
-from streamrnn.service.config import Settings
-from streamrnn.service.trainer import Trainer
+from streamrnn.config.settings import Settings
+from streamrnn.training.trainer import Trainer
 from streamrnn.transports.base import Deadline, clock_s
-from streamrnn.transports.memory import MemoryBroker, MemoryTransport
-from streamrnn.transports.models import BY_OPERATOR, Pointer
+from streamrnn.transports.memory.transport import MemoryBroker, MemoryTransport
+from streamrnn.stores.models import BY_OPERATOR, Pointer
 
 # Where the time of day is asked for: what people are shown, and what is compared with another machine's word.
 TIME_OF_DAY = {
-    "cli/models.py", "cli/simulate.py", "service/config.py", "service/history.py", "service/publish.py", "service/trainer.py",
+    "cli/models.py", "cli/simulate.py", "config/settings.py", "monitor/recent.py", "serving/publish.py", "training/trainer.py",
 }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from streamrnn.experts import SETS
-from streamrnn.service.config import ConfigError, load
+from streamrnn.config.settings import ConfigError, load
 from streamrnn.spec import EXPERTS
 from streamrnn.transports.base import TransportError
 

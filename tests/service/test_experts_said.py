@@ -12,10 +12,10 @@ from running import on_virtual_clock, settings
 from typer.testing import CliRunner
 
 from streamrnn.cli import app
-from streamrnn.service.observe import WorkerObserver
-from streamrnn.service.worker import Worker
+from streamrnn.monitor.observer import WorkerObserver
+from streamrnn.serving.worker import Worker
 from streamrnn.spec import EXPERTS
-from streamrnn.transports.memory import MemoryTransport
+from streamrnn.transports.memory.transport import MemoryTransport
 
 SMALL = {"step": "1h", "horizon": 24, "idle_after": "10d", "experts": "auto"}
 TOO_MANY = {**SMALL, "experts_memory_max": "20KiB", "series_max": 2}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from running import all_committed, documents, made, sources, until, worker
 
-from streamrnn.transports.memory import MemoryBroker
+from streamrnn.transports.memory.transport import MemoryBroker
 
 T0_MS = 1_795_777_205_000
 

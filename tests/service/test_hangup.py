@@ -10,7 +10,7 @@ import sys
 import pytest
 import structlog
 
-from streamrnn.service.signals import stop_on_signals
+from streamrnn.runtime.signals import stop_on_signals
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from running import START, settings
 
 from streamrnn.records import TickBatch
-from streamrnn.service.health import DELIVERY_S, LAG_MAX, SILENCE_S, STALL_S, Health
-from streamrnn.service.http import ExposedError, HttpServer
-from streamrnn.service.observe import WorkerObserver
-from streamrnn.service.parts import Timing
-from streamrnn.service.worker import collect_garbage
+from streamrnn.monitor.health import DELIVERY_S, LAG_MAX, SILENCE_S, STALL_S, Health
+from streamrnn.monitor.http import ExposedError, HttpServer
+from streamrnn.monitor.observer import WorkerObserver
+from streamrnn.serving.parts import Timing
+from streamrnn.serving.worker import collect_garbage
 from streamrnn.stream.engine import Engine
 
 HOSTILE = '<img src=x onerror="document.title=1">/../\u2603'

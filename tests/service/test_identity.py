@@ -38,12 +38,12 @@ from running import on_virtual_clock
 from streamrnn.kernels.columns import rungs_of
 from streamrnn.model.network import Network
 from streamrnn.model.weights import WeightsMeta, pack
-from streamrnn.service.config import Settings
-from streamrnn.service.costs import costs
-from streamrnn.service.worker import Worker
-from streamrnn.transports import changelog
-from streamrnn.transports.memory import MemoryBroker, MemorySink, MemoryTransport
-from streamrnn.transports.models import ModelsWriter
+from streamrnn.config.settings import Settings
+from streamrnn.config.costs import costs
+from streamrnn.serving.worker import Worker
+from streamrnn.stores import changelog
+from streamrnn.transports.memory.transport import MemoryBroker, MemorySink, MemoryTransport
+from streamrnn.stores.models import ModelsWriter
 
 WHOLE = list(product(CASES, HISTORIES, EVENTS, DELIVERIES))
 COLUMNS = (*OWN, "sigma", "level_theta")

@@ -8,10 +8,10 @@ from collections.abc import Callable
 import pytest
 from running import all_committed, ended, made, on_virtual_clock, send, sources, until, worker
 
-from streamrnn.service import watch
-from streamrnn.service.config import Settings
+from streamrnn.serving import watch
+from streamrnn.config.settings import Settings
 from streamrnn.transports.base import TopicMissing, TransportError
-from streamrnn.transports.memory import MemoryBroker, MemorySource
+from streamrnn.transports.memory.transport import MemoryBroker, MemorySource
 
 COUNT = 30  # steps; two records each
 

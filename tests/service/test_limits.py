@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from streamrnn.service.limits import memory_bytes, processors
+from streamrnn.runtime.limits import memory_bytes, processors
 
 THERE = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import structlog
 
-from streamrnn.service import logs
+from streamrnn.runtime import logs
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +48,7 @@ def test_repetitions_are_dropped_and_counted(
 ) -> None:
     logs.configure("info", "json")
     now = [100.0]
-    monkeypatch.setattr("streamrnn.service.logs.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("streamrnn.runtime.logs.time.monotonic", lambda: now[0])
     for _ in range(burst + 7):
         say("no connection")
     say("another thing")
@@ -154,11 +154,11 @@ def test_another_event_of_the_same_partition_is_another_event(capsys: pytest.Cap
 
 KEEPS_A_LOG = """
 import logging, sys
-from streamrnn.service import logs
+from streamrnn.runtime import logs
 logs.configure("info", "json")
 before = {name: logging.getLogger(name).level for name in ("aiokafka", "numba", "asyncio", "root")}
-import streamrnn.service.trainer, streamrnn.service.worker, streamrnn.service.backtest, streamrnn.service.demo
-import streamrnn.transports.kafka, streamrnn.transports.kafka_bulk, streamrnn.cli.models
+import streamrnn.training.trainer, streamrnn.serving.worker, streamrnn.backtest.run, streamrnn.app.demo
+import streamrnn.transports.kafka.transport, streamrnn.transports.kafka.bulk_reader, streamrnn.cli.models
 after = {name: logging.getLogger(name).level for name in before}
 assert before == after, (before, after)
 for name in ("aiokafka", "aiokafka.consumer.group_coordinator", "aiokafka.conn"):
@@ -174,5 +174,5 @@ def test_no_import_changes_what_is_logged() -> None:
 
 
 def test_a_command_that_keeps_no_log_shows_no_keys_and_values() -> None:
-    code = "import logging, streamrnn.transports.kafka; assert logging.getLogger('aiokafka').level == logging.INFO"
+    code = "import logging, streamrnn.transports.kafka.transport; assert logging.getLogger('aiokafka').level == logging.INFO"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

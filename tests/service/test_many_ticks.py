@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from running import START, all_committed, committed, documents, made, on_virtual_clock, until, worker
 
-from streamrnn.codec import Decoder
+from streamrnn.wire.codec import Decoder
 from streamrnn.records import Outputs, Skipped
-from streamrnn.service.pump import Pump
+from streamrnn.serving.pump import Pump
 from streamrnn.stream.engine import Engine
 from streamrnn.transports.base import TransportError
-from streamrnn.transports.memory import MemoryBroker
+from streamrnn.transports.memory.transport import MemoryBroker
 
 SERIES = 100
 DECODE = {"each": "readings[*]", "where": {"kind": "pump"}}

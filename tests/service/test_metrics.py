@@ -15,8 +15,8 @@ from running import settings
 
 import streamrnn
 from streamrnn.records import REASONS
-from streamrnn.service import observe
-from streamrnn.service.observe import WorkerObserver
+from streamrnn.monitor import observer as observe
+from streamrnn.monitor.observer import WorkerObserver
 
 SOURCES = Path(streamrnn.__file__).parent
 

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from running import START, Clock, all_committed, documents, logs, made, of, send, settings, tick, until, worker
 
-from streamrnn.codec import Decoder
-from streamrnn.service import observe
-from streamrnn.service.notices import HANDFUL, NothingUsed, Pace, Refusals, fates
-from streamrnn.service.observe import WorkerObserver
-from streamrnn.service.trainer import Trainer
+from streamrnn.wire.codec import Decoder
+from streamrnn.monitor import observer as observe
+from streamrnn.monitor.notices import HANDFUL, NothingUsed, Pace, Refusals, fates
+from streamrnn.monitor.observer import WorkerObserver
+from streamrnn.training.trainer import Trainer
 from streamrnn.stream.engine import Engine
-from streamrnn.transports.memory import MemoryBroker, MemoryTransport
+from streamrnn.transports.memory.transport import MemoryBroker, MemoryTransport
 
 # ── nothing is used ──────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -11,13 +11,14 @@ import pytest
 from running import committed, documents, made, on_virtual_clock, send, settings, tick, until
 from structlog.testing import capture_logs
 
-from streamrnn.service import offsets, restart
-from streamrnn.service.observe import WorkerObserver
-from streamrnn.service.restart import committed_with, is_ours
-from streamrnn.service.worker import Worker
+from streamrnn.serving import offsets
+from streamrnn.serving import commit_note as restart
+from streamrnn.monitor.observer import WorkerObserver
+from streamrnn.serving.commit_note import committed_with, is_ours
+from streamrnn.serving.worker import Worker
 from streamrnn.transports.base import Committed
-from streamrnn.transports.changelog import Checkpoint
-from streamrnn.transports.memory import MemoryBroker, MemoryTransport
+from streamrnn.stores.changelog import Checkpoint
+from streamrnn.transports.memory.transport import MemoryBroker, MemoryTransport
 
 BOTH = pytest.mark.parametrize("delivery", ["at-least-once", "exactly-once"])
 SERIES = 2  # that `send` gives a partition
@@ -240,7 +241,7 @@ async def test_a_crash_before_the_first_commit_after_a_reset_is_no_second_reset(
 
 @on_virtual_clock
 async def test_a_second_reset_counts_before_the_first_checkpoint_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamrnn.service.pump.SLICE_ROWS", 1)  # its states leave one by one
+    monkeypatch.setattr("streamrnn.serving.pump.SLICE_ROWS", 1)  # its states leave one by one
     _, broker = made(partitions=1)
     names = [f"s{i}" for i in range(40)]
     for step in range(20):

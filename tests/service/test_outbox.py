@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from streamrnn.service.outbox import ExactlyOnce
+from streamrnn.serving.outbox import ExactlyOnce
 from streamrnn.transports.base import Deadline, TransportError
-from streamrnn.transports.memory import MemoryBroker, MemoryTransport
+from streamrnn.transports.memory.transport import MemoryBroker, MemoryTransport
 
 
 async def test_partitions_that_come_when_it_is_closed_open_no_producers() -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from running import settings
 
-from streamrnn.service.checkpoint import ChangelogState
-from streamrnn.service.partition import OWNED, TRANSITIONS, Cause, ImpossibleTransition, Partition, Partitions, State
-from streamrnn.service.restart import ReplayPoints, committed_with
-from streamrnn.transports.changelog import Checkpoint
+from streamrnn.serving.checkpoint import ChangelogState
+from streamrnn.serving.partition import OWNED, TRANSITIONS, Cause, ImpossibleTransition, Partition, Partitions, State
+from streamrnn.serving.commit_note import ReplayPoints, committed_with
+from streamrnn.stores.changelog import Checkpoint
 
 PACKAGE = Path(__file__).parents[2] / "streamrnn"
 KNOWN = committed_with(7, 3)

@@ -31,12 +31,12 @@ from test_producers import T0, Plain
 from test_sparkplug import payload as sparkplug_payload
 
 from streamrnn.cli import app
-from streamrnn.cli.exit_codes import exit_code_of
-from streamrnn.codec import Decoder
-from streamrnn.service.config import load
-from streamrnn.service.decode_report import warnings
-from streamrnn.service.proposing import NoProposal, Proposal, propose
-from streamrnn.service.schemas import known_for
+from streamrnn.runtime.exit_codes import exit_code_of
+from streamrnn.wire.codec import Decoder
+from streamrnn.config.settings import load
+from streamrnn.discovery.decode_report import warnings
+from streamrnn.discovery.proposing import NoProposal, Proposal, propose
+from streamrnn.serving.schemas import known_for
 
 Record = tuple[str, str | bytes | None]
 

@@ -11,17 +11,17 @@ import pytest
 from running import START, settings
 
 from streamrnn.records import Rejected, TickBatch
-from streamrnn.service.publish import Publisher
-from streamrnn.service.refused import RefusedOutputs
+from streamrnn.serving.publish import Publisher
+from streamrnn.serving.refused import RefusedOutputs
 from streamrnn.stream.engine import Engine
 from streamrnn.transports.base import TopicMissing
-from streamrnn.transports.memory import MemoryRecord
+from streamrnn.transports.memory.transport import MemoryRecord
 
 PRESENT = START + 10**9
 
 
 class Counts:
-    """See streamrnn.service.refused.Observer."""
+    """See streamrnn.serving.refused.Observer."""
 
     def refused(self, kind: str, error: str, count: int) -> None:
         raise AssertionError

@@ -10,11 +10,11 @@ import pytest
 from running import START, Clock, all_committed, logs, made, of, send, settings, tick, until, worker
 
 from streamrnn import __version__
-from streamrnn.service import observe
-from streamrnn.service.config import ConfigError
-from streamrnn.service.notices import Fate
-from streamrnn.service.observe import WorkerObserver
-from streamrnn.transports.memory import MemoryBroker
+from streamrnn.monitor import observer as observe
+from streamrnn.config.settings import ConfigError
+from streamrnn.monitor.notices import Fate
+from streamrnn.monitor.observer import WorkerObserver
+from streamrnn.transports.memory.transport import MemoryBroker
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from streamrnn.service.recovery import Cold, Found, Input, Replay, Warm, decide
-from streamrnn.service.restart import committed_with, set_from
-from streamrnn.service.restore import DELETED, NO_CHECKPOINT
+from streamrnn.serving.recovery import Cold, Found, Input, Replay, Warm, decide
+from streamrnn.serving.commit_note import committed_with, set_from
+from streamrnn.serving.restore import DELETED, NO_CHECKPOINT
 from streamrnn.transports.base import Committed
-from streamrnn.transports.changelog import Checkpoint
+from streamrnn.stores.changelog import Checkpoint
 
 INPUT = Input(begin=10, end=100, id="one", fresh=10)
 REPLAY = Replay(warm_up=8, records=20)

@@ -12,12 +12,12 @@ import pytest
 from running import START, all_committed, documents, made, send, until, worker
 from structlog.testing import capture_logs
 
-from streamrnn.service import refused as module
-from streamrnn.service.publish import Publisher
-from streamrnn.service.refused import HEADER_REFUSED, HEADER_TRUNCATED, OutputTopics, RefusedOutputs
+from streamrnn.serving import refused as module
+from streamrnn.serving.publish import Publisher
+from streamrnn.serving.refused import HEADER_REFUSED, HEADER_TRUNCATED, OutputTopics, RefusedOutputs
 from streamrnn.transports.base import Outgoing, Refused, TopicUnfit
-from streamrnn.transports.memory import MemoryBroker, MemoryRecord
-from streamrnn.transports.memory_broker import Appended
+from streamrnn.transports.memory.transport import MemoryBroker, MemoryRecord
+from streamrnn.transports.memory.broker import Appended
 from streamrnn.transports.refusals import ROUNDS_MAX, replace
 
 both = pytest.mark.parametrize("delivery", ["at-least-once", "exactly-once"])
@@ -160,7 +160,7 @@ def test_an_event_time_that_no_record_can_carry_gives_way_to_the_present() -> No
 
 
 class Seen:
-    """See streamrnn.service.refused.Observer."""
+    """See streamrnn.serving.refused.Observer."""
 
     def __init__(self) -> None:
         self.counts: Counter[Any] = Counter()

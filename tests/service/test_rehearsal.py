@@ -9,13 +9,13 @@ import sys
 PROGRAM = """
 import json, pkgutil, importlib
 import streamrnn.kernels as kernels
-from streamrnn.codec import Decoder
-from streamrnn.encode import Encoder
+from streamrnn.wire.codec import Decoder
+from streamrnn.wire.encode import Encoder
 from streamrnn.model.network import Network
-from streamrnn.service.config import load
-from streamrnn.service.rehearsal import rehearse
+from streamrnn.config.settings import load
+from streamrnn.app.warm_up import rehearse
 from streamrnn.stream.engine import Engine
-from streamrnn.transports.memory import MemoryRecord
+from streamrnn.transports.memory.transport import MemoryRecord
 
 modules = [importlib.import_module(m.name) for m in pkgutil.walk_packages(kernels.__path__, "streamrnn.kernels.")]
 
@@ -50,9 +50,9 @@ def test_a_rehearsal_loads_all_that_batches_need() -> None:
 AHEAD = """
 import contextlib
 from streamrnn.kernels import forecast
-from streamrnn.service.config import load
-from streamrnn.service.rehearsal import rehearse
-from streamrnn.service import rehearsal
+from streamrnn.config.settings import load
+from streamrnn.app.warm_up import rehearse
+from streamrnn.app import warm_up as rehearsal
 
 chosen = load([], {"app": "app", "input": "ticks", "channels": ["a"], "step": "1s", "horizon": 1}, {})
 rehearse(chosen)

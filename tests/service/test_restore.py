@@ -10,13 +10,13 @@ import pytest
 from running import START, settings
 
 from streamrnn.records import TickBatch
-from streamrnn.service import restore
-from streamrnn.service.restore import DELETED, NO_CHECKPOINT, Restoration, Restorer
+from streamrnn.serving import restore
+from streamrnn.serving.restore import DELETED, NO_CHECKPOINT, Restoration, Restorer
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.snapshot import Snapshots
-from streamrnn.transports import changelog
+from streamrnn.stores import changelog
 from streamrnn.transports.base import TopicUnfit, Unreadable
-from streamrnn.transports.changelog import (
+from streamrnn.stores.changelog import (
     CHECKPOINT,
     Checkpoint,
     encode_checkpoint,
@@ -24,7 +24,7 @@ from streamrnn.transports.changelog import (
     meaning_key,
     series_key,
 )
-from streamrnn.transports.memory import MemoryBroker, MemoryTransport
+from streamrnn.transports.memory.transport import MemoryBroker, MemoryTransport
 
 TOPIC = "state"
 

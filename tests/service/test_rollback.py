@@ -18,13 +18,13 @@ from running import all_committed, documents, feed_until, made, on_virtual_clock
 from streamrnn.model.gate import Evaluation, Verdict
 from streamrnn.model.network import Network
 from streamrnn.model.weights import WeightsMeta, pack, weights_id
-from streamrnn.service.config import Settings
-from streamrnn.service.trainer import Trainer
+from streamrnn.config.settings import Settings
+from streamrnn.training.trainer import Trainer
 from streamrnn.stream.learner import Learner, Round
 from streamrnn.transports.base import Transport, clock_s
-from streamrnn.transports.memory import MemoryTransport
-from streamrnn.transports.memory_broker import MemoryBroker
-from streamrnn.transports.models import BY_GATE, BY_OPERATOR, ModelsFollower, ModelsWriter, Pointer, rolled_back
+from streamrnn.transports.memory.transport import MemoryTransport
+from streamrnn.transports.memory.broker import MemoryBroker
+from streamrnn.stores.models import BY_GATE, BY_OPERATOR, ModelsFollower, ModelsWriter, Pointer, rolled_back
 
 QUICK: dict[str, Any] = {
     "model.hidden": 8,

@@ -20,9 +20,9 @@ from registry import Registered, serving
 from running import START, all_committed, ended, logs, made, of, sources, until, worker
 from test_registry import WIDE
 
-from streamrnn.service.trainer import Trainer
+from streamrnn.training.trainer import Trainer
 from streamrnn.transports.base import clock_s
-from streamrnn.transports.memory import MemoryBroker, MemoryTransport
+from streamrnn.transports.memory.transport import MemoryBroker, MemoryTransport
 from streamrnn.transports.registry import RegistryRefuses
 
 AT = datetime.fromtimestamp(START / 1000, UTC)

@@ -11,8 +11,9 @@ import pytest
 from running import all_committed, documents, ended, made, on_virtual_clock, send, settings, until, worker
 from test_topics import Told, examined
 
-from streamrnn.service import checkpoint, sizes
-from streamrnn.service.sizes import (
+from streamrnn.serving import checkpoint
+from streamrnn.config import sizes
+from streamrnn.config.sizes import (
     BATCH_BYTES,
     batch_records,
     limit_for,
@@ -20,11 +21,11 @@ from streamrnn.service.sizes import (
     sizes_of,
     too_much_memory,
 )
-from streamrnn.service.topics import raise_limits, refuse
-from streamrnn.service.worker import Worker
+from streamrnn.config.topics import raise_limits, refuse
+from streamrnn.serving.worker import Worker
 from streamrnn.transports.base import TopicUnfit
-from streamrnn.transports.memory import MemoryBroker, MemoryTransport
-from streamrnn.transports.memory_broker import Appended
+from streamrnn.transports.memory.transport import MemoryBroker, MemoryTransport
+from streamrnn.transports.memory.broker import Appended
 
 WIDE: dict[str, Any] = {
     "channels": [f"c{i}" for i in range(100)],

@@ -24,15 +24,15 @@ from running import (
 from structlog.testing import capture_logs
 from test_offsets import Life, said
 
-from streamrnn.cli.exit_codes import ExitCode, exit_code_of
+from streamrnn.runtime.exit_codes import ExitCode, exit_code_of
 from streamrnn.model.network import Network
 from streamrnn.model.weights import WeightsMeta, pack
-from streamrnn.service.members import groups_of
-from streamrnn.service.reset import BadTarget, execute, plan
-from streamrnn.service.trainer import Trainer
+from streamrnn.serving.members import groups_of
+from streamrnn.serving.reset import BadTarget, execute, plan
+from streamrnn.training.trainer import Trainer
 from streamrnn.transports.base import Deadline, GroupAlive, TopicUnfit
-from streamrnn.transports.memory import MemoryBroker, MemorySource, MemoryTransport
-from streamrnn.transports.models import ModelsFollower, ModelsWriter
+from streamrnn.transports.memory.transport import MemoryBroker, MemorySource, MemoryTransport
+from streamrnn.stores.models import ModelsFollower, ModelsWriter
 
 BOTH = pytest.mark.parametrize("delivery", ["at-least-once", "exactly-once"])
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from running import START, all_committed, made, tick, until, worker
 
-from streamrnn.transports.memory import MemoryBroker, MemoryRecord, MemorySource
+from streamrnn.transports.memory.transport import MemoryBroker, MemoryRecord, MemorySource
 
 
 def sent(broker: MemoryBroker, first: int, count: int, names: tuple[str, ...] = ("a", "b", "c")) -> None:

@@ -17,9 +17,9 @@ import pytest
 from running import settings, until
 from structlog.testing import capture_logs
 
-from streamrnn.service import supervisor as supervision
-from streamrnn.service.observe import WorkerObserver
-from streamrnn.service.supervisor import Supervisor, heard, train_command
+from streamrnn.training import supervisor as supervision
+from streamrnn.monitor.observer import WorkerObserver
+from streamrnn.training.supervisor import Supervisor, heard, train_command
 from streamrnn.transports.base import Deadline
 
 SLOW = (0.01, 0.05)

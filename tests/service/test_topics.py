@@ -9,10 +9,10 @@ import pytest
 from running import settings
 from structlog.testing import capture_logs
 
-from streamrnn.service.sizes import sizes_of
-from streamrnn.service.start_checks import check_topics
-from streamrnn.service.topics import TopicState, examine
-from streamrnn.transports.memory import MemoryAdmin, MemoryBroker, MemoryTransport
+from streamrnn.config.sizes import sizes_of
+from streamrnn.serving.start_checks import check_topics
+from streamrnn.config.topics import TopicState, examine
+from streamrnn.transports.memory.transport import MemoryAdmin, MemoryBroker, MemoryTransport
 
 DAY_MS = 86_400_000
 KAFKAS_OWN = {

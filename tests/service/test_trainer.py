@@ -16,9 +16,9 @@ from running import START, made, send, settings, tick, until
 from structlog.testing import capture_logs
 
 from streamrnn.model.weights import build
-from streamrnn.service.trainer import REACH_BACK_MAX, DeviceFailed, Trainer, step_back
-from streamrnn.transports.memory import MemorySink, MemoryTransport
-from streamrnn.transports.models import (
+from streamrnn.training.trainer import REACH_BACK_MAX, DeviceFailed, Trainer, step_back
+from streamrnn.transports.memory.transport import MemorySink, MemoryTransport
+from streamrnn.stores.models import (
     PINS_MAX,
     VERSIONS_MAX,
     Manifest,
@@ -240,7 +240,7 @@ def test_the_trainer_reads_its_limits_from_the_configuration() -> None:
 def test_it_lets_everybody_else_go_first(idle: bool) -> None:
     code = f"""
 import os
-from streamrnn.service.trainer import step_back
+from streamrnn.training.trainer import step_back
 step_back(7, {idle})
 print(os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0))
 """
@@ -299,7 +299,7 @@ async def test_what_torch_raises_is_the_device_s_fault_unless_that_is_the_proces
 def test_the_same_command_begins_again_on_the_processor() -> None:
     code = """
 import os, sys
-from streamrnn.service.trainer import start_again_without_gpu
+from streamrnn.training.trainer import start_again_without_gpu
 if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
     print(os.getppid(), os.getpid(), *sys.argv[1:], input())
 else:
@@ -325,8 +325,8 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 import torch
 from running import made, send, until
 from test_trainer import SMALL
-from streamrnn.service.trainer import DeviceFailed, Trainer, start_again_without_gpu
-from streamrnn.transports.memory import MemoryTransport
+from streamrnn.training.trainer import DeviceFailed, Trainer, start_again_without_gpu
+from streamrnn.transports.memory.transport import MemoryTransport
 
 def fails(enough):
     torch.zeros(1, device="cuda")[torch.tensor([9], device="cuda")]

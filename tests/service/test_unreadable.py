@@ -9,17 +9,17 @@ import pytest
 from running import all_committed, committed, documents, made, on_virtual_clock, send, sources, until, worker
 
 from streamrnn.records import Record
-from streamrnn.service import deliveries
-from streamrnn.service import unreadable as module
-from streamrnn.service.unreadable import UnreadablePartitions
+from streamrnn.serving import deliveries
+from streamrnn.serving import unreadable as module
+from streamrnn.serving.unreadable import UnreadablePartitions
 from streamrnn.transports.base import Deadline, TransportError
-from streamrnn.transports.memory import MemoryReader, MemorySource, MemoryTransport, _Delivery
+from streamrnn.transports.memory.transport import MemoryReader, MemorySource, MemoryTransport, _Delivery
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("streamrnn.service.worker.BACKOFF_S", (0.01, 0.02))
-    monkeypatch.setattr("streamrnn.service.worker.RETRY_LOOK_S", 0.02)
+    monkeypatch.setattr("streamrnn.serving.worker.BACKOFF_S", (0.01, 0.02))
+    monkeypatch.setattr("streamrnn.serving.worker.RETRY_LOOK_S", 0.02)
     monkeypatch.setattr(module, "RETRY_S", 0.1)
     monkeypatch.setattr(module, "SILENCE_S", 0.2)
 

@@ -11,14 +11,14 @@ import structlog
 from running import made, send, settings, until
 
 from streamrnn.durations import parse_ms
-from streamrnn.service.observe import WorkerObserver
-from streamrnn.service.supervisor import heard
-from streamrnn.service.trainer import Trainer, learn_spec
-from streamrnn.service.waiting import LINE_S_MAX, NEVER_S, Wait, roughly
+from streamrnn.monitor.observer import WorkerObserver
+from streamrnn.training.supervisor import heard
+from streamrnn.training.trainer import Trainer, learn_spec
+from streamrnn.training.waiting import LINE_S_MAX, NEVER_S, Wait, roughly
 from streamrnn.stream.forecasting import inputs_of
 from streamrnn.stream.learner import Lack
 from streamrnn.stream.replay import WINDOW_LEAST, step_bytes
-from streamrnn.transports.memory import MemoryTransport
+from streamrnn.transports.memory.transport import MemoryTransport
 
 
 def looked(per_s: float, seconds: int, need: int = 163, begin_s: float = 3.0) -> tuple[Wait, list[Any]]:

@@ -30,12 +30,12 @@ from running import (
 
 from streamrnn.model.network import Network
 from streamrnn.model.weights import WeightsMeta, pack
-from streamrnn.service import worker as module
-from streamrnn.service.restart import ReplayPoints, committed_with, starting_points
-from streamrnn.service.worker import GaveUp
+from streamrnn.serving import worker as module
+from streamrnn.serving.commit_note import ReplayPoints, committed_with, starting_points
+from streamrnn.serving.worker import GaveUp
 from streamrnn.transports.base import Committed, Deadline, DeliveryFailed, TopicMissing, TransportError
-from streamrnn.transports.memory import MemorySink, MemorySource, MemoryTransport
-from streamrnn.transports.models import ModelsWriter
+from streamrnn.transports.memory.transport import MemorySink, MemorySource, MemoryTransport
+from streamrnn.stores.models import ModelsWriter
 
 
 class Failing:
@@ -100,7 +100,7 @@ async def test_a_failed_delivery_commits_nothing_and_comes_again(monkeypatch: py
         return Failing() if next(failures, False) else await inner(self, *instead)
 
     monkeypatch.setattr(MemorySink, "seal", seal)
-    monkeypatch.setattr("streamrnn.service.worker.BACKOFF_S", (0.01, 0.02))
+    monkeypatch.setattr("streamrnn.serving.worker.BACKOFF_S", (0.01, 0.02))
     async with worker(chosen, broker) as running:
         await until(lambda: all_committed(broker))
         assert running.observer.metrics.rebuilds._value.get() == 1

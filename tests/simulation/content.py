@@ -14,9 +14,9 @@ import msgspec
 from oracle import Place, element
 from stream import FORECASTS, IMPUTED, LETTERS
 
-from streamrnn.codec import HEADER_INDEX
-from streamrnn.service.refused import HEADER_REFUSED, LETTER_BYTES_LEFT
-from streamrnn.transports.memory_broker import Appended
+from streamrnn.wire.codec import HEADER_INDEX
+from streamrnn.serving.refused import HEADER_REFUSED, LETTER_BYTES_LEFT
+from streamrnn.transports.memory.broker import Appended
 
 ACTIVE = 0.4
 # What the last part of a dead letter's place says where its source's outputs were refused.
@@ -44,7 +44,7 @@ class Content:
         self.refused: set[Place] = set()  # so far
 
     def refuses(self, topic: str, partition: int, record: Appended) -> str:
-        """See streamrnn.transports.memory_broker.Refuses."""
+        """See streamrnn.transports.memory.broker.Refuses."""
         _, value, _, headers = record
         if topic in (FORECASTS, IMPUTED):
             output = msgspec.json.decode(value or b"", type=_Output)

@@ -17,7 +17,7 @@ from typing import Any
 from clock import VirtualLoop
 
 from streamrnn.transports.base import TransportError, Unreadable
-from streamrnn.transports.memory import Flaws, MemoryBroker
+from streamrnn.transports.memory.transport import Flaws, MemoryBroker
 
 # At single requests. Each with its weight against the run's rate.
 REQUESTS = {

@@ -28,11 +28,11 @@ from recorder import Recorder
 from stream import FORECASTS, IMPUTED, LETTERS, MODELS, OUTPUTS, PARTITIONS, STATE
 
 from streamrnn.model.weights import build, weights_id
-from streamrnn.service.refused import HEADER_REFUSED
+from streamrnn.serving.refused import HEADER_REFUSED
 from streamrnn.stream.engine import NO_MODEL
-from streamrnn.transports.changelog import CHECKPOINT, SERIES, Checkpoint
-from streamrnn.transports.memory import MemoryBroker, MemoryRecord
-from streamrnn.transports.models import BY_GATE, POINTER, Pointer
+from streamrnn.stores.changelog import CHECKPOINT, SERIES, Checkpoint
+from streamrnn.transports.memory.transport import MemoryBroker, MemoryRecord
+from streamrnn.stores.models import BY_GATE, POINTER, Pointer
 
 # The requests behind which something may have become visible.
 EFFECTS = frozenset({"produce", "end-transaction", "commit"})

@@ -17,9 +17,9 @@ import numpy as np
 from oracle import Lineage
 from stream import PARTITIONS
 
-from streamrnn.packed import Packed as Block
+from streamrnn.wire.packed import Packed as Block
 from streamrnn.records import I64, Outputs, TickBatch
-from streamrnn.service.worker import Worker
+from streamrnn.serving.worker import Worker
 from streamrnn.stream.snapshot import Restored
 
 Fail = Callable[[str], None]

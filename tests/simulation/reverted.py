@@ -12,19 +12,19 @@ from unittest import mock
 import numpy as np
 
 from streamrnn.meaning import Change
-from streamrnn.service import recovery
-from streamrnn.service.assignment import Assignment
-from streamrnn.service.checkpoint import Checkpointer, Slice
-from streamrnn.service.deliveries import Deliveries
-from streamrnn.service.offsets import Word
-from streamrnn.service.outbox import AtLeastOnce, ExactlyOnce
-from streamrnn.service.partition import Partition
-from streamrnn.service.pump import Pump
-from streamrnn.service.refused import RefusedOutputs
-from streamrnn.service.restore import Restorer
+from streamrnn.serving import recovery
+from streamrnn.serving.assignment import Assignment
+from streamrnn.serving.checkpoint import Checkpointer, Slice
+from streamrnn.serving.deliveries import Deliveries
+from streamrnn.serving.offsets import Word
+from streamrnn.serving.outbox import AtLeastOnce, ExactlyOnce
+from streamrnn.serving.partition import Partition
+from streamrnn.serving.pump import Pump
+from streamrnn.serving.refused import RefusedOutputs
+from streamrnn.serving.restore import Restorer
 from streamrnn.stream.snapshot import Plan, Snapshots
 from streamrnn.transports.base import Deadline, OwnershipLost, TransportError, Unreadable
-from streamrnn.transports.memory import MemorySource
+from streamrnn.transports.memory.transport import MemorySource
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import torch
 from streamrnn.meaning import Meaning
 from streamrnn.model.network import Network
 from streamrnn.model.weights import WeightsMeta, pack, weights_id
-from streamrnn.service.config import Settings, load
+from streamrnn.config.settings import Settings, load
 
 START = 1_700_000_000_000
 PARTITIONS = 2

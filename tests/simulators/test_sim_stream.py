@@ -17,7 +17,7 @@ from simulators.poison import poisons
 from simulators.registry import make
 from simulators.sensors import DEFAULT_CHANNELS, Sensors
 from simulators.stream import SimRecord, Ticks, Truth
-from streamrnn.codec import Decoder
+from streamrnn.wire.codec import Decoder
 from streamrnn.records import REASONS
 from streamrnn.spec import StreamSpec
 from streamrnn.stream.frontend import FrontEnd

@@ -8,11 +8,11 @@ from typing import Any, get_args
 import numpy as np
 import torch
 
-from streamrnn.encode import Encoder
+from streamrnn.wire.encode import Encoder
 from streamrnn.kernels.columns import rungs_of
 from streamrnn.model.network import Network
-from streamrnn.packed import Packed, PackedRecord
-from streamrnn.packed import packed as packed_records
+from streamrnn.wire.packed import Packed, PackedRecord
+from streamrnn.wire.packed import packed as packed_records
 from streamrnn.records import F64, I32, I64, Outputs, TickBatch
 from streamrnn.season import Season, season_of, season_setting
 from streamrnn.spec import Cell, ModelSpec, StreamSpec

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from making import batch
 
 from streamrnn.calendar import parse_step, step_grid, zone_offsets
-from streamrnn.codec import Decoder
-from streamrnn.encode import Encoder
+from streamrnn.wire.codec import Decoder
+from streamrnn.wire.encode import Encoder
 from streamrnn.kernels.steps import local_times, offset_at
-from streamrnn.mapping import DecodeSpec
-from streamrnn.packed import PackedRecord
+from streamrnn.wire.mapping import DecodeSpec
+from streamrnn.wire.packed import PackedRecord
 from streamrnn.records import KIND_TICK, Outputs, TickBatch
 from streamrnn.spec import StreamSpec
 from streamrnn.stream.engine import Engine

@@ -13,7 +13,7 @@ import pytest
 from aiokafka.errors import CorruptRecordException, KafkaConnectionError, RequestTimedOutError
 from aiokafka.protocol import fetch
 
-from streamrnn.transports.kafka_answers import Answers, fetched
+from streamrnn.transports.kafka.fetch_protocol import Answers, fetched
 
 VERSIONS = range(4, 12)
 BATCHES = [b"", b"some batches", bytes(range(256)) * 9000, None]

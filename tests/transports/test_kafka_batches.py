@@ -8,7 +8,7 @@ import pytest
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
-from streamrnn.transports.kafka_batches import unpack
+from streamrnn.transports.kafka.record_batches import unpack
 
 CODECS = {"none": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
 RECORDS = [(b"k%d" % i if i % 3 else None, b"v" * (7 * i) if i % 5 else None) for i in range(40)]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from contract import TransportContract
 
-from streamrnn.transports.memory import MemoryTransport
+from streamrnn.transports.memory.transport import MemoryTransport
 
 
 class TestMemory(TransportContract):

@@ -8,7 +8,7 @@ import pytest
 from contract import Follow, collect, send
 
 from streamrnn.transports.base import Committed, Deadline, OwnershipLost, TopicNeed, TransportError
-from streamrnn.transports.memory import MemoryTransport
+from streamrnn.transports.memory.transport import MemoryTransport
 
 
 class Diary(Follow):

@@ -9,7 +9,7 @@ import pytest
 from contract import Follow, collect, send
 
 from streamrnn.transports.base import Committed, Deadline, TopicNeed
-from streamrnn.transports.kafka import KafkaSettings, KafkaTransport
+from streamrnn.transports.kafka.transport import KafkaSettings, KafkaTransport
 
 confluent_kafka = pytest.importorskip("confluent_kafka")
 

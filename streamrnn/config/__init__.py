@@ -1,0 +1,1 @@
+"""Settings, the topics they need, and what they cost."""

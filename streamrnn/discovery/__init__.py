@@ -1,0 +1,1 @@
+"""What lies on a topic nobody described: samples, a proposed `decode:`, and what it reads."""

@@ -1,0 +1,1 @@
+"""A worker: partitions, their states, and the way of a batch from poll to commit."""

@@ -1,0 +1,434 @@
+"""When the changed states are written to the changelog, in slices that no batch notices.
+
+A checkpoint of a partition begins at an input offset B: the rows that have changed by then are written, a slice behind
+every batch, each as it is when its slice is taken and marked with the offset it has come to. When the last of them is
+acknowledged, a checkpoint record says "replay from B"; rows that were taken later than B are skipped by the replay up
+to their own offset (a fuzzy checkpoint, as in ARIES: Mohan et al., 1992). So the work per batch is bounded however many
+series there are, and in bytes however large a state is.
+
+How often: as `interval_s` and `records` say, as long as that keeps to a budget of bytes a second (`service.budget`);
+beyond it checkpoints come more seldom, `interval_max_s` apart at most. They are whole all the same, so that one offset a
+partition says where a replay begins, and what a longer interval costs is a longer replay of the input's own log. What
+cannot wait does not: a partition that is given up is written whole, one into which somebody else has written is written
+anew, and one whose replay would need more weights than are kept, or records that the input is about to delete
+(`hurry`), has its checkpoint at once.
+
+Order, at least once: a row may leave only after the outputs of all records that it has seen were acknowledged, or a
+crash would skip those records without their outputs. So a slice is copied behind its batch and appended after that
+batch's delivery, and the checkpoint record only when its offset is committed. Exactly once: rows, checkpoint, outputs
+and offset are one transaction, and there is nothing to wait for.
+
+At least once fences nobody: a worker that was stopped and wakes up after its partitions went to another may still write
+a state of then over a newer one, and compaction would keep it. Its writes are seen by the gap they leave between the
+offsets of one's own; then every state of the partition is written anew before the next checkpoint is. A checkpoint says
+at which offset of the changelog it was to stand (`at`): older states that a reader finds from there on are a zombie writer's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+import structlog
+
+from streamrnn.records import I64
+from streamrnn.serving.budget import WriteBudget
+from streamrnn.serving.commit_note import HISTORY_MAX, still_needed
+from streamrnn.stream.engine import Engine
+from streamrnn.stream.snapshot import Snapshots
+from streamrnn.transports.base import LONG_AGO_S, Sink, clock_s
+from streamrnn.stores.changelog import (
+    CHECKPOINT,
+    LAYOUT,
+    SERIES,
+    Checkpoint,
+    History,
+    encode_checkpoint,
+    layout_key,
+    meaning_key,
+    series_key,
+    weights_at,
+    with_clock,
+)
+
+log = structlog.get_logger(__name__)
+
+# Rows that a batch permits at least; one of more records permits as many as it has records.
+SLICE_ROWS = 256
+# Bytes a row that a batch permits on top of that: rows that are larger leave in more slices, and no batch waits longer.
+SLICE_ROW_BYTES = 6400
+# Bytes that a slice has at most, if it has more than one row.
+SLICE_BYTES_MAX = 32 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointSettings:
+    """A checkpoint of a partition begins after so many seconds or so many records, whichever comes first, as soon as the
+    checkpoints of all partitions together have not written more than `bytes_s` bytes a second (0: no such budget); after
+    `interval_max_s` or `swaps_max` swaps of weights whatever they have written."""
+
+    interval_s: float = 10.0
+    records: int = 100_000
+    bytes_s: float = 0.0
+    interval_max_s: float = 60.0
+    swaps_max: int = 3
+
+
+@dataclass(slots=True)
+class Slice:
+    """Records for the state topic, copied behind one batch, `rows` of them states; `completes` is the checkpoint that
+    they are the last of."""
+
+    partition: int
+    keys: list[bytes]
+    values: list[bytes | None]
+    rows: int = 0
+    row_bytes: int = 0  # of one of them, without ticks held back
+    completes: Checkpoint | None = None
+    since: int = 0  # strange writes that were known when it was taken
+
+    def bytes(self) -> int:
+        """Of keys and values, before compression."""
+        return sum(map(len, self.keys)) + sum(len(value) for value in self.values if value is not None)
+
+    def weight(self) -> int:
+        """How many rows of usual size it is worth: what a batch permits is counted in these."""
+        return max(self.rows, -(-self.rows * self.row_bytes // SLICE_ROW_BYTES), len(self.keys) // 4)
+
+
+@dataclass(slots=True)
+class _Cycle:
+    """A checkpoint being written: where it began, and the rows still to be taken."""
+
+    checkpoint: Checkpoint
+    rows: I64
+    at: int = 0
+
+
+@dataclass(slots=True)
+class ChangelogState:
+    """What is known of one partition's changelog. The Checkpointer's while the partition is owned, the Partition's while it is
+    parked."""
+
+    written: Checkpoint
+    began_s: float
+    history: History  # of the weights, since `written.offset` or longer
+    layouts: set[int] = field(default_factory=set)  # described in the partition by now
+    gone: list[str] = field(default_factory=list)
+    cycle: _Cycle | None = None
+    waiting: Checkpoint | None = None  # its rows are acknowledged; it waits for its offset to be committed
+    end: int = -1  # of the changelog, as far as it is acknowledged; -1: not known
+    unacknowledged: int = 0  # records appended behind it
+    strange_writes: int = 0
+    due: bool = False  # states wait to be written though nothing has come: they were carried from another meaning
+
+
+class Checkpointer:
+    """Owns the cycles of the owned partitions; belongs to the pump and is called under its lock."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        snapshots: Snapshots,
+        topic: str,
+        settings: CheckpointSettings,
+        written: Callable[[int, int, float], None] = lambda partition, offset, interval_s: None,
+        strange: Callable[[int], None] = lambda partition: None,
+        appended: Callable[[int, int], None] = lambda rows, size: None,
+        carried: Callable[[int, int], bytes] = lambda partition, oldest: b"",
+    ) -> None:
+        self.topic = topic
+        self._engine, self._snapshots, self._settings = engine, snapshots, settings
+        self._told, self._strange, self._appended = written, strange, appended
+        self._carried = carried
+        self._partitions: dict[int, ChangelogState] = {}
+        self._budget = WriteBudget(settings.bytes_s, settings.interval_max_s, clock_s())
+        self._exceeded = False  # and said so
+        engine.table.keep_gone = True
+
+    def begin(
+        self,
+        partition: int,
+        checkpoint: Checkpoint,
+        history: History,
+        end: int,
+        strays: Sequence[str] = (),
+        layouts: Collection[int] = (),
+        due: bool = False,
+    ) -> None:
+        """A partition was restored, or starts with nothing; its changelog was read up to `end`. `strays` are states to
+        be deleted from it. `layouts` are described in it: a second description would let compaction take away the first,
+        which stands before the records that need it. `due`: changed states are to be written even where nothing comes."""
+        checkpoint = msgspec.structs.replace(checkpoint, meaning=self._snapshots.meaning)
+        self._partitions[partition] = ChangelogState(
+            checkpoint, clock_s(), history, layouts=set(layouts), gone=list(strays), end=end, due=due
+        )
+
+    def park(self, partition: int) -> ChangelogState:
+        """An owned partition is given up; what `resume` needs, should it come back before anyone has moved it."""
+        known = self._partitions.pop(partition)
+        self._budget.forget(partition)
+        known.cycle = known.waiting = None  # rows that were taken are on their way; the next checkpoint is whole
+        return known
+
+    def resume(self, partition: int, known: ChangelogState) -> None:
+        self._partitions[partition] = known
+
+    # ── what goes with a batch ───────────────────────────────────────────────────────────────────────────────────
+
+    def start(self, partition: int) -> Slice:
+        """The checkpoint record as it is known to be now; also the first of a partition that starts with nothing or comes
+        back: replay from where it says."""
+        piece = Slice(partition, [CHECKPOINT], [encode_checkpoint(self._partitions[partition].written)])
+        self._budget.correct(partition, piece.bytes())
+        return piece
+
+    def swapped(self, partition: int, offset: int, weights: str) -> Slice | None:
+        """What is live from this offset on is of these weights: to leave with the batch that they serve first.
+
+        None where the changelog says so already. What it says of later offsets came from an owner whose batches were
+        not committed, and does not hold.
+        """
+        known = self._partitions[partition]
+        earlier = tuple(use for use in known.history if use[0] < offset)
+        history = earlier if earlier and earlier[-1][1] == weights else (*earlier, (offset, weights))
+        if history == known.history:
+            return None
+        known.history = history
+        known.written = _told_of(known.written, history)
+        return self.start(partition)
+
+    @property
+    def records(self) -> int:
+        """How many records a restart has to replay at most, about."""
+        return self._settings.records
+
+    def honoured(self, partition: int, committed: int) -> Slice | None:
+        """What the changelog says of the operator's offset once something behind it is committed: nothing more. None where
+        it says nothing as it is."""
+        known = self._partitions.get(partition)
+        if known is None or not 0 <= known.written.word < committed:
+            return None
+        known.written = msgspec.structs.replace(known.written, word=-1)
+        return self.start(partition)
+
+    def history(self, partition: int) -> History:
+        """Which weights the partition's ticks were processed with, as far back as it is kept."""
+        return self._partitions[partition].history
+
+    def take(self, partition: int, position: int, limit: int, force: bool = False) -> Slice | None:
+        """The next slice of changed rows, `limit` of them at most, when there is something to write by now.
+
+        To be called behind a batch, when the partition's state has come to `position`. `force` begins a checkpoint
+        whatever the time.
+        """
+        known = self._partitions.get(partition)
+        if known is None:
+            return None
+        if known.cycle is None and not self._begin_cycle(known, partition, position, force):
+            return self.take_gone(partition, limit)
+        cycle = known.cycle
+        assert cycle is not None  # noqa: S101
+        table, size = self._engine.table, self._snapshots.record_bytes()
+        rows = cycle.rows[cycle.at :][: max(1, min(limit, limit * SLICE_ROW_BYTES // size, SLICE_BYTES_MAX // size))]
+        cycle.at += len(rows)
+        charged = len(rows) * size
+        # Some may have been evicted since, or given to others.
+        rows = rows[table.changed[rows] & (table.partition[rows] == partition)]
+        piece = Slice(partition, [], [])
+        # More than can be evicted until then: one a record.
+        self._take_gone(known, partition, piece, 4 * limit)
+        if len(rows):
+            layout, text = self._snapshots.layout()
+            if layout not in known.layouts:
+                known.layouts.add(layout)
+                meaning = self._snapshots.meaning
+                piece.keys += [meaning_key(meaning), layout_key(layout)]
+                piece.values += [meaning.encode(), text]
+            names, records = self._snapshots.pack(partition, rows, position, known.written.life)
+            table.changed[rows] = False
+            piece.keys += [series_key(name) for name in names]
+            piece.values += records
+            piece.rows, piece.row_bytes = len(rows), size
+        self._budget.correct(partition, piece.bytes() - charged)
+        piece.since = known.strange_writes
+        if cycle.at >= len(cycle.rows) and not known.gone:
+            piece.completes = cycle.checkpoint
+            known.cycle = None
+        return piece
+
+    def _begin_cycle(self, known: ChangelogState, partition: int, position: int, force: bool) -> bool:
+        now_s = clock_s()
+        elapsed = now_s - known.began_s
+        since = position - known.written.offset
+        if known.waiting is not None or (since <= 0 and not (known.due and since == 0)):
+            return False
+        if not force:
+            if elapsed < self._settings.interval_s and since < self._settings.records:
+                return False
+            urgent = elapsed >= self._settings.interval_max_s or len(known.written.swaps) >= self._settings.swaps_max
+            if not urgent and not self._budget.paid(partition, now_s):
+                return False
+        known.began_s, known.due = now_s, False
+        front = self._engine.front
+        begin = msgspec.structs.replace(
+            known.written,
+            offset=position,
+            log_time_ms=front.log_time_ms(partition),
+            swaps=(),
+            clocks=(clocks := with_clock(known.written.clocks, position, front.clock(partition))),
+            # A checkpoint behind the operator's offset is written when something behind it was committed.
+            word=known.written.word if position <= known.written.word else -1,
+            skips=still_needed(known.written.skips, clocks[-1][0]),
+            decoder=self._carried(partition, clocks[-1][0]),
+        )
+        rows = self._engine.table.changed_rows(partition)
+        known.cycle = _Cycle(begin, rows)
+        self._budget.charge(partition, len(rows) * self._snapshots.record_bytes(), now_s)
+        self._look_at_budget()
+        return True
+
+    def _look_at_budget(self) -> None:
+        """Reports, once, that it cannot be kept."""
+        settings, round_s = self._settings, self._budget.round_s()
+        if not self._exceeded and round_s > settings.interval_max_s:
+            self._exceeded = True
+            log.warning(
+                "checkpoint.bytes_per_second is not kept: more states change within checkpoint.interval_max than it permits",
+                bytes_per_second=round(settings.bytes_s * round_s / settings.interval_max_s),
+                budget=round(settings.bytes_s), interval_max_s=settings.interval_max_s,
+            )  # fmt: skip
+
+    def interval_s(self) -> float:
+        """How far apart a partition's checkpoints are at present, where ticks come all the time."""
+        settings = self._settings
+        return max(settings.interval_s, min(self._budget.round_s(), settings.interval_max_s))
+
+    def replays_from(self, partition: int) -> int:
+        """The input offset that a restart would begin at; -1 for a partition that is not owned."""
+        known = self._partitions.get(partition)
+        return known.written.offset if known is not None else -1
+
+    def hurry(self, partition: int) -> None:
+        """The partition's next checkpoint is due at once, whatever the budget, unless one is being written."""
+        known = self._partitions.get(partition)
+        if known is not None and known.cycle is None and known.waiting is None:
+            known.began_s = LONG_AGO_S
+
+    def take_gone(self, partition: int, limit: int) -> Slice | None:
+        """Deletions of evicted series, where too many of them wait for the next checkpoint."""
+        known = self._partitions[partition]
+        self._share_gone()
+        if len(known.gone) <= self._settings.records:
+            return None
+        piece = Slice(partition, [], [], since=known.strange_writes)
+        self._take_gone(known, partition, piece, 4 * limit)
+        self._budget.correct(partition, piece.bytes())
+        return piece
+
+    def _share_gone(self) -> None:
+        gone = self._engine.table.gone
+        for owner, name in gone:
+            known = self._partitions.get(owner)
+            if known is not None:
+                known.gone.append(name)
+        gone.clear()
+
+    def _take_gone(self, known: ChangelogState, partition: int, piece: Slice, limit: int) -> None:
+        """Evicted series are deleted from the changelog, too."""
+        self._share_gone()
+        for name in dict.fromkeys(known.gone[:limit]):
+            if self._engine.table.find(partition, name) is None:
+                piece.keys.append(series_key(name.encode()))
+                piece.values.append(None)
+        del known.gone[:limit]
+
+    def let_go(self, batches: int) -> tuple[int, int]:
+        """(series that are still to be deleted from the changelog, their bound); `batches`: records that may be taken in
+        while a checkpoint waits for its offset to be committed, which the next one waits for."""
+        count = len(self._engine.table.gone) + sum(len(known.gone) for known in self._partitions.values())
+        rows_max = self._engine.table.rows_max
+        # More than `records` do not wait for a checkpoint; a record lets go of one series at most, a restore of all.
+        return count, max(1, len(self._partitions)) * (2 * self._settings.records + batches) + rows_max
+
+    # ── what became of it ────────────────────────────────────────────────────────────────────────────────────────
+
+    def arrived(self, piece: Slice) -> None:
+        """A slice was acknowledged; with the last one the checkpoint waits for its offset to be committed."""
+        known = self._partitions.get(piece.partition)
+        if known is not None and piece.completes is not None and piece.since == known.strange_writes:
+            known.waiting = piece.completes
+
+    def written(self, runs: Mapping[int, Sequence[tuple[int, int]]]) -> None:
+        """Where acknowledged records came to stand in the changelog, as (first, count) by partition."""
+        for partition, found in runs.items():
+            known = self._partitions.get(partition)
+            if known is None:
+                continue
+            for first, count in found:
+                known.unacknowledged -= count
+                if known.end not in (-1, first):
+                    self._written_by_another(partition, known)
+                known.end = first + count if first >= 0 else -1
+
+    def strange_writes(self, partition: int) -> int:
+        """How often somebody else was seen to have written into a partition's changelog."""
+        known = self._partitions.get(partition)
+        return known.strange_writes if known is not None else 0
+
+    def _written_by_another(self, partition: int, known: ChangelogState) -> None:
+        """Whatever the zombie writer wrote over is written once more, and no checkpoint holds before that."""
+        self._engine.table.changed[list(self._engine.table.series(partition).values())] = True
+        known.cycle = known.waiting = None
+        known.strange_writes += 1
+        known.began_s = LONG_AGO_S  # the next checkpoint is due at once
+        self._strange(partition)
+
+    def not_sent(self, piece: Slice) -> None:
+        """A slice will not leave: its rows count as changed again."""
+        table, known = self._engine.table, self._partitions.get(piece.partition)
+        for key, value in zip(piece.keys, piece.values, strict=True):
+            if key.startswith(LAYOUT) and known is not None:
+                known.layouts.clear()
+            elif key.startswith(SERIES):
+                name = key[len(SERIES) :].decode()
+                row = table.find(piece.partition, name)
+                if row is not None:
+                    table.changed[row] = True
+                elif value is None and known is not None:
+                    known.gone.append(name)
+
+    def complete(self, partition: int, committed: int) -> Slice | None:
+        """The checkpoint record, if its rows have arrived and its offset is committed."""
+        known = self._partitions.get(partition)
+        if known is None or known.waiting is None or known.waiting.offset > committed:
+            return None
+        # Weights that came into use since it began, even right where it begins, are known by now.
+        at = known.end + known.unacknowledged if known.end >= 0 else -1
+        known.written = _told_of(msgspec.structs.replace(known.waiting, at=at), known.history)
+        known.history, known.waiting = known.history[-max(HISTORY_MAX, 1 + len(known.written.swaps)) :], None
+        piece = self.start(partition)
+        self._told(partition, known.written.offset, self.interval_s())
+        return piece
+
+    def completes(self, partition: int, committed: int) -> bool:
+        """Whether `complete` would return a record."""
+        known = self._partitions.get(partition)
+        return known is not None and known.waiting is not None and known.waiting.offset <= committed
+
+    async def append(self, piece: Slice, sink: Sink, timestamp_ms: int) -> None:
+        """Appends a slice to its partition of the state topic."""
+        known = self._partitions.get(piece.partition)
+        if known is not None:
+            known.unacknowledged += len(piece.keys)
+        if piece.keys:
+            count = len(piece.keys)
+            self._appended(piece.rows, piece.bytes())
+            await sink.append_many(self.topic, piece.partition, piece.keys, piece.values, [timestamp_ms] * count)
+
+
+def _told_of(checkpoint: Checkpoint, history: History) -> Checkpoint:
+    """The checkpoint with the weights of its offset, and the swaps since."""
+    swaps = tuple(use for use in history if use[0] > checkpoint.offset)
+    return msgspec.structs.replace(checkpoint, weights=weights_at(history, checkpoint.offset), swaps=swaps)

@@ -1,0 +1,137 @@
+"""Engine outputs to the three output topics, partition by partition: outputs of input partition p go to partition p."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+
+from streamrnn.wire.codec import dead_letter
+from streamrnn.wire.encode import Encoder
+from streamrnn.records import I32, I64, ForecastBatch, ImputationBatch, Outputs, Record, Rejected, TickBatch
+from streamrnn.serving.refused import OutputTopics, RefusedOutputs, bounded, cut
+from streamrnn.spec import StreamSpec
+from streamrnn.transports.base import Instead, Sink
+
+# Event times beyond these (1970, the year 10000) are no times that a record may carry.
+EVENT_MS = (0, 253_402_300_800_000)
+
+
+def wall_ms() -> int:
+    """The time of day in milliseconds since 1970."""
+    return int(time.time() * 1000)
+
+
+class Publisher:
+    """Encodes and appends; what was appended is covered by the Sink's next `seal`."""
+
+    def __init__(
+        self,
+        spec: StreamSpec,
+        input_topic: str,
+        forecasts: str,
+        imputed: str,
+        dead_letters: str,
+        sink: Callable[[int], Sink],
+        refused: RefusedOutputs,
+        timestamp: Literal["now", "event"] = "now",
+        now_ms: Callable[[], int] = wall_ms,
+    ) -> None:
+        """`sink` gives the Sink for what belongs to an input partition. `timestamp`: forecasts and imputations carry the
+        present time, or the event time that they are about; dead letters always carry the present."""
+        self.now_ms = now_ms
+        self._encoder = Encoder(spec, input_topic)
+        self._forecasts, self._imputed, self._dead_letters = forecasts, imputed, dead_letters
+        self._sink, self._refused, self._by_event_time = sink, refused, timestamp == "event"
+        self._partitions: dict[str, int] = {}
+        self._topics = OutputTopics(
+            input_topic, forecasts, imputed, dead_letters, lambda partition: self._place(dead_letters, partition)
+        )
+        self._sources: list[Sequence[Record]] = []  # of what was published since the last `sealed`
+
+    async def check(self, sink: Sink) -> Mapping[str, int]:
+        """Partition counts of the output topics; raises TopicMissing."""
+        for topic in (self._forecasts, self._imputed, self._dead_letters):
+            self._partitions[topic] = await sink.partitions_for(topic)
+        return self._partitions
+
+    async def make_room(self, partitions: Sequence[int], sink: Sink) -> None:
+        """For input partitions that are given to us: they may be new, and those of the outputs newer than the last look."""
+        if self._partitions and max(partitions) >= min(self._partitions.values()):
+            await self.check(sink)
+
+    async def publish(self, outputs: Outputs, batch: TickBatch, unread: Sequence[Rejected]) -> tuple[int, int, int]:
+        """Appends all of a batch's outputs; returns how many forecasts, imputations and dead letters."""
+        forecasts, imputations, now_ms = outputs.forecasts, outputs.imputations, self.now_ms()
+        if len(forecasts):
+            await self._append(self._forecasts, forecasts, self._encoder.forecasts(forecasts, batch), batch, now_ms)
+        if len(imputations):
+            await self._append(self._imputed, imputations, self._encoder.imputations(imputations, batch), batch, now_ms)
+        if len(forecasts) or len(imputations):
+            self._sources.append(batch.records)
+        index = batch.index
+        refused = [
+            *unread,
+            *(
+                Rejected(batch.records[tick], reason, detail, int(index[tick]) if len(index) else -1)
+                for tick, reason, detail in outputs.rejected
+            ),
+        ]
+        letters = await self._bury(refused, now_ms) if refused else 0
+        return len(forecasts), len(imputations), letters
+
+    def sealed(self) -> Instead:
+        """What is to be sent instead of what the broker refuses of all that was published since the last call."""
+        sources, self._sources = self._sources, []
+        return self._refused.instead(self._topics, sources, self.now_ms)
+
+    def _place(self, topic: str, partition: int) -> int:
+        """Where what comes of an input partition goes."""
+        return partition % self._partitions.get(topic, partition + 1)
+
+    async def _append(
+        self, topic: str, part: ForecastBatch | ImputationBatch, values: list[bytes], batch: TickBatch, now_ms: int
+    ) -> None:
+        keys = [name.encode() for name in part.series]
+        times: list[int] = self._times(part.ts_us, now_ms)
+        for partition, begin, end in _stretches(batch.partition[part.tick]):
+            await self._sink(partition).append_many(
+                topic, self._place(topic, partition), keys[begin:end], values[begin:end], times[begin:end]
+            )
+
+    def _times(self, ts_us: I64, now_ms: int) -> list[int]:
+        """Record times of outputs about these event times."""
+        if not self._by_event_time:
+            return [now_ms] * len(ts_us)
+        ts_ms, (least, most) = ts_us // 1000, EVENT_MS
+        times: list[int] = np.where((ts_ms >= least) & (ts_ms < most), ts_ms, now_ms).tolist()
+        return times
+
+    async def _bury(self, refused: Sequence[Rejected], now_ms: int) -> int:
+        """Appends dead letters; returns how many."""
+        by_partition: dict[int, list[Rejected]] = {}
+        kept = bounded(refused)
+        for item in kept:
+            by_partition.setdefault(item.record.partition, []).append(item)
+        for partition, items in by_partition.items():
+            items.sort(key=lambda item: (item.record.offset, item.index))
+            letters = [cut(*dead_letter(item)) for item in items]
+            await self._sink(partition).append_many(
+                self._dead_letters,
+                self._place(self._dead_letters, partition),
+                [key for key, _, _ in letters],
+                [value for _, value, _ in letters],
+                [now_ms] * len(items),
+                [headers for _, _, headers in letters],
+            )
+        return len(kept)
+
+
+def _stretches(partition: I32) -> Iterable[tuple[int, int, int]]:
+    """(partition, begin, end) of runs of equal partitions."""
+    edges = [0, *(np.flatnonzero(np.diff(partition)) + 1).tolist(), len(partition)]
+    for begin, end in pairwise(edges):
+        yield int(partition[begin]), begin, end

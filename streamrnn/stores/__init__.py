@@ -1,0 +1,1 @@
+"""What is kept in compacted topics: series' states and weights."""

@@ -1,0 +1,1 @@
+"""The trainer beside the workers, and who starts it."""

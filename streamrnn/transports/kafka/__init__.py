@@ -1,0 +1,1 @@
+"""Kafka by aiokafka: sources, sinks, administration, and what that client does not give."""
