@@ -28,6 +28,7 @@ from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
 from streamrnn import __version__
+from streamrnn.config.settings import ConfigError, Settings, load
 from streamrnn.frames import (
     SOLE,
     Fill,
@@ -44,16 +45,15 @@ from streamrnn.frames import (
     plain,
     shown,
 )
-from streamrnn.wire.mapping import DecodeSpec
 from streamrnn.model import device as devices
 from streamrnn.model.weights import Fitted, WeightsError, WeightsMeta, fitted, pack
-from streamrnn.wire.packed import PackedRecord, packed
 from streamrnn.records import F64, I64, KIND_TICK, ForecastBatch, ImputationBatch, Outputs, Reason, TickBatch
-from streamrnn.config.settings import ConfigError, Settings, load
 from streamrnn.stream.engine import NO_MODEL, Engine
 from streamrnn.stream.learner import Learner, Round
 from streamrnn.stream.snapshot import Restored, SnapshotError, Snapshots
 from streamrnn.transports.base import LONG_AGO_S, clock_s
+from streamrnn.wire.mapping import DecodeSpec
+from streamrnn.wire.packed import PackedRecord, packed
 
 # Ticks of a frame that are processed at once, as the service takes records.
 PIECE = 2000

@@ -18,8 +18,8 @@ from typing import Any, Literal
 import numpy as np
 
 from streamrnn.calendar import is_utc, zone_of
-from streamrnn.wire.instants import EPOCH, NS, Refused, TextTimes, number_us, text_us
 from streamrnn.records import F64, I64
+from streamrnn.wire.instants import EPOCH, NS, Refused, TextTimes, number_us, text_us
 
 # The series of whoever names none.
 SOLE = "series"

@@ -16,7 +16,9 @@ import hypothesis
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent / "kafka"))
+sys.path.insert(0, str(Path(__file__).parent / "support"))
+# Some test files lend others what they have.
+sys.path.extend(str(Path(__file__).parent / room) for room in ("wire", "config", "serving", "monitor", "kafka"))
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 

@@ -19,19 +19,16 @@ from zoneinfo import ZoneInfo
 import numpy as np
 import pytest
 import torch
+from running import START, all_committed, made, on_virtual_clock, tick, until
 
 import streamrnn
 from streamrnn import Forecast, OnlineForecaster, TickRefused
 from streamrnn.model.weights import build
-from streamrnn.records import ForecastBatch, ImputationBatch, Outputs
 from streamrnn.monitor.observer import WorkerObserver
+from streamrnn.records import ForecastBatch, ImputationBatch, Outputs
 from streamrnn.serving.worker import Worker
-from streamrnn.transports.memory.transport import MemoryTransport
 from streamrnn.stores.models import BY_GATE, ModelsWriter, Pointer
-
-sys.path.insert(0, str(Path(__file__).parent / "service"))
-
-from running import START, all_committed, made, on_virtual_clock, tick, until
+from streamrnn.transports.memory.transport import MemoryTransport
 
 LEARN: dict[str, Any] = {
     "min_steps": 300, "updates": 40, "length": 48, "burn_in": 8, "chunk_len": 20, "holdout": 24, "window": 512, "batch_series": 8,

@@ -16,18 +16,18 @@ import sys
 import numpy as np
 import structlog
 
-from streamrnn.wire import avro_columns
-from streamrnn.wire.encode import Encoder
+from streamrnn.config.settings import Settings, load
 from streamrnn.kernels import caching, forecast, text
 from streamrnn.kernels.grid import frame_list
 from streamrnn.model.network import Network
-from streamrnn.wire.packed import PackedRecord, packed
 from streamrnn.records import ForecastBatch, TickBatch
-from streamrnn.config.settings import Settings, load
 from streamrnn.runtime.limits import processors
 from streamrnn.spec import StreamSpec
 from streamrnn.stream.engine import NO_MODEL, Engine
 from streamrnn.stream.snapshot import Restored, Snapshots
+from streamrnn.wire import avro_columns
+from streamrnn.wire.encode import Encoder
+from streamrnn.wire.packed import PackedRecord, packed
 
 log = structlog.get_logger(__name__)
 

@@ -17,19 +17,19 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import orjson
 
-from streamrnn.wire.codec import Decoder
-from streamrnn.durations import format_ms
-from streamrnn.experts import AUTO, EXPERTS_MEMORY_MAX, FULL, experts_setting
-from streamrnn.wire.mapping import DecodeSpec, split_path
-from streamrnn.records import F64, I64, Bool, TickBatch, take
-from streamrnn.season import Season, SeasonSetting, season_of, season_setting
 from streamrnn.backtest import steps as steps
 from streamrnn.backtest.steps import Step
+from streamrnn.durations import format_ms
+from streamrnn.experts import AUTO, EXPERTS_MEMORY_MAX, FULL, experts_setting
+from streamrnn.records import F64, I64, Bool, TickBatch, take
+from streamrnn.season import Season, SeasonSetting, season_of, season_setting
 from streamrnn.serving.schemas import fetch
 from streamrnn.spec import StreamSpec
 from streamrnn.stream.choice import choose
 from streamrnn.transports.files import FileRecord, InputError, Reading, Table, begins_like_json, read_lines, read_table
 from streamrnn.transports.times import DAY_US, EPOCH, EPOCH_US, UNITS, US, WORDS
+from streamrnn.wire.codec import Decoder
+from streamrnn.wire.mapping import DecodeSpec, split_path
 
 if TYPE_CHECKING:
     from streamrnn.config.settings import Settings

@@ -26,17 +26,10 @@ import torch
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from streamrnn.backtest.baselines import registry
-from streamrnn.backtest.baselines.base import WholeBaseline
-from streamrnn.wire.encode import Encoder
-from streamrnn.kernels.columns import rungs_of
-from streamrnn.learning import LearnSpec, TrainSpec
-from streamrnn.meaning import meaning_of
-from streamrnn.model import weights
-from streamrnn.model.network import Network
-from streamrnn.records import F64, Bool, ForecastBatch, ImputationBatch, TickBatch, take
 from streamrnn.backtest import report as report
 from streamrnn.backtest import steps as backtest_steps
+from streamrnn.backtest.baselines import registry
+from streamrnn.backtest.baselines.base import WholeBaseline
 from streamrnn.backtest.rows import Options, Stream, read, settled
 from streamrnn.backtest.score import (
     Fills,
@@ -51,12 +44,19 @@ from streamrnn.backtest.score import (
     score,
     steps_of,
 )
+from streamrnn.kernels.columns import rungs_of
+from streamrnn.learning import LearnSpec, TrainSpec
+from streamrnn.meaning import meaning_of
+from streamrnn.model import weights
+from streamrnn.model.network import Network
+from streamrnn.records import F64, Bool, ForecastBatch, ImputationBatch, TickBatch, take
 from streamrnn.spec import ModelSpec
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.forecasting import inputs_of
 from streamrnn.stream.frontend import FrontEnd
 from streamrnn.stream.learner import Learner
 from streamrnn.transports.files import InputError
+from streamrnn.wire.encode import Encoder
 
 Tell = Callable[[int], None]
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from streamrnn.records import F64, I64, Bool
 from streamrnn.backtest.intervals import crps, interval_score, nll, normal_scores, rolling_coverage
+from streamrnn.records import F64, I64, Bool
 from streamrnn.spec import StreamSpec
 from streamrnn.stream.frontend import Frames
 from streamrnn.transports.files import InputError

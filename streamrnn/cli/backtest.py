@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from streamrnn.runtime.exit_codes import ExitCode
 from streamrnn.cli.options import BadUse, Config, Sets, overrides, settings_from
+from streamrnn.runtime.exit_codes import ExitCode
 
 
 class Duplicates(StrEnum):

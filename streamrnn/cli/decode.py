@@ -13,9 +13,9 @@ import typer
 from streamrnn.cli.options import AsJson, BadUse, Bootstrap, Config, Sets, overrides, settings_from
 
 if TYPE_CHECKING:
-    from streamrnn.records import Record
     from streamrnn.config.settings import Settings
     from streamrnn.discovery.proposing import Proposal
+    from streamrnn.records import Record
 
 # Records that a proposal is made from.
 SAMPLE = 1000
@@ -47,9 +47,9 @@ def decode(
         topic = settings.input
     shown = "decode" in settings.model_fields_set
     records = _sample(file, topic, settings, count if shown else max(count, SAMPLE))
-    from streamrnn.wire.codec import Decoder
     from streamrnn.discovery.decode_report import line_of, pictures, summary, warnings
     from streamrnn.serving.schemas import fetch
+    from streamrnn.wire.codec import Decoder
 
     proposal: Proposal | None = None
     if not shown:

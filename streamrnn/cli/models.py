@@ -82,10 +82,10 @@ async def _with_follower(
 ) -> list[dict[str, Any]]:
     """The versions; before that goes back to one of them, or pins one. Raises BadUse."""
     from streamrnn.model.weights import WeightsError, fitted
+    from streamrnn.stores.models import PINS_MAX, ModelsFollower, ModelsWriter, rolled_back
     from streamrnn.stream.forecasting import inputs_of
     from streamrnn.transports.base import Deadline
     from streamrnn.transports.kafka.transport import KafkaTransport
-    from streamrnn.stores.models import PINS_MAX, ModelsFollower, ModelsWriter, rolled_back
 
     transport = KafkaTransport(settings.kafka_settings())
     follower = ModelsFollower(transport, settings.topics.models)

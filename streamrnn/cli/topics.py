@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from streamrnn.runtime.exit_codes import exit_code_of
 from streamrnn.cli.options import AsJson, Bootstrap, Config, Sets, overrides, settings_from
+from streamrnn.runtime.exit_codes import exit_code_of
 
 if TYPE_CHECKING:
-    from streamrnn.config.settings import Settings
     from streamrnn.config.costs import Cost
+    from streamrnn.config.settings import Settings
     from streamrnn.config.sizes import Sizes
     from streamrnn.config.topics import Access, Fault, TopicState
     from streamrnn.transports.base import Transport
@@ -43,8 +43,8 @@ def topics(
     from streamrnn.transports.base import NotPermitted
 
     settings = settings_from(config, overrides(sets, bootstrap_servers))
-    from streamrnn.runtime.limits import memory_bytes
     from streamrnn.config.sizes import sizes_of, too_much_memory
+    from streamrnn.runtime.limits import memory_bytes
 
     sizes, limit = sizes_of(settings), memory_bytes()
     states, made = asyncio.run(_created(settings, sizes, create, partitions))
@@ -84,8 +84,8 @@ def validate(
         from streamrnn.serving.schemas import look
 
         look(settings)
-    from streamrnn.runtime.limits import memory_bytes
     from streamrnn.config.sizes import sizes_of, too_much_memory
+    from streamrnn.runtime.limits import memory_bytes
 
     sizes, limit = sizes_of(settings), memory_bytes()
     states, access, faults, ticks_s, kept = ([], [], [], None, []) if offline else asyncio.run(_asked(settings, sizes))

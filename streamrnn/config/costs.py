@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 from streamrnn.meaning import Change
 from streamrnn.model.weights import WeightsError, fitted
 from streamrnn.serving.members import of_another_input
-from streamrnn.stream.forecasting import inputs_of
-from streamrnn.transports.base import Deadline, TopicUnfit, Transport
 from streamrnn.stores.changelog import newest_checkpoints
 from streamrnn.stores.models import ModelsFollower
+from streamrnn.stream.forecasting import inputs_of
+from streamrnn.transports.base import Deadline, TopicUnfit, Transport
 
 if TYPE_CHECKING:
     from streamrnn.config.settings import Settings

@@ -31,19 +31,19 @@ from pydantic import (
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from streamrnn.calendar import Align, CalendarStep, parse_step, zone_of
-from streamrnn.wire.codec import Decoder
 from streamrnn.durations import format_ms, parse_ms
-from streamrnn.wire.elements import mapping_text
 from streamrnn.experts import EXPERTS_MEMORY_MAX, SEASONAL, experts_setting, written_experts
 from streamrnn.learning import LearnSpec
-from streamrnn.wire.mapping import DecodeSpec, Format
 from streamrnn.meaning import Meaning, meaning_of
 from streamrnn.memory import exact_bytes, parse_bytes
-from streamrnn.wire.presets import PRESETS, with_preset
 from streamrnn.season import Season, SeasonSetting, season_of, season_setting
 from streamrnn.spec import PAST_MAX_MS, Cell, Complete, Duplicates, Head, ModelSpec, StreamSpec, Within
 from streamrnn.transports.base import TopicNeed
 from streamrnn.transports.registry import RegistrySettings, plain_url
+from streamrnn.wire.codec import Decoder
+from streamrnn.wire.elements import mapping_text
+from streamrnn.wire.mapping import DecodeSpec, Format
+from streamrnn.wire.presets import PRESETS, with_preset
 
 if TYPE_CHECKING:
     from streamrnn.stream.choice import Choice

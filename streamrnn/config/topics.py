@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from streamrnn.config.sizes import Sizes, limit_for, needs_with_limits, shrinking, sizes_of
 from streamrnn.durations import DURATION_MS_MAX, format_ms
 from streamrnn.serving.members import ANOTHER_APP, other_inputs
 from streamrnn.serving.outbox import transactional_id
-from streamrnn.config.sizes import Sizes, limit_for, needs_with_limits, shrinking, sizes_of
 from streamrnn.stream.snapshot import ROW_BYTES_MAX
 from streamrnn.transports.base import Admin, NotPermitted, OperatorNeeded, TopicMissing, TopicNeed, TopicUnfit
 

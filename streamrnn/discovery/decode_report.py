@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 
 from streamrnn.calendar import milliseconds
+from streamrnn.records import Record, TickBatch
 from streamrnn.wire.codec import Decoder
 from streamrnn.wire.instants import EPOCH, UNREADABLE
-from streamrnn.records import Record, TickBatch
 
 
 def pictures(decoder: Decoder, records: Sequence[Record]) -> Iterator[dict[str, Any]]:

@@ -18,9 +18,11 @@ from typing import Any
 
 import msgspec
 
+from streamrnn.durations import format_ms
+from streamrnn.records import Record
+from streamrnn.spec import StreamSpec
 from streamrnn.wire import lines
 from streamrnn.wire.codec import Decoder
-from streamrnn.durations import format_ms
 from streamrnn.wire.elements import Layout
 from streamrnn.wire.influx import metrics_of
 from streamrnn.wire.instants import UNREADABLE, Refused, TextTimes, text_us
@@ -28,10 +30,8 @@ from streamrnn.wire.mapping import DecodeSpec, Format
 from streamrnn.wire.otlp import OtlpReader
 from streamrnn.wire.paths import ROOTS, Key, Mistyped, parse_path
 from streamrnn.wire.presets import with_preset
-from streamrnn.records import Record
 from streamrnn.wire.schemas import Schemas, available
 from streamrnn.wire.sparkplug import SparkplugReader
-from streamrnn.spec import StreamSpec
 
 CHANNELS_MAX = 24
 DEPTH_MAX = 5

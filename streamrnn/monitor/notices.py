@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import structlog
 
-from streamrnn.wire.codec import KeysSeen
 from streamrnn.records import Outputs, Rejected, SkipReason, TickBatch
 from streamrnn.stream.frontend import FrontEnd
 from streamrnn.stream.places import Places
+from streamrnn.wire.codec import KeysSeen
 
 log = structlog.get_logger(__name__)
 

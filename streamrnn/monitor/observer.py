@@ -19,20 +19,20 @@ import torch
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, generate_latest
 
 from streamrnn import __version__
-from streamrnn.wire.codec import Decoder, KeysSeen
 from streamrnn.model.weights import WeightsMeta
-from streamrnn.records import REASONS, SKIP_REASONS, Outputs, Rejected, SkipReason, TickBatch
 from streamrnn.monitor.health import Health
-from streamrnn.monitor.recent import History
 from streamrnn.monitor.notices import HANDFUL, Learning, Notices, cold_share
-from streamrnn.serving.parts import Timing
+from streamrnn.monitor.recent import History
 from streamrnn.monitor.summary import Summary
+from streamrnn.records import REASONS, SKIP_REASONS, Outputs, Rejected, SkipReason, TickBatch
+from streamrnn.serving.parts import Timing
 from streamrnn.serving.unreadable import Damage
 from streamrnn.spec import StreamSpec
 from streamrnn.stream.engine import NO_MODEL
 from streamrnn.stream.frontend import FrontEnd
 from streamrnn.transports.base import clock_s
 from streamrnn.transports.kafka.errors import CONTENT
+from streamrnn.wire.codec import Decoder, KeysSeen
 
 log = structlog.get_logger(__name__)
 

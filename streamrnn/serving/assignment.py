@@ -13,16 +13,16 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 import structlog
 
+from streamrnn.serving.commit_note import ReplayPoints, history_of, is_of
 from streamrnn.serving.deliveries import Deliveries
 from streamrnn.serving.intake import Intake
 from streamrnn.serving.offsets import Word
 from streamrnn.serving.partition import Partition, Partitions, State
 from streamrnn.serving.parts import Parts, PumpSettings
 from streamrnn.serving.recovery import Cold, Found, Input, Replay, Warm, decide
-from streamrnn.serving.commit_note import ReplayPoints, history_of, is_of
 from streamrnn.serving.restore import Restoration
-from streamrnn.transports.base import Committed, clock_s
 from streamrnn.stores.changelog import Checkpoint, History, weights_at
+from streamrnn.transports.base import Committed, clock_s
 
 log = structlog.get_logger(__name__)
 

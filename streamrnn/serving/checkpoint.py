@@ -35,9 +35,6 @@ import structlog
 from streamrnn.records import I64
 from streamrnn.serving.budget import WriteBudget
 from streamrnn.serving.commit_note import HISTORY_MAX, still_needed
-from streamrnn.stream.engine import Engine
-from streamrnn.stream.snapshot import Snapshots
-from streamrnn.transports.base import LONG_AGO_S, Sink, clock_s
 from streamrnn.stores.changelog import (
     CHECKPOINT,
     LAYOUT,
@@ -51,6 +48,9 @@ from streamrnn.stores.changelog import (
     weights_at,
     with_clock,
 )
+from streamrnn.stream.engine import Engine
+from streamrnn.stream.snapshot import Snapshots
+from streamrnn.transports.base import LONG_AGO_S, Sink, clock_s
 
 log = structlog.get_logger(__name__)
 

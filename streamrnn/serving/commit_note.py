@@ -16,8 +16,8 @@ from collections import deque
 import msgspec
 
 from streamrnn.spec import StreamSpec
-from streamrnn.transports.base import Committed
 from streamrnn.stores.changelog import Checkpoint, History, InputOffset, Skips, TopicId, WeightsId
+from streamrnn.transports.base import Committed
 
 # A mark is kept every so many records: finer ones would cost memory, coarser ones only replay a little more.
 MARK_EVERY = 256

@@ -26,8 +26,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from streamrnn.serving.commit_note import UNEVEN, is_ours, was_at
-from streamrnn.transports.base import Committed
 from streamrnn.stores.changelog import Checkpoint, Skips
+from streamrnn.transports.base import Committed
 
 # What is remembered of what was skipped: a replay never begins so long ago.
 SKIPS_MAX = 16

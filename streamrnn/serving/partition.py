@@ -21,8 +21,8 @@ from enum import StrEnum
 
 from streamrnn.serving.checkpoint import ChangelogState
 from streamrnn.serving.commit_note import ReplayPoints
-from streamrnn.transports.base import Committed, clock_s
 from streamrnn.stores.changelog import History, Skips
+from streamrnn.transports.base import Committed, clock_s
 
 
 class State(StrEnum):

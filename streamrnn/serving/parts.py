@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from streamrnn.wire.codec import Decoder
 from streamrnn.records import Outputs, Rejected, SkipReason, TickBatch
-from streamrnn.wire.schemas import SchemaId
 from streamrnn.serving.checkpoint import Checkpointer
 from streamrnn.serving.outbox import Outbox
 from streamrnn.serving.publish import Publisher
@@ -16,6 +14,8 @@ from streamrnn.serving.restore import Restorer
 from streamrnn.serving.served_weights import ServedWeights
 from streamrnn.stream.engine import Engine
 from streamrnn.transports.base import Source
+from streamrnn.wire.codec import Decoder
+from streamrnn.wire.schemas import SchemaId
 
 
 @dataclass(frozen=True, slots=True)

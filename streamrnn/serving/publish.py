@@ -9,12 +9,12 @@ from typing import Literal
 
 import numpy as np
 
-from streamrnn.wire.codec import dead_letter
-from streamrnn.wire.encode import Encoder
 from streamrnn.records import I32, I64, ForecastBatch, ImputationBatch, Outputs, Record, Rejected, TickBatch
 from streamrnn.serving.refused import OutputTopics, RefusedOutputs, bounded, cut
 from streamrnn.spec import StreamSpec
 from streamrnn.transports.base import Instead, Sink
+from streamrnn.wire.codec import dead_letter
+from streamrnn.wire.encode import Encoder
 
 # Event times beyond these (1970, the year 10000) are no times that a record may carry.
 EVENT_MS = (0, 253_402_300_800_000)

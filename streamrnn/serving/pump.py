@@ -29,15 +29,15 @@ import structlog
 from streamrnn.records import Outputs, Rejected, Skipped, SkipReason, TickBatch
 from streamrnn.serving.assignment import Assignment
 from streamrnn.serving.checkpoint import SLICE_ROWS, Slice
+from streamrnn.serving.commit_note import committed_with
 from streamrnn.serving.deliveries import KEEP_ALIVE_S, Deliveries
 from streamrnn.serving.intake import Intake, Polled
 from streamrnn.serving.partition import Partition, Partitions, State
 from streamrnn.serving.parts import Parts, PumpSettings, Timing
 from streamrnn.serving.replay_groups import Group, Stretch, replay_groups, stretch
-from streamrnn.serving.commit_note import committed_with
 from streamrnn.serving.watch import Watch
-from streamrnn.transports.base import Committed, Deadline, TransportError
 from streamrnn.stores.changelog import weights_at
+from streamrnn.transports.base import Committed, Deadline, TransportError
 
 log = structlog.get_logger(__name__)
 

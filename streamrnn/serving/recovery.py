@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from streamrnn.serving.offsets import Word, again_from, word_of
 from streamrnn.serving.commit_note import history_of, is_ours, skips_beside, starting_points
+from streamrnn.serving.offsets import Word, again_from, word_of
 from streamrnn.serving.restore import DELETED, NO_CHECKPOINT
-from streamrnn.transports.base import Committed
 from streamrnn.stores.changelog import Checkpoint, History
+from streamrnn.transports.base import Committed
 
 
 @dataclass(frozen=True, slots=True)

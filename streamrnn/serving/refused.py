@@ -15,10 +15,10 @@ from typing import Protocol
 import msgspec
 import structlog
 
-from streamrnn.wire.codec import HEADER_DETAIL, HEADER_INDEX, HEADER_REASON, HEADER_SOURCE, dead_letter
-from streamrnn.records import Record, Rejected
 from streamrnn.config.sizes import ENVELOPE_BYTES, limit_for
+from streamrnn.records import Record, Rejected
 from streamrnn.transports.base import Instead, Outgoing, Refused, TopicUnfit, clock_s
+from streamrnn.wire.codec import HEADER_DETAIL, HEADER_INDEX, HEADER_REASON, HEADER_SOURCE, dead_letter
 
 log = structlog.get_logger(__name__)
 

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from streamrnn.serving.commit_note import set_from
 from streamrnn.serving.members import refuse_while_alive
 from streamrnn.serving.publish import wall_ms
-from streamrnn.serving.commit_note import set_from
-from streamrnn.transports.base import Committed, Deadline, Transport, TransportError
 from streamrnn.stores.changelog import CHECKPOINT, SERIES
 from streamrnn.stores.models import POINTER
+from streamrnn.transports.base import Committed, Deadline, Transport, TransportError
 
 if TYPE_CHECKING:
     from streamrnn.config.settings import Settings

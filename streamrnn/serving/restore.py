@@ -17,10 +17,10 @@ import structlog
 from streamrnn.meaning import Change
 from streamrnn.records import I64
 from streamrnn.serving.members import of_another_input
+from streamrnn.stores.changelog import ChangelogReader, Checkpoint
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.snapshot import Plan, Restored, SnapshotError, Snapshots
 from streamrnn.transports.base import Deadline, TopicUnfit, Transport, TransportError, Unreadable, clock_s
-from streamrnn.stores.changelog import ChangelogReader, Checkpoint
 
 log = structlog.get_logger(__name__)
 

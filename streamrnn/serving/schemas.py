@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from streamrnn.records import Record
+from streamrnn.transports.registry import Registry, SchemaFetcher
 from streamrnn.wire.codec import Decoder
 from streamrnn.wire.mapping import Format
-from streamrnn.records import Record
 from streamrnn.wire.schemas import Schemas
-from streamrnn.transports.registry import Registry, SchemaFetcher
 
 if TYPE_CHECKING:
     from streamrnn.config.settings import Settings

@@ -13,10 +13,10 @@ from typing import Protocol
 import structlog
 
 from streamrnn.model.weights import Fitted, WeightsError, WeightsMeta, fitted
+from streamrnn.stores.models import BY_OPERATOR, ModelsFollower
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.snapshot import Snapshots
 from streamrnn.transports.base import LONG_AGO_S, Deadline, TransportError, Unreadable, clock_s
-from streamrnn.stores.models import BY_OPERATOR, ModelsFollower
 
 log = structlog.get_logger(__name__)
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from streamrnn.config.sizes import Sizes, too_much_memory, written
+from streamrnn.config.topics import examine, examine_access, refuse
 from streamrnn.experts import AUTO, FULL
 from streamrnn.memory import format_bytes
 from streamrnn.runtime.limits import memory_bytes
-from streamrnn.config.sizes import Sizes, too_much_memory, written
-from streamrnn.config.topics import examine, examine_access, refuse
 from streamrnn.transports.base import Transport
 
 if TYPE_CHECKING:

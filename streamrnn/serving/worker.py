@@ -16,29 +16,29 @@ from typing import TYPE_CHECKING
 import structlog
 import torch
 
-from streamrnn.wire.codec import Decoder
-from streamrnn.runtime.background import Beside
-from streamrnn.serving.checkpoint import Checkpointer, CheckpointSettings
+from streamrnn.app.warm_up import rehearse
+from streamrnn.config.sizes import batch_records, refuse_impossible, sizes_of
 from streamrnn.monitor.http import HttpServer
-from streamrnn.serving.members import refuse_other_inputs
 from streamrnn.monitor.observer import WorkerObserver
+from streamrnn.runtime.background import Beside
+from streamrnn.runtime.signals import stop_on_signals
+from streamrnn.serving.checkpoint import Checkpointer, CheckpointSettings
+from streamrnn.serving.members import refuse_other_inputs
 from streamrnn.serving.outbox import AtLeastOnce, ExactlyOnce, Outbox
 from streamrnn.serving.parts import Parts, PumpSettings
 from streamrnn.serving.publish import Publisher, wall_ms
 from streamrnn.serving.pump import Pump
 from streamrnn.serving.refused import RefusedOutputs
-from streamrnn.app.warm_up import rehearse
 from streamrnn.serving.restore import Restorer
 from streamrnn.serving.schemas import fetcher_of
 from streamrnn.serving.served_weights import ServedWeights, SwapSettings
-from streamrnn.runtime.signals import stop_on_signals
-from streamrnn.config.sizes import batch_records, refuse_impossible, sizes_of
 from streamrnn.serving.start_checks import check_topics, report_experts, report_sizes
-from streamrnn.training.supervisor import WITHOUT_GPU, Supervisor, train_command
 from streamrnn.serving.unreadable import UnreadablePartitions
 from streamrnn.serving.watch import Stalled
+from streamrnn.stores.models import ModelsFollower
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.snapshot import Snapshots
+from streamrnn.training.supervisor import WITHOUT_GPU, Supervisor, train_command
 from streamrnn.transports.base import (
     Deadline,
     OperatorNeeded,
@@ -49,7 +49,7 @@ from streamrnn.transports.base import (
     clock_s,
 )
 from streamrnn.transports.kafka.transport import KafkaTransport
-from streamrnn.stores.models import ModelsFollower
+from streamrnn.wire.codec import Decoder
 
 if TYPE_CHECKING:
     from streamrnn.config.settings import Settings

@@ -23,9 +23,9 @@ from msgspec import Meta
 
 from streamrnn.kernels.batches import NOTHING
 from streamrnn.meaning import Meaning
-from streamrnn.wire.packed import Packed, packed, text_of
 from streamrnn.records import I64
 from streamrnn.transports.base import Deadline, PartitionReader, TopicUnfit, Transport, TransportError
+from streamrnn.wire.packed import Packed, packed, text_of
 
 VERSION = 1
 CHECKPOINT = b"checkpoint"

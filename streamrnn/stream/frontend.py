@@ -13,13 +13,13 @@ import numpy as np
 import xxhash
 
 from streamrnn.calendar import milliseconds, zone_offsets
-from streamrnn.stream.grid import STATUS_REASONS, GridReference, Held, Silence, StepList
 from streamrnn.kernels import features, grid
 from streamrnn.kernels.silence import CLOCK, fresh_clocks, time_ms
 from streamrnn.kernels.steps import local_times
 from streamrnn.records import F32, F64, I16, I32, I64, U8, Bool, Reason, TickBatch
 from streamrnn.season import Phases
 from streamrnn.spec import StreamSpec
+from streamrnn.stream.grid import STATUS_REASONS, GridReference, Held, Silence, StepList
 from streamrnn.stream.places import Places
 from streamrnn.stream.table import Field, SeriesTable
 

@@ -38,12 +38,12 @@ from streamrnn.calendar import StepGrid
 from streamrnn.kernels.grid import NEVER
 from streamrnn.kernels.rows import DAMAGED, ELSEWHERE, IMPOSSIBLE, LIFE, TAKEN, admit, lifted
 from streamrnn.meaning import Change, Meaning, MeaningError, decode_meaning, meaning_of
-from streamrnn.wire.packed import Packed, names_of, text_of
 from streamrnn.records import I64, U8, Bool, Record
 from streamrnn.stream import carrying
 from streamrnn.stream.conversions import as_now, converted
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.table import Block, Field, SeriesTable
+from streamrnn.wire.packed import Packed, names_of, text_of
 
 VERSION = 1
 MAGIC = int.from_bytes(b"SR", "little")

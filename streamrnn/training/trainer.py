@@ -37,21 +37,21 @@ import structlog
 import torch
 
 from streamrnn import __version__
-from streamrnn.wire.codec import Decoder
 from streamrnn.learning import LearnSpec
 from streamrnn.model import device as devices
 from streamrnn.model.weights import WeightsError, WeightsMeta, fitted, pack
+from streamrnn.monitor.notices import SharedSeries
 from streamrnn.records import Record
 from streamrnn.runtime.background import Beside
 from streamrnn.runtime.limits import processors
 from streamrnn.serving.members import refuse_other_inputs
-from streamrnn.monitor.notices import SharedSeries
 from streamrnn.serving.schemas import fetcher_of
-from streamrnn.training.supervisor import WITHOUT_GPU
-from streamrnn.training.waiting import Wait
+from streamrnn.stores.models import BY_OPERATOR, ModelsFollower, ModelsWriter, Pointer
 from streamrnn.stream.forecasting import inputs_of
 from streamrnn.stream.learner import Lack, Learner, Round
 from streamrnn.stream.replay import WINDOW_LEAST, step_bytes
+from streamrnn.training.supervisor import WITHOUT_GPU
+from streamrnn.training.waiting import Wait
 from streamrnn.transports.base import (
     LONG_AGO_S,
     Deadline,
@@ -61,8 +61,8 @@ from streamrnn.transports.base import (
     TransportError,
     clock_s,
 )
-from streamrnn.stores.models import BY_OPERATOR, ModelsFollower, ModelsWriter, Pointer
 from streamrnn.transports.registry import SchemaFetcher
+from streamrnn.wire.codec import Decoder
 
 if TYPE_CHECKING:
     from streamrnn.config.settings import Settings

@@ -1,7 +1,7 @@
 """What every transport offers: a Source of records, a Sink for outputs, a reader of whole partitions, an admin.
 
 Transports know bytes, offsets and partitions; they know nothing of models, series or JSON. `memory`, `files` and
-`kafka` implement these, and one contract suite (tests/transports/contract.py) runs against memory and Kafka alike.
+`kafka` implement these, and one contract suite (tests/support/contract.py) runs against memory and Kafka alike.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ from uuid import UUID
 import structlog
 
 from streamrnn.records import Record
-from streamrnn.wire.schemas import Definition, SchemaId, Schemas, name_of
 from streamrnn.transports.base import LONG_AGO_S, OperatorNeeded, TransportError, clock_s
+from streamrnn.wire.schemas import Definition, SchemaId, Schemas, name_of
 
 log = structlog.get_logger(__name__)
 

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from streamrnn.kernels import avro as compiled
+from streamrnn.records import Record, TickBatch
+from streamrnn.spec import StreamSpec
 from streamrnn.wire import avro
 from streamrnn.wire.instants import NS
-from streamrnn.kernels import wire
 from streamrnn.wire.mapping import SERIES, TS, DecodeSpec
 from streamrnn.wire.paths import Key, filled_in, parse_path
-from streamrnn.records import Record, TickBatch
 from streamrnn.wire.schemas import VALUE_HEADER, SchemaId, Schemas
-from streamrnn.spec import StreamSpec
 
 NAMES_MAX = 16_384
 _OPS_MAX, _DEPTH_MAX = 5000, 30
@@ -85,7 +85,7 @@ class AvroColumns:
             if program is None:
                 return None
             rows = np.array(of, np.int64)
-            wire.read_avro(
+            compiled.read_avro(
                 buffer,
                 begins[rows],
                 ends[rows],
@@ -150,7 +150,7 @@ def rehearse() -> None:
     """Loads the compiled code, or compiles it at the very first start."""
     ops, jumps = np.zeros((1, 4), np.int64), np.zeros(1, np.int64)
     one, places = np.zeros(1, np.int64), np.zeros((1, 2), np.int64)
-    wire.read_avro(
+    compiled.read_avro(
         np.frombuffer(b"\x00", np.uint8), one, one, one, ops, jumps, 1.0, np.zeros((1, 1)), one.copy(), places,
         np.zeros(1, np.bool_),
     )  # fmt: skip
@@ -172,15 +172,15 @@ def _wanted(spec: StreamSpec, decode: DecodeSpec) -> dict[_Path, int]:
         if found.setdefault(path, to) != to:
             raise _NotPlain("two fields at one path")
 
-    put(decode.series if decode.series is not None else SERIES, wire.NAME)
-    put(decode.ts if decode.ts is not None else TS, wire.TIME)
+    put(decode.series if decode.series is not None else SERIES, compiled.NAME)
+    put(decode.ts if decode.ts is not None else TS, compiled.TIME)
     values = decode.values if decode.values is not None else "values.*"
     for channel, name in enumerate(spec.channels):
         if isinstance(values, str):
-            put(filled_in(parse_path(values), name).written(), wire.CHANNEL + channel)
+            put(filled_in(parse_path(values), name).written(), compiled.CHANNEL + channel)
         else:
             text = values.get(name)
-            put(text if text is not None else None, wire.CHANNEL + channel)
+            put(text if text is not None else None, compiled.CHANNEL + channel)
     return found
 
 
@@ -196,10 +196,10 @@ class _Program:
         """(operations, jumps). Raises _NotPlain, ValueError."""
         schema, self._names = avro.parsed(text, references)
         self._emit(schema, (), True, 0)
-        self._op(wire.END)
+        self._op(compiled.END)
         return np.array(self._ops, np.int64), np.array(self._jumps or [0], np.int64)
 
-    def _op(self, code: int, to: int = wire.NOWHERE, one: int = 0, two: int = 0) -> int:
+    def _op(self, code: int, to: int = compiled.NOWHERE, one: int = 0, two: int = 0) -> int:
         if len(self._ops) >= _OPS_MAX:
             raise _NotPlain("a schema of many fields")
         self._ops.append([code, to, one, two])
@@ -218,9 +218,9 @@ class _Program:
             self._union(schema, path, way, depth)
             return
         kind = schema["type"]
-        to = self._wanted.get(path, wire.NOWHERE) if way else wire.NOWHERE
+        to = self._wanted.get(path, compiled.NOWHERE) if way else compiled.NOWHERE
         if kind == "record":
-            if to != wire.NOWHERE:
+            if to != compiled.NOWHERE:
                 raise _NotPlain("a record where a value is wanted")
             for each in schema["fields"]:
                 self._emit(each["type"], (*path, each["name"]), way, depth + 1)
@@ -235,49 +235,49 @@ class _Program:
             raise _NotPlain("no record on the way to what is wanted")
         if kind in ("int", "long"):
             one = two = 0
-            if to == wire.TIME:
+            if to == compiled.TIME:
                 if logical in _TIMES and kind == "long":
                     one, two = _TIMES[logical]
                 elif logical is None:
                     one, two = self._unit
                 else:
                     raise _NotPlain("a local time")
-            elif to != wire.NOWHERE and (to == wire.NAME or logical is not None):
+            elif to != compiled.NOWHERE and (to == compiled.NAME or logical is not None):
                 raise _NotPlain("a name that is a number, or a time where a number is wanted")
-            self._op(wire.LONG, to, one, two)
+            self._op(compiled.LONG, to, one, two)
         elif kind in ("float", "double"):
-            if to in (wire.NAME, wire.TIME):
+            if to in (compiled.NAME, compiled.TIME):
                 raise _NotPlain("a name or a time that is a double")
-            self._op(wire.FLOAT if kind == "float" else wire.DOUBLE, to)
+            self._op(compiled.FLOAT if kind == "float" else compiled.DOUBLE, to)
         elif kind == "string":
-            if to not in (wire.NAME, wire.NOWHERE):
+            if to not in (compiled.NAME, compiled.NOWHERE):
                 raise _NotPlain("a text where a number is wanted")
-            self._op(wire.BYTES, to)
+            self._op(compiled.BYTES, to)
         elif kind == "null":
-            self._op(wire.NULL, to)
-        elif to != wire.NOWHERE:
+            self._op(compiled.NULL, to)
+        elif to != compiled.NOWHERE:
             raise _NotPlain("another type than a name, a time or a number")
         elif kind == "boolean":
-            self._op(wire.BOOLEAN)
+            self._op(compiled.BOOLEAN)
         elif kind == "bytes":
-            self._op(wire.BYTES)
+            self._op(compiled.BYTES)
         elif kind == "enum":
-            self._op(wire.LONG)
+            self._op(compiled.LONG)
         elif kind == "fixed":
-            self._op(wire.FIXED, wire.NOWHERE, int(schema["size"]))
+            self._op(compiled.FIXED, compiled.NOWHERE, int(schema["size"]))
         else:
             raise _NotPlain("arrays and maps")
 
     def _union(self, branches: Sequence[Any], path: _Path, way: bool, depth: int) -> None:
         if len(branches) > 60:
             raise _NotPlain("a union of many types")
-        self._op(wire.UNION, len(branches), len(self._jumps))
+        self._op(compiled.UNION, len(branches), len(self._jumps))
         table = len(self._jumps)
         self._jumps += [0] * len(branches)
         ends = []
         for number, branch in enumerate(branches):
             self._jumps[table + number] = len(self._ops)
             self._emit(branch, path, way, depth + 1)
-            ends.append(self._op(wire.GO))
+            ends.append(self._op(compiled.GO))
         for end in ends:
             self._ops[end][1] = len(self._ops)

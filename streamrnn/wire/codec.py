@@ -16,14 +16,14 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
+from streamrnn.records import Reason, Record, Rejected, Skipped, TickBatch
+from streamrnn.spec import StreamSpec
 from streamrnn.wire.avro_columns import AvroColumns
 from streamrnn.wire.general import General, Skip, Tick
 from streamrnn.wire.instants import NS, UNREADABLE, Refused, TextTimes, number_us, short, text_us
 from streamrnn.wire.mapping import DecodeSpec, check_bounds, shape_of
 from streamrnn.wire.paths import ABSENT, named
-from streamrnn.records import Reason, Record, Rejected, Skipped, TickBatch
 from streamrnn.wire.schemas import FRAME_BYTES, Schemas, available, unframed
-from streamrnn.spec import StreamSpec
 
 __all__ = ["DETAIL_CHARS_MAX", "DecodeSpec", "Decoder", "dead_letter"]
 

@@ -18,6 +18,8 @@ from typing import Any
 
 import msgspec
 
+from streamrnn.records import Record
+from streamrnn.spec import StreamSpec
 from streamrnn.wire import lines
 from streamrnn.wire.influx import metrics_of
 from streamrnn.wire.instants import UNREADABLE, Refused, short
@@ -41,10 +43,8 @@ from streamrnn.wire.paths import (
     walker,
 )
 from streamrnn.wire.quirks import QUIRKS
-from streamrnn.records import Record
 from streamrnn.wire.schemas import KIND_OF, Schemas
 from streamrnn.wire.sparkplug import SparkplugReader
-from streamrnn.spec import StreamSpec
 
 Row = tuple[Any, ...]
 # Of an element that cannot be read at all.

@@ -19,13 +19,13 @@ from typing import Any
 import msgspec
 
 from streamrnn.calendar import zone_of
+from streamrnn.records import Record, Rejected, Skipped, SkipReason
+from streamrnn.spec import StreamSpec
 from streamrnn.wire.elements import Layout, NoArray, Number, SeriesPart, matches, put, struct_of
 from streamrnn.wire.instants import EPOCH, NS, UNREADABLE, Refused, TextTimes, number_us, short
 from streamrnn.wire.mapping import DecodeSpec, shape_of
 from streamrnn.wire.paths import ABSENT, Key, Labels, LocalMicros, Micros, Mistyped, Star, filled_in, named, parse_path
-from streamrnn.records import Record, Rejected, Skipped, SkipReason
 from streamrnn.wire.schemas import unframed
-from streamrnn.spec import StreamSpec
 
 Values = tuple[float | None, ...]
 # What a record gives, element by element: (name, microseconds, values, channel of a long one or −1, place in the record)

@@ -12,8 +12,8 @@ from zoneinfo import ZoneInfo
 import msgspec
 from msgspec import Meta
 
-from streamrnn.wire.mapping import TsUnit
 from streamrnn.records import Reason
+from streamrnn.wire.mapping import TsUnit
 
 # What a JSON decoder can raise on hostile bytes: syntax and type errors, bad UTF-8, an ignored field nested too deep.
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)

@@ -16,8 +16,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from streamrnn.wire.paths import ABSENT, Key, parse_path
 from streamrnn.spec import StreamSpec
+from streamrnn.wire.paths import ABSENT, Key, parse_path
 
 TsUnit = Literal["s", "ms", "us", "ns"]
 

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
-from streamrnn.wire.instants import Refused
 from streamrnn.records import Record
+from streamrnn.wire.instants import Refused
 
 Quirk = Callable[[Any, Record], Any]
 

@@ -15,14 +15,11 @@ from typing import Any, Literal
 
 import msgspec
 
-from streamrnn.wire import avro
-from streamrnn.wire import otlp
-from streamrnn.wire import protobuf
-from streamrnn.wire import sparkplug
+from streamrnn.records import Record
+from streamrnn.wire import avro, otlp, protobuf, sparkplug
 from streamrnn.wire.instants import UNREADABLE, Refused, short
 from streamrnn.wire.mapping import Format
 from streamrnn.wire.paths import ABSENT
-from streamrnn.records import Record
 
 # A number, or the 16 bytes of a GUID.
 SchemaId = int | bytes

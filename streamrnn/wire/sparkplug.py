@@ -16,10 +16,10 @@ from typing import Any
 
 import msgspec
 
+from streamrnn.records import Record
 from streamrnn.wire.instants import Refused, short
 from streamrnn.wire.paths import Mistyped
 from streamrnn.wire.quirks import sparkplug as signed
-from streamrnn.records import Record
 
 # Births of an edge node that are kept; edge nodes and aliases of a partition; bytes of what a restart takes along.
 BIRTHS_MAX, EDGES_MAX, ALIASES_MAX, CARRIED_MAX = 16, 10_000, 500_000, 512 * 1024

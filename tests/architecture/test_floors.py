@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "streamrnn"
-FLOOR_OF_FOLDER = {"kernels": 0, "model": 1, "stream": 2, "baselines": 2, "transports": 3, "service": 4, "cli": 4}
+FLOOR_OF_FOLDER = {
+    **dict.fromkeys(("kernels", "wire"), 0),
+    "model": 1,
+    "stream": 2,
+    **dict.fromkeys(("runtime", "transports", "stores"), 3),
+    **dict.fromkeys(("config", "serving", "training", "backtest", "monitor", "discovery", "app", "cli"), 4),
+}
 # `forecaster` takes its settings and defaults from the configuration's own model; `__init__` imports when a name is used.
 TOP_LEVEL_FLOOR = {"__main__": 4, "__init__": 4, "forecaster": 4}
 NOT_BELOW_TRANSPORTS = {"asyncio", "socket", "time", "aiohttp", "aiokafka", "os", "subprocess", "threading"}
@@ -72,3 +78,9 @@ def test_nothing_unpickles() -> None:
         text = path.read_text(encoding="utf-8")
         assert not {name.split(".")[0] for name in imports(path)} & PICKLES, path
         assert "torch.load" not in text, path
+
+
+def test_the_runtime_knows_nothing_of_the_product() -> None:
+    for path in MODULES:
+        if path.relative_to(PACKAGE).parts[0] == "runtime":
+            assert not [name for name in imports(path) if name.split(".")[0] == "streamrnn"], path

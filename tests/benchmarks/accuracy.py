@@ -32,10 +32,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import accuracy_rows as rows_of
 from accuracy_rows import Bench, benches
 
-from streamrnn.records import F64
-from streamrnn.season import DAY_TYPE, SeasonSetting, season_of
 from streamrnn.backtest.run import Measured, Options, measure
 from streamrnn.backtest.score import Row, origins_of, targets_of
+from streamrnn.records import F64
+from streamrnn.season import DAY_TYPE, SeasonSetting, season_of
 
 Figures = dict[str, float | None]
 Found = dict[str, Figures]  # by model

@@ -37,7 +37,13 @@ def called(tree: Path, module: str, function: str, given: dict[str, Any], cpu: s
 
     The result is what JSON makes of it. Raises RuntimeError with the last words of a process that failed.
     """
-    paths = [tree, tree / "tests" / "benchmarks", tree / "tests" / "kafka", Path(__file__).parent]
+    paths = [
+        tree,
+        tree / "tests" / "benchmarks",
+        tree / "tests" / "kafka",
+        tree / "tests" / "support",
+        Path(__file__).parent,
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(map(str, paths))}
     command = [sys.executable, "-c", _PROGRAM, str(tree), module, function, json.dumps(given)]
     if cpu:

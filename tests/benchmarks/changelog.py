@@ -22,7 +22,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "simulation"))
-sys.path.insert(0, str(Path(__file__).parents[1] / "service"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 import shapes
 import structlog
@@ -34,14 +34,14 @@ from clock import run
 from simulators.faults import FaultPlan
 from simulators.sensors import Sensors
 from simulators.stream import Ticks
+from streamrnn.config.settings import Checkpoint, Settings, load
 from streamrnn.model.network import Network
 from streamrnn.model.weights import WeightsMeta, pack, weights_id
-from streamrnn.config.settings import Checkpoint, Settings, load
 from streamrnn.monitor.observer import WorkerObserver
 from streamrnn.serving.worker import Worker
 from streamrnn.stores.changelog import CHECKPOINT, SERIES
-from streamrnn.transports.memory.transport import MemoryBroker, MemoryTransport
 from streamrnn.stores.models import ModelsWriter
+from streamrnn.transports.memory.transport import MemoryBroker, MemoryTransport
 
 PARTITIONS = 4
 START = 1_700_000_000_000

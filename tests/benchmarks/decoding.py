@@ -116,8 +116,8 @@ class Record:
 
 def cost(name: str, tries: int = 30) -> dict[str, float]:
     """µs a tick, ticks a record and bytes a tick of a shape."""
-    from streamrnn.wire.codec import Decoder
     from streamrnn.config.settings import load
+    from streamrnn.wire.codec import Decoder
 
     value, channels, decode = (SHAPES | FORMATS)[name]
     registry = {"registry": {"url": "http://registry"}} if decode.get("format") == "avro" else {}

@@ -23,7 +23,7 @@ import msgspec
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-sys.path.insert(0, str(Path(__file__).parents[1] / "kafka"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 from broker import Broker
 from latency import serve, tick_times, topics_by_broker_time

@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-sys.path.insert(0, str(Path(__file__).parents[1] / "kafka"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 from broker import Broker
 from service import Output, Process, command, configure, read_all

@@ -29,16 +29,16 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 import shapes
 from against import HERE, a_series, by_turns, called, checkout, ratio
 
-from streamrnn.wire.encode import Encoder
+from streamrnn.config.settings import Settings, load
 from streamrnn.kernels.columns import rungs_of
 from streamrnn.model.network import Network
-from streamrnn.wire.packed import packed
 from streamrnn.records import TickBatch
-from streamrnn.config.settings import Settings, load
 from streamrnn.spec import ModelSpec, StreamSpec
 from streamrnn.stream.engine import Engine, engine_fields
 from streamrnn.stream.snapshot import Restored, Snapshots
 from streamrnn.transports.memory.broker import MemoryRecord
+from streamrnn.wire.encode import Encoder
+from streamrnn.wire.packed import packed
 
 BATCH = 1000
 START = 1_700_000_000_000

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-sys.path.insert(0, str(Path(__file__).parents[1] / "kafka"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 import shapes
 from throughput import PARTITIONS, side
@@ -69,9 +69,9 @@ async def write(servers: str, series: int, shape: dict[str, Any]) -> int:
     import numpy as np
 
     from streamrnn.records import TickBatch
+    from streamrnn.stores.changelog import CHECKPOINT, Checkpoint, encode_checkpoint, layout_key, series_key
     from streamrnn.stream.snapshot import Snapshots
     from streamrnn.transports.base import Deadline, TopicNeed
-    from streamrnn.stores.changelog import CHECKPOINT, Checkpoint, encode_checkpoint, layout_key, series_key
     from streamrnn.transports.kafka.transport import KafkaTransport
 
     chosen = settings(servers, series, shape)

@@ -22,7 +22,7 @@ import numpy as np
 import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-sys.path.insert(0, str(Path(__file__).parents[1] / "kafka"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 from broker import Broker, free_port
 from service import Process, command, configure, drained

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-sys.path.insert(0, str(Path(__file__).parents[1] / "kafka"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 import shapes
 from against import HERE, by_turns, called, checkout, ratio
@@ -155,12 +155,12 @@ async def prepare(servers: str, topic: str, app: str, case: dict[str, Any], tota
     from simulators.faults import FaultPlan
     from simulators.sensors import Sensors
     from simulators.stream import Ticks
+    from streamrnn.config.settings import load
     from streamrnn.model.network import Network
     from streamrnn.model.weights import WeightsMeta, pack
-    from streamrnn.config.settings import load
+    from streamrnn.stores.models import ModelsWriter
     from streamrnn.transports.base import Deadline, TopicNeed
     from streamrnn.transports.kafka.transport import KafkaTransport
-    from streamrnn.stores.models import ModelsWriter
 
     settings = load([], configuration(servers, topic, app, case), {})
     transport = KafkaTransport(settings.kafka_settings())

@@ -6,13 +6,9 @@ import asyncio
 import dataclasses
 import html
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "service"))
-
 from test_http import HOSTILE, fed
 
 from streamrnn.monitor.http import HttpServer

@@ -6,15 +6,11 @@ import asyncio
 import contextlib
 import json
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "service"))
-
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from broker import Broker

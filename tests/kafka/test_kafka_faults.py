@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "transports"))
-
 from aiokafka import AIOKafkaProducer
 from broker import Broker
 from clients import settings_for
 from contract import Follow, collect
 
-from streamrnn.transports.kafka import sink as kafka_sink
 from streamrnn.transports.base import Committed, Deadline, DeliveryFailed, OwnershipLost, Sink, TransportError
+from streamrnn.transports.kafka import sink as kafka_sink
 from streamrnn.transports.kafka.transport import KafkaTransport
 
 pytestmark = pytest.mark.kafka

@@ -23,8 +23,8 @@ from reference import judged, publish, weights
 from service import Forked, Process, configure, defects, drained, each
 
 from streamrnn.config.settings import load
-from streamrnn.transports.base import TopicNeed
 from streamrnn.stores.changelog import SERIES as SERIES_KEY
+from streamrnn.transports.base import TopicNeed
 from streamrnn.transports.kafka.transport import KafkaTransport
 
 pytestmark = pytest.mark.kafka

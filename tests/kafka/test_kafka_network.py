@@ -6,7 +6,6 @@ import asyncio
 import gc
 import random
 import signal
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -15,9 +14,6 @@ from typing import Any
 
 import psutil
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "service"))
-
 from inside import make_topics, prepared, produce, serving
 from pages import address, page
 from running import until

@@ -14,7 +14,6 @@ from broker import Broker
 from conftest import settings_for
 from service import read_all
 
-from streamrnn.transports.kafka import mending as kafka_mending
 from streamrnn.transports.base import (
     Committed,
     Deadline,
@@ -25,8 +24,9 @@ from streamrnn.transports.base import (
     Sink,
     TopicNeed,
 )
-from streamrnn.transports.kafka.transport import KafkaTransport
+from streamrnn.transports.kafka import mending as kafka_mending
 from streamrnn.transports.kafka.sink import KafkaTransactionalSink
+from streamrnn.transports.kafka.transport import KafkaTransport
 
 pytestmark = pytest.mark.kafka
 

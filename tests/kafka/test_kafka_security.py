@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -13,9 +12,6 @@ from typing import Any
 
 import psutil
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "service"))
-
 from inside import make_topics, produce, serving
 from pages import address, page
 from secure_broker import CANARY, HOST, KEY_CANARY, WRONG, Authority, Permission, SecureBroker

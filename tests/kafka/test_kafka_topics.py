@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -13,9 +12,6 @@ from typing import Any
 
 import msgspec
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "service"))
-
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
@@ -28,13 +24,13 @@ from service import Output, command, configure, lag, read_all, sources
 from structlog.testing import capture_logs
 from test_kafka_damage import give_up
 
-from streamrnn.runtime.exit_codes import ExitCode, exit_code_of
-from streamrnn.monitor import health
-from streamrnn.serving import watch
 from streamrnn.config.settings import Settings, load
+from streamrnn.monitor import health
+from streamrnn.runtime.exit_codes import ExitCode, exit_code_of
+from streamrnn.serving import watch
 from streamrnn.serving.worker import Worker
-from streamrnn.transports.base import TopicMissing, TopicNeed, TopicUnfit
 from streamrnn.stores.changelog import CHECKPOINT, Checkpoint, encode_checkpoint
+from streamrnn.transports.base import TopicMissing, TopicNeed, TopicUnfit
 from streamrnn.transports.kafka.transport import KafkaTransport
 
 pytestmark = pytest.mark.kafka

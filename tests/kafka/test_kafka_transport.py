@@ -5,16 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 import subprocess
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "transports"))
-
 from broker import Broker
 from clients import settings_for
 from contract import Follow, TransportContract, collect, send

@@ -7,7 +7,6 @@ import json
 import re
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -20,17 +19,14 @@ import aiohttp
 import pytest
 from broker import Broker
 from clients import settings_for
+from lives import CASES, DELIVERIES, EVENTS, FIRST, HISTORIES, SERIES, check_forecasts, record
 from reference import publish
 from service import Forked, Process, command, configure, drained, read_all, sources
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "service"))
-
-from lives import CASES, DELIVERIES, EVENTS, FIRST, HISTORIES, SERIES, check_forecasts, record
 from test_identity import kept, published_weights, read, through
 
 from streamrnn.config.settings import Settings, load
-from streamrnn.transports.base import Deadline
 from streamrnn.stores.changelog import newest_checkpoints
+from streamrnn.transports.base import Deadline
 from streamrnn.transports.kafka.transport import KafkaTransport
 
 pytestmark = pytest.mark.kafka
@@ -210,7 +206,7 @@ LONG = [
 async def test_the_matrix_of_changes_on_a_real_broker(
     broker: Broker, tmp_path: Path, unique: Callable[[str], str], name: str, how: str, event: str, delivery: str
 ) -> None:
-    """As `tests/service/test_identity.py`, with processes that are really killed."""
+    """As `tests/serving/test_identity.py`, with processes that are really killed."""
     operated = Operated(broker, tmp_path, unique("matrix"), delivery)
     try:
         changes = through(how, name)

@@ -49,7 +49,7 @@ def main() -> int:
 def run(name: str, seconds: int, corpus: Path, seed: int, again: Path | None) -> int:
     import atheris
 
-    sys.path.insert(0, str(Path(__file__).parent))
+    sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
     for module in COMPILED:
         importlib.import_module(f"streamrnn.kernels.{module}")
     with atheris.instrument_imports(include=WATCHED):

@@ -23,14 +23,11 @@ from typing import Any
 import psutil
 import pytest
 import structlog
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "service"))
-
 from running import all_committed, made, send, until, worker
 
-from streamrnn.runtime import logs
 from streamrnn.config.settings import ConfigError, Settings, load
 from streamrnn.monitor.http import HttpServer
+from streamrnn.runtime import logs
 from streamrnn.transports.kafka.transport import KafkaTransport
 
 PASSWORD, KEY_PASSWORD, TOKEN = "canary-9f3a-password", "canary-9f3a-key", "canary-9f3a-token"

@@ -20,9 +20,9 @@ from targets import CHECKPOINT_RECORD, CONFIGS, TARGETS, WEIGHTS_HEAD, blob, mod
 
 from streamrnn.cli import models as cli_models
 from streamrnn.model.weights import build
+from streamrnn.stores.models import Manifest
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.snapshot import HEADER_BYTES, Restored, Snapshots
-from streamrnn.stores.models import Manifest
 
 FRAGMENTS = [
     b"", b'"', b"'", b"{", b"}", b"[", b"]", b",", b":", b"\\", b"\\ud800", b"\x00", b"\xff", b"\n", b"=", b"/", b"-",

@@ -9,22 +9,18 @@ import asyncio
 import hmac
 import json
 import logging
-import sys
 import urllib.parse
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "service"))
-
 from running import until
 from test_http import fed, get
 
+from streamrnn.config.settings import ConfigError, load
 from streamrnn.monitor import connections as guests
 from streamrnn.monitor import http
-from streamrnn.config.settings import ConfigError, load
 from streamrnn.monitor.http import ExposedError, HttpServer
 
 TOKEN = "s3cret-t0ken"

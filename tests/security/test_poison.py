@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from poison import GOOD, HARMLESS, POISON, Plain, wide
 
-from streamrnn.wire.codec import DETAIL_CHARS_MAX, Decoder, DecodeSpec, dead_letter
 from streamrnn.records import REASONS, Reason
 from streamrnn.spec import StreamSpec
+from streamrnn.wire.codec import DETAIL_CHARS_MAX, Decoder, DecodeSpec, dead_letter
 
 DECODER = Decoder(StreamSpec(channels=("temp", "flow"), step_ms=1000, horizon=4))
 

@@ -14,9 +14,9 @@ import msgspec
 from oracle import Place, element
 from stream import FORECASTS, IMPUTED, LETTERS
 
-from streamrnn.wire.codec import HEADER_INDEX
 from streamrnn.serving.refused import HEADER_REFUSED, LETTER_BYTES_LEFT
 from streamrnn.transports.memory.broker import Appended
+from streamrnn.wire.codec import HEADER_INDEX
 
 ACTIVE = 0.4
 # What the last part of a dead letter's place says where its source's outputs were refused.

@@ -29,10 +29,10 @@ from stream import FORECASTS, IMPUTED, LETTERS, MODELS, OUTPUTS, PARTITIONS, STA
 
 from streamrnn.model.weights import build, weights_id
 from streamrnn.serving.refused import HEADER_REFUSED
-from streamrnn.stream.engine import NO_MODEL
 from streamrnn.stores.changelog import CHECKPOINT, SERIES, Checkpoint
-from streamrnn.transports.memory.transport import MemoryBroker, MemoryRecord
 from streamrnn.stores.models import BY_GATE, POINTER, Pointer
+from streamrnn.stream.engine import NO_MODEL
+from streamrnn.transports.memory.transport import MemoryBroker, MemoryRecord
 
 # The requests behind which something may have become visible.
 EFFECTS = frozenset({"produce", "end-transaction", "commit"})

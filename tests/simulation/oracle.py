@@ -10,16 +10,16 @@ from unittest import mock
 import numpy as np
 from stream import FORECASTS, IMPUTED, LETTERS, Raw
 
-from streamrnn.wire.codec import Decoder
-from streamrnn.wire.encode import Encoder
+from streamrnn.config.settings import Settings
 from streamrnn.meaning import meaning_of
 from streamrnn.model.weights import fitted
-from streamrnn.wire.packed import PackedRecord, packed
 from streamrnn.records import I64
-from streamrnn.config.settings import Settings
 from streamrnn.stream.engine import NO_MODEL, Engine
 from streamrnn.stream.snapshot import Restored, Snapshots
 from streamrnn.transports.memory.transport import MemoryRecord
+from streamrnn.wire.codec import Decoder
+from streamrnn.wire.encode import Encoder
+from streamrnn.wire.packed import PackedRecord, packed
 
 # Which weights moved a series' state: (input offset, id) from there on, the first from the beginning. Where a worker of another
 # configuration took it up, that configuration's name stands between.

@@ -17,10 +17,10 @@ import numpy as np
 from oracle import Lineage
 from stream import PARTITIONS
 
-from streamrnn.wire.packed import Packed as Block
 from streamrnn.records import I64, Outputs, TickBatch
 from streamrnn.serving.worker import Worker
 from streamrnn.stream.snapshot import Restored
+from streamrnn.wire.packed import Packed as Block
 
 Fail = Callable[[str], None]
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
+from streamrnn.config.settings import Settings, load
 from streamrnn.meaning import Meaning
 from streamrnn.model.network import Network
 from streamrnn.model.weights import WeightsMeta, pack, weights_id
-from streamrnn.config.settings import Settings, load
 
 START = 1_700_000_000_000
 PARTITIONS = 2

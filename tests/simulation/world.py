@@ -20,15 +20,15 @@ from oracle import Oracle
 from recorder import FORMER, Packed, Recorder, Watch
 from stream import CHANGES, LETTERS, MODELS, OUTPUTS, PARTITIONS, START, STATE, Raw, gathered, ticks, weights, written
 
-from streamrnn.model.weights import weights_id
 from streamrnn.config.settings import load
+from streamrnn.model.weights import weights_id
 from streamrnn.serving.refused import LETTER_BYTES_LEFT
-from streamrnn.training.trainer import Trainer
 from streamrnn.serving.worker import Worker
+from streamrnn.stores.models import ModelsFollower, ModelsWriter, Pointer, rolled_back
 from streamrnn.stream.engine import NO_MODEL, Engine
+from streamrnn.training.trainer import Trainer
 from streamrnn.transports.base import Committed, OperatorNeeded, TransportError
 from streamrnn.transports.memory.transport import Flaws, MemoryBroker, MemoryTransport
-from streamrnn.stores.models import ModelsFollower, ModelsWriter, Pointer, rolled_back
 
 # How long after the last fault everything must have been read, delivered and committed.
 HEAL_S = 200.0

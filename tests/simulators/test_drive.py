@@ -18,10 +18,10 @@ from simulators.partition import murmur2, partition_of
 from simulators.poison import poisons
 from simulators.sensors import DEFAULT_CHANNELS, Sensors
 from simulators.stream import SimRecord, Ticks
-from streamrnn.wire.codec import Decoder
 from streamrnn.spec import StreamSpec
 from streamrnn.transports.base import TopicMissing
 from streamrnn.transports.memory.transport import MemoryTransport
+from streamrnn.wire.codec import Decoder
 
 START_MS = 1_764_000_000_000
 

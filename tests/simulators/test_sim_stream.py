@@ -17,10 +17,10 @@ from simulators.poison import poisons
 from simulators.registry import make
 from simulators.sensors import DEFAULT_CHANNELS, Sensors
 from simulators.stream import SimRecord, Ticks, Truth
-from streamrnn.wire.codec import Decoder
 from streamrnn.records import REASONS
 from streamrnn.spec import StreamSpec
 from streamrnn.stream.frontend import FrontEnd
+from streamrnn.wire.codec import Decoder
 
 START_MS, STEP_MS = 1_764_000_000_000, 1000
 EVERYTHING = FaultPlan(

@@ -13,11 +13,11 @@ from making import START, batch, feed, spec, states
 from regimes import ABOVE, CONTINUOUS, LEVELS, REGIMES, hits, noise, run, stream
 
 from streamrnn.kernels.columns import rungs_of, strides_of
-from streamrnn.wire.packed import PackedRecord
-from streamrnn.wire.packed import packed as packed_records
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.frontend import frontend_fields, grid_fields
 from streamrnn.stream.snapshot import DIGEST_BYTES, HEADER, HEADER_BYTES, Restored, Snapshots
+from streamrnn.wire.packed import PackedRecord
+from streamrnn.wire.packed import packed as packed_records
 
 BACK = 500  # steps in which coverage is found again
 

@@ -18,10 +18,10 @@ from streamrnn.kernels.columns import rungs_of
 from streamrnn.records import KIND_IDLE
 from streamrnn.season import Season
 from streamrnn.spec import StreamSpec
+from streamrnn.stores.changelog import CHECKPOINT, LAYOUT, SERIES, Checkpoint
 from streamrnn.stream.conversions import as_now
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.snapshot import DIGEST_BYTES, Restored, Snapshots, _Layout
-from streamrnn.stores.changelog import CHECKPOINT, LAYOUT, SERIES, Checkpoint
 
 FILE = Path(__file__).parents[1] / "fixtures" / "changelogs_2f3f82c.msgpack.gz"
 KEPT: dict[str, Any] = msgspec.msgpack.decode(gzip.decompress(FILE.read_bytes()))

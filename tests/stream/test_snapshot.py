@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from making import KINDS, NETWORKS, START, batch, cut, feed, laid, network, own, said, spec, states, walk
 
-from streamrnn.wire.packed import Packed
 from streamrnn.spec import StreamSpec
 from streamrnn.stream.engine import NO_MODEL, Engine
 from streamrnn.stream.snapshot import VERSION, NewerVersion, Restored, Snapshots
 from streamrnn.stream.table import Field
+from streamrnn.wire.packed import Packed
 
 
 def engine(stream: StreamSpec, served: bool = True, **shape: Any) -> Engine:

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from making import batch
 
 from streamrnn.calendar import parse_step, step_grid, zone_offsets
-from streamrnn.wire.codec import Decoder
-from streamrnn.wire.encode import Encoder
 from streamrnn.kernels.steps import local_times, offset_at
-from streamrnn.wire.mapping import DecodeSpec
-from streamrnn.wire.packed import PackedRecord
 from streamrnn.records import KIND_TICK, Outputs, TickBatch
 from streamrnn.spec import StreamSpec
 from streamrnn.stream.engine import Engine
+from streamrnn.wire.codec import Decoder
+from streamrnn.wire.encode import Encoder
+from streamrnn.wire.mapping import DecodeSpec
+from streamrnn.wire.packed import PackedRecord
 
 NOON = 1_795_777_200_000  # 2026-11-27 11:00 UTC
 

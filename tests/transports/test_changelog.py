@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamrnn.wire.packed import PackedRecord, packed
 from streamrnn.stores.changelog import CHECKPOINT, ChangelogReader, Checkpoint, encode_checkpoint, series_key
 from streamrnn.transports.memory.transport import MemoryBroker, MemoryTransport
+from streamrnn.wire.packed import PackedRecord, packed
 
 VOUCHED, OF_ONE = "checkpoint", "checkpoint of one who cannot be interrupted"
 # What is appended: a checkpoint, or (a series' name, whether it is a state).

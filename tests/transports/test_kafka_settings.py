@@ -8,8 +8,8 @@ import logging
 import pytest
 
 from streamrnn.transports.base import Deadline, TransportError
-from streamrnn.transports.kafka.transport import KafkaSettings, KafkaTransport
 from streamrnn.transports.kafka.errors import explained
+from streamrnn.transports.kafka.transport import KafkaSettings, KafkaTransport
 
 
 def in_the_open(servers: str, **changes: object) -> KafkaSettings:

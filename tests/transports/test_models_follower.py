@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from streamrnn.stores.models import ModelsFollower, ModelsWriter
 from streamrnn.transports.base import TopicNeed, TransportError
 from streamrnn.transports.memory.transport import MemoryBroker, MemorySink, MemoryTransport
-from streamrnn.stores.models import ModelsFollower, ModelsWriter
 
 
 class Breaking:

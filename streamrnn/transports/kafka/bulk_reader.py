@@ -25,13 +25,13 @@ from aiokafka.errors import (
 )
 from aiokafka.protocol.fetch import FetchRequest
 
-from streamrnn.wire.packed import Packed
 from streamrnn.records import Record
 from streamrnn.transports.base import Deadline
 from streamrnn.transports.kafka.admin import KafkaReader
+from streamrnn.transports.kafka.errors import reading_failed
 from streamrnn.transports.kafka.fetch_protocol import Answers, Fetched
 from streamrnn.transports.kafka.record_batches import unpack
-from streamrnn.transports.kafka.errors import reading_failed
+from streamrnn.wire.packed import Packed
 
 if TYPE_CHECKING:
     from streamrnn.transports.kafka.transport import KafkaSettings

@@ -15,8 +15,8 @@ from aiokafka.codec import gzip_decode, lz4_decode, snappy_decode, zstd_decode
 from aiokafka.errors import CorruptRecordException
 
 from streamrnn.kernels import batches
-from streamrnn.wire.packed import Packed
 from streamrnn.records import I64
+from streamrnn.wire.packed import Packed
 
 # Base offset, length of what follows, leader epoch, format, checksum, attributes, last offset (from the base), first and
 # last timestamp, producer's id and epoch, its sequence number, how many records.
