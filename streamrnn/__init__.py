@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from streamrnn.forecaster import OnlineForecaster, TickRefused
-    from streamrnn.frames import Fill, Forecast
+    from streamrnn.dataframes import Fill, Forecast
     from streamrnn.records import Reason, Rejected, TickBatch
     from streamrnn.spec import ModelSpec, StreamSpec
     from streamrnn.stream.engine import Engine
@@ -25,8 +25,8 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "Engine": "streamrnn.stream.engine",
-    "Fill": "streamrnn.frames",
-    "Forecast": "streamrnn.frames",
+    "Fill": "streamrnn.dataframes",
+    "Forecast": "streamrnn.dataframes",
     "Learner": "streamrnn.stream.learner",
     "ModelSpec": "streamrnn.spec",
     "OnlineForecaster": "streamrnn.forecaster",

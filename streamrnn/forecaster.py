@@ -29,7 +29,7 @@ from safetensors.numpy import save as save_arrays
 
 from streamrnn import __version__
 from streamrnn.config.settings import ConfigError, Settings, load
-from streamrnn.frames import (
+from streamrnn.dataframes import (
     SOLE,
     Fill,
     Fills,

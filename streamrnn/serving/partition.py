@@ -99,7 +99,7 @@ class Partition:
     # Parked: what is known of its changelog, and how many series had to stay in the table since when.
     changelog: ChangelogState | None = None
     series: int = 0
-    parked_s: float = 0.0
+    parked_s: float = field(default_factory=clock_s)
 
     @property
     def state(self) -> State:
