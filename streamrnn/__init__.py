@@ -14,8 +14,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from streamrnn.forecaster import OnlineForecaster, TickRefused
     from streamrnn.dataframes import Fill, Forecast
+    from streamrnn.forecaster import OnlineForecaster, TickRefused
     from streamrnn.records import Reason, Rejected, TickBatch
     from streamrnn.spec import ModelSpec, StreamSpec
     from streamrnn.stream.engine import Engine
