@@ -35,7 +35,7 @@ log = structlog.get_logger(__name__)
 SERIES, STEPS = 2, (0, 1, 3)
 
 
-def rehearse(settings: Settings) -> None:
+def warm_up_kernels(settings: Settings) -> None:
     """Steps and encodes a few ticks with an engine of its own, whose states are put away and taken back."""
     spec = dataclasses.replace(settings.stream_spec(), series_max=SERIES)
     beside = _beside(spec)
@@ -46,7 +46,7 @@ def rehearse(settings: Settings) -> None:
         with contextlib.suppress(ChildProcessError):
             os.waitpid(beside, 0)
     if settings.decode_spec().format == "avro":
-        avro_columns.rehearse()
+        avro_columns.warm_up_kernels()
     outputs = engine.process(ticks)
     encoder = Encoder(spec, settings.input)
     encoder.forecasts(outputs.forecasts, ticks)
@@ -95,7 +95,7 @@ def _beside(spec: StreamSpec) -> int:
 
 
 def _meanwhile(spec: StreamSpec, topic: str, network: Network) -> None:
-    """The other parts of `rehearse`, with frames and outputs that no engine made, of the types that it makes."""
+    """The other parts of `warm_up_kernels`, with frames and outputs that no engine made, of the types that it makes."""
     ticks, channels, levels = _ticks(spec), len(spec.channels), len(spec.quantiles)
     count = len(ticks)
     # No frames at all, first: the other process comes to it when this one is through, and both have as much to do.
@@ -120,4 +120,4 @@ def _meanwhile(spec: StreamSpec, topic: str, network: Network) -> None:
 
 
 if __name__ == "__main__":
-    rehearse(load([], {"input": "ticks", "channels": ["a"], "step": "1s", "horizon": 1}, {}))
+    warm_up_kernels(load([], {"input": "ticks", "channels": ["a"], "step": "1s", "horizon": 1}, {}))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import structlog
 import torch
 
-from streamrnn.app.warm_up import rehearse
+from streamrnn.app.warm_up import warm_up_kernels
 from streamrnn.config.sizes import batch_records, refuse_impossible, sizes_of
 from streamrnn.monitor.http import HttpServer
 from streamrnn.monitor.observer import WorkerObserver
@@ -387,7 +387,7 @@ def run(settings: Settings, config_arguments: Sequence[str] = ()) -> None:
     refuse_impossible(settings, sizes_of(settings))
     for hint in settings.hints():
         log.warning("a setting has no effect", hint=hint)
-    rehearse(settings)
+    warm_up_kernels(settings)
     asyncio.run(_run(settings, config_arguments))
 
 

@@ -563,7 +563,7 @@ def _threads() -> int:
 
 def run(settings: Settings, supervised: bool = False) -> None:
     """The whole process. Raises TransportError, OutOfMemoryBound. A GPU that fails is left for the processor."""
-    from streamrnn.app.warm_up import rehearse
+    from streamrnn.app.warm_up import warm_up_kernels
     from streamrnn.runtime.signals import stop_on_signals
     from streamrnn.transports.kafka.transport import KafkaTransport
 
@@ -572,7 +572,7 @@ def run(settings: Settings, supervised: bool = False) -> None:
     bound_memory(choose_device(learn.device), learn.memory_max_mb)
     torch.set_num_threads(learn.threads or _threads())
     torch.set_flush_denormal(True)
-    rehearse(settings)
+    warm_up_kernels(settings)
 
     async def main() -> None:
         trainer = Trainer(settings, KafkaTransport(settings.kafka_settings()))

@@ -146,7 +146,7 @@ class AvroColumns:
         return (found[1], found[2]) if found[1] is not None else None
 
 
-def rehearse() -> None:
+def warm_up_kernels() -> None:
     """Loads the compiled code, or compiles it at the very first start."""
     ops, jumps = np.zeros((1, 4), np.int64), np.zeros(1, np.int64)
     one, places = np.zeros(1, np.int64), np.zeros((1, 2), np.int64)

@@ -13,7 +13,7 @@ from streamrnn.wire.codec import Decoder
 from streamrnn.wire.encode import Encoder
 from streamrnn.model.network import Network
 from streamrnn.config.settings import load
-from streamrnn.app.warm_up import rehearse
+from streamrnn.app.warm_up import warm_up_kernels
 from streamrnn.stream.engine import Engine
 from streamrnn.transports.memory.transport import MemoryRecord
 
@@ -25,7 +25,7 @@ def loaded():
 
 chosen = load([], {"app": "app", "input": "ticks", "channels": ["a", "b"], "step": "1s", "horizon": 2}, {})
 before = loaded()
-rehearse(chosen)
+warm_up_kernels(chosen)
 rehearsed = loaded()
 spec = chosen.stream_spec()
 engine, decoder, encoder = Engine(spec), Decoder(spec, chosen.decode_spec()), Encoder(spec, "ticks")
@@ -51,11 +51,11 @@ AHEAD = """
 import contextlib
 from streamrnn.kernels import forecast
 from streamrnn.config.settings import load
-from streamrnn.app.warm_up import rehearse
+from streamrnn.app.warm_up import warm_up_kernels
 from streamrnn.app import warm_up as rehearsal
 
 chosen = load([], {"app": "app", "input": "ticks", "channels": ["a"], "step": "1s", "horizon": 1}, {})
-rehearse(chosen)
+warm_up_kernels(chosen)
 rehearsal._meanwhile(chosen.stream_spec(), "ticks", rehearsal.Network(chosen.model_spec()))
 for part in (forecast._expect, forecast._say, forecast._learn):
     kept = set()

@@ -170,12 +170,12 @@ def main() -> None:
     parser.add_argument("--side")
     options = parser.parse_args()
     if options.side:
-        from streamrnn.app.warm_up import rehearse
+        from streamrnn.app.warm_up import warm_up_kernels
         from streamrnn.serving.worker import prepare_process
 
         prepare_process()
         shape = shapes.settings_of(options)
-        rehearse(settings(options.side, 2, shape))
+        warm_up_kernels(settings(options.side, 2, shape))
         profile = cProfile.Profile()
         if options.profile:
             profile.enable()

@@ -133,6 +133,7 @@ def operated(broker: Broker, tmp_path: Path, unique: Callable[[str], str]) -> An
     made.end()
 
 
+@pytest.mark.kafka_long  # in process: serving/test_identity.py
 async def test_a_changed_shape_costs_once_whatever_comes_after_it(operated: Operated) -> None:
     """Another horizon, weights of another cell, restarts, kills and take-overs: the old states stay in the log all the
     time, for the segment that is written to is never compacted."""

@@ -8,7 +8,7 @@ import pytest
 from run import one
 from world import Report
 
-SEEDS = 100
+SEEDS = 80
 
 
 @pytest.mark.parametrize("delivery", ["at-least-once", "exactly-once"])

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from streamrnn.app.warm_up import rehearse
+from streamrnn.app.warm_up import warm_up_kernels
 from streamrnn.config.settings import load
 from streamrnn.serving.worker import prepare_process
 
 prepare_process()
-rehearse(load([], {"input": "ticks", "channels": ["a"], "step": "1s", "horizon": 1}, {}))
+warm_up_kernels(load([], {"input": "ticks", "channels": ["a"], "step": "1s", "horizon": 1}, {}))
