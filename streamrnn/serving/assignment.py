@@ -220,7 +220,7 @@ class Assignment:
             )  # fmt: skip
 
     def _end_of(self, done: Restoration) -> int:
-        """Of the changelog: a gap behind it says that somebody else has written. Transactions are fenced, and their markers
+        """Of the changelog: a gap after it says that somebody else has written. Transactions are fenced, and their markers
         leave gaps of their own."""
         return -1 if self._parts.outbox.exactly_once else done.end
 

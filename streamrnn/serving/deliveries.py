@@ -184,7 +184,7 @@ class Deliveries:
     def _commit_soon(self) -> None:
         task = self._committing
         if task is not None and (not task.done() or (not task.cancelled() and task.exception() is not None)):
-            # Nothing behind a failed commit: it may still arrive, and would put the group back.
+            # Nothing after a failed commit: it may still arrive, and would put the group back.
             return
         if self._to_commit:
             self._committing = asyncio.ensure_future(self._commit())
@@ -241,7 +241,7 @@ class Deliveries:
     async def drain(self, deadline: Deadline) -> None:
         """Everything in flight is delivered and committed, or TransportError is raised at the deadline.
 
-        What has failed stays in flight: whoever drains once more, as a client does that leaves its group behind a failed
+        What has failed stays in flight: whoever drains once more, as a client does that leaves its group after a failed
         `run`, has to fail, too, or would go on to a checkpoint of states that were never written.
         """
         self._hurry.set()

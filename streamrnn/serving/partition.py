@@ -46,7 +46,7 @@ class Cause(StrEnum):
 
 # (from, cause): to                                       what it does
 TRANSITIONS: Mapping[tuple[State, Cause], State] = {
-    # The source is paused, and the restorer told to read its changelog.
+    # The source is paused; the restorer reads its changelog.
     (State.RELEASED, Cause.ASSIGNED): State.RESTORING,
     # The checkpointer begins, from the checkpoint that was found or a first one; the source goes on from `position`.
     (State.RESTORING, Cause.RESTORED): State.REPLAYING,
@@ -181,7 +181,7 @@ class Partitions:
         return self._all.get(number)
 
     def put(self, partition: Partition) -> None:
-        """Behind all others; to be called when one comes to be restored, owned or parked."""
+        """Last in the order; to be called when one comes to be restored, owned or parked."""
         self._all.pop(partition.number, None)
         self._all[partition.number] = partition
         self._look()

@@ -12,12 +12,12 @@ from streamrnn.stores.changelog import Skips
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """What one partition gives to a batch; `end` is where it stands behind that."""
+    """What one partition gives to a batch; `end` is where it stands after that."""
 
     partition: int
     records: Sequence[Record]
     end: int
-    skips: bool = False  # `end` lies behind something that an operator had skipped: the source has to be set there
+    skips: bool = False  # `end` lies after something that an operator had skipped: the source has to be set there
 
     def live(self, emit_from: int) -> int | None:
         """The offset of the first record whose outputs are sent."""
