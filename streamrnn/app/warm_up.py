@@ -42,13 +42,13 @@ def warm_up_kernels(settings: Settings) -> None:
     engine, ticks, network = Engine(spec), _ticks(spec), Network(settings.model_spec())
     engine.load(network, "rehearsal")
     if beside:
-        _meanwhile(spec, settings.input, network)
+        _meanwhile(spec, network)
         with contextlib.suppress(ChildProcessError):
             os.waitpid(beside, 0)
     if settings.decode_spec().format == "avro":
         avro_columns.warm_up_kernels()
     outputs = engine.process(ticks)
-    encoder = Encoder(spec, settings.input)
+    encoder = Encoder(spec, "ticks")
     encoder.forecasts(outputs.forecasts, ticks)
     encoder.imputations(outputs.imputations, ticks)
     _put_away(engine, len(ticks))
@@ -94,7 +94,7 @@ def _beside(spec: StreamSpec) -> int:
         os._exit(0)
 
 
-def _meanwhile(spec: StreamSpec, topic: str, network: Network) -> None:
+def _meanwhile(spec: StreamSpec, network: Network) -> None:
     """The other parts of `warm_up_kernels`, with frames and outputs that no engine made, of the types that it makes."""
     ticks, channels, levels = _ticks(spec), len(spec.channels), len(spec.quantiles)
     count = len(ticks)
@@ -112,7 +112,7 @@ def _meanwhile(spec: StreamSpec, topic: str, network: Network) -> None:
         warm=np.ones(count, dtype=np.bool_),
         model=NO_MODEL,
     )
-    Encoder(spec, topic).forecasts(outputs, ticks)
+    Encoder(spec, "ticks").forecasts(outputs, ticks)
     engine = Engine(spec)
     engine.load(network, "rehearsal")
     engine.table.assign(ticks.partition, ticks.series, 0)

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 # Records that a proposal is made from.
 SAMPLE = 1000
 
-Topic = Annotated[str | None, typer.Option("--topic", help="Look at the newest records of this topic.")]
+Topic = Annotated[
+    str | None,
+    typer.Option("--topic", help="Look at the newest records of this topic, not of `input`."),
+]
 
 
 def decode(
@@ -44,7 +47,7 @@ def decode(
     if file is None and topic is None:
         if not config:
             raise BadUse("say what to look at: a file, or --topic with --bootstrap-servers or -c")
-        topic = settings.input
+        topic = settings.inputs.one or None
     shown = "decode" in settings.model_fields_set
     records = _sample(file, topic, settings, count if shown else max(count, SAMPLE))
     from streamrnn.discovery.decode_report import line_of, pictures, summary, warnings
@@ -106,9 +109,9 @@ def _sample(file: Path | None, topic: str | None, settings: Settings, count: int
         return samples.of_file(file, count)
     from streamrnn.transports.kafka.transport import KafkaTransport
 
-    found = asyncio.run(samples.of_topic(KafkaTransport(settings.kafka_settings()), topic or settings.input, count))
+    found = asyncio.run(samples.of_input(KafkaTransport(settings.kafka_settings()), settings, topic, count))
     if not found:
-        raise BadUse(f"the topic {topic or settings.input} has no records")
+        raise BadUse(f"the topic {topic or settings.inputs} has no records")
     return found
 
 

@@ -55,8 +55,8 @@ def reset(
         now = "nowhere" if move.now is None else str(move.now)
         what = f"{move.records} records again" if move.records > 0 else f"{-move.records} records skipped"
         typer.echo(
-            f"{settings.input}/{move.partition}: {now} -> {move.to} "
-            f"(of {made.begin[move.partition]} to {made.end[move.partition]}; {what if move.records else 'no change'})"
+            f"{move.topic}/{move.partition}: {now} -> {move.to} "
+            f"(of {move.begin} to {move.end}; {what if move.records else 'no change'})"
         )
     if not yes:
         typer.echo("nothing was done: --yes does it")
@@ -74,7 +74,10 @@ async def _reset(settings: Settings, state: bool, models: bool, to: str | None, 
 
 
 def _document(made: Plan, done: bool) -> dict[str, Any]:
-    moves = [{"partition": m.partition, "now": m.now, "to": m.to, "records_again": m.records} for m in made.moves]
+    moves = [
+        {"topic": m.topic, "partition": m.partition, "now": m.now, "to": m.to, "records_again": m.records}
+        for m in made.moves
+    ]
     return {"done": done, "states": made.series, "weights": made.versions, "offsets": moves}
 
 

@@ -119,7 +119,7 @@ async def _send(
     try:
         return await drive.produce(
             sink,
-            topic or settings.input,
+            topic or next(iter(settings.inputs.names)),
             ticks,
             rate,
             count,

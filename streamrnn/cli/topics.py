@@ -149,11 +149,12 @@ async def _asked(
 
 async def _present_rate(transport: Transport, settings: Settings) -> float | None:
     """Records that come to the input a second, by its offsets over a short time; None where that cannot be asked."""
+    from streamrnn.serving.inputs import to_be_read
     from streamrnn.transports.base import Deadline, TransportError
 
     reader = transport.reader()
     try:
-        await reader.start(settings.input, None)
+        await reader.start(await to_be_read(transport, settings), None)
         before, begun_s = sum((await reader.end_offsets()).values()), time.monotonic()
         await asyncio.sleep(RATE_S)
         come = sum((await reader.end_offsets()).values()) - before
@@ -184,7 +185,7 @@ async def _examined(
 ) -> tuple[list[TopicState], dict[str, str], list[Access]]:
     """(topics that are there, what was done to which of them now, and what else is permitted where `access` asks for it)."""
     from streamrnn.config.sizes import needs_with_limits
-    from streamrnn.config.topics import examine, examine_access, raise_limits
+    from streamrnn.config.topics import examine, examine_access, input_state, raise_limits
     from streamrnn.transports.base import TopicNeed
 
     admin = transport.admin()
@@ -193,16 +194,20 @@ async def _examined(
         made: list[str] = []
         raised: list[str] = []
         if create:
-            inputs = (await admin.describe([settings.input]))[settings.input]
-            if inputs is None and partitions:
-                made += await admin.create([TopicNeed(settings.input, partitions, {})])
-            if inputs or partitions:
-                needs = settings.topic_needs(max(inputs or 1, partitions or 1))
+            inputs = await input_state(admin, settings, transport)
+            if partitions:  # those that are named; nobody knows what a pattern's would be called
+                made += await admin.create(
+                    [TopicNeed(n, partitions, {}) for n in settings.inputs.names if n in inputs.missing]
+                )
+                inputs = await input_state(admin, settings, transport)
+            if inputs.counts or partitions:
+                needs = settings.topic_needs(max(inputs.needed(), partitions or 1))
                 made += await admin.create(needs_with_limits(needs, settings, sizes))
                 raised = await raise_limits(admin, settings, sizes)
         done = dict.fromkeys(raised, "max.message.bytes raised") | dict.fromkeys(made, "created")
-        states = await examine(admin, settings, partitions, sizes)
-        return states, done, await examine_access(admin, settings) if access else []
+        inputs = await input_state(admin, settings, transport)
+        states = await examine(admin, settings, inputs, partitions, sizes)
+        return states, done, await examine_access(admin, settings, inputs.names()) if access else []
     finally:
         await admin.stop()
 

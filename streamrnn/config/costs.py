@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 from streamrnn.meaning import Change
 from streamrnn.model.weights import WeightsError, fitted
-from streamrnn.serving.members import of_another_input
+from streamrnn.serving.inputs import numbering_of
+from streamrnn.serving.members import refuse_another_input
 from streamrnn.stores.changelog import newest_checkpoints
 from streamrnn.stores.models import ModelsFollower
 from streamrnn.stream.forecasting import inputs_of
-from streamrnn.transports.base import Deadline, TopicUnfit, Transport
+from streamrnn.transports.base import Deadline, Transport
 
 if TYPE_CHECKING:
     from streamrnn.config.settings import Settings
@@ -43,13 +44,13 @@ async def costs(transport: Transport, settings: Settings) -> list[Cost]:
 
 
 async def _of_states(transport: Transport, settings: Settings) -> list[Cost]:
-    own = settings.meaning()
+    own, numbering = settings.meaning(), await numbering_of(transport, settings)
     by_fate: dict[tuple[tuple[str, ...], bool], list[int]] = {}
     for partition, checkpoint in sorted(
         (await newest_checkpoints(transport, settings.topics.state, TIMEOUT_S)).items()
     ):
-        if checkpoint.input != settings.input:
-            raise TopicUnfit(of_another_input(settings.topics.state, partition, checkpoint.input, settings.input))
+        if numbering.knows(partition):
+            refuse_another_input(settings.topics.state, numbering, partition, checkpoint)
         fate: tuple[tuple[str, ...], bool]
         if checkpoint.meaning is None:
             fate = (UNDESCRIBED,), False

@@ -33,6 +33,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from streamrnn.calendar import Align, CalendarStep, parse_step, zone_of
 from streamrnn.durations import format_ms, parse_ms
 from streamrnn.experts import EXPERTS_MEMORY_MAX, SEASONAL, experts_setting, written_experts
+from streamrnn.inputs import InputTopics, inputs_of
 from streamrnn.learning import LearnSpec
 from streamrnn.meaning import Meaning, meaning_of
 from streamrnn.memory import exact_bytes, parse_bytes
@@ -91,6 +92,19 @@ def _names(value: tuple[str, ...]) -> tuple[str, ...]:
     if not all(value):
         raise ValueError("a channel's name is empty")
     return value
+
+
+def _input(value: Any) -> str | tuple[str, ...]:
+    if isinstance(value, str):
+        entries: tuple[Any, ...] = (value,)
+    elif isinstance(value, (list, tuple)):
+        entries = tuple(value)
+    else:
+        entries = (None,)
+    if not all(isinstance(entry, str) for entry in entries):
+        raise ValueError("write a topic, a list of topics such as [a, b], or a pattern such as '^sensors\\..*'")
+    inputs_of(entries)
+    return entries[0] if len(entries) == 1 else entries
 
 
 def _levels(value: tuple[float, ...]) -> tuple[float, ...]:
@@ -186,9 +200,10 @@ class Topics(_Section):
     dlq: str = ""
     models: str = ""
     state: str = ""
+    inputs: str = ""  # of several input topics: which partition of `state` is whose
 
     def names(self) -> list[str]:
-        """The topics this version of the service writes or follows."""
+        """The topics this version of the service writes or follows, whatever its input."""
         return [self.forecasts, self.imputed, self.dlq, self.models, self.state]
 
 
@@ -359,7 +374,8 @@ class Settings(BaseSettings):
 
     app: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")] = "streamrnn"
     kafka: Kafka = Kafka()
-    input: Annotated[str, Field(min_length=1)]
+    # A topic, a list of them, or a pattern that begins with `^`.
+    input: Annotated[str | tuple[str, ...], PlainValidator(_input)]
     channels: Annotated[tuple[str, ...], Field(min_length=1, max_length=256), AfterValidator(_names)]
     step: str
     horizon: Annotated[int, Field(ge=1, le=1000)]
@@ -461,6 +477,18 @@ class Settings(BaseSettings):
         return self
 
     # ── for the floors below ─────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def inputs(self) -> InputTopics:
+        return inputs_of(self.input)
+
+    @property
+    def several_inputs(self) -> bool:
+        return not self.inputs.one
+
+    def own_topics(self) -> list[str]:
+        """All that a pattern does not mean."""
+        return [*self.topics.names(), self.topics.inputs]
 
     @property
     def step_ms(self) -> int:
@@ -640,13 +668,15 @@ class Settings(BaseSettings):
                     "min.compaction.lag.ms": "60000",
                 },
             ),
+            *([TopicNeed(self.topics.inputs, 1, compact)] if self.several_inputs else []),
         ]
 
-    def topic_operations(self) -> dict[str, tuple[str, ...]]:
-        """What the worker's user must be permitted, by topic; its trainer is the same user."""
+    def topic_operations(self, inputs: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """What the worker's user must be permitted, by topic, where these are the input's; its trainer is the same user."""
         topics = self.topics
         return {
-            self.input: ("Read",),
+            **dict.fromkeys(inputs, ("Read",)),
+            **({topics.inputs: ("Read", "Write")} if self.several_inputs else {}),
             **dict.fromkeys((topics.forecasts, topics.imputed, topics.dlq), ("Write",)),
             topics.models: ("Read", "Write") if self.train == "auto" else ("Read",),
             topics.state: ("Read", "Write"),

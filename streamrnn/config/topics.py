@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -9,10 +10,20 @@ from typing import TYPE_CHECKING
 
 from streamrnn.config.sizes import Sizes, limit_for, needs_with_limits, shrinking, sizes_of
 from streamrnn.durations import DURATION_MS_MAX, format_ms
+from streamrnn.inputs import Numbering
+from streamrnn.serving.inputs import numbering_of, topics_there
 from streamrnn.serving.members import ANOTHER_APP, other_inputs
 from streamrnn.serving.outbox import transactional_id
 from streamrnn.stream.snapshot import ROW_BYTES_MAX
-from streamrnn.transports.base import Admin, NotPermitted, OperatorNeeded, TopicMissing, TopicNeed, TopicUnfit
+from streamrnn.transports.base import (
+    Admin,
+    NotPermitted,
+    OperatorNeeded,
+    TopicMissing,
+    TopicNeed,
+    TopicUnfit,
+    Transport,
+)
 
 if TYPE_CHECKING:
     from streamrnn.config.settings import Settings
@@ -50,9 +61,9 @@ class Access:
     fault: Fault | None = None
 
 
-async def examine_access(admin: Admin, settings: Settings) -> list[Access]:
+async def examine_access(admin: Admin, settings: Settings, inputs: Sequence[str] = ()) -> list[Access]:
     """The groups and, with exactly-once, transactional ids of the service: whether they may be used, and whether the group is
-    this service's own."""
+    this service's own. `inputs`: the topics that are read, where there may be several."""
     found: list[Access] = []
     for group in settings.groups():
         fault = None if await admin.may_join(group) else _not_permitted("Read")
@@ -61,7 +72,7 @@ async def examine_access(admin: Admin, settings: Settings) -> list[Access]:
         found.append(Access("group", group, fault))
     if settings.delivery == "exactly-once":
         # One for all: the permission is given by prefix.
-        name = transactional_id(settings.app, settings.input, 0)
+        name = transactional_id(settings.app, next(iter(inputs), settings.inputs.one), 0)
         found.append(
             Access("transactional id", name, None if await admin.may_transact(name) else _not_permitted("Write"))
         )
@@ -72,27 +83,73 @@ def _not_permitted(operations: str) -> Fault:
     return Fault(f"{operations} not permitted", "deploy/README.md lists the ACLs that are needed", NotPermitted)
 
 
+@dataclass(frozen=True, slots=True)
+class InputState:
+    """The input as it is there: partitions by topic, the names of topics that are not there, and what there is of the
+    directory of several."""
+
+    counts: Mapping[str, int]
+    missing: tuple[str, ...]
+    found: Mapping[str, int | None]  # partitions of all topics that were asked for, the service's own, too
+    numbering: Numbering | None = None  # None: there is no directory
+
+    def names(self) -> list[str]:
+        return [*self.counts, *self.missing]
+
+    def needed(self) -> int:
+        """Partitions of the service's own topics."""
+        places = [(topic, p) for topic, count in self.counts.items() for p in range(count)]
+        if self.numbering is None:
+            return len(places)
+        return self.numbering.room + sum(place not in self.numbering.known() for place in places)
+
+
+async def input_state(admin: Admin, settings: Settings, transport: Transport) -> InputState:
+    """Raises TransportError."""
+    topics, directory = await topics_there(admin, settings), settings.topics.inputs
+    found = await admin.describe([*topics, *settings.topics.names(), directory])
+    counts = {topic: found[topic] or 0 for topic in topics if found[topic]}
+    missing = [name for name in settings.inputs.names if name not in counts]
+    if not counts and not missing:
+        missing = [str(settings.inputs)]
+    numbering = await numbering_of(transport, settings) if found[directory] is not None else None
+    return InputState(counts, tuple(missing), found, numbering)
+
+
 async def examine(
-    admin: Admin, settings: Settings, inputs: int | None = None, sizes: Sizes | None = None
+    admin: Admin,
+    settings: Settings,
+    inputs: InputState,
+    partitions: int | None = None,
+    sizes: Sizes | None = None,
+    settled: bool = False,
 ) -> list[TopicState]:
-    """All topics of the service, the input first. `inputs`: how many partitions it is to have where it does not exist;
-    `sizes` are computed where they are not given."""
+    """All topics of the service, the input's first. `partitions`: of the input, where it does not exist; `sizes` are computed
+    where they are not given. `settled`: of several topics, what has a number by now is enough: a worker makes room for the
+    others itself, or does without them."""
     sizes = sizes_of(settings) if sizes is None else sizes
-    found = await admin.describe([settings.input, *settings.topics.names()])
-    inputs = found[settings.input] or inputs or 1
-    needs = [TopicNeed(settings.input, inputs, {}), *settings.topic_needs(inputs)]
+    several, room = settings.several_inputs, inputs.numbering.room if inputs.numbering is not None else 0
+    needed = (room if settled and several else 0) or inputs.needed() or partitions or 1
+    needs = [TopicNeed(name, inputs.counts.get(name) or partitions or 1, {}) for name in inputs.names()]
+    needs += settings.topic_needs(needed)
     configs = await admin.configs([need.name for need in needs])
-    taken = configs.get(settings.input, {})
-    forbidden = await admin.forbidden(settings.topic_operations())
-    return [
-        TopicState(
-            need,
-            found[need.name],
-            _fault(need, found[need.name], configs.get(need.name, {}), forbidden, settings, sizes),
-            tuple(_hints(need.name, configs.get(need.name, {}), taken, settings, sizes)),
-        )
-        for need in needs
-    ]
+    taken = max((configs.get(name, {}) for name in inputs.counts), key=_keeps, default={})
+    forbidden = await admin.forbidden(settings.topic_operations(inputs.names()))
+    states = []
+    for need in needs:
+        have, config = inputs.found.get(need.name), configs.get(need.name, {})
+        waits = need.name in inputs.missing and bool(inputs.counts)
+        fault = None if waits else _fault(need, have, config, forbidden, inputs, settings, sizes)
+        hints = ["is not there; it is read as soon as it is"] if waits else []
+        hints += _hints(need.name, config, taken, inputs, settings, sizes)
+        states.append(TopicState(need, have, fault, tuple(hints)))
+    return states
+
+
+def _keeps(config: Mapping[str, str]) -> float:
+    """For how long a topic keeps its records, in ms."""
+    kept = _number(config, "retention.ms")
+    return -1.0 if kept is None else math.inf if kept < 0 else kept
 
 
 def _fault(
@@ -100,20 +157,31 @@ def _fault(
     have: int | None,
     config: Mapping[str, str],
     forbidden: Mapping[str, Sequence[str]],
+    inputs: InputState,
     settings: Settings,
     sizes: Sizes,
 ) -> Fault | None:
-    name, input_topic = need.name, settings.input
+    name, of_input = need.name, need.name in inputs.names()
     wanted, largest = need.config.get("cleanup.policy", ""), settings.kafka.batch_bytes_max
     policy, takes = config.get("cleanup.policy", wanted), config.get("max.message.bytes", "")
     if have is None:
-        options = " --partitions N" if name == input_topic else ""
+        if of_input and settings.several_inputs:
+            return Fault("no such topic", "make one, or correct `input`; or this user may not see it", TopicMissing)
+        options = " --partitions N" if of_input else ""
         return Fault(
             "missing", f"`streamrnn topics --create{options}` makes it; or this user may not see it", TopicMissing
         )
-    if have < need.partitions:
+    # The outputs of several topics share the partitions that there are.
+    shares = settings.several_inputs and name in (
+        settings.topics.forecasts,
+        settings.topics.imputed,
+        settings.topics.dlq,
+    )
+    if have < need.partitions and not shares:
+        one = settings.inputs.one
+        goes = f"what comes of partition p of {one} goes to partition p" if one else "each one of the input's has one"
         return Fault(
-            f"{have} partitions are too few: what comes of partition p of {input_topic} goes to partition p",
+            f"{have} partitions are too few: {goes}",
             f"`streamrnn topics --create`, or kafka-topics.sh --alter --topic {name} --partitions {need.partitions}",
             TopicUnfit,
         )
@@ -123,7 +191,7 @@ def _fault(
             f"kafka-configs.sh --alter --entity-type topics --entity-name {name} --add-config cleanup.policy=compact",
             TopicUnfit,
         )
-    if name != input_topic and takes.isdecimal() and int(takes) < largest:
+    if not of_input and takes.isdecimal() and int(takes) < largest:
         return Fault(
             f"max.message.bytes={takes} takes no batch of kafka.batch_bytes_max={largest}",
             f"kafka-configs.sh --alter --entity-type topics --entity-name {name} --add-config max.message.bytes=1048588, "
@@ -183,11 +251,16 @@ async def raise_limits(admin: Admin, settings: Settings, sizes: Sizes) -> list[s
 
 
 def _hints(
-    name: str, config: Mapping[str, str], taken: Mapping[str, str], settings: Settings, sizes: Sizes
+    name: str,
+    config: Mapping[str, str],
+    taken: Mapping[str, str],
+    inputs: InputState,
+    settings: Settings,
+    sizes: Sizes,
 ) -> Iterator[str]:
     """What a topic with this `config` loses or refuses, an output of an input that is kept and timed as `taken` says."""
     topics = settings.topics
-    if name == settings.input:
+    if name in inputs.names():
         kept, oldest = _number(config, "retention.ms"), 2 * settings.checkpoint.interval_max
         if kept is not None and 0 <= kept < oldest and "delete" in config.get("cleanup.policy", "delete"):
             yield (

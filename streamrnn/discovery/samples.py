@@ -6,10 +6,15 @@ import time
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from streamrnn.records import Record
+from streamrnn.serving.inputs import to_be_read
 from streamrnn.transports.base import Deadline, TopicMissing, Transport
 from streamrnn.transports.files import InputError, read_lines
+
+if TYPE_CHECKING:
+    from streamrnn.config.settings import Settings
 
 # How long a topic is waited for that has fewer records than its offsets say (transactions leave markers among them).
 QUIET_S = 3.0
@@ -21,6 +26,16 @@ def of_file(path: Path, count: int) -> list[Record]:
     if not records:
         raise InputError(f"{path}: holds no records")
     return records
+
+
+async def of_input(transport: Transport, settings: Settings, topic: str | None, count: int) -> list[Record]:
+    """The newest records of the topic, or of the configuration's input: of all of its topics alike. Raises TransportError."""
+    if topic is not None:
+        return await of_topic(transport, topic, count)
+    read = await to_be_read(transport, settings)
+    topics = [read] if isinstance(read, str) else read.topics
+    share = -(-count // len(topics))
+    return [record for name in topics for record in await of_topic(transport, name, share)][:count]
 
 
 async def of_topic(transport: Transport, topic: str, count: int) -> list[Record]:

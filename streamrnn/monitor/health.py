@@ -10,6 +10,7 @@ too.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +45,7 @@ class Health:
     # Partitions whose next records wait for their schemas: a restart would not help either; with the reasons.
     without_schema: dict[int, str] = field(default_factory=dict)
     undelivered: str = ""
+    label: Callable[[int], int | str] = lambda number: number  # how a partition is named
 
     def assigned(self, partition: int, position: int, emit_from: int, now_s: float) -> None:
         self.partitions[partition] = _Partition(position, emit_from, moved_s=now_s, told_s=now_s)
@@ -79,7 +81,7 @@ class Health:
 
     def live(self, now_s: float) -> tuple[bool, str]:
         stalled = [
-            f"partition {p} has {e.lag} records to read and did not move for {now_s - e.moved_s:.0f} s"
+            f"partition {self.label(p)} has {e.lag} records to read and did not move for {now_s - e.moved_s:.0f} s"
             for p, e in sorted(self.partitions.items())
             if e.lag and now_s - e.moved_s > STALL_S and p not in self.unreadable and p not in self.without_schema
         ]
@@ -89,14 +91,14 @@ class Health:
         if not self.serving or self.trouble:
             return False, self.trouble or "starting"
         if self.restoring:
-            return False, f"restoring the state of partitions {sorted(self.restoring)}"
-        replaying = [p for p, e in sorted(self.partitions.items()) if e.position < e.emit_from]
+            return False, f"restoring the state of partitions {[self.label(p) for p in sorted(self.restoring)]}"
+        replaying = [self.label(p) for p, e in sorted(self.partitions.items()) if e.position < e.emit_from]
         if replaying:
             return False, f"replaying partitions {replaying} up to their committed offsets"
-        damaged = [f"{p}: {why}" for p, why in sorted(self.unreadable.items()) if p in self.partitions]
+        damaged = [f"{self.label(p)}: {why}" for p, why in sorted(self.unreadable.items()) if p in self.partitions]
         if damaged:
             return False, f"cannot be read on: partition {'; '.join(damaged)}"
-        waiting = [f"{p}: {why}" for p, why in sorted(self.without_schema.items()) if p in self.partitions]
+        waiting = [f"{self.label(p)}: {why}" for p, why in sorted(self.without_schema.items()) if p in self.partitions]
         if waiting:
             return False, f"records wait for their schemas: partition {'; '.join(waiting)}"
         if self.undelivered and any(e.lag != 0 or e.position > e.emit_from for e in self.partitions.values()):
@@ -104,14 +106,16 @@ class Health:
         silent_s = now_s - max((e.told_s for e in self.partitions.values()), default=now_s)
         if silent_s > SILENCE_S:
             return False, f"at one batch for {silent_s:.0f} s"
-        behind = [f"{p} by {e.lag}" for p, e in sorted(self.partitions.items()) if (e.lag or 0) > LAG_MAX]
+        behind = [f"{self.label(p)} by {e.lag}" for p, e in sorted(self.partitions.items()) if (e.lag or 0) > LAG_MAX]
         if behind:
             return False, f"behind: partition {', '.join(behind)} records"
-        refused = [f"of partition {p} {why}" for p, why in sorted(self.refused.items()) if p in self.partitions]
+        refused = [
+            f"of partition {self.label(p)} {why}" for p, why in sorted(self.refused.items()) if p in self.partitions
+        ]
         if refused:
             return False, f"the input is refused: {'; '.join(refused)}"
         live, why = self.live(now_s)
         return live, why
 
     def view(self) -> dict[str, dict[str, Any]]:
-        return {str(p): {"position": e.position, "lag": e.lag} for p, e in sorted(self.partitions.items())}
+        return {str(self.label(p)): {"position": e.position, "lag": e.lag} for p, e in sorted(self.partitions.items())}

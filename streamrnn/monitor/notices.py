@@ -14,12 +14,16 @@ from typing import Any
 import numpy as np
 import structlog
 
+from streamrnn.inputs import Numbering
 from streamrnn.records import Outputs, Rejected, SkipReason, TickBatch
 from streamrnn.stream.frontend import FrontEnd
 from streamrnn.stream.places import Places
 from streamrnn.wire.codec import KeysSeen
 
 log = structlog.get_logger(__name__)
+
+# Of an input that is one topic: a partition's number is its own.
+PLAIN = Numbering(one="?")
 
 PERIOD_S = 60.0
 # Where nothing at all could be used so far, the first line does not wait for the end of a minute.
@@ -88,7 +92,7 @@ class Refusals:
     )  # (partition, reason) → (detail, source)
 
     def add(self, now_s: float, found: Mapping[int, Fate], outputs: Outputs, batch: TickBatch,
-            undecodable: Sequence[Rejected]) -> None:  # fmt: skip
+            undecodable: Sequence[Rejected], numbering: Numbering = PLAIN) -> None:  # fmt: skip
         """Takes what became of the records of one poll; `found` is their count by partition."""
         if self.began_s is None and found:
             self.began_s = now_s
@@ -97,14 +101,17 @@ class Refusals:
             self.partitions.setdefault(partition, Fate()).add(part)
         for item in undecodable:
             record = item.record
-            if (record.partition, item.reason) not in self.examples:
+            number = numbering.of(record)
+            if (number, item.reason) not in self.examples:
                 source = f"{record.topic}/{record.partition}/{record.offset}"
-                self.examples[record.partition, item.reason] = (item.detail, source)
+                self.examples[number, item.reason] = (item.detail, source)
         for row, reason, detail in outputs.rejected:
             partition = int(batch.partition[row])
             if (partition, reason) not in self.examples:
-                topic = batch.records[row].topic if row < len(batch.records) else ""
-                self.examples[partition, reason] = (detail, f"{topic}/{partition}/{batch.offset[row]}")
+                source = f"/{partition}/{batch.offset[row]}"
+                if row < len(batch.records):
+                    source = f"{batch.records[row].topic}/{batch.records[row].partition}/{batch.offset[row]}"
+                self.examples[partition, reason] = (detail, source)
 
     def look(self, now_s: float) -> dict[str, Any] | None:
         """What to say of the minute that has ended, if most of it, or of a partition, was refused; a new one begins."""
@@ -185,7 +192,9 @@ class LastMinute:
         return found
 
 
-def fates(outputs: Outputs, batch: TickBatch, undecodable: Sequence[Rejected]) -> dict[int, Fate]:
+def fates(
+    outputs: Outputs, batch: TickBatch, undecodable: Sequence[Rejected], numbering: Numbering = PLAIN
+) -> dict[int, Fate]:
     """What became of the records of one poll, by partition."""
     found: dict[int, Fate] = {}
     if len(batch):
@@ -196,7 +205,7 @@ def fates(outputs: Outputs, batch: TickBatch, undecodable: Sequence[Rejected]) -
             counts = np.bincount(batch.partition).tolist()
             found = {partition: Fate(count) for partition, count in enumerate(counts) if count}
     for item in undecodable:
-        part = found.setdefault(item.record.partition, Fate())
+        part = found.setdefault(numbering.of(item.record), Fate())
         part.records += 1
         part.refuse(item.reason)
     for row, reason, _ in outputs.rejected:
@@ -237,7 +246,7 @@ class SharedSeries:
     def __init__(self) -> None:
         self._pace = Pace()
 
-    def look(self, now_s: float, places: Places, names: Sequence[str | None]) -> None:
+    def look(self, now_s: float, places: Places, names: Sequence[str | None], numbering: Numbering = PLAIN) -> None:
         """`names` are the series by row, as the table has them."""
         times = self._pace.news(now_s, places.count)
         if times:
@@ -246,7 +255,7 @@ class SharedSeries:
                 "records of one series need one key",
                 times=times,
                 example=names[places.row] or "" if places.row < len(names) else "",
-                partitions=list(places.partitions),
+                partitions=[numbering.label(number) for number in places.partitions],
             )
 
 
@@ -344,16 +353,22 @@ class Notices:
         self._evicted = EvictedSeries()
         self._never = NeverLearnt()
         self.nothing_used = NothingUsed()
+        self._numbering = PLAIN
+
+    def number_by(self, numbering: Numbering) -> None:
+        """The numbers of the input's partitions."""
+        self._numbering = numbering
 
     def batch(self, now_s: float, outputs: Outputs, batch: TickBatch, undecodable: Sequence[Rejected]) -> None:
-        found = fates(outputs, batch, undecodable)
+        found = fates(outputs, batch, undecodable, self._numbering)
         self.last_minute.add(now_s, found)
-        self._refusals.add(now_s, found, outputs, batch, undecodable)
+        self._refusals.add(now_s, found, outputs, batch, undecodable, self._numbering)
 
     def look(self, now_s: float, keys: KeysSeen, front: FrontEnd | None, learning: Learning) -> None:
         """Writes the lines that are due."""
         said = self._refusals.look(now_s)
         if said is not None:
+            said["partitions"] = [self._numbering.label(number) for number in said["partitions"]]
             log.warning("most of the input is refused and dead-lettered", **said)
         new = self._keys.news(now_s, keys.count)
         if new:
@@ -364,7 +379,7 @@ class Notices:
                 example=keys.example,
             )
         if front is not None:
-            self._shared.look(now_s, front.places, front.table.names)
+            self._shared.look(now_s, front.places, front.table.names, self._numbering)
             self._evicted.look(now_s, front)
         self._never.look(now_s, learning)
         self.nothing_used.look(now_s, self._refusals.some_used)

@@ -19,6 +19,7 @@ import torch
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, generate_latest
 
 from streamrnn import __version__
+from streamrnn.inputs import Numbering
 from streamrnn.model.weights import WeightsMeta
 from streamrnn.monitor.health import Health
 from streamrnn.monitor.notices import HANDFUL, Learning, Notices, cold_share
@@ -217,6 +218,7 @@ class WorkerObserver:
         self._keys_counted = self._shared_counted = 0
         self._returned_counted = self._evictions = 0
         self._series = 0
+        self._label: Callable[[int], int | str] = lambda number: number
         self._restored: dict[int, int] = {}  # partition → series whose states were brought back
         self._serving_s: float | None = None
         self._introduced = False
@@ -278,7 +280,7 @@ class WorkerObserver:
 
     def committed(self, partition: int, offset: int, seconds: float) -> None:
         self.metrics.commit.observe(seconds)
-        self.metrics.committed.labels(str(partition)).set(offset)
+        self.metrics.committed.labels(str(self._label(partition))).set(offset)
         self.health.committed()
 
     def waiting(self, seconds: float) -> None:
@@ -320,7 +322,7 @@ class WorkerObserver:
             )  # fmt: skip
 
     def checkpointed(self, partition: int, offset: int, interval_s: float) -> None:
-        self.metrics.checkpoint.labels(str(partition)).set(offset)
+        self.metrics.checkpoint.labels(str(self._label(partition))).set(offset)
         self.metrics.checkpoint_interval.set(interval_s)
 
     def states_appended(self, rows: int, size: int) -> None:
@@ -335,7 +337,8 @@ class WorkerObserver:
     def written_by_another(self, partition: int) -> None:
         self.metrics.strange_writes.inc()
         log.warning(
-            "another worker, put out of the group, wrote into our changelog; it is written anew", partition=partition
+            "another worker, put out of the group, wrote into our changelog; it is written anew",
+            partition=self._label(partition),
         )
 
     def revoked(self, partition: int) -> None:
@@ -345,7 +348,7 @@ class WorkerObserver:
         metrics = self.metrics
         for gauge in (metrics.lag, metrics.position, metrics.committed, metrics.checkpoint, metrics.partition_refused):
             try:
-                gauge.remove(str(partition))
+                gauge.remove(str(self._label(partition)))
             except KeyError:
                 continue
 
@@ -408,6 +411,11 @@ class WorkerObserver:
         self._series = series
         self.metrics.series.set(series)
 
+    def number_by(self, numbering: Numbering) -> None:
+        """How the input's partitions are named here."""
+        self._label = self.health.label = numbering.label
+        self.notices.number_by(numbering)
+
     def watch(self, decoder: Decoder, front: FrontEnd) -> None:
         """Whose counts `look` reads."""
         self._keys, self._front = decoder.json_keys, front
@@ -457,9 +465,9 @@ class WorkerObserver:
             delivery=chosen.get("delivery"),
             train=chosen.get("train"),
             weights=self.model,
-            partitions=sorted(self.health.partitions),
+            partitions=[self._label(p) for p in sorted(self.health.partitions)],
             states_restored=sum(self._restored.values()),
-            cold=dict(sorted(self.health.cold.items())),
+            cold={self._label(p): why for p, why in sorted(self.health.cold.items())},
         )
 
     # ── for HTTP ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -478,7 +486,7 @@ class WorkerObserver:
             "partitions": partitions,
             "lag": sum(entry["lag"] or 0 for entry in partitions.values()),
             "rejected": dict(self.rejected),
-            "cold": {str(partition): why for partition, why in sorted(self.health.cold.items())},
+            "cold": {str(self._label(p)): why for p, why in sorted(self.health.cold.items())},
             "trainer": self.trainer,
             "summary": summary,
         }
@@ -491,7 +499,7 @@ class WorkerObserver:
         self.metrics.partitions.set(len(self.health.partitions))
         self.metrics.partitions_cold.set(len(self.health.cold))
         for number, (share, *_) in self.notices.last_minute.shares(clock_s()).items():
-            self.metrics.partition_refused.labels(str(number)).set(share)
+            self.metrics.partition_refused.labels(str(self._label(number))).set(share)
         cold = cold_share(self._front) if self._front is not None else None
         self.metrics.cold_share.set(np.nan if cold is None else cold)
         self.metrics.network_served.set(self.served)

@@ -38,6 +38,7 @@ class Assignment:
     ) -> None:
         self._parts, self._settings, self._partitions = parts, settings, partitions
         self._intake, self._deliveries = intake, deliveries
+        self._numbering, self._label = partitions.numbering, partitions.numbering.label
 
     # ── assigned ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -51,8 +52,9 @@ class Assignment:
         await parts.outbox.open(new)
         await parts.publisher.make_room(new, parts.outbox.sink(new[0]))
         await self._identify()
+        input_id = self._partitions.input_id
         committed = {
-            number: known if known is not None and is_of(known, self._partitions.input_id) else None
+            number: known if known is not None and is_of(known, input_id(number)) else None
             for number, known in (await parts.source.committed(new)).items()
         }
         begin = await parts.source.begin_offsets(new)
@@ -61,18 +63,20 @@ class Assignment:
             self._begin(number, committed[number], begin[number], end[number])
 
     async def _identify(self) -> None:
-        """Which topic of its name the input is; what was parked of an earlier one is worth nothing."""
-        found, known = await self._parts.source.topic_id() or "", self._partitions.input_id
-        if found and known and found != known:
-            self.drop_parked(lambda parked: True)
-        self._partitions.input_id = found or known
+        """Which topics of their names the input's are; what was parked of earlier ones is worth nothing."""
+        known, place = self._partitions.input_ids, self._numbering.place
+        found = {topic: said for topic, said in (await self._parts.source.topic_ids()).items() if said}
+        anew = {topic for topic, said in found.items() if known.get(topic, said) != said}
+        if anew:
+            self.drop_parked(lambda parked: place(parked.number)[0] in anew)
+        known.update(found)
 
     def _begin(self, number: int, known: Committed | None, begin: int, end: int) -> None:
         parts = self._parts
         if known is not None and not begin <= known.offset <= end:
             log.error(
                 "the committed offset is not in the log (retention, or the topic was made anew)",
-                partition=number, committed=known.offset, begin=begin, end=end,
+                partition=self._label(number), committed=known.offset, begin=begin, end=end,
             )  # fmt: skip
         partition = self._partitions.get(number)
         if partition is None:
@@ -96,7 +100,7 @@ class Assignment:
         # Who had it in between may have written of swaps, and committed nothing.
         self._deliveries.ready.append(checkpointer.start(partition.number))
         self._serve(partition)
-        log.info("partition given back: its state was still here", partition=partition.number)
+        log.info("partition given back: its state was still here", partition=self._label(partition.number))
 
     def _serve(self, partition: Partition) -> None:
         source = self._parts.source
@@ -105,7 +109,7 @@ class Assignment:
         source.resume([partition.number])
         self._parts.observer.assigned(partition.number, partition.position, partition.emit_from)
         log.info(
-            "partition assigned", partition=partition.number, replay_from=partition.position,
+            "partition assigned", partition=self._label(partition.number), replay_from=partition.position,
             emit_from=partition.emit_from,
         )  # fmt: skip
 
@@ -151,10 +155,11 @@ class Assignment:
             partition.known, done.checkpoint, done.why, done.before, done.reached, done.older,
             len(parts.engine.table.series(number)) + len(done.found.left),
         )  # fmt: skip
-        fresh = partition.begin if self._settings.start == "earliest" else partition.end
+        from_begin = self._settings.start == "earliest" or self._numbering.place(number) in self._numbering.later
+        fresh = partition.begin if from_begin else partition.end
         decision = decide(
             found,
-            Input(partition.begin, partition.end, self._partitions.input_id, fresh),
+            Input(partition.begin, partition.end, self._partitions.input_id(number), fresh),
             Replay(parts.engine.spec.warm_up, parts.checkpointer.records),
         )
         parts.decoder.carry(number, decision.decoder)
@@ -169,7 +174,7 @@ class Assignment:
         # What there is no place for the observer reports, with what to set.
         refused = {reason: count for reason, count in done.found.refused.items() if reason != "series_max"}
         if refused:
-            log.error("states in the changelog were refused", partition=number, refused=refused)
+            log.error("states in the changelog were refused", partition=self._label(number), refused=refused)
         self._serve(partition)
 
     def _go_on(self, partition: Partition, done: Restoration, warm: Warm) -> None:
@@ -181,13 +186,13 @@ class Assignment:
         if done.older:
             log.warning(
                 "a worker that had lost this partition wrote older states into the changelog: the replay begins at theirs",
-                partition=number, series=len(done.older), replay_from=warm.position,
+                partition=self._label(number), series=len(done.older), replay_from=warm.position,
             )  # fmt: skip
         partition.restored(warm.position, warm.emit_from, warm.committed, weights_at(warm.history, warm.position))
         partition.history, partition.skips = warm.history, word.skips
         partition.points.begin(partition.known)
         parts.engine.front.restore_clock(number, warm.clock)
-        written = msgspec.structs.replace(warm.checkpoint, input_id=self._partitions.input_id, skips=word.skips)
+        written = msgspec.structs.replace(warm.checkpoint, input_id=self._partitions.input_id(number), skips=word.skips)
         if word.offset >= 0:
             written = msgspec.structs.replace(written, word=word.offset)
         due = bool(done.carried or done.strays)
@@ -205,9 +210,11 @@ class Assignment:
         partition.skips = cold.word.skips
         life = done.life + (1 if done.checkpoint is not None else 0)
         # The log's clock begins with the life of the partition's state.
+        topic, partition_of_it = self._numbering.place(number)
         begun = Checkpoint(
-            parts.source.topic, cold.position, serving, None, life, input_id=self._partitions.input_id,
+            topic, cold.position, serving, None, life, input_id=self._partitions.input_id(number),
             clocks=((cold.position, b""),), word=cold.honoured, skips=cold.word.skips, decoder=cold.decoder,
+            partition=partition_of_it if partition_of_it != number else -1,
         )  # fmt: skip
         parts.checkpointer.begin(number, begun, begun.history(), self._end_of(done), orphans, done.layouts)
         if cold.lost:
@@ -215,7 +222,7 @@ class Assignment:
         self._deliveries.ready.append(parts.checkpointer.start(number))
         if cold.lost:
             log.error(
-                "partition starts without its state; its series warm up anew", partition=number, why=cold.why,
+                "partition starts without its state; its series warm up anew", partition=self._label(number), why=cold.why,
                 replay_from=cold.position, emit_from=cold.emit_from,
             )  # fmt: skip
 
@@ -232,7 +239,7 @@ class Assignment:
         if any(not plan.described for plan in done.plans):
             what.append("states of a version that kept no names of channels are taken for those of this configuration")
         log.warning(
-            "the partition's states are carried over into a changed configuration", partition=done.partition,
+            "the partition's states are carried over into a changed configuration", partition=self._label(done.partition),
             carried=done.carried, cold=done.cold.total(), what=list(dict.fromkeys(what)), why_cold=dict(done.cold),
         )  # fmt: skip
         self._parts.observer.carried(done.partition, done.carried, done.cold.total())
@@ -242,11 +249,11 @@ class Assignment:
         if word.direction == "back":
             log.warning(
                 "offset set back by an operator: records are processed again, with the weights in use now",
-                partition=number, offset=word.offset, records=word.records, replay_from=position,
+                partition=self._label(number), offset=word.offset, records=word.records, replay_from=position,
             )  # fmt: skip
         else:
             log.warning(
-                "offset set ahead by an operator: records are skipped", partition=number, offset=word.offset,
+                "offset set ahead by an operator: records are skipped", partition=self._label(number), offset=word.offset,
                 records=word.records, skipped_from=word.offset - word.records,
             )  # fmt: skip
 
@@ -273,7 +280,7 @@ class Assignment:
                 else:
                     self._release(partition)
                 parts.observer.revoked(number)
-                log.info("partition revoked", partition=number, series=series)
+                log.info("partition revoked", partition=self._label(number), series=series)
 
     def drop_expired(self) -> None:
         """Releases those that are parked for too long."""

@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from streamrnn.inputs import Numbering
+from streamrnn.stores.changelog import Checkpoint
 from streamrnn.transports.base import Admin, Deadline, GroupAlive, GroupMember, TopicUnfit
 
 if TYPE_CHECKING:
@@ -34,10 +36,10 @@ async def other_inputs(admin: Admin, settings: Settings) -> str:
     deadline = Deadline(KNOWN_S)
     while True:
         members = await admin.members(settings.app)
-        others = [m for m in members if m.topics is not None and settings.input not in m.topics]
+        others = [m for m in members if m.topics is not None and not any(map(settings.inputs.takes, m.topics))]
         if others:
             read = sorted({topic for member in others for topic in member.topics or ()})
-            return f"has members that read {', '.join(read)} and not {settings.input} ({_shown(others)})"
+            return f"has members that read {', '.join(read)} and not {settings.inputs} ({_shown(others)})"
         if all(member.topics is not None for member in members) or deadline.passed:
             return ""
         await asyncio.sleep(AGAIN_S)
@@ -59,10 +61,15 @@ async def refuse_while_alive(admin: Admin, settings: Settings) -> None:
             )
 
 
-def of_another_input(topic: str, partition: int, theirs: str, ours: str) -> str:
-    """Why a partition's state is not taken, and what to do."""
-    return (
-        f"partition {partition} of {topic} holds the states of input {theirs!r}, and `input` is {ours!r}: two services "
+def refuse_another_input(topic: str, numbering: Numbering, number: int, checkpoint: Checkpoint) -> None:
+    """Raises TopicUnfit where a partition of the state topic holds the states of another partition of the input."""
+    ours, partition = numbering.place(number)
+    theirs, of_theirs = checkpoint.input, checkpoint.partition if checkpoint.partition >= 0 else number
+    if theirs == ours and of_theirs == partition:
+        return
+    shown = (theirs, ours) if theirs != ours else (f"{theirs}/{of_theirs}", f"{ours}/{partition}")
+    raise TopicUnfit(
+        f"partition {number} of {topic} holds the states of input {shown[0]!r}, and `input` is {shown[1]!r}: two services "
         "with one `app`, or an input that was renamed. Set another `app` (or `topics.state`); or, to begin without these "
         "states, `streamrnn reset --state`"
     )

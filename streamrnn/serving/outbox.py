@@ -16,6 +16,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from streamrnn.inputs import Numbering
 from streamrnn.transports.base import (
     Committed,
     Deadline,
@@ -111,8 +112,8 @@ class ExactlyOnce:
 
     exactly_once = True
 
-    def __init__(self, transport: Transport, app: str, topic: str) -> None:
-        self._transport, self._app, self._topic = transport, app, topic
+    def __init__(self, transport: Transport, app: str, numbering: Numbering) -> None:
+        self._transport, self._app, self._place = transport, app, numbering.place
         self._plain = transport.sink()  # knows the topics; nothing is sent through it
         self._sinks: dict[int, TransactionalSink] = {}
         self._stopped = False
@@ -128,7 +129,7 @@ class ExactlyOnce:
         """
         if self._stopped:
             raise TransportError("partitions came while the producers were closed")
-        made = {p: self._transport.transactional(transactional_id(self._app, self._topic, p)) for p in partitions}
+        made = {p: self._transport.transactional(transactional_id(self._app, *self._place(p))) for p in partitions}
         self._sinks |= made
         await asyncio.gather(*(sink.start() for sink in made.values()))
 
@@ -143,11 +144,12 @@ class ExactlyOnce:
             raise TransportError(f"partition {partition} has no open producer") from None
 
     async def seal(self, offsets: Mapping[int, Committed], instead: Instead | None = None) -> Delivery:
-        sealed = [
-            await sink.commit(self._topic, {p: offsets[p]} if p in offsets else {}, self._app, instead)
-            for p, sink in self._sinks.items()
-            if p in offsets or sink.appended
-        ]
+        sealed = []
+        for number, sink in self._sinks.items():
+            if number in offsets or sink.appended:
+                topic, partition = self._place(number)
+                done = {partition: offsets[number]} if number in offsets else {}
+                sealed.append(await sink.commit(topic, done, self._app, instead))
         return _Together(sealed)
 
     def in_flight_bytes(self) -> tuple[int, int]:

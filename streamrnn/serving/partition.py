@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from streamrnn.inputs import Numbering
 from streamrnn.serving.checkpoint import ChangelogState
 from streamrnn.serving.commit_note import ReplayPoints
 from streamrnn.stores.changelog import History, Skips
@@ -168,14 +169,19 @@ class Partition:
 class Partitions:
     """Those that are not released, by number; in the order in which they were served or parked. Changed by `assignment` alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, numbering: Numbering) -> None:
+        self.numbering = numbering
         self._all: dict[int, Partition] = {}
         self.owned: Mapping[int, Partition] = {}  # by number; asked several times a batch
         self.limits: dict[int, int] = {}  # the first offset that cannot be read, of those whose log is damaged
-        self.input_id = ""  # which topic of the input's name this is; "": not known
+        self.input_ids: dict[str, str] = {}  # by input topic, which of its name it is, where that is known
 
     def __iter__(self) -> Iterator[Partition]:
         return iter(list(self._all.values()))
+
+    def input_id(self, number: int) -> str:
+        """Which topic of its name a partition is of; "": not known."""
+        return self.input_ids.get(self.numbering.place(number)[0], "")
 
     def get(self, number: int) -> Partition | None:
         return self._all.get(number)

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from streamrnn.inputs import Numbering, of_topic
 from streamrnn.records import I32, I64, ForecastBatch, ImputationBatch, Outputs, Record, Rejected, TickBatch
 from streamrnn.serving.refused import OutputTopics, RefusedOutputs, bounded, cut
 from streamrnn.spec import StreamSpec
@@ -31,7 +32,7 @@ class Publisher:
     def __init__(
         self,
         spec: StreamSpec,
-        input_topic: str,
+        inputs: str | Numbering,
         forecasts: str,
         imputed: str,
         dead_letters: str,
@@ -43,12 +44,13 @@ class Publisher:
         """`sink` gives the Sink for what belongs to an input partition. `timestamp`: forecasts and imputations carry the
         present time, or the event time that they are about; dead letters always carry the present."""
         self.now_ms = now_ms
-        self._encoder = Encoder(spec, input_topic)
+        self._numbering = of_topic(inputs)
+        self._encoder = Encoder(spec, self._numbering)
         self._forecasts, self._imputed, self._dead_letters = forecasts, imputed, dead_letters
         self._sink, self._refused, self._by_event_time = sink, refused, timestamp == "event"
         self._partitions: dict[str, int] = {}
         self._topics = OutputTopics(
-            input_topic, forecasts, imputed, dead_letters, lambda partition: self._place(dead_letters, partition)
+            self._numbering, forecasts, imputed, dead_letters, lambda partition: self._place(dead_letters, partition)
         )
         self._sources: list[Sequence[Record]] = []  # of what was published since the last `sealed`
 
@@ -115,7 +117,7 @@ class Publisher:
         by_partition: dict[int, list[Rejected]] = {}
         kept = bounded(refused)
         for item in kept:
-            by_partition.setdefault(item.record.partition, []).append(item)
+            by_partition.setdefault(self._numbering.of(item.record), []).append(item)
         for partition, items in by_partition.items():
             items.sort(key=lambda item: (item.record.offset, item.index))
             letters = [cut(*dead_letter(item)) for item in items]

@@ -52,7 +52,8 @@ class Pump:
 
     def __init__(self, parts: Parts, settings: PumpSettings) -> None:
         self._parts, self._settings = parts, settings
-        self._partitions = Partitions()
+        self._numbering = parts.source.inputs.numbering
+        self._partitions = Partitions(self._numbering)
         self._intake = Intake(parts, settings, self._partitions)
         self._deliveries = Deliveries(parts, settings, self._partitions, self._intake)
         self._assignment = Assignment(parts, settings, self._partitions, self._intake, self._deliveries)
@@ -179,7 +180,7 @@ class Pump:
         batch, unread, skipped = parts.decoder.read(group.records)
         decode_s = time.perf_counter() - begin
         if group.emit_from:
-            unread = [r for r in unread if r.record.offset >= group.emit_from.get(r.record.partition, 0)]
+            unread = [r for r in unread if r.record.offset >= group.emit_from.get(self._numbering.of(r.record), 0)]
         if skipped:
             self._count_skipped(skipped, group.emit_from)
         records = len(group.records)
@@ -199,7 +200,7 @@ class Pump:
         """What is replayed was counted before."""
         counts: dict[SkipReason, int] = {}
         for each in skipped:
-            if each.record.offset >= emit_from.get(each.record.partition, 0):
+            if each.record.offset >= emit_from.get(self._numbering.of(each.record), 0):
                 counts[each.reason] = counts.get(each.reason, 0) + each.elements
         if counts:
             self._parts.observer.skipped(counts)
@@ -210,7 +211,7 @@ class Pump:
         series = len(engine.table.series(number))
         replay_from = partition.points.replay_from(engine.front.log_time_ms(number), series, offset)
         history = self._parts.checkpointer.history(number)
-        return committed_with(offset, replay_from, history, self._partitions.input_id, partition.skips)
+        return committed_with(offset, replay_from, history, self._partitions.input_id(number), partition.skips)
 
     # ── states ───────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -16,6 +16,7 @@ import msgspec
 import structlog
 
 from streamrnn.config.sizes import ENVELOPE_BYTES, limit_for
+from streamrnn.inputs import Numbering
 from streamrnn.records import Record, Rejected
 from streamrnn.transports.base import Instead, Outgoing, Refused, TopicUnfit, clock_s
 from streamrnn.wire.codec import HEADER_DETAIL, HEADER_INDEX, HEADER_REASON, HEADER_SOURCE, dead_letter
@@ -35,8 +36,8 @@ REPORT_EVERY_S = 60.0
 LETTERS_MIN, LETTERS_BYTES_MAX = 16, 64_000_000
 
 Headers = list[tuple[str, bytes]]
-# (partition, offset, place in a record of several or −1) of a tick
-_At = tuple[int, int, int]
+# (topic, partition, offset, place in a record of several or −1) of a tick
+_At = tuple[str, int, int, int]
 
 
 class Observer(Protocol):
@@ -46,6 +47,7 @@ class Observer(Protocol):
 
 
 class _Source(msgspec.Struct):
+    topic: str
     partition: int
     offset: int
     index: int = -1
@@ -61,9 +63,9 @@ class _Output(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class OutputTopics:
-    """Where outputs go. `letters_for` maps a partition of the input to one of the dead letters' topic."""
+    """Where outputs go. `letters_for` maps a partition of the input, by its number, to one of the dead letters' topic."""
 
-    input: str
+    inputs: Numbering
     forecasts: str
     imputed: str
     dead_letters: str
@@ -103,9 +105,9 @@ class RefusedOutputs:
                 again += [letter] if letter is not None else []
             else:
                 outputs.setdefault(_source_of(each.record), []).append(each)
-        records = _records(sources, {at[:2] for at in outputs})
+        records = _records(sources, {at[:3] for at in outputs})
         rejected = [
-            self._rejected(topics, records.get(at[:2]), at, which, now_ms) for at, which in sorted(outputs.items())
+            self._rejected(topics, records.get(at[:3]), at, which, now_ms) for at, which in sorted(outputs.items())
         ]
         letters = [self._letter(topics, each, now_ms) for each in bounded(rejected)]
         for (kind, error), count in counts.items():
@@ -124,13 +126,16 @@ class RefusedOutputs:
         detail = "; ".join(what + (f" ({count} records)" if count > 1 else "") for what, count in said.items())
         if record is None:  # an output that names no source of this delivery: it is its own
             output = refused[0].record
-            record = _Unknown(topics.input, at[0], at[1], now_ms, output.key, output.value, ())
-        return Rejected(record, "refused", detail, at[2])
+            record = _Unknown(*at[:3], now_ms, output.key, output.value, ())
+        return Rejected(record, "refused", detail, at[3])
 
     @staticmethod
     def _letter(topics: OutputTopics, rejected: Rejected, now_ms: int) -> Outgoing:
         key, value, headers = cut(*dead_letter(rejected))
-        return Outgoing(topics.dead_letters, topics.letters_for(rejected.record.partition), key, value, now_ms, headers)
+        record, inputs = rejected.record, topics.inputs
+        known = (record.topic, record.partition) in inputs
+        partition = topics.letters_for(inputs.of(record) if known else record.partition)
+        return Outgoing(topics.dead_letters, partition, key, value, now_ms, headers)
 
     def _smaller(self, refused: Refused, now_ms: int) -> Outgoing | None:
         """A dead letter that was refused, changed so that it may be taken; None where there is nothing left to try."""
@@ -175,11 +180,11 @@ def bounded(refused: Sequence[Rejected]) -> Sequence[Rejected]:
     they have LETTERS_BYTES_MAX together. The last one says how many more elements there are."""
     if all(item.index < 0 for item in refused):
         return refused
-    counts = Counter((item.record.partition, item.record.offset) for item in refused)
-    left: dict[tuple[int, int], int] = {}
+    counts = Counter(_stands(item.record) for item in refused)
+    left: dict[tuple[str, int, int], int] = {}
     kept: list[Rejected] = []
     for item in refused:
-        at = item.record.partition, item.record.offset
+        at = _stands(item.record)
         most = max(LETTERS_MIN, LETTERS_BYTES_MAX // max(1, len(item.record.value or b"")))
         left[at] = left.get(at, min(most, counts[at])) - 1
         if left[at] > 0 or counts[at] <= most:
@@ -241,16 +246,22 @@ def _source_of(record: Outgoing) -> _At:
     """Where the tick stands that led to an output; (its own partition, -1, -1) where it does not say."""
     with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
         source = msgspec.json.decode(record.value or b"", type=_Output).source
-        return source.partition, source.offset, source.index
-    return record.partition, -1, -1
+        return source.topic, source.partition, source.offset, source.index
+    return "?", record.partition, -1, -1
 
 
-def _records(sources: Sequence[Sequence[Record]], wanted: Container[tuple[int, int]]) -> dict[tuple[int, int], Record]:
-    """The wanted records by (partition, offset)."""
-    found: dict[tuple[int, int], Record] = {}
+def _stands(record: Record) -> tuple[str, int, int]:
+    return record.topic, record.partition, record.offset
+
+
+def _records(
+    sources: Sequence[Sequence[Record]], wanted: Container[tuple[str, int, int]]
+) -> dict[tuple[str, int, int], Record]:
+    """The wanted records by (topic, partition, offset)."""
+    found: dict[tuple[str, int, int], Record] = {}
     for records in sources:
         for record in records:
-            at = record.partition, record.offset
+            at = _stands(record)
             if at in wanted:
                 found[at] = record
     return found

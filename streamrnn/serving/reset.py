@@ -12,14 +12,16 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from streamrnn.serving.commit_note import set_from
+from streamrnn.serving.inputs import topics_there
 from streamrnn.serving.members import refuse_while_alive
 from streamrnn.serving.publish import wall_ms
 from streamrnn.stores.changelog import CHECKPOINT, SERIES
 from streamrnn.stores.models import POINTER
-from streamrnn.transports.base import Committed, Deadline, Transport, TransportError
+from streamrnn.transports.base import Committed, Deadline, GroupOffsets, TopicMissing, Transport, TransportError
 
 if TYPE_CHECKING:
     from streamrnn.config.settings import Settings
@@ -40,11 +42,14 @@ class BadTarget(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One partition's offset: where the group is (None: nowhere), and where it is to be."""
+    """One partition's offset: where the group is (None: nowhere), and where it is to be. `begin`, `end` of its log."""
 
+    topic: str
     partition: int
     now: int | None
     to: int
+    begin: int
+    end: int
     note: Committed | None = None  # what is committed, with a note of where the group was
 
     @property
@@ -60,8 +65,6 @@ class Plan:
     states: dict[int, list[bytes]] = field(default_factory=dict)
     weights: dict[int, list[bytes]] = field(default_factory=dict)
     moves: list[Move] = field(default_factory=list)
-    begin: dict[int, int] = field(default_factory=dict)
-    end: dict[int, int] = field(default_factory=dict)
 
     @property
     def series(self) -> int:
@@ -83,17 +86,41 @@ async def plan(transport: Transport, settings: Settings, state: bool, models: bo
         found = await _keys(transport, settings.topics.models)
         made.weights = {p: _first(keys, POINTER, b"manifest/", b"weights/") for p, keys in found.items()}
     if to is not None:
-        offsets = transport.group_offsets(settings.input, settings.app)
-        try:
-            await offsets.start()
-            made.begin, made.end = await offsets.begin(), await offsets.end()
-            entries = await offsets.committed()
-            known = {p: entry.offset if entry is not None else None for p, entry in entries.items()}
-            targets = await _targets(to, made.begin, made.end, known, offsets.at_time)
-            made.moves = [Move(p, known.get(p), at, set_from(at, entries.get(p))) for p, at in sorted(targets.items())]
-        finally:
-            await offsets.stop(Deadline(5.0))
+        topics = await _topics(transport, settings)
+        if len(topics) > 1 and (to.isdecimal() or EACH.fullmatch(to)):
+            raise BadTarget(
+                f"--to {to}: an offset means nothing for {len(topics)} topics; write earliest, latest or a time"
+            )
+        for topic in topics:
+            made.moves += await _moves(transport.group_offsets(topic, settings.app), topic, to)
     return made
+
+
+async def _topics(transport: Transport, settings: Settings) -> list[str]:
+    admin = transport.admin()
+    await admin.start()
+    try:
+        found = await topics_there(admin, settings)
+    finally:
+        await admin.stop()
+    if not found:
+        raise TopicMissing(f"none of the input's topics is there: {settings.inputs}")
+    return found
+
+
+async def _moves(offsets: GroupOffsets, topic: str, to: str) -> list[Move]:
+    try:
+        await offsets.start()
+        begin, end = await offsets.begin(), await offsets.end()
+        entries = await offsets.committed()
+        known = {p: entry.offset if entry is not None else None for p, entry in entries.items()}
+        targets = await _targets(to, begin, end, known, offsets.at_time)
+        return [
+            Move(topic, p, known.get(p), at, begin[p], end[p], set_from(at, entries.get(p)))
+            for p, at in sorted(targets.items())
+        ]
+    finally:
+        await offsets.stop(Deadline(5.0))
 
 
 async def execute(transport: Transport, settings: Settings, plan: Plan) -> None:
@@ -110,11 +137,11 @@ async def execute(transport: Transport, settings: Settings, plan: Plan) -> None:
                     await (await sink.seal()).wait(Deadline(settings.delivery_timeout_s))
     finally:
         await sink.stop(Deadline(5.0))
-    if plan.moves:
-        offsets = transport.group_offsets(settings.input, settings.app)
+    for topic, moves in groupby(plan.moves, key=lambda move: move.topic):
+        offsets = transport.group_offsets(topic, settings.app)
         try:
             await offsets.start()
-            await offsets.set({move.partition: move.note or Committed(move.to) for move in plan.moves})
+            await offsets.set({move.partition: move.note or Committed(move.to) for move in moves})
         finally:
             await offsets.stop(Deadline(5.0))
 

@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import structlog
 
+from streamrnn.inputs import Numbering, of_topic
 from streamrnn.meaning import Change
 from streamrnn.records import I64
-from streamrnn.serving.members import of_another_input
+from streamrnn.serving.members import refuse_another_input
 from streamrnn.stores.changelog import ChangelogReader, Checkpoint
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.snapshot import Plan, Restored, SnapshotError, Snapshots
-from streamrnn.transports.base import Deadline, TopicUnfit, Transport, TransportError, Unreadable, clock_s
+from streamrnn.transports.base import Deadline, Transport, TransportError, Unreadable, clock_s
 
 log = structlog.get_logger(__name__)
 
@@ -74,9 +75,9 @@ class Restorer:
     """
 
     def __init__(
-        self, transport: Transport, topic: str, input_topic: str, engine: Engine, snapshots: Snapshots
+        self, transport: Transport, topic: str, inputs: str | Numbering, engine: Engine, snapshots: Snapshots
     ) -> None:
-        self._transport, self._topic, self._input = transport, topic, input_topic
+        self._transport, self._topic, self._numbering = transport, topic, of_topic(inputs)
         self._engine, self._snapshots = engine, snapshots
         self._reader: ChangelogReader | None = None
         self._waiting: dict[int, _Partition] = {}
@@ -187,8 +188,8 @@ class Restorer:
         why = known.damaged or reader.unusable.get(partition, "")
         if not why and checkpoint is None:
             why = DELETED if partition in reader.deleted else NO_CHECKPOINT
-        if checkpoint is not None and checkpoint.input != self._input:
-            raise TopicUnfit(of_another_input(self._topic, partition, checkpoint.input, self._input))
+        if checkpoint is not None:
+            refuse_another_input(self._topic, self._numbering, partition, checkpoint)
         readable = not why
         if not why and checkpoint is not None and checkpoint.meaning is not None:
             why = Change(checkpoint.meaning, self._snapshots.meaning).cold

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import structlog
 
 from streamrnn.config.sizes import Sizes, too_much_memory, written
-from streamrnn.config.topics import examine, examine_access, refuse
+from streamrnn.config.topics import examine, examine_access, input_state, refuse
 from streamrnn.experts import AUTO, FULL
+from streamrnn.inputs import Numbering
 from streamrnn.memory import format_bytes
 from streamrnn.runtime.limits import memory_bytes
 from streamrnn.transports.base import Transport
@@ -41,19 +42,26 @@ def report_experts(settings: Settings) -> None:
         log.warning("experts_memory_max has no room for all experts", reason=said["experts_why"])
 
 
-async def check_topics(transport: Transport, settings: Settings, sizes: Sizes) -> None:
-    """Raises TopicMissing, TopicUnfit, NotPermitted; TransportError where the broker cannot be asked."""
+async def check_topics(transport: Transport, settings: Settings, sizes: Sizes) -> Numbering | None:
+    """The numbers of the input's partitions, where there is a directory of them.
+
+    Raises TopicMissing, TopicUnfit, NotPermitted; TransportError where the broker cannot be asked.
+    """
     admin = transport.admin()
     await admin.start()
     try:
-        states = await examine(admin, settings, sizes=sizes)
+        inputs = await input_state(admin, settings, transport)
+        states = await examine(admin, settings, inputs, sizes=sizes, settled=True)
         refuse(states)
-        refuse((), await examine_access(admin, settings))
+        refuse((), await examine_access(admin, settings, inputs.names()))
         for state in states:
             for hint in state.hints:
-                if state.need.name == settings.input:
+                if state.need.name in inputs.missing:
+                    continue  # that is said where they are looked for
+                if state.need.name in inputs.counts:
                     log.warning("the input is kept for less than a replay may need", topic=state.need.name, hint=hint)
                 else:
                     log.warning("a topic will lose or refuse outputs", topic=state.need.name, hint=hint)
+        return inputs.numbering
     finally:
         await admin.stop()

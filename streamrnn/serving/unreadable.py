@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from streamrnn.transports.base import Deadline, PartitionReader, Transport, Unreadable, clock_s
+from streamrnn.transports.base import Deadline, Inputs, PartitionReader, Transport, Unreadable, clock_s, inputs_read
 
 log = structlog.get_logger(__name__)
 
@@ -42,8 +42,9 @@ class Damage:
 class UnreadablePartitions:
     """What is known of one worker's partitions. Raises TransportError where the broker itself cannot be asked."""
 
-    def __init__(self, transport: Transport, topic: str, look_records: int = LOOK_RECORDS) -> None:
-        self._transport, self._topic, self._look_records = transport, topic, look_records
+    def __init__(self, transport: Transport, inputs: str | Inputs, look_records: int = LOOK_RECORDS) -> None:
+        self._transport, self._look_records = transport, look_records
+        self._place = inputs_read(inputs).numbering.place
         self.found: dict[int, Damage] = {}
         self._tried_s = clock_s()
 
@@ -68,7 +69,7 @@ class UnreadablePartitions:
             log.error(
                 "partition cannot be read on; the others are served. Restore the broker's log, or give the records up: "
                 "kafka-delete-records.sh with an offset behind them",
-                topic=self._topic, partition=partition, offset=damage.offset, why=damage.why,
+                topic=self._place(partition)[0], partition=self._place(partition)[1], offset=damage.offset, why=damage.why,
             )  # fmt: skip
         self._tried_s = clock_s()
 
@@ -80,17 +81,18 @@ class UnreadablePartitions:
         await self.examine(self.limits)
         mended = sorted(before - self.found.keys())
         if mended:
-            log.info("partitions can be read again", topic=self._topic, partitions=mended)
+            log.info("partitions can be read again", partitions=["/".join(map(str, self._place(p))) for p in mended])
         return bool(mended)
 
     async def _look(self, partition: int, offset: int) -> Damage | None:
         reader = self._transport.reader()
         try:
-            await reader.start(self._topic, {partition: offset})
-            end = (await reader.end_offsets())[partition]
-            return await self._read(reader, partition, min(end, offset + self._look_records))
+            topic, own = self._place(partition)
+            await reader.start(topic, {own: offset})
+            end = (await reader.end_offsets())[own]
+            return await self._read(reader, own, min(end, offset + self._look_records))
         except Unreadable as error:
-            return Damage(reader.position(partition), str(error))
+            return Damage(reader.position(own), str(error))
         finally:
             await reader.stop(Deadline(2.0))
 

@@ -73,30 +73,32 @@ class Watch:
                 owned[number].moved_s = now
         stalled = {number: lag for number, lag in lags.items() if lag > 0 and number in owned}
         if stalled:
-            which = ", ".join(f"partition {number} ({lag} records)" for number, lag in sorted(stalled.items()))
-            raise Stalled(f"{which} of {self._source.topic} gave nothing for {stall_s:.0f} s")
+            label = self._partitions.numbering.label
+            which = ", ".join(f"partition {label(number)} ({lag} records)" for number, lag in sorted(stalled.items()))
+            raise Stalled(f"{which} gave nothing for {stall_s:.0f} s")
 
     async def _look_at_input(self) -> None:
-        """Whether the input is still the topic that it was: one deleted and made anew may have grown beyond where we are.
+        """Whether the input's topics are still those that they were: one deleted and made anew may have grown beyond where we
+        are.
 
-        Raises InputReplaced, and TopicMissing where it is deleted and stays away.
+        Raises InputReplaced, and TopicMissing where the only topic is deleted and stays away; of several, one may go.
         """
         if clock_s() - self._input_s < INPUT_ID_CHECK_S:
             return
         self._input_s = clock_s()
         try:
             async with asyncio.timeout(ANSWER_S):
-                found = await self._source.topic_id()
+                ids = await self._source.topic_ids()
         except (TransportError, TimeoutError):
             return  # another broker than those we need may be away; it is asked again
-        known = self._partitions.input_id
-        self._missing = self._missing + 1 if found is None else 0
+        one = self._partitions.numbering.one
+        self._missing = self._missing + 1 if one and ids.get(one) is None else 0
         if self._missing > 1:  # brokers that have just started may not know their topics yet
-            raise TopicMissing(f"the input topic {self._source.topic!r} is gone: it was deleted under this worker")
-        if found and known and found != known:
-            raise InputReplaced(
-                f"the input topic {self._source.topic!r} was made anew: it was topic {known}, and is {found}"
-            )
+            raise TopicMissing(f"the input topic {one!r} is gone: it was deleted under this worker")
+        for topic, found in ids.items():
+            known = self._partitions.input_ids.get(topic)
+            if found and known and found != known:
+                raise InputReplaced(f"the input topic {topic!r} was made anew: it was topic {known}, and is {found}")
 
     async def _look_at_retention(self) -> None:
         """Whether the input still has what a restart would replay. Where that begins in the older half of what is kept, the
@@ -124,5 +126,5 @@ class Watch:
                     "the input no longer has what a restart would replay: were this worker killed now, the partition would "
                     "start without its state. Keep the input longer (retention.ms, retention.bytes), or set "
                     "checkpoint.interval_max lower",
-                    partition=number, begin=begin, replay_from=since,
+                    partition=self._partitions.numbering.label(number), begin=begin, replay_from=since,
                 )  # fmt: skip

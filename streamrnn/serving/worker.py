@@ -23,6 +23,7 @@ from streamrnn.monitor.observer import WorkerObserver
 from streamrnn.runtime.background import Beside
 from streamrnn.runtime.signals import stop_on_signals
 from streamrnn.serving.checkpoint import Checkpointer, CheckpointSettings
+from streamrnn.serving.inputs import TopicsWatch, inputs_for
 from streamrnn.serving.members import refuse_other_inputs
 from streamrnn.serving.outbox import AtLeastOnce, ExactlyOnce, Outbox
 from streamrnn.serving.parts import Parts, PumpSettings
@@ -41,6 +42,8 @@ from streamrnn.stream.snapshot import Snapshots
 from streamrnn.training.supervisor import WITHOUT_GPU, Supervisor, train_command
 from streamrnn.transports.base import (
     Deadline,
+    Inputs,
+    OneTopic,
     OperatorNeeded,
     Source,
     Transport,
@@ -101,9 +104,12 @@ class Worker:
         self.snapshots = Snapshots(self.engine, settings.meaning())
         self.decoder = Decoder(self.spec, settings.decode_spec())
         self.fetcher = fetcher_of(settings, self.decoder)
-        self.unreadable = UnreadablePartitions(transport, settings.input, settings.batch_records_max)
+        # Of one topic until it is known what is there.
+        self.inputs: Inputs = OneTopic(settings.inputs.one)
+        self.unreadable = UnreadablePartitions(transport, self.inputs, settings.batch_records_max)
         self.weights: ServedWeights | None = None
         self.pump: Pump | None = None
+        self._source: Source | None = None  # of the present clients
         self._stopping = asyncio.Event()
         self._limit: asyncio.Timeout | None = None  # of `run`, from `stop` on
         self._end: Deadline | None = None
@@ -148,13 +154,15 @@ class Worker:
         self.observer.watch(self.decoder, self.engine.front)
         report_sizes(self.settings, self.sizes)
         report_experts(self.settings)
-        await check_topics(self.transport, self.settings, self.sizes)
+        directory = await check_topics(self.transport, self.settings, self.sizes)
+        await self._take_up_inputs(directory is not None)
         weights = self.weights = self._served_weights()
         await weights.start()
         try:
             await weights.catch_up()
             weights.swap_if_due()
-            beside = [weights.follow(), self._probe_loop(), self._retry_unreadable()]
+            watch = TopicsWatch(self.inputs, self.settings.kafka.metadata_max_age_ms / 1000)
+            beside = [weights.follow(), self._probe_loop(), self._retry_unreadable(), watch.run(lambda: self._source)]
             if self.fetcher is not None:
                 beside.append(self.fetcher.run())
             async with Beside(self.stop, *beside):
@@ -162,6 +170,14 @@ class Worker:
         finally:
             await weights.stop(self._closing())
             self.observer.stopped()
+
+    async def _take_up_inputs(self, directory: bool) -> None:
+        """Raises TopicMissing, TopicUnfit, NotPermitted, TransportError."""
+        self.inputs = await inputs_for(self.transport, self.settings, directory, self._now_ms)
+        numbering = self.inputs.numbering
+        self.decoder.number_by(numbering)
+        self.observer.number_by(numbering)
+        self.unreadable = UnreadablePartitions(self.transport, self.inputs, self.settings.batch_records_max)
 
     # ── serving ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -185,10 +201,10 @@ class Worker:
     async def _serve(self, weights: ServedWeights) -> None:
         while not self._stopping.is_set():
             self._serving_s = None
-            source = self.transport.source(self.settings.input, self.settings.app)
+            source = self._source = self.transport.source(self.inputs, self.settings.app)
             outbox = self._outbox()
             restorer = Restorer(
-                self.transport, self.settings.topics.state, self.settings.input, self.engine, self.snapshots
+                self.transport, self.settings.topics.state, self.inputs.numbering, self.engine, self.snapshots
             )
             try:
                 publisher = self._publisher(outbox)
@@ -216,6 +232,7 @@ class Worker:
                     return
                 await self._roll_back(error)
             finally:
+                self._source = None
                 await self._close(source, outbox, restorer)
 
     async def _close(self, *parts: Source | Outbox | Restorer) -> None:
@@ -263,7 +280,7 @@ class Worker:
         if self._refused is None:
             self._refused = RefusedOutputs(self.observer)
         return Publisher(
-            self.spec, self.settings.input, topics.forecasts, topics.imputed, topics.dlq, outbox.sink,
+            self.spec, self.inputs.numbering, topics.forecasts, topics.imputed, topics.dlq, outbox.sink,
             self._refused, self.settings.output.timestamp, self._now_ms,
         )  # fmt: skip
 
@@ -276,7 +293,7 @@ class Worker:
 
     def _outbox(self) -> AtLeastOnce | ExactlyOnce:
         if self.settings.delivery == "exactly-once":
-            return ExactlyOnce(self.transport, self.settings.app, self.settings.input)
+            return ExactlyOnce(self.transport, self.settings.app, self.inputs.numbering)
         return AtLeastOnce(self.transport)
 
     def _checkpointer(self) -> Checkpointer:

@@ -95,6 +95,7 @@ class Checkpoint(msgspec.Struct, forbid_unknown_fields=False):
     decoder: bytes = (
         b""  # what the decoder carries (`codec.Decoder.carried`), for all offsets from the oldest clock's on
     )
+    partition: int = -1  # of the input, where that is not the number of the state's own partition; -1: it is
     version: int = VERSION
 
     def clock_at(self, offset: int) -> tuple[int, bytes]:

@@ -44,6 +44,7 @@ from streamrnn.monitor.notices import SharedSeries
 from streamrnn.records import Record
 from streamrnn.runtime.background import Beside
 from streamrnn.runtime.limits import processors
+from streamrnn.serving.inputs import to_be_read
 from streamrnn.serving.members import refuse_other_inputs
 from streamrnn.serving.schemas import fetcher_of
 from streamrnn.stores.models import BY_OPERATOR, ModelsFollower, ModelsWriter, Pointer
@@ -56,10 +57,12 @@ from streamrnn.transports.base import (
     LONG_AGO_S,
     Deadline,
     Listener,
+    NumberedAsTheyCome,
     PartitionReader,
     Transport,
     TransportError,
     clock_s,
+    inputs_read,
 )
 from streamrnn.transports.registry import SchemaFetcher
 from streamrnn.wire.codec import Decoder
@@ -169,6 +172,7 @@ class Trainer:
         self._shared = SharedSeries()
         self._wait = Wait()
         # Where reading began, and where the topic ended then; how often it began anew further back.
+        self._input: str | NumberedAsTheyCome = settings.inputs.one
         self._began: dict[int, int] = {}
         self._ended: dict[int, int] = {}
         self._reached_back = 0
@@ -285,7 +289,8 @@ class Trainer:
         self._wait.look(clock_s(), lack, len(learner.sample), learner.sample.population)
         if leadership.leads:  # it reads all partitions, where each worker knows its own; one of all trainers says it
             front = learner.front
-            self._shared.look(clock_s(), front.places, front.table.names)
+            numbering = inputs_read(self._input).numbering
+            self._shared.look(clock_s(), front.places, front.table.names, numbering)
         if not leadership.leads:
             self.state = "standing-by"
         elif follower.overruled and self._pointer is not None:
@@ -314,8 +319,10 @@ class Trainer:
         return not missing
 
     async def _start_reader(self, reader: PartitionReader) -> None:
-        topic = self.settings.input
-        await reader.start(topic, None)
+        self._input = await to_be_read(self.transport, self.settings)
+        if not isinstance(self._input, str):
+            self.decoder.number_by(self._input.numbering)
+        await reader.start(self._input, None)
         begin, end = await reader.begin_offsets(), await reader.end_offsets()
         self._ended = end
         await self._begin_at(reader, begin, self.settings.learn.history)
@@ -330,7 +337,7 @@ class Trainer:
         if self._began == {p: begin[p] for p in self._ended}:
             self._reached_back = REACH_BACK_MAX  # there is no more
         await reader.stop(Deadline(5.0))
-        await reader.start(self.settings.input, self._began)
+        await reader.start(self._input, self._began)
 
     async def _reach_back(self, reader: PartitionReader, lack: Lack) -> None:
         """Begins anew further back, where `learn.history` holds too little of so many series for a first round, nothing

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from streamrnn.inputs import Numbering, Place
 from streamrnn.records import Record
 
 
@@ -93,6 +94,52 @@ class Committed:
     metadata: str = ""
 
 
+class Inputs(Protocol):
+    """The input topics that are read, and the numbers of their partitions: wherever a Source or a PartitionReader of the
+    input says `partition`, it is this number."""
+
+    numbering: Numbering
+
+    @property
+    def topics(self) -> Sequence[str]:
+        """Those that are read now."""
+        ...
+
+    async def admit(self, places: Collection[Place]) -> None:
+        """Sees to it that each of these partitions has a number. Raises TransportError."""
+        ...
+
+
+class OneTopic:
+    """See Inputs: a partition's number is its own."""
+
+    def __init__(self, topic: str) -> None:
+        self.topics: Sequence[str] = (topic,)
+        self.numbering = Numbering(one=topic)
+
+    async def admit(self, places: Collection[Place]) -> None:
+        return
+
+
+class NumberedAsTheyCome:
+    """See Inputs: for who keeps nothing by the numbers beyond its own life."""
+
+    def __init__(self, topics: Sequence[str]) -> None:
+        self.topics: Sequence[str] = tuple(topics)
+        self.numbering = Numbering()
+
+    async def admit(self, places: Collection[Place]) -> None:
+        known, room = self.numbering.known(), self.numbering.room
+        new = [place for place in places if place not in known]
+        if new:
+            self.numbering.add({place: room + at for at, place in enumerate(new)})
+
+
+def inputs_read(topic: str | Inputs) -> Inputs:
+    """One topic by its name, or those that are given."""
+    return OneTopic(topic) if isinstance(topic, str) else topic
+
+
 class Listener(Protocol):
     """Told of rebalances. `revoked` runs before the partitions go to others; both run inside the rebalance, so they
     must be quick; an exception in either is fatal to the Source (its next poll raises it). One that is no TransportError is
@@ -103,9 +150,10 @@ class Listener(Protocol):
 
 
 class Source(Protocol):
-    """A member of a consumer group on one input topic. Positions are its user's: nothing is committed unasked."""
+    """A member of a consumer group on the input topics. Partitions are meant by their numbers (`Inputs`). Positions are its
+    user's: nothing is committed unasked."""
 
-    topic: str
+    inputs: Inputs
 
     async def start(self, listener: Listener) -> None: ...
     async def poll(self, timeout_ms: int, records_max: int) -> Sequence[tuple[int, Sequence[Record]]]:
@@ -117,9 +165,13 @@ class Source(Protocol):
         ...
 
     async def committed(self, partitions: Sequence[int]) -> dict[int, Committed | None]: ...
-    async def topic_id(self) -> str | None:
-        """Tells the input from an earlier topic of its name; "" where the broker gives no ids,
+    async def topic_ids(self) -> Mapping[str, str | None]:
+        """By topic that is read, what distinguishes it from an earlier one of its name; "" where the broker gives no ids,
         None where there is no such topic. Raises TransportError."""
+        ...
+
+    async def follow(self, topics: Sequence[str]) -> bool:
+        """Reads these topics from the next rebalance on, and begins one; False where that has to wait (one runs)."""
         ...
 
     async def begin_offsets(self, partitions: Sequence[int]) -> dict[int, int]: ...
@@ -231,7 +283,7 @@ class TransactionalSink(Sink, Protocol):
 class PartitionReader(Protocol):
     """Reads named partitions of a topic from given offsets without a group: the trainer's input, the models topic."""
 
-    async def start(self, topic: str, start: Mapping[int, int] | None) -> None:
+    async def start(self, topic: str | Inputs, start: Mapping[int, int] | None) -> None:
         """`start` maps partition to offset; None reads every partition from its beginning."""
         ...
 
@@ -304,6 +356,10 @@ class Admin(Protocol):
         """Partition count per topic, None where it does not exist. Never creates one."""
         ...
 
+    async def topics(self) -> list[str]:
+        """The names of all topics that this user may see, sorted. Raises TransportError."""
+        ...
+
     async def configs(self, names: Sequence[str]) -> dict[str, dict[str, str]]:
         """CONFIGS_READ of those of the topics whose settings may be read."""
         ...
@@ -342,7 +398,7 @@ class Admin(Protocol):
 class Transport(Protocol):
     """One way to reach a broker; makes the four above. `group` is the consumer group's name."""
 
-    def source(self, topic: str, group: str) -> Source: ...
+    def source(self, topic: str | Inputs, group: str) -> Source: ...
     def sink(self) -> Sink: ...
     def transactional(self, transactional_id: str) -> TransactionalSink: ...
     def reader(self, bulk: bool = False) -> PartitionReader:

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 
-from streamrnn.records import Reason, Record, Rejected, Skipped, TickBatch
+from streamrnn.inputs import Numbering
+from streamrnn.records import I32, Reason, Record, Rejected, Skipped, TickBatch
 from streamrnn.spec import StreamSpec
 from streamrnn.wire.avro_columns import AvroColumns
 from streamrnn.wire.general import General, Skip, Tick
@@ -139,6 +140,7 @@ class Decoder:
 
     def __init__(self, spec: StreamSpec, decode: DecodeSpec | None = None) -> None:
         self.spec = spec
+        self._numbering: Numbering | None = None  # of several input topics
         self.decode_spec = decode or DecodeSpec()
         self.json_keys = KeysSeen()
         self.many = self.decode_spec.each is not None
@@ -176,6 +178,12 @@ class Decoder:
         paths: Any = self.decode_spec.values or {name: f"values.{name}" for name in spec.channels}
         shown = ", ".join(short(paths[name]) for name in spec.channels[:3]) + (", …" if len(spec.channels) > 3 else "")
         self._no_values = f"none of the fields {shown} is there (channels, decode.values)"
+
+    def number_by(self, numbering: Numbering) -> None:
+        """Partitions of batches, and of `carried` and `carry`, are these numbers; without, a record's own partition."""
+        self._numbering = None if numbering.one else numbering
+        if self._general is not None and self._general.layout.sparkplug is not None:
+            self._general.layout.sparkplug.number = numbering.of
 
     def decode(self, records: Sequence[Record]) -> tuple[TickBatch, list[Rejected]]:
         """The readable records as a batch, the others with their reasons; both in the order of `records`."""
@@ -267,7 +275,7 @@ class Decoder:
             ts_us_of[index] = exact_us
         batch = TickBatch(
             records=accepted,
-            partition=np.array([record.partition for record in accepted], np.int32),
+            partition=self._numbers(accepted),
             offset=np.array([record.offset for record in accepted], np.int64),
             record_ts_ms=np.array([record.timestamp for record in accepted], np.int64),
             series=series,
@@ -302,6 +310,7 @@ class Decoder:
         if self._columns is not None:
             batch = self._columns.read(records)
             if batch is not None:
+                batch.partition = self._numbers(records)
                 return Decoded(batch, [], [])
         ticks: list[Tick] = []
         counts: list[int] = []
@@ -336,6 +345,11 @@ class Decoder:
             counts.append(len(ticks) - begin)
         return Decoded(self._batch_of(records, counts, ticks), rejected, skipped)
 
+    def _numbers(self, records: Sequence[Record]) -> I32:
+        if self._numbering is not None:
+            return self._numbering.numbers(records)
+        return np.array([record.partition for record in records], np.int32)
+
     def _batch_of(self, records: Sequence[Record], counts: Sequence[int], ticks: Sequence[Tick]) -> TickBatch:
         """The ticks of these records, so many of each."""
         total, width = len(ticks), len(self.spec.channels)
@@ -344,7 +358,7 @@ class Decoder:
         accepted = [record for record, count in zip(records, counts, strict=True) for _ in range(count)]
         return TickBatch(
             records=accepted,
-            partition=np.repeat(np.array([record.partition for record in records], np.int32), counts),
+            partition=np.repeat(self._numbers(records), counts),
             offset=np.repeat(np.array([record.offset for record in records], np.int64), counts),
             record_ts_ms=np.repeat(np.array([record.timestamp for record in records], np.int64), counts),
             series=[tick[0] for tick in ticks],

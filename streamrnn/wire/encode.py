@@ -8,44 +8,48 @@ import numpy as np
 import orjson
 
 from streamrnn.calendar import milliseconds
+from streamrnn.inputs import Numbering, of_topic
 from streamrnn.kernels import text
 from streamrnn.records import I64, KIND_TICK, U8, ForecastBatch, ImputationBatch, TickBatch
 from streamrnn.spec import StreamSpec
 
+# Texts around the numbers that are kept, by weights and topic: some kB each.
+PIECES_MAX = 64
+
 
 class Encoder:
-    """Encodes what the engine gives for one input topic."""
+    """Encodes what the engine gives for the input's topics: of one that is named, or of those that are numbered."""
 
-    def __init__(self, spec: StreamSpec, topic: str) -> None:
+    def __init__(self, spec: StreamSpec, topics: str | Numbering) -> None:
         self.spec = spec
-        self.topic = topic
-        self._pieces: dict[str, tuple[U8, I64]] = {}
+        self._numbering = of_topic(topics)
+        self._pieces: dict[tuple[str, str], tuple[U8, I64]] = {}
         self._buffer: U8 = np.empty(1 << 20, dtype=np.uint8)
 
     def forecasts(self, batch: ForecastBatch, ticks: TickBatch) -> list[bytes]:
         """One JSON document per forecast, in the batch's order. `source.index` is there where its record had several ticks."""
-        pieces, edges = self._pieces_for(batch.model)
         names, name_edges = _quoted(batch.series)
+        partition = ticks.partition[batch.tick]
         values: list[bytes] = []
-        begin = 0
-        while begin < len(batch):
-            part = slice(begin, None)
-            ends: I64 = np.zeros(len(batch) - begin, dtype=np.int64)
-            tick = batch.tick[part]
-            fitted = text.write_forecasts(
-                self._buffer, pieces, edges, names, name_edges[part], batch.ts_us[part], batch.step_us[part],
-                ticks.partition[tick], ticks.offset[tick], batch.warm[part], batch.mean[part], batch.quantiles[part],
-                batch.scale[part], ends,
-            )  # fmt: skip
-            if fitted == 0:
-                self._buffer = np.empty(2 * len(self._buffer), dtype=np.uint8)
-                continue
-            whole = self._buffer[: ends[fitted - 1]].tobytes()
-            start = 0
-            for end in ends[:fitted].tolist():
-                values.append(whole[start:end])
-                start = end
-            begin += fitted
+        for topic, begin, stop in self._numbering.runs(partition):
+            pieces, edges = self._pieces_for(batch.model, topic)
+            while begin < stop:
+                part = slice(begin, stop)
+                ends: I64 = np.zeros(stop - begin, dtype=np.int64)
+                fitted = text.write_forecasts(
+                    self._buffer, pieces, edges, names, name_edges[begin : stop + 1], batch.ts_us[part],
+                    batch.step_us[part], self._numbering.partitions(partition[part]), ticks.offset[batch.tick[part]],
+                    batch.warm[part], batch.mean[part], batch.quantiles[part], batch.scale[part], ends,
+                )  # fmt: skip
+                if fitted == 0:
+                    self._buffer = np.empty(2 * len(self._buffer), dtype=np.uint8)
+                    continue
+                whole = self._buffer[: ends[fitted - 1]].tobytes()
+                start = 0
+                for end in ends[:fitted].tolist():
+                    values.append(whole[start:end])
+                    start = end
+                begin += fitted
         if len(ticks.index):
             places = ticks.index[batch.tick].tolist()
             # Within `source`, which is the last that a forecast says.
@@ -75,9 +79,10 @@ class Encoder:
                 else:
                     shown[name] = None if math.isnan(value) else value
             tick = batch.tick[i]
+            topic, partition = self._numbering.place(int(ticks.partition[tick]))
             source: dict[str, str | int] = {
-                "topic": self.topic,
-                "partition": int(ticks.partition[tick]),
+                "topic": topic,
+                "partition": partition,
                 "offset": int(ticks.offset[tick]),
             }
             if len(ticks.index) and ticks.index[tick] >= 0:
@@ -93,10 +98,10 @@ class Encoder:
             values.append(orjson.dumps(document))
         return values
 
-    def _pieces_for(self, model: str) -> tuple[U8, I64]:
+    def _pieces_for(self, model: str, topic: str) -> tuple[U8, I64]:
         """The constant text around the numbers, as one blob with edges (see `kernels.text`)."""
-        if model in self._pieces:
-            return self._pieces[model]
+        if (model, topic) in self._pieces:
+            return self._pieces[model, topic]
         pieces = [b""] * text.FIXED
         pieces[text.SERIES] = b'{"series":'
         pieces[text.TS] = b'"ts":'
@@ -105,7 +110,7 @@ class Encoder:
         pieces[text.MODEL] = b'},"model":' + orjson.dumps(model) + b',"warm":'
         pieces[text.TRUE] = b"true"
         pieces[text.FALSE] = b"false"
-        pieces[text.SOURCE] = b',"source":{"topic":' + orjson.dumps(self.topic) + b',"partition":'
+        pieces[text.SOURCE] = b',"source":{"topic":' + orjson.dumps(topic) + b',"partition":'
         pieces[text.OFFSET] = b',"offset":'
         pieces[text.END] = b"}}"
         pieces[text.COMMA] = b","
@@ -118,9 +123,9 @@ class Encoder:
         blob = np.frombuffer(b"".join(pieces), dtype=np.uint8)
         edges: I64 = np.zeros(len(pieces) + 1, dtype=np.int64)
         np.cumsum([len(piece) for piece in pieces], out=edges[1:])
-        if len(self._pieces) > 8:
+        if len(self._pieces) > PIECES_MAX:
             self._pieces.clear()
-        self._pieces[model] = (blob, edges)
+        self._pieces[model, topic] = (blob, edges)
         return blob, edges
 
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -81,6 +82,7 @@ class SparkplugReader:
         # By partition and edge node: (offset of the birth, what is known from there on), oldest first.
         self._births: dict[int, dict[str, list[tuple[int, Names]]]] = {}
         self._held: dict[int, int] = {}  # aliases of a partition, over all of its births
+        self.number: Callable[[Record], int] = attrgetter("partition")  # of its partition
 
     def document(self, payload: bytes, record: Record, most: int) -> dict[str, Any]:
         """`{"series", "timestamp", "metrics": [{"name", "timestamp", …Value}]}`; the series is GROUP/EDGE[/DEVICE], or the key
@@ -120,13 +122,13 @@ class SparkplugReader:
     # ── births ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _known(self, record: Record, edge: str) -> Names:
-        for offset, names in reversed(self._births.get(record.partition, {}).get(edge, ())):
+        for offset, names in reversed(self._births.get(self.number(record), {}).get(edge, ())):
             if offset < record.offset:
                 return names
         return {}
 
     def _born(self, record: Record, edge: str, names: Names) -> None:
-        partition = record.partition
+        partition = self.number(record)
         edges = self._births.setdefault(partition, {})
         before = edges.pop(edge, [])
         births = [birth for birth in before if birth[0] != record.offset]

@@ -10,7 +10,7 @@ from running import settings
 from structlog.testing import capture_logs
 
 from streamrnn.config.sizes import sizes_of
-from streamrnn.config.topics import TopicState, examine
+from streamrnn.config.topics import TopicState, examine, input_state
 from streamrnn.serving.start_checks import check_topics
 from streamrnn.transports.memory.transport import MemoryAdmin, MemoryBroker, MemoryTransport
 
@@ -46,7 +46,7 @@ async def examined(given: Mapping[str, Mapping[str, str]], chosen: Any) -> list[
         broker.create(need.name, need.partitions)
     admin = Told(broker)
     admin.given = given
-    return await examine(admin, chosen)
+    return await examine(admin, chosen, await input_state(admin, chosen, MemoryTransport(broker)))
 
 
 async def hints(given: Mapping[str, Mapping[str, str]], **changes: Any) -> dict[str, tuple[str, ...]]:

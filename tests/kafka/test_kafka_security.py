@@ -19,7 +19,7 @@ from service import Forked, Process, command, configure, drained, each, sources
 
 from simulators.faultproxy import FaultProxy
 from streamrnn.config.settings import Settings, load
-from streamrnn.config.topics import examine, refuse
+from streamrnn.config.topics import examine, input_state, refuse
 from streamrnn.transports.base import OperatorNeeded
 from streamrnn.transports.kafka.transport import KafkaTransport
 
@@ -236,16 +236,17 @@ async def test_a_permission_that_is_missing_is_named(
     secure: SecureBroker, keys: Keys, tmp_path: Path, unique: Callable[[str], str]
 ) -> None:
     _, chosen, permissions = await permitted(secure, keys, tmp_path, unique("denied"), train="auto")
-    admin = KafkaTransport(chosen.kafka_settings()).admin()
+    transport = KafkaTransport(chosen.kafka_settings())
+    admin = transport.admin()
     await admin.start()
     needed = [(name, operation) for kind, _, name, operation in permissions if kind == "TOPIC"]
     for topic, operation in needed:
         secure.permit("service", [given for given in permissions if given[2:] != (topic, operation)])
         if operation == "DESCRIBE_CONFIGS":
-            refuse(await examine(admin, chosen))
+            refuse(await examine(admin, chosen, await input_state(admin, chosen, transport)))
             continue
         with pytest.raises(OperatorNeeded) as raised:
-            refuse(await examine(admin, chosen))
+            refuse(await examine(admin, chosen, await input_state(admin, chosen, transport)))
         # Who has no permission at all does not even see that the topic is there.
         alone = [name for name, _ in needed].count(topic) == 1
         assert f"{topic}: {'missing' if alone else operation.title() + ' not permitted'}" in str(raised.value)

@@ -90,7 +90,7 @@ async def test_a_broker_that_does_not_say_it_costs_nothing(monkeypatch: pytest.M
     send(broker, COUNT, partitions=1)
     asked = 0
 
-    async def silent(self: MemorySource) -> str | None:
+    async def silent(self: MemorySource) -> dict[str, str | None]:
         nonlocal asked
         asked += 1
         await asyncio.sleep(30.0 if answer == "none" else 0.0)
@@ -98,7 +98,7 @@ async def test_a_broker_that_does_not_say_it_costs_nothing(monkeypatch: pytest.M
 
     async with worker(chosen, broker) as running:
         await until(lambda: all_committed(broker))
-        monkeypatch.setattr(MemorySource, "topic_id", silent)
+        monkeypatch.setattr(MemorySource, "topic_ids", silent)
         await until(lambda: asked > 2)
         send(broker, COUNT, first=COUNT, partitions=1)
         await until(lambda: all_committed(broker))

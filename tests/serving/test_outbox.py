@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from streamrnn.inputs import Numbering
 from streamrnn.serving.outbox import ExactlyOnce
 from streamrnn.transports.base import Deadline, TransportError
 from streamrnn.transports.memory.transport import MemoryBroker, MemoryTransport
@@ -12,7 +13,7 @@ from streamrnn.transports.memory.transport import MemoryBroker, MemoryTransport
 async def test_partitions_that_come_when_it_is_closed_open_no_producers() -> None:
     """They would fence those of the owner to come, and stay."""
     broker = MemoryBroker()
-    outbox = ExactlyOnce(MemoryTransport(broker), "app", "ticks")
+    outbox = ExactlyOnce(MemoryTransport(broker), "app", Numbering(one="ticks"))
     await outbox.start()
     await outbox.open([0])
     await outbox.stop(Deadline(1.0))

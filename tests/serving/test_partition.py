@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from running import settings
 
+from streamrnn.inputs import Numbering
 from streamrnn.serving.checkpoint import ChangelogState
 from streamrnn.serving.commit_note import ReplayPoints, committed_with
 from streamrnn.serving.partition import OWNED, TRANSITIONS, Cause, ImpossibleTransition, Partition, Partitions, State
@@ -163,7 +164,7 @@ def test_what_returns_is_as_it_was_and_what_was_moved_begins_anew() -> None:
 
 
 def test_partitions_are_found_by_number_and_by_state() -> None:
-    partitions = Partitions()
+    partitions = Partitions(Numbering(one="ticks"))
     for number, state in enumerate(State):
         partition = made(state)
         partition.number = number

@@ -12,6 +12,7 @@ import pytest
 from running import START, all_committed, documents, made, send, until, worker
 from structlog.testing import capture_logs
 
+from streamrnn.inputs import Numbering
 from streamrnn.serving import refused as module
 from streamrnn.serving.publish import Publisher
 from streamrnn.serving.refused import HEADER_REFUSED, HEADER_TRUNCATED, OutputTopics, RefusedOutputs
@@ -175,7 +176,7 @@ class Seen:
         self.counts["lost"] += count
 
 
-TOPICS = OutputTopics("ticks", "f", "i", "d", lambda partition: partition)
+TOPICS = OutputTopics(Numbering(one="ticks"), "f", "i", "d", lambda partition: partition)
 
 
 def letter(key: bytes | None, value: bytes | None, *headers: tuple[str, bytes]) -> Outgoing:

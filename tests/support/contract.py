@@ -114,7 +114,7 @@ class TransportContract:
         for name in (topic, topic, other):
             source = transport.source(name, name)
             await source.start(Follow(source))
-            found.append(await source.topic_id())
+            found.append((await source.topic_ids())[name])
             await source.stop(Deadline(5.0))
         assert found[0]
         assert found[0] == found[1] != found[2]

@@ -24,10 +24,13 @@ from streamrnn.transports.base import (
     CONFIGS_READ,
     Deadline,
     GroupMember,
+    Inputs,
+    OneTopic,
     TopicMissing,
     TopicNeed,
     TopicUnfit,
     TransportError,
+    inputs_read,
 )
 from streamrnn.transports.kafka.closing import close_consumer
 from streamrnn.transports.kafka.errors import explained, reading_failed
@@ -53,26 +56,31 @@ class KafkaReader:
     def __init__(self, settings: KafkaSettings) -> None:
         self._settings = settings
         self._consumer: Any = None
-        self._topic = ""
+        self._inputs: Inputs = OneTopic("")
+        self._topic = ""  # or several, for messages
         self._positions: dict[int, int] = {}
 
-    async def start(self, topic: str, start: Mapping[int, int] | None) -> None:
+    async def start(self, topic: str | Inputs, start: Mapping[int, int] | None) -> None:
         settings = self._settings
-        self._topic = topic
+        inputs = self._inputs = inputs_read(topic)
+        topic = self._topic = ", ".join(inputs.topics)
         # Asked of the admin, which lists all topics: a consumer that asks for one by name could create it.
         admin = KafkaAdmin(settings)
         await admin.start()
         try:
-            partitions = (await admin.describe([topic]))[topic]
+            found = await admin.describe(inputs.topics)
         finally:
             await admin.stop()
-        if partitions is None:
+        if not any(found.values()):
             raise TopicMissing(f"no topic {topic!r}: `streamrnn topics --create` makes those of this service")
-        wanted = sorted(start if start is not None else range(partitions))
-        if wanted and wanted[-1] >= partitions:
+        there = [(name, p) for name, partitions in found.items() for p in range(partitions or 0)]
+        await inputs.admit(there)
+        known = [inputs.numbering.number(*place) for place in there]
+        wanted = sorted(start if start is not None else known)
+        if missing := sorted(set(wanted) - set(known)):
             raise TopicUnfit(
-                f"{topic} has {partitions} partitions and partition {wanted[-1]} is needed: `streamrnn topics --create`, "
-                f"or kafka-topics.sh --alter --topic {topic} --partitions {wanted[-1] + 1}"
+                f"{topic} has {len(known)} partitions and partition {missing[-1]} is needed: `streamrnn topics --create`, "
+                f"or kafka-topics.sh --alter --topic {topic} --partitions {missing[-1] + 1}"
             )
         self._consumer = AIOKafkaConsumer(
             group_id=None,
@@ -106,7 +114,8 @@ class KafkaReader:
                 self._positions[partition] = await self._consumer.position(self._tp(partition))
         except Exception as error:
             raise reading_failed(error, self._settings, self._topic) from error
-        return [(tp.partition, records) for tp, records in fetched.items() if records]
+        number = self._inputs.numbering.number
+        return [(number(tp.topic, tp.partition), records) for tp, records in fetched.items() if records]
 
     async def begin_offsets(self) -> dict[int, int]:
         return await self._offsets(self._consumer.beginning_offsets)
@@ -119,7 +128,7 @@ class KafkaReader:
             answer = await ask([self._tp(partition) for partition in self._positions])
         except (KafkaError, OSError) as error:
             raise explained(error, self._settings, f"asking for the offsets of {self._topic}") from error
-        return {tp.partition: offset for tp, offset in answer.items()}
+        return {self._inputs.numbering.number(tp.topic, tp.partition): offset for tp, offset in answer.items()}
 
     def position(self, partition: int) -> int:
         return self._positions[partition]
@@ -131,7 +140,7 @@ class KafkaReader:
         await close_consumer(consumer, deadline)
 
     def _tp(self, partition: int) -> TopicPartition:
-        return TopicPartition(self._topic, partition)
+        return TopicPartition(*self._inputs.numbering.place(partition))
 
 
 class KafkaAdmin:
@@ -159,6 +168,12 @@ class KafkaAdmin:
             raise explained(error, self._settings, "asking for topics") from error
         counts = {entry["topic"]: len(entry["partitions"]) for entry in described}
         return {name: counts.get(name) for name in names}
+
+    async def topics(self) -> list[str]:
+        try:
+            return sorted(await self._client.list_topics())
+        except (KafkaError, OSError) as error:
+            raise explained(error, self._settings, "asking for topics") from error
 
     async def configs(self, names: Sequence[str]) -> dict[str, dict[str, str]]:
         found: dict[str, dict[str, str]] = {}

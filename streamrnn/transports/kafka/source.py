@@ -22,11 +22,19 @@ from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError
 from aiokafka.structs import OffsetAndMetadata
 
 from streamrnn.records import Record
-from streamrnn.transports.base import Committed, Deadline, Listener, OwnershipLost, TransportError
+from streamrnn.transports.base import (
+    Committed,
+    Deadline,
+    Inputs,
+    Listener,
+    OwnershipLost,
+    TransportError,
+    inputs_read,
+)
 from streamrnn.transports.kafka.closing import close_consumer
 from streamrnn.transports.kafka.errors import explained, reading_failed
 from streamrnn.transports.kafka.starting import start_client
-from streamrnn.transports.kafka.topic_id import TopicId, id_in
+from streamrnn.transports.kafka.topic_id import TopicIds, ids_in
 
 if TYPE_CHECKING:
     from streamrnn.transports.kafka.transport import KafkaSettings
@@ -37,25 +45,25 @@ class _Rebalances(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka h
         self._source, self._listener = source, listener
 
     async def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:
-        partitions = frozenset(tp.partition for tp in revoked)
+        partitions = self._source.numbered(revoked)
         await self._source.guarded(self._listener.revoked(partitions), "giving partitions up")
         self._source.forget(partitions)
 
     async def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
-        partitions = frozenset(tp.partition for tp in assigned)
-        await self._source.guarded(self._take_over(partitions), "taking partitions over")
+        await self._source.guarded(self._take_over(assigned), "taking partitions over")
         self._source.joined.set()
 
-    async def _take_over(self, partitions: frozenset[int]) -> None:
-        self._source.hold(partitions)
-        await self._listener.assigned(partitions)
+    async def _take_over(self, assigned: Sequence[TopicPartition]) -> None:
+        self._source.hold(assigned)
+        await self._source.inputs.admit([(tp.topic, tp.partition) for tp in assigned])
+        await self._listener.assigned(self._source.taken(assigned))
 
 
 class KafkaSource:
     """See transports.base.Source."""
 
-    def __init__(self, settings: KafkaSettings, topic: str, group: str) -> None:
-        self.topic = topic
+    def __init__(self, settings: KafkaSettings, topic: str | Inputs, group: str) -> None:
+        self.inputs = inputs_read(topic)
         self._settings, self._group = settings, group
         self._consumer: Any = None
         self._positions: dict[int, int] = {}
@@ -82,7 +90,7 @@ class KafkaSource:
             max_partition_fetch_bytes=settings.max_partition_fetch_bytes,
             **settings.client(),
         )
-        self._consumer.subscribe([self.topic], listener=_Rebalances(self, listener))
+        self._consumer.subscribe(list(self.inputs.topics), listener=_Rebalances(self, listener))
         await start_client(self._consumer, settings, f"joining group {self._group}")
         try:
             # A group is joined once its members have given up what they had, for which they are given the rebalance time.
@@ -100,14 +108,15 @@ class KafkaSource:
         try:
             fetched = await self._fetched(timeout_ms, records_max)
         except Exception as error:
-            raise reading_failed(error, self._settings, self.topic) from error
+            raise reading_failed(error, self._settings, self._what()) from error
         polled: list[tuple[int, Sequence[Record]]] = []
         for tp, records in fetched.items():
-            if tp.partition in self._positions and records:
-                self._positions[tp.partition] = records[-1].offset + 1
-                polled.append((tp.partition, records))
-                if self._at_end(tp.partition):
-                    self.pause([tp.partition])
+            number = self._number(tp)
+            if number in self._positions and records:
+                self._positions[number] = records[-1].offset + 1
+                polled.append((number, records))
+                if self._at_end(number):
+                    self.pause([number])
         if self._failure is not None:
             raise self._failure
         return polled
@@ -128,32 +137,31 @@ class KafkaSource:
         # One call after the other: what the first ones gave is worth nothing where the next one met a rebalance or a seek.
         held: dict[TopicPartition, tuple[int, Sequence[Record]]] = {}
         for tp in limited:
-            if tp.partition in self._positions and not self._at_end(tp.partition):
+            if self._number(tp) in self._positions and not self._at_end(self._number(tp)):
                 found = await getmany(tp, max_records=1)
-                held |= {tp: (self._positions.get(tp.partition, -1), records) for tp, records in found.items()}
+                held |= {tp: (self._positions.get(self._number(tp), -1), records) for tp, records in found.items()}
         rest: dict[TopicPartition, Sequence[Record]] = await getmany(
             *whole, timeout_ms=0 if held else timeout_ms, max_records=records_max
         )
         kept = {
-            tp: records for tp, (position, records) in held.items() if self._positions.get(tp.partition) == position
+            tp: records for tp, (position, records) in held.items() if self._positions.get(self._number(tp)) == position
         }
         return kept | rest
 
     async def commit(self, offsets: Mapping[int, Committed], deadline: Deadline) -> None:
-        ours = {tp.partition for tp in self._consumer.assignment()}
-        if not offsets.keys() <= ours:
-            raise OwnershipLost(f"partitions {sorted(offsets.keys() - ours)} of {self.topic} are not ours any more")
+        wanted = {self._tp(p): OffsetAndMetadata(c.offset, c.metadata) for p, c in offsets.items()}
+        if lost := wanted.keys() - self._consumer.assignment():
+            raise OwnershipLost(f"{', '.join(f'{tp.topic}/{tp.partition}' for tp in sorted(lost))}: not ours any more")
         if self._consumer._coordinator.generation < 0:  # noqa: SLF001
             # Put out of the group and not back yet. Sent like this, a commit would count once all the others are gone.
             raise OwnershipLost(f"no member of group {self._group} at this moment")
-        wanted = {self._tp(p): OffsetAndMetadata(c.offset, c.metadata) for p, c in offsets.items()}
         try:
             async with asyncio.timeout(deadline.remaining_s()):
                 await self._consumer.commit(wanted)
         except (CommitFailedError, IllegalStateError) as error:
-            raise OwnershipLost(f"{self.topic} {sorted(offsets)}: {error}") from error
+            raise OwnershipLost(f"{self._what()}: {error}") from error
         except (KafkaError, OSError, TimeoutError) as error:
-            raise explained(error, self._settings, f"committing offsets of {self.topic}") from error
+            raise explained(error, self._settings, f"committing offsets of {self._what()}") from error
 
     async def committed(self, partitions: Sequence[int]) -> dict[int, Committed | None]:
         # consumer.committed() drops the metadata that was stored beside the offset; the coordinator keeps it.
@@ -169,14 +177,32 @@ class KafkaSource:
             found[partition] = Committed(entry.offset, entry.metadata or "") if entry and entry.offset >= 0 else None
         return found
 
-    async def topic_id(self) -> str | None:
-        client = self._consumer._client  # noqa: SLF001
+    async def topic_ids(self) -> Mapping[str, str | None]:
+        client, topics = self._consumer._client, self._topics()  # noqa: SLF001
         try:
-            return id_in(await client.send(client.get_random_node(), TopicId(self.topic)))
+            return ids_in(await client.send(client.get_random_node(), TopicIds(topics)))
         except NotImplementedError:
-            return ""
+            return dict.fromkeys(topics, "")
         except (KafkaError, OSError) as error:
-            raise explained(error, self._settings, f"asking for topic {self.topic}") from error
+            raise explained(error, self._settings, f"asking for topic {', '.join(topics)}") from error
+
+    async def follow(self, topics: Sequence[str]) -> bool:
+        """In place: `subscribe` would take the assignment away before it is revoked, and what is in flight could not be
+        committed. During a rebalance it has to wait: its answer may still hold a topic that is left."""
+        consumer, wanted = self._consumer, frozenset(topics)
+        subscription, coordinator = consumer._subscription.subscription, consumer._coordinator  # noqa: SLF001
+        if subscription.reassignment_in_progress or coordinator._rejoin_needed_fut.done():  # noqa: SLF001
+            return False
+        subscription._topics = wanted  # noqa: SLF001
+        consumer._client.set_topics(wanted)  # noqa: SLF001
+        coordinator.request_rejoin()
+        return True
+
+    def _topics(self) -> list[str]:
+        return sorted(self._consumer._subscription.subscription.topics)  # noqa: SLF001
+
+    def _what(self) -> str:
+        return ", ".join(self.inputs.topics)
 
     async def begin_offsets(self, partitions: Sequence[int]) -> dict[int, int]:
         return await self._offsets(self._consumer.beginning_offsets, partitions)
@@ -188,14 +214,14 @@ class KafkaSource:
         try:
             answer = await ask([self._tp(partition) for partition in partitions])
         except (KafkaError, OSError) as error:
-            raise explained(error, self._settings, f"asking for the offsets of {self.topic}") from error
-        return {tp.partition: offset for tp, offset in answer.items()}
+            raise explained(error, self._settings, f"asking for the offsets of {self._what()}") from error
+        return {self._number(tp): offset for tp, offset in answer.items()}
 
     def seek(self, partition: int, offset: int) -> None:
         try:
             self._consumer.seek(self._tp(partition), offset)
         except IllegalStateError as error:
-            raise OwnershipLost(f"partition {partition} of {self.topic} is not assigned here") from error
+            raise OwnershipLost(f"partition {self.inputs.numbering.label(partition)} is not assigned here") from error
         self._positions[partition] = offset
         if partition in self._held:
             self._held.discard(partition)
@@ -221,7 +247,7 @@ class KafkaSource:
                 # Behind an open transaction there is nothing that may be read.
                 stable = consumer.last_stable_offset(tp)
                 end = end if stable is None or stable < 0 else stable
-            lags[tp.partition] = None if end is None else max(0, end - self._reached(tp))
+            lags[self._number(tp)] = None if end is None else max(0, end - self._reached(tp))
         return lags
 
     async def behind(self, partitions: Sequence[int]) -> dict[int, int]:
@@ -232,7 +258,7 @@ class KafkaSource:
     def _reached(self, tp: TopicPartition) -> int:
         """The client's own position: unlike that of the last record it lies behind a transaction's marker."""
         state = self._consumer._subscription.subscription.assignment.state_value(tp)  # noqa: SLF001
-        position: int = state.position if state.has_valid_position else self._positions[tp.partition]
+        position: int = state.position if state.has_valid_position else self._positions[self._number(tp)]
         return position
 
     async def stop(self, deadline: Deadline) -> None:
@@ -254,12 +280,22 @@ class KafkaSource:
             told = {"message": f"{doing} failed by an error in the service", "exception": error}
             asyncio.get_running_loop().call_exception_handler(told)
 
-    def hold(self, partitions: frozenset[int]) -> None:
+    def hold(self, assigned: Sequence[TopicPartition]) -> None:
         """The client must not look for a position of its own: where there is none, the polls of all would raise it."""
-        for partition in partitions:
-            self._consumer.pause(self._tp(partition))
-            self._consumer.seek(self._tp(partition), 0)
+        for tp in assigned:
+            self._consumer.pause(tp)
+            self._consumer.seek(tp, 0)
+
+    def taken(self, assigned: Sequence[TopicPartition]) -> frozenset[int]:
+        """The numbers of partitions that are held from now on."""
+        partitions = self.numbered(assigned)
         self._held |= partitions
+        return partitions
+
+    def numbered(self, places: Sequence[TopicPartition]) -> frozenset[int]:
+        """Of those that have a number: one whose taking over has failed may have none."""
+        numbering = self.inputs.numbering
+        return frozenset(self._number(tp) for tp in places if (tp.topic, tp.partition) in numbering)
 
     def forget(self, partitions: frozenset[int]) -> None:
         self._held -= partitions
@@ -267,4 +303,7 @@ class KafkaSource:
             self._positions.pop(partition, None)
 
     def _tp(self, partition: int) -> TopicPartition:
-        return TopicPartition(self.topic, partition)
+        return TopicPartition(*self.inputs.numbering.place(partition))
+
+    def _number(self, tp: TopicPartition) -> int:
+        return self.inputs.numbering.number(tp.topic, tp.partition)

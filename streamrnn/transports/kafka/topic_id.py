@@ -7,6 +7,7 @@ once enough has been sent to it, offsets that look like the old ones; nothing el
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from io import BytesIO
 
 from aiokafka.protocol.api import Request, RequestStruct, Response
@@ -94,21 +95,22 @@ class _Question(RequestStruct):  # type: ignore[misc]
     )
 
 
-class TopicId(Request[_Question]):  # type: ignore[misc]
-    """For one topic; it is not created. Brokers before Kafka 2.8 do not answer it (NotImplementedError)."""
+class TopicIds(Request[_Question]):  # type: ignore[misc]
+    """For some topics; none is created. Brokers before Kafka 2.8 do not answer it (NotImplementedError)."""
 
     API_KEY = 3
 
-    def __init__(self, topic: str) -> None:
-        self._topic = topic
+    def __init__(self, topics: Sequence[str]) -> None:
+        self._topics = topics
 
     def build(self, request_struct_class: type[_Question]) -> _Question:
-        return request_struct_class([(_NONE, self._topic, {})], False, False, False, {})
+        return request_struct_class([(_NONE, topic, {}) for topic in self._topics], False, False, False, {})
 
 
-def id_in(answer: _Answer) -> str | None:
-    """None where there is no such topic, "" where the broker gives no ids, or not now."""
-    [topic] = answer.to_object()["topics"]
-    if topic["error_code"] == _UNKNOWN_TOPIC:
-        return None
-    return "" if topic["error_code"] or topic["id"] == _NONE else str(topic["id"])
+def ids_in(answer: _Answer) -> dict[str, str | None]:
+    """By topic: None where there is no such topic, "" where the broker gives no ids, or not now."""
+    found: dict[str, str | None] = {}
+    for topic in answer.to_object()["topics"]:
+        known = "" if topic["error_code"] or topic["id"] == _NONE else str(topic["id"])
+        found[topic["topic"]] = None if topic["error_code"] == _UNKNOWN_TOPIC else known
+    return found

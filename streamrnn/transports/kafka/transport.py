@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from aiokafka.helpers import create_ssl_context
 
-from streamrnn.transports.base import TransportError
+from streamrnn.transports.base import Inputs, TransportError
 from streamrnn.transports.kafka.admin import KafkaAdmin, KafkaReader
 from streamrnn.transports.kafka.bulk_reader import KafkaBulkReader
 from streamrnn.transports.kafka.groups import KafkaGroupOffsets
@@ -144,7 +144,7 @@ class KafkaTransport:
     def __init__(self, settings: KafkaSettings) -> None:
         self.settings = settings
 
-    def source(self, topic: str, group: str) -> KafkaSource:
+    def source(self, topic: str | Inputs, group: str) -> KafkaSource:
         return KafkaSource(self.settings, topic, group)
 
     def sink(self) -> KafkaSink:

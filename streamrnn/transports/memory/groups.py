@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
+from streamrnn.inputs import Place
 from streamrnn.transports.base import Committed, OwnershipLost, clock_s
 
 # How long a member may take to give its partitions up before the group goes on without it.
@@ -25,11 +26,11 @@ REBALANCE_TIMEOUT_S = 60.0
 class Member(Protocol):
     """A client as its group sees it."""
 
-    topic: str
+    topics: Sequence[str]
     client: str
 
     def tell_revoked(self) -> asyncio.Task[None]: ...
-    def tell_assigned(self, partitions: frozenset[int], generation: int) -> asyncio.Task[None]: ...
+    def tell_assigned(self, places: frozenset[Place], generation: int) -> asyncio.Task[None]: ...
 
 
 class Group:
@@ -67,11 +68,10 @@ class Group:
         self.members[member] = clock_s()
         return True
 
-    def commit(self, member: Member, generation: int, topic: str, offsets: Mapping[int, Committed]) -> None:
+    def commit(self, member: Member, generation: int, offsets: Mapping[Place, Committed]) -> None:
         if member not in self.members or generation != self.generation:
             raise OwnershipLost(f"group {self.name} has moved on to generation {self.generation}")
-        for partition, committed in offsets.items():
-            self.committed[topic, partition] = committed
+        self.committed |= offsets
 
     def put_out(self, member: Member) -> None:
         """The member is not asked to give anything up; it finds out when it asks for something."""
@@ -103,11 +103,13 @@ class Group:
             await self._all({member: member.tell_revoked() for member in self.members})
             self._dealt = self._asked
             self.generation += 1
-            shares: dict[Member, list[int]] = {member: [] for member in self.members}
-            for topic in sorted({member.topic for member in shares}):
-                takers = [member for member in shares if member.topic == topic]
+            shares: dict[Member, list[Place]] = {member: [] for member in self.members}
+            dealt = 0
+            for topic in sorted({topic for member in shares for topic in member.topics}):
+                takers = [member for member in shares if topic in member.topics]
                 for partition in range(self._partitions(topic)):
-                    shares[takers[partition % len(takers)]].append(partition)
+                    shares[takers[dealt % len(takers)]].append((topic, partition))
+                    dealt += 1
             generation = self.generation
             await self._all({m: m.tell_assigned(frozenset(share), generation) for m, share in shares.items()})
         self._changed()

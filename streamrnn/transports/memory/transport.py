@@ -14,14 +14,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from streamrnn.inputs import Place
 from streamrnn.records import Record
 from streamrnn.transports.base import (
     Committed,
     Deadline,
     DeliveryFailed,
     GroupMember,
+    Inputs,
     Instead,
     Listener,
+    OneTopic,
     OperatorNeeded,
     Outgoing,
     OwnershipLost,
@@ -31,6 +34,7 @@ from streamrnn.transports.base import (
     TopicNeed,
     TransportError,
     clock_s,
+    inputs_read,
 )
 from streamrnn.transports.memory.broker import Appended, MemoryBroker, MemoryRecord, Transaction, WillNotTake
 from streamrnn.transports.refusals import replace
@@ -69,9 +73,11 @@ class MemorySource:
     """A group member on a MemoryBroker; see transports.base.Source."""
 
     def __init__(
-        self, broker: MemoryBroker, topic: str, group: str, client: str = "", flaws: Flaws | None = None
+        self, broker: MemoryBroker, topic: str | Inputs, group: str, client: str = "", flaws: Flaws | None = None
     ) -> None:
-        self.topic, self.client = topic, client
+        self.inputs, self.client = inputs_read(topic), client
+        self.topics: Sequence[str] = tuple(self.inputs.topics)
+        self._place = self.inputs.numbering.place
         self._broker, self._group, self._flaws = broker, group, flaws or Flaws()
         self._listener: Listener | None = None
         self._positions: dict[int, int] = {}
@@ -134,8 +140,8 @@ class MemorySource:
     def tell_revoked(self) -> asyncio.Task[None]:
         return self._tell(self._lose_all)
 
-    def tell_assigned(self, partitions: frozenset[int], generation: int) -> asyncio.Task[None]:
-        return self._tell(lambda: self._gain(partitions, generation))
+    def tell_assigned(self, places: frozenset[Place], generation: int) -> asyncio.Task[None]:
+        return self._tell(lambda: self._gain(places, generation))
 
     def _tell(self, word: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
         """The group's words are worked off in the member's own process, one after another."""
@@ -166,11 +172,18 @@ class MemorySource:
             self._positions.clear()
             self._paused.clear()
 
-    async def _gain(self, partitions: frozenset[int], generation: int) -> None:
+    async def _gain(self, places: frozenset[Place], generation: int) -> None:
         assert self._listener is not None  # noqa: S101
         self._generation = generation
+        await self.inputs.admit(places)
+        partitions = frozenset(self.inputs.numbering.number(*place) for place in places)
         self._positions = dict.fromkeys(sorted(partitions), 0)
         await self._listener.assigned(partitions)
+
+    async def follow(self, topics: Sequence[str]) -> bool:
+        self.topics = tuple(topics)
+        await self._join()
+        return True
 
     async def stop(self, deadline: Deadline) -> None:
         if self._beating is not None:
@@ -241,8 +254,10 @@ class MemorySource:
     ) -> None:
         left = records_max
         for partition, position in wanted.items():
-            count = 1 if partition in self._ends else left
-            drained[partition] = self._broker.read(self.topic, partition, position, count)
+            count, place = 1 if partition in self._ends else left, self._place(partition)
+            if place[0] not in self._broker.topics:
+                continue  # as Kafka's client: it waits for the topic to come back
+            drained[partition] = self._broker.read(*place, position, count)
             left -= len(drained[partition][0])
             if left <= 0:
                 break
@@ -265,37 +280,41 @@ class MemorySource:
     async def commit(self, offsets: Mapping[int, Committed], deadline: Deadline) -> None:
         if not offsets.keys() <= self._positions.keys():
             raise OwnershipLost(f"partitions {sorted(offsets.keys() - self._positions.keys())} are not ours any more")
-        group, generation, topic = self._broker.group(self._group), self._generation, self.topic
+        group, generation = self._broker.group(self._group), self._generation
+        placed = {self._place(partition): entry for partition, entry in offsets.items()}
         try:
             async with asyncio.timeout(deadline.remaining_s()):
-                await self._broker.request(
-                    "commit", self.client, lambda: group.commit(self, generation, topic, offsets)
-                )
+                await self._broker.request("commit", self.client, lambda: group.commit(self, generation, placed))
         except TimeoutError as error:
             raise TransportError("committing offsets: no answer in time") from error
 
     async def committed(self, partitions: Sequence[int]) -> dict[int, Committed | None]:
+        groups, name = self._broker.groups, self._group
         return await self._broker.request(
-            "fetch-offsets", self.client, lambda: self._broker.offsets(self._group, self.topic, partitions)
+            "fetch-offsets",
+            self.client,
+            lambda: {p: groups[name].committed.get(self._place(p)) if name in groups else None for p in partitions},
         )
 
-    async def topic_id(self) -> str | None:
-        return await self._broker.request("metadata", self.client, lambda: self._broker.topic_id(self.topic))
+    async def topic_ids(self) -> Mapping[str, str | None]:
+        return await self._broker.request(
+            "metadata", self.client, lambda: {topic: self._broker.topic_id(topic) for topic in self.topics}
+        )
 
     async def begin_offsets(self, partitions: Sequence[int]) -> dict[int, int]:
         begin = self._broker.begin
         return await self._broker.request(
-            "list-offsets", self.client, lambda: {p: begin.get((self.topic, p), 0) for p in partitions}
+            "list-offsets", self.client, lambda: {p: begin.get(self._place(p), 0) for p in partitions}
         )
 
     async def end_offsets(self, partitions: Sequence[int]) -> dict[int, int]:
         return await self._broker.request(
-            "list-offsets", self.client, lambda: {p: self._broker.end(self.topic, p) for p in partitions}
+            "list-offsets", self.client, lambda: {p: self._broker.end(*self._place(p)) for p in partitions}
         )
 
     def seek(self, partition: int, offset: int) -> None:
         if partition not in self._positions:
-            raise OwnershipLost(f"partition {partition} of {self.topic} is not assigned here")
+            raise OwnershipLost(f"partition {self.inputs.numbering.label(partition)} is not assigned here")
         self._positions[partition] = offset
 
     def pause(self, partitions: Sequence[int]) -> None:
@@ -308,7 +327,7 @@ class MemorySource:
         self._ends = dict(ends)
 
     def lag(self) -> dict[int, int | None]:
-        return {p: self._broker.stable_end(self.topic, p) - position for p, position in self._positions.items()}
+        return {p: self._broker.stable_end(*self._place(p)) - at for p, at in self._positions.items()}
 
     async def behind(self, partitions: Sequence[int]) -> dict[int, int]:
         ends = await self.end_offsets(partitions)
@@ -590,19 +609,22 @@ class MemoryReader:
 
     def __init__(self, broker: MemoryBroker, client: str = "") -> None:
         self._broker, self._client = broker, client
-        self._topic = ""
+        self._inputs: Inputs = OneTopic("")
         self._positions: dict[int, int] = {}
 
-    async def start(self, topic: str, start: Mapping[int, int] | None) -> None:
-        self._topic = topic
+    async def start(self, topic: str | Inputs, start: Mapping[int, int] | None) -> None:
+        inputs = self._inputs = inputs_read(topic)
+        known = self._broker.topics
+        await inputs.admit([(name, p) for name in inputs.topics for p in range(len(known.get(name, ())))])
         begin = await self._broker.request("list-offsets", self._client, self._begin)
         if not begin:
-            raise TopicMissing(f"no topic {topic!r}: create it first")
+            raise TopicMissing(f"no topic {', '.join(inputs.topics)!r}: create it first")
         self._positions = begin if start is None else {p: max(offset, begin[p]) for p, offset in start.items()}
 
     def _begin(self) -> dict[int, int]:
-        topic = self._topic
-        return {p: self._broker.begin.get((topic, p), 0) for p in range(len(self._broker.topics.get(topic, ())))}
+        numbering, begin, known = self._inputs.numbering, self._broker.begin, self._broker.topics
+        places = [(topic, p) for topic in self._inputs.topics for p in range(len(known.get(topic, ())))]
+        return {numbering.number(*place): begin.get(place, 0) for place in places if place in numbering}
 
     async def poll(self, timeout_ms: int, records_max: int) -> Sequence[tuple[int, Sequence[Record]]]:
         await asyncio.sleep(0)
@@ -616,7 +638,8 @@ class MemoryReader:
         polled: Polled = []
         left = records_max
         for partition, position in self._positions.items():
-            records, self._positions[partition] = self._broker.read(self._topic, partition, position, left)
+            place = self._inputs.numbering.place(partition)
+            records, self._positions[partition] = self._broker.read(*place, position, left)
             if records:
                 left -= len(records)
                 polled.append((partition, records))
@@ -630,9 +653,9 @@ class MemoryReader:
 
     async def end_offsets(self) -> dict[int, int]:
         """What may be read now, as a `read_committed` client is told."""
-        broker, topic = self._broker, self._topic
+        broker, place = self._broker, self._inputs.numbering.place
         return await broker.request(
-            "list-offsets", self._client, lambda: {p: broker.stable_end(topic, p) for p in self._positions}
+            "list-offsets", self._client, lambda: {p: broker.stable_end(*place(p)) for p in self._positions}
         )
 
     def position(self, partition: int) -> int:
@@ -657,6 +680,9 @@ class MemoryAdmin:
             "metadata", self._client, lambda: {name: len(topics[name]) if name in topics else None for name in names}
         )
 
+    async def topics(self) -> list[str]:
+        return await self._broker.request("metadata", self._client, lambda: sorted(self._broker.topics))
+
     async def configs(self, names: Sequence[str]) -> dict[str, dict[str, str]]:
         return {}
 
@@ -665,7 +691,9 @@ class MemoryAdmin:
 
     def _members(self, group: str) -> list[GroupMember]:
         known = self._broker.groups.get(group)
-        return [GroupMember(str(id(m)), m.client, "", (m.topic,)) for m in known.members] if known is not None else []
+        return (
+            [GroupMember(str(id(m)), m.client, "", tuple(m.topics)) for m in known.members] if known is not None else []
+        )
 
     async def alter(self, topic: str, config: Mapping[str, str]) -> None:
         configs = self._broker.configs
@@ -684,11 +712,14 @@ class MemoryAdmin:
         return await self._broker.request("create-topics", self._client, lambda: self._create(needs))
 
     def _create(self, needs: Sequence[TopicNeed]) -> list[str]:
-        made = [need.name for need in needs if need.name not in self._broker.topics]
+        topics = self._broker.topics
+        made = [need.name for need in needs if need.name not in topics]
+        grown = [need.name for need in needs if need.name in topics and len(topics[need.name]) < need.partitions]
         self._broker.configs |= {need.name: dict(need.config) for need in needs if need.name in made}
         for need in needs:
             self._broker.create(need.name, need.partitions)
-        return made
+            topics[need.name] += [[] for _ in range(need.partitions - len(topics[need.name]))]
+        return [*made, *grown]
 
     async def stop(self) -> None:
         return
@@ -745,7 +776,7 @@ class MemoryTransport:
         self.broker = broker if broker is not None else MemoryBroker()
         self.client, self.flaws = client, flaws or Flaws()
 
-    def source(self, topic: str, group: str) -> MemorySource:
+    def source(self, topic: str | Inputs, group: str) -> MemorySource:
         return MemorySource(self.broker, topic, group, self.client, self.flaws)
 
     def sink(self) -> MemorySink:
