@@ -128,8 +128,8 @@ async def examine(
     where they are not given. `settled`: of several topics, what has a number by now is enough: a worker makes room for the
     others itself, or does without them."""
     sizes = sizes_of(settings) if sizes is None else sizes
-    several, room = settings.several_inputs, inputs.numbering.room if inputs.numbering is not None else 0
-    needed = (room if settled and several else 0) or inputs.needed() or partitions or 1
+    room = inputs.numbering.room if inputs.numbering is not None else 0
+    needed = (room if settled else 0) or inputs.needed() or partitions or 1
     needs = [TopicNeed(name, inputs.counts.get(name) or partitions or 1, {}) for name in inputs.names()]
     needs += settings.topic_needs(needed)
     configs = await admin.configs([need.name for need in needs])
@@ -172,14 +172,19 @@ def _fault(
             "missing", f"`streamrnn topics --create{options}` makes it; or this user may not see it", TopicMissing
         )
     # The outputs of several topics share the partitions that there are.
-    shares = settings.several_inputs and name in (
+    numbered = settings.several_inputs or inputs.numbering is not None
+    shares = numbered and name in (
         settings.topics.forecasts,
         settings.topics.imputed,
         settings.topics.dlq,
     )
     if have < need.partitions and not shares:
         one = settings.inputs.one
-        goes = f"what comes of partition p of {one} goes to partition p" if one else "each one of the input's has one"
+        goes = (
+            "each partition of the input has one"
+            if numbered
+            else f"what comes of partition p of {one} goes to partition p"
+        )
         return Fault(
             f"{have} partitions are too few: {goes}",
             f"`streamrnn topics --create`, or kafka-topics.sh --alter --topic {name} --partitions {need.partitions}",

@@ -176,6 +176,7 @@ class Trainer:
         self._began: dict[int, int] = {}
         self._ended: dict[int, int] = {}
         self._reached_back = 0
+        self._topics_s = clock_s()  # when the input's topics were looked at
 
     def _fresh_learner(self) -> Learner:
         return Learner(self.spec, self.settings.model_spec(), learn_spec(self.settings), self.device)
@@ -275,6 +276,7 @@ class Trainer:
     async def _turn(
         self, reader: PartitionReader, follower: ModelsFollower, writer: ModelsWriter, leadership: _Leadership
     ) -> None:
+        await self._look_at_topics(reader)
         polled = self._polled or await reader.poll(POLL_MS, RECORDS_MAX)
         if self.fetcher is not None and not await self._with_schemas(self.fetcher, polled):
             return
@@ -338,6 +340,30 @@ class Trainer:
             self._reached_back = REACH_BACK_MAX  # there is no more
         await reader.stop(Deadline(5.0))
         await reader.start(self._input, self._began)
+
+    async def _look_at_topics(self, reader: PartitionReader) -> None:
+        """Topics of the input that came are read, too, and those that were deleted are not."""
+        inputs, every_s = self._input, self.settings.kafka.metadata_max_age_ms / 1000
+        if isinstance(inputs, str) or clock_s() - self._topics_s < every_s:
+            return
+        self._topics_s = clock_s()
+        found = await to_be_read(self.transport, self.settings)
+        if isinstance(found, str) or list(found.topics) == list(inputs.topics):
+            return
+        positions = {p: reader.position(p) for p in self._ended}
+        log.info("the input's topics have changed", come=sorted(set(found.topics) - set(inputs.topics)),
+                 left=sorted(set(inputs.topics) - set(found.topics)), topics=len(found.topics))  # fmt: skip
+        inputs.topics = found.topics
+        await reader.stop(Deadline(5.0))
+        await reader.start(inputs, None)
+        begin, end = await reader.begin_offsets(), await reader.end_offsets()
+        share = self.settings.learn.history // max(len(end), 1)
+        start = {p: min(positions.get(p, max(begin[p], end[p] - share)), end[p]) for p in end}
+        self._began = {p: self._began.get(p, start[p]) for p in end}
+        self._ended = {p: self._ended.get(p, end[p]) for p in end}
+        self._polled = [(p, records) for p, records in self._polled if p in end]
+        await reader.stop(Deadline(5.0))
+        await reader.start(inputs, start)
 
     async def _reach_back(self, reader: PartitionReader, lack: Lack) -> None:
         """Begins anew further back, where `learn.history` holds too little of so many series for a first round, nothing

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import random
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 from oracle import Place, element
 from stream import FORECASTS, IMPUTED, LETTERS
 
+from streamrnn.inputs import Place as InputPlace
 from streamrnn.serving.refused import HEADER_REFUSED, LETTER_BYTES_LEFT
 from streamrnn.transports.memory.broker import Appended
 from streamrnn.wire.codec import HEADER_INDEX
@@ -37,7 +38,9 @@ class _Output(msgspec.Struct):
 class Content:
     """Drawn apart from all other faults, so that a seed is without it as it was before."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, places: Sequence[InputPlace]) -> None:
+        """`places`: the input's partitions by their numbers."""
+        self.number = {place: number for number, place in enumerate(places)}
         rng = random.Random(f"content-{seed}")
         self._seed = seed
         self.rate = 10 ** rng.uniform(-2.3, -0.7) if rng.random() < ACTIVE else 0.0
@@ -55,7 +58,7 @@ class Content:
             self.refused.add(place)
             return "INVALID_TIMESTAMP" if self._chance(f"why/{place}") < 0.5 else "MESSAGE_TOO_LARGE"
         if topic == LETTERS:
-            place = letter_place(headers)
+            place = self.letter_place(headers)
             if sum(name == HEADER_REFUSED for name, _ in headers) < self._times(place):
                 return "INVALID_RECORD" if self._chance(f"why/{place}") < 0.5 else "MESSAGE_TOO_LARGE"
         return ""
@@ -82,11 +85,11 @@ class Content:
                 found.add(place)
         return found
 
-
-def letter_place(headers: Iterable[tuple[str, bytes]]) -> Place:
-    """Where a dead letter belongs. A record may have two: it was refused itself, and so was what it revealed of others."""
-    known = dict(headers)
-    _, partition, offset = known["streamrnn-source"].decode().split("/")
-    of_output = known["streamrnn-reason"] == REFUSED.encode()
-    index = int(known.get(HEADER_INDEX, b"-1"))
-    return LETTERS, int(partition), int(offset), 0, element(REFUSED if of_output else "", index)
+    def letter_place(self, headers: Iterable[tuple[str, bytes]]) -> Place:
+        """Where a dead letter belongs. A record may have two: it was refused itself, and so was what it revealed of others."""
+        known = dict(headers)
+        topic, partition, offset = known["streamrnn-source"].decode().split("/")
+        of_output = known["streamrnn-reason"] == REFUSED.encode()
+        index = int(known.get(HEADER_INDEX, b"-1"))
+        number = self.number[topic, int(partition)]
+        return LETTERS, number, int(offset), 0, element(REFUSED if of_output else "", index)

@@ -22,7 +22,7 @@ from itertools import pairwise
 
 import msgspec
 import torch
-from content import REFUSED, Content, letter_place
+from content import REFUSED, Content
 from oracle import Oracle, Place, element
 from recorder import Recorder
 from stream import FORECASTS, IMPUTED, LETTERS, MODELS, OUTPUTS, PARTITIONS, STATE
@@ -43,6 +43,7 @@ class Violation(AssertionError):
 
 
 class _Source(msgspec.Struct):
+    topic: str
     partition: int
     offset: int
     index: int = -1
@@ -87,6 +88,7 @@ class Ledger:
         exact: bool,
     ) -> None:
         self._broker, self._recorder, self._exactly_once, self._exact = broker, recorder, exactly_once, exact
+        self._content = content
         self.said: dict[Place, set[bytes]] = defaultdict(set)
         self.times: Counter[Place] = Counter()
         self.committed: dict[int, int] = dict.fromkeys(range(PARTITIONS), 0)
@@ -152,7 +154,7 @@ class Ledger:
 
     def _place(self, topic: str, record: MemoryRecord) -> Place:
         if topic == LETTERS:
-            return letter_place(record.headers)
+            return self._content.letter_place(record.headers)
         try:
             document = _decoded(topic, record.value or b"")
         except msgspec.MsgspecError as error:
@@ -163,14 +165,16 @@ class Ledger:
             for channel in document.channels.values():
                 _check_quantiles(channel)
         source = document.source
-        return topic, source.partition, source.offset, document.ts, element(document.series, source.index)
+        number = self._content.number[source.topic, source.partition]
+        return topic, number, source.offset, document.ts, element(document.series, source.index)
 
     # ── offsets ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def offsets(self) -> dict[int, int]:
         """What the group has committed, as the broker has it."""
         group = self._broker.groups.get("app")
-        return {p: entry.offset for (_, p), entry in sorted(group.committed.items())} if group else {}
+        number = self._content.number
+        return {p: e.offset for p, e in sorted((number[at], e) for at, e in group.committed.items())} if group else {}
 
     def _commits(self, client: str) -> None:
         for partition, offset in self.offsets().items():

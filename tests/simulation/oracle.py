@@ -11,6 +11,8 @@ import numpy as np
 from stream import FORECASTS, IMPUTED, LETTERS, Raw
 
 from streamrnn.config.settings import Settings
+from streamrnn.inputs import Numbering
+from streamrnn.inputs import Place as InputPlace
 from streamrnn.meaning import meaning_of
 from streamrnn.model.weights import fitted
 from streamrnn.records import I64
@@ -49,9 +51,15 @@ class Oracle:
     """An engine per partition and lineage. `blobs` are all weights by id, as they become known."""
 
     def __init__(
-        self, configurations: Mapping[str, Settings], logs: Sequence[Sequence[Raw]], blobs: Mapping[str, bytes]
+        self,
+        configurations: Mapping[str, Settings],
+        logs: Sequence[Sequence[Raw]],
+        blobs: Mapping[str, bytes],
+        places: Sequence[InputPlace],
     ) -> None:
-        """`configurations` by name, the first of them first."""
+        """`configurations` by name, the first of them first; `logs` and `places` by the input partitions' numbers."""
+        self._places, self._numbering = places, Numbering()
+        self._numbering.add({place: number for number, place in enumerate(places)})
         self._configurations, self._logs, self._blobs = configurations, logs, blobs
         self._lives: dict[tuple[int, Lineage], Life] = {}
 
@@ -78,7 +86,7 @@ class Oracle:
                 found = fitted(self._blobs[serving], meaning_of(engine.spec), engine.inputs)
                 engine.load(found.network, serving)
             records = [
-                MemoryRecord("ticks", partition, offset, ts, key, value)
+                MemoryRecord(*self._places[partition], offset, ts, key, value)
                 for offset, (key, value, ts) in enumerate(log[begin:end], begin)
             ]
             batch, unread, _ = decoder.read(records)
@@ -101,7 +109,9 @@ class Oracle:
     def _begun(self, name: str) -> tuple[Engine, Decoder, Encoder]:
         chosen = self._configurations[name]
         spec = chosen.stream_spec()
-        return Engine(spec), Decoder(spec, chosen.decode_spec()), Encoder(spec, "ticks")
+        decoder = Decoder(spec, chosen.decode_spec())
+        decoder.number_by(self._numbering)
+        return Engine(spec), decoder, Encoder(spec, self._numbering)
 
 
 def _carry(partition: int, offset: int, before: Engine, now: Engine) -> None:

@@ -91,6 +91,7 @@ class Tally:
                 result.delivery: 1,
                 "trained": result.trained,
                 "gathered": result.gathered,
+                "topics": result.topics,
                 "tight": result.tight,
                 "virtual_s": int(result.virtual_s),
             }

@@ -14,15 +14,17 @@ SEEDS = 80
 @pytest.mark.parametrize("delivery", ["at-least-once", "exactly-once"])
 def test_no_seed_violates_an_invariant(pool: Pool, delivery: str) -> None:
     fired: set[str] = set()
-    gathered = 0
+    gathered = topics = 0
     for seed, result in pool.imap(one, [(seed, delivery) for seed in range(SEEDS)]):
         assert isinstance(result, Report), (
             f"{result}\nto live it again: python tests/simulation/run.py --seeds 1 --first {seed} --delivery {delivery}"
         )
         fired |= result.fired.keys()
         gathered += result.gathered
+        topics += result.topics
     assert len(fired) >= 12  # most kinds of fault came up
     assert gathered > 5  # and records of no tick, one and several
+    assert topics > 5  # and inputs of two topics
 
 
 def test_a_seed_lives_the_same_life_again(pool: Pool) -> None:

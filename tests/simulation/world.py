@@ -21,6 +21,7 @@ from recorder import FORMER, Packed, Recorder, Watch
 from stream import CHANGES, LETTERS, MODELS, OUTPUTS, PARTITIONS, START, STATE, Raw, gathered, ticks, weights, written
 
 from streamrnn.config.settings import load
+from streamrnn.inputs import Place
 from streamrnn.model.weights import weights_id
 from streamrnn.serving.refused import LETTER_BYTES_LEFT
 from streamrnn.serving.worker import Worker
@@ -42,6 +43,8 @@ CONFIGURED = 0.3
 SET_BACK = 0.1
 # Of seeds whose records hold no tick, one, or several.
 GATHERED = 0.2
+# How many have an input of two topics, one of which may come late.
+SEVERAL_TOPICS = 0.2
 # How many keep their checkpoints to a budget that none of them can keep.
 TIGHT = 0.3
 # Columns of a state that say by NaN that a value is missing.
@@ -65,6 +68,7 @@ class Report:
     configured: int = 0  # times an operator changed the configuration
     tight: bool = False  # its checkpoints had a budget that could not be kept
     gathered: bool = False  # its records held several ticks, or none
+    topics: bool = False  # its input was two topics
     inexact: int = 0  # partitions that are not held against an uninterrupted run
     virtual_s: float = 0.0
     digest: str = ""  # of all that happened: the same seed, the same digest
@@ -81,8 +85,9 @@ class World:
         delivery: str = "",
         trained: bool | None = None,
         several: bool | None = None,
+        topics: bool | None = None,
     ) -> None:
-        """`trained`, `several` (records of no, one or more ticks): None leaves it to the seed."""
+        """`trained`, `several` (records of no, one or more ticks), `topics` (two of them): None leaves it to the seed."""
         self.seed, self.kinds = seed, kinds
         rng = self.random = random.Random(f"world-{seed}")
         random.seed(seed)  # the service's own back-off
@@ -112,6 +117,17 @@ class World:
             self.settings = load([], chosen, {})
             self.logs = gathered(gathering, self.logs)
             self.former = gathered(gathering, self.former) if self.former is not None else None
+        # Or its input is two topics of a partition each; apart as well.
+        apart = random.Random(f"topics-{seed}")
+        self.topics = apart.random() < SEVERAL_TOPICS if topics is None else topics
+        self.places: list[Place] = [("ticks", p) for p in range(PARTITIONS)]
+        self.late = False  # the second comes when all runs
+        if self.topics:
+            self.places = [("ticks" + str(p), 0) for p in range(PARTITIONS)]
+            chosen["input"] = apart.choice([[topic for topic, _ in self.places], ["^ticks"]])
+            chosen["kafka"] = {"metadata_max_age_ms": apart.choice([500, 3000])}
+            self.settings = load([], chosen, {})
+            self.late = self.former is None and apart.random() < 0.5
         # What an operator changes between two lives, drawn apart as well: by name, the one that all begin with first.
         self.changing = random.Random(f"configured-{seed}")
         self.configured = not self.trained and self.changing.random() < CONFIGURED
@@ -123,13 +139,16 @@ class World:
         self.set_back = self.former is None and again.random() < SET_BACK
         if self.set_back:
             self.former = [log[: again.randint(1, len(log))] for log in self.logs]
-        self.content = Content(seed)
+            self.late = False
+        self.content = Content(seed, self.places)
         self.broker = MemoryBroker(SESSION_S, POLL_INTERVAL_S)
         self.broker.refuses = self.content.refuses if self.content.rate else None
-        self.broker.create("ticks", PARTITIONS)
+        for topic in self._topics()[: 1 if self.late else None]:
+            self.broker.create(topic, self._partitions(topic))
         for need in self.settings.topic_needs(PARTITIONS):
             self.broker.create(need.name, need.partitions)
         self.report = Report(seed, self.settings.delivery, self.trained, tight=self.tight, gathered=self.gathered)
+        self.report.topics = self.topics
         self.workers: dict[str, tuple[Worker, Watch]] = {}  # those alive, by client
         self.trainers: dict[str, Trainer] = {}
         self._stops: dict[str, Callable[[], None]] = {}
@@ -163,7 +182,7 @@ class World:
         self.content.refused.clear()
         self.recorder = Recorder(lambda what: self._violated(Violation(what)), former)
         blobs: dict[str, bytes] = {}
-        self.oracle = Oracle(self.configurations, self.logs, blobs)
+        self.oracle = Oracle(self.configurations, self.logs, blobs, self.places)
         exactly_once = self.settings.delivery == "exactly-once"
         self.ledger = Ledger(
             self.broker, self.oracle, self.recorder, self.content, exactly_once, exact=not self.crowded
@@ -206,17 +225,18 @@ class World:
         self.faults.quiet = True
         for p, log in enumerate(logs):
             for key, value, ts in log:
-                self.broker.append("ticks", p, key, value, ts)
+                self.broker.append(*self.places[p], key, value, ts)
         await self._live_alone("w.former")
         self.faults.quiet = False
         former = {value: replace(packed, lineage=FORMER) for value, packed in self.recorder.packed.items()}
         if self.set_back:
-            begin = {("ticks", p): Committed(0) for p in range(PARTITIONS)}
+            begin = {place: Committed(0) for place in self.places}
             self.broker.groups["app"].committed |= begin
             self.faults.fired["set-back"] += 1
         else:
-            self.broker.delete("ticks")
-            self.broker.create("ticks", PARTITIONS)
+            for topic in self._topics():
+                self.broker.delete(topic)
+                self.broker.create(topic, self._partitions(topic))
         self.logs = now
         self._open_books(former)
         self.ledger.begin()
@@ -245,14 +265,25 @@ class World:
             self._violated(Violation(f"I10 liveness: something ended without a word: {error!r} ({context['message']})"))
 
     async def _feed(self) -> None:
-        at = [len(self.broker.topics["ticks"][p]) for p in range(PARTITIONS)]
+        there = [place for place in self.places if place[0] in self.broker.topics]
+        at = [self.broker.end(*place) if place in there else 0 for place in self.places]
         while any(at[p] < len(self.logs[p]) for p in range(PARTITIONS)):
             p = self.random.randrange(PARTITIONS)
+            if self.places[p][0] not in self.broker.topics:
+                if at[0] < min(20, len(self.logs[0])):
+                    continue
+                self.broker.create(self.places[p][0], 1)
             for key, value, ts in self.logs[p][at[p] : at[p] + self.random.choice([1, 2, 5, 30])]:
-                self.broker.append("ticks", p, key, value, ts)
+                self.broker.append(*self.places[p], key, value, ts)
                 at[p] += 1
             self.broker.announce()
             await asyncio.sleep(self.random.expovariate(1 / 0.05))
+
+    def _topics(self) -> list[str]:
+        return list(dict.fromkeys(topic for topic, _ in self.places))
+
+    def _partitions(self, topic: str) -> int:
+        return sum(name == topic for name, _ in self.places)
 
     async def _operate(self) -> None:
         """Weights that others have trained, and an operator who goes back to older ones."""
@@ -439,7 +470,7 @@ class World:
             if len(worker.engine.table) > self.settings.series_max:
                 raise Violation("I6 bounds: more series than series_max")
             for p, (position, _) in worker.pump.positions().items() if worker.pump is not None else ():
-                if position == self.broker.end("ticks", p):  # or it was put out, and has not noticed yet
+                if position == self.broker.end(*self.places[p]):  # or it was put out, and has not noticed yet
                     held.add(p)
                     self._check_rows(client, worker, watch, p)
         if held != set(range(PARTITIONS)):

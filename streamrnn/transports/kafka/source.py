@@ -191,7 +191,7 @@ class KafkaSource:
         committed. During a rebalance it has to wait: its answer may still hold a topic that is left."""
         consumer, wanted = self._consumer, frozenset(topics)
         subscription, coordinator = consumer._subscription.subscription, consumer._coordinator  # noqa: SLF001
-        if subscription.reassignment_in_progress or coordinator._rejoin_needed_fut.done():  # noqa: SLF001
+        if subscription._reassignment_in_progress or coordinator._rejoin_needed_fut.done():  # noqa: SLF001
             return False
         subscription._topics = wanted  # noqa: SLF001
         consumer._client.set_topics(wanted)  # noqa: SLF001

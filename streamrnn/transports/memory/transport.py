@@ -308,9 +308,13 @@ class MemorySource:
         )
 
     async def end_offsets(self, partitions: Sequence[int]) -> dict[int, int]:
-        return await self._broker.request(
-            "list-offsets", self.client, lambda: {p: self._broker.end(*self._place(p)) for p in partitions}
-        )
+        return await self._broker.request("list-offsets", self.client, lambda: {p: self._end(p) for p in partitions})
+
+    def _end(self, partition: int) -> int:
+        topic, own = self._place(partition)
+        if topic not in self._broker.topics:
+            raise TransportError(f"asking for the offsets of {topic}: there is no such topic")
+        return self._broker.end(topic, own)
 
     def seek(self, partition: int, offset: int) -> None:
         if partition not in self._positions:
@@ -327,7 +331,9 @@ class MemorySource:
         self._ends = dict(ends)
 
     def lag(self) -> dict[int, int | None]:
-        return {p: self._broker.stable_end(*self._place(p)) - at for p, at in self._positions.items()}
+        there = {p: at for p, at in self._positions.items() if self._place(p)[0] in self._broker.topics}
+        lags = {p: self._broker.stable_end(*self._place(p)) - at for p, at in there.items()}
+        return {**dict.fromkeys(self._positions), **lags}
 
     async def behind(self, partitions: Sequence[int]) -> dict[int, int]:
         ends = await self.end_offsets(partitions)
