@@ -151,6 +151,10 @@ class Metrics:
         self.without_schema = gauge(
             "partitions_without_schema", "Partitions whose next records wait for a schema of the registry."
         )
+        self.topics = gauge("input_topics", "Topics of the input that are read.")
+        self.topics_waiting = gauge(
+            "input_topics_waiting", "Topics of the input that are not there, or have no place for their states."
+        )
         self.unreadable = gauge("partitions_unreadable", "Partitions served only up to a damaged place in their log.")
         self.matured = counter("matured_targets_total", "Targets that came for forecasts made before.")
         self.gain = gauge(
@@ -366,6 +370,10 @@ class WorkerObserver:
     def unreadable(self, found: Mapping[int, Damage]) -> None:
         self.metrics.unreadable.set(len(found))
         self.health.unreadable = {p: f"from offset {damage.offset} on, {damage.why}" for p, damage in found.items()}
+
+    def input_topics(self, read: int, waiting: int) -> None:
+        self.metrics.topics.set(read)
+        self.metrics.topics_waiting.set(waiting)
 
     def without_schema(self, waiting: Mapping[int, str]) -> None:
         """Partitions whose next records wait for their schemas, and why."""

@@ -50,6 +50,11 @@ class SeveralTopics:
         self.missing: tuple[str, ...] = ()  # named, and not there
         self._without_room: frozenset[str] = frozenset()  # topics whose states have no place, as was reported
 
+    @property
+    def waiting(self) -> int:
+        """Topics that cannot be read yet: named and not there, or without a place for their states."""
+        return len(self.missing) + len(self._without_room)
+
     async def look(self) -> list[str]:
         """The topics that can be read now, numbered and with a place for their states. Raises TopicMissing where there is
         none, TopicUnfit, NotPermitted, TransportError."""

@@ -23,7 +23,7 @@ from streamrnn.monitor.observer import WorkerObserver
 from streamrnn.runtime.background import Beside
 from streamrnn.runtime.signals import stop_on_signals
 from streamrnn.serving.checkpoint import Checkpointer, CheckpointSettings
-from streamrnn.serving.inputs import TopicsWatch, inputs_for
+from streamrnn.serving.inputs import SeveralTopics, TopicsWatch, inputs_for
 from streamrnn.serving.members import refuse_other_inputs
 from streamrnn.serving.outbox import AtLeastOnce, ExactlyOnce, Outbox
 from streamrnn.serving.parts import Parts, PumpSettings
@@ -349,6 +349,8 @@ class Worker:
                     session_timeout_ms=self.settings.kafka.session_timeout_ms,
                 )
             self.observer.held(len(self.engine.table))
+            waiting = self.inputs.waiting if isinstance(self.inputs, SeveralTopics) else 0
+            self.observer.input_topics(len(self.inputs.topics), waiting)
             self._report_memory()
             self.observer.look()
             if self._refused is not None:

@@ -113,7 +113,7 @@ async def test_topics_come_grow_and_go_under_a_worker_and_no_output_is_repeated(
         await delete(broker, b)
         await until(lambda: sorted(at(worker)) == [f"{a}/{p}" for p in range(3)])
         await produce(broker, a, 1, 30, 10, "a1")
-        await until(lambda: at(worker)[f"{a}/1"] == 40)
+        await until(lambda: at(worker).get(f"{a}/1") == 40)
         assert worker.observer.metrics.rebuilds._value.get() == 0
         text = worker.observer.metrics_text().decode()
         assert f'streamrnn_partition_lag{{partition="{a}/2"}} 0.0' in text
