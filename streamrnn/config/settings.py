@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -100,7 +100,10 @@ def _input(value: Any) -> str | tuple[str, ...]:
     elif isinstance(value, (list, tuple)):
         entries = tuple(value)
     else:
-        entries = (None,)
+        entries = (value,)
+    for entry in entries:
+        if isinstance(entry, (bool, int, float, date)) or entry is None:
+            raise ValueError(_misread(entry))
     if not all(isinstance(entry, str) for entry in entries):
         raise ValueError("write a topic, a list of topics such as [a, b], or a pattern such as '^sensors\\..*'")
     inputs_of(entries)

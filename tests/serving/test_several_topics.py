@@ -341,7 +341,7 @@ async def test_what_is_no_claim_is_refused_with_its_reason(value: bytes) -> None
         ([], "name a topic"),
         (["a", "a"], "named twice"),
         (["a", ""], "empty"),
-        (["a", 3], "a list of topics"),
+        (["a", 3], "write it in quotes"),
         ({"a": 1}, "a list of topics"),
     ],
 )
