@@ -97,8 +97,9 @@ SkipReason = Literal[
     "where",  # not what decode.where takes
     "other",  # no channel that is configured, where decode.others says so: another measurement, a heartbeat
     "empty",  # an array without elements
+    "repeated",  # sent again by a first stage that died (repartition); the first of the two counts
 ]
-SKIP_REASONS: tuple[SkipReason, ...] = ("tombstone", "delete", "where", "other", "empty")
+SKIP_REASONS: tuple[SkipReason, ...] = ("tombstone", "delete", "where", "other", "empty", "repeated")
 
 
 @dataclass(frozen=True, slots=True)

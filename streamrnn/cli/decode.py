@@ -47,7 +47,7 @@ def decode(
     if file is None and topic is None:
         if not config:
             raise BadUse("say what to look at: a file, or --topic with --bootstrap-servers or -c")
-        topic = settings.inputs.one or None
+        topic = settings.written_inputs.one or None
     shown = "decode" in settings.model_fields_set
     records = _sample(file, topic, settings, count if shown else max(count, SAMPLE))
     from streamrnn.discovery.decode_report import line_of, pictures, summary, warnings
@@ -111,7 +111,7 @@ def _sample(file: Path | None, topic: str | None, settings: Settings, count: int
 
     found = asyncio.run(samples.of_input(KafkaTransport(settings.kafka_settings()), settings, topic, count))
     if not found:
-        raise BadUse(f"the topic {topic or settings.inputs} has no records")
+        raise BadUse(f"the topic {topic or settings.written_inputs} has no records")
     return found
 
 

@@ -119,7 +119,7 @@ async def _send(
     try:
         return await drive.produce(
             sink,
-            topic or next(iter(settings.inputs.names)),
+            topic or next(iter(settings.written_inputs.names)),
             ticks,
             rate,
             count,

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from streamrnn.config.costs import Cost
     from streamrnn.config.settings import Settings
     from streamrnn.config.sizes import Sizes
-    from streamrnn.config.topics import Access, Fault, TopicState
-    from streamrnn.transports.base import Transport
+    from streamrnn.config.topics import Access, Fault, InputState, TopicState
+    from streamrnn.transports.base import Admin, Transport
 
 # How long the input's offsets are watched for its rate.
 RATE_S = 2.0
@@ -196,12 +196,16 @@ async def _examined(
         if create:
             inputs = await input_state(admin, settings, transport)
             if partitions:  # those that are named; nobody knows what a pattern's would be called
-                made += await admin.create(
-                    [TopicNeed(n, partitions, {}) for n in settings.inputs.names if n in inputs.missing]
-                )
+                names = settings.written_inputs.names
+                there = await admin.describe(names)
+                made += await admin.create([TopicNeed(name, partitions, {}) for name in names if there[name] is None])
+                inputs = await input_state(admin, settings, transport)
+            if settings.repartition == "on" and not inputs.counts:
+                made += await _make_between(admin, settings, inputs, partitions)
                 inputs = await input_state(admin, settings, transport)
             if inputs.counts or partitions:
-                needs = settings.topic_needs(max(inputs.needed(), partitions or 1))
+                room = 1 if settings.repartition == "on" else partitions or 1
+                needs = settings.topic_needs(max(inputs.needed(), room))
                 made += await admin.create(needs_with_limits(needs, settings, sizes))
                 raised = await raise_limits(admin, settings, sizes)
         done = dict.fromkeys(raised, "max.message.bytes raised") | dict.fromkeys(made, "created")
@@ -210,6 +214,16 @@ async def _examined(
         return states, done, await examine_access(admin, settings, inputs.names()) if access else []
     finally:
         await admin.stop()
+
+
+async def _make_between(admin: Admin, settings: Settings, inputs: InputState, partitions: int | None) -> list[str]:
+    """The topic between the stages, with as many partitions as what producers write. More are never added: a series would
+    come to lie in another one."""
+    wanted = partitions or sum(count or 0 for count in inputs.written.values())
+    if not wanted:
+        return []
+    needs = settings.topic_needs(wanted)
+    return await admin.create([need for need in needs if need.name == settings.topics.ticks])
 
 
 def _row(state: TopicState, faults: Sequence[Fault], made: Mapping[str, str] | None = None) -> dict[str, Any]:

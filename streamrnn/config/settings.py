@@ -44,6 +44,7 @@ from streamrnn.transports.registry import RegistrySettings, plain_url
 from streamrnn.wire.codec import Decoder
 from streamrnn.wire.elements import mapping_text
 from streamrnn.wire.mapping import DecodeSpec, Format
+from streamrnn.wire.passed import PassedDecoder
 from streamrnn.wire.presets import PRESETS, with_preset
 
 if TYPE_CHECKING:
@@ -84,6 +85,10 @@ Memory = Annotated[int, BeforeValidator(_memory)]
 def _switch(value: Any) -> Any:
     """YAML reads a bare `off` as false and `on` as true."""
     return {False: "off", True: "auto"}.get(value, value) if isinstance(value, bool) else value
+
+
+def _on_off(value: Any) -> Any:
+    return {False: "off", True: "on"}.get(value, value) if isinstance(value, bool) else value
 
 
 def _names(value: tuple[str, ...]) -> tuple[str, ...]:
@@ -203,6 +208,7 @@ class Topics(_Section):
     dlq: str = ""
     models: str = ""
     state: str = ""
+    ticks: str = ""  # between the two stages of `repartition: on`
     inputs: str = ""  # of several input topics: which partition of `state` is whose
 
     def names(self) -> list[str]:
@@ -408,6 +414,8 @@ class Settings(BaseSettings):
     delivery: Literal["at-least-once", "exactly-once"] = "at-least-once"
     start: Literal["earliest", "latest"] = "earliest"
     train: Annotated[Literal["auto", "off"], BeforeValidator(_switch)] = "auto"
+    # Ticks go through a topic of the service's own, keyed by series.
+    repartition: Annotated[Literal["on", "off"], BeforeValidator(_on_off)] = "off"
     model: Model = Model()
     learn: Learn = Learn()
     # Without effect: states begin at zero when weights change. Configurations of earlier versions have it.
@@ -460,6 +468,10 @@ class Settings(BaseSettings):
                 self.seasons()
             except ValueError as error:
                 faults.append(f"season: {error}")
+        if self.repartition == "on" and self.decode_spec().format == "sparkplug":
+            faults.append(
+                "repartition: on is not possible with decode.format: sparkplug, whose aliases are kept with the states"
+            )
         if self.past_max <= self.future_max:
             faults.append("past_max: must be more than future_max")
         if self.learn.window < self.learn.length + 2 * self.learn.holdout:
@@ -482,8 +494,14 @@ class Settings(BaseSettings):
     # ── for the floors below ─────────────────────────────────────────────────────────────────────────────────────
 
     @property
-    def inputs(self) -> InputTopics:
+    def written_inputs(self) -> InputTopics:
+        """What `input` says."""
         return inputs_of(self.input)
+
+    @property
+    def inputs(self) -> InputTopics:
+        """What series' states are of: what `input` says, or the topic between the stages."""
+        return InputTopics((self.topics.ticks,)) if self.repartition == "on" else self.written_inputs
 
     @property
     def several_inputs(self) -> bool:
@@ -491,7 +509,20 @@ class Settings(BaseSettings):
 
     def own_topics(self) -> list[str]:
         """All that a pattern does not mean."""
-        return [*self.topics.names(), self.topics.inputs]
+        between = [self.topics.ticks] if self.repartition == "on" else []
+        return [*self.topics.names(), self.topics.inputs, *between]
+
+    @property
+    def first_group(self) -> str:
+        """The consumer group of the first stage."""
+        return f"{self.app}.repartition"
+
+    def decoder(self) -> Decoder:
+        """Of what series' states are made of."""
+        spec = self.stream_spec()
+        if self.repartition == "on":
+            return PassedDecoder(spec, repeats=self.delivery == "at-least-once")
+        return Decoder(spec, self.decode_spec())
 
     @property
     def step_ms(self) -> int:
@@ -671,6 +702,7 @@ class Settings(BaseSettings):
                     "min.compaction.lag.ms": "60000",
                 },
             ),
+            *([TopicNeed(self.topics.ticks, partitions, any_time)] if self.repartition == "on" else []),
             *([TopicNeed(self.topics.inputs, 1, compact)] if self.several_inputs else []),
         ]
 
@@ -679,6 +711,7 @@ class Settings(BaseSettings):
         topics = self.topics
         return {
             **dict.fromkeys(inputs, ("Read",)),
+            **({topics.ticks: ("Read", "Write")} if self.repartition == "on" else {}),
             **({topics.inputs: ("Read", "Write")} if self.several_inputs else {}),
             **dict.fromkeys((topics.forecasts, topics.imputed, topics.dlq), ("Write",)),
             topics.models: ("Read", "Write") if self.train == "auto" else ("Read",),
@@ -687,7 +720,8 @@ class Settings(BaseSettings):
 
     def groups(self) -> tuple[str, ...]:
         """The consumer groups of the worker, and of the trainer that it starts."""
-        return (self.app, f"{self.app}.trainer") if self.train == "auto" else (self.app,)
+        first = (self.first_group,) if self.repartition == "on" else ()
+        return (self.app, *first, *((f"{self.app}.trainer",) if self.train == "auto" else ()))
 
     def hints(self) -> list[str]:
         """What is set and has no effect in a worker of this configuration; no reason not to start."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 from streamrnn.config.sizes import Sizes, limit_for, needs_with_limits, shrinking, sizes_of
 from streamrnn.durations import DURATION_MS_MAX, format_ms
 from streamrnn.inputs import Numbering
-from streamrnn.serving.inputs import numbering_of, topics_there
+from streamrnn.serving.inputs import existing, numbering_of, topics_there
 from streamrnn.serving.members import ANOTHER_APP, other_inputs
 from streamrnn.serving.outbox import transactional_id
 from streamrnn.stream.snapshot import ROW_BYTES_MAX
@@ -92,6 +92,8 @@ class InputState:
     missing: tuple[str, ...]
     found: Mapping[str, int | None]  # partitions of all topics that were asked for, the service's own, too
     numbering: Numbering | None = None  # None: there is no directory
+    # With `repartition: on`, partitions of what producers write, by topic; None where it is not there.
+    written: Mapping[str, int | None] = field(default_factory=dict)
 
     def names(self) -> list[str]:
         return [*self.counts, *self.missing]
@@ -113,7 +115,12 @@ async def input_state(admin: Admin, settings: Settings, transport: Transport) ->
     if not counts and not missing:
         missing = [str(settings.inputs)]
     numbering = await numbering_of(transport, settings) if found[directory] is not None else None
-    return InputState(counts, tuple(missing), found, numbering)
+    written: dict[str, int | None] = {}
+    if settings.repartition == "on":
+        there = await existing(admin, settings.written_inputs, settings.own_topics())
+        written = dict.fromkeys([*settings.written_inputs.names, *there]) | await admin.describe(there)
+        written = written or {str(settings.written_inputs): None}
+    return InputState(counts, tuple(missing), found, numbering, written)
 
 
 async def examine(
@@ -131,11 +138,14 @@ async def examine(
     room = inputs.numbering.room if inputs.numbering is not None else 0
     needed = (room if settled else 0) or inputs.needed() or partitions or 1
     needs = [TopicNeed(name, inputs.counts.get(name) or partitions or 1, {}) for name in inputs.names()]
-    needs += settings.topic_needs(needed)
+    needs += [need for need in settings.topic_needs(needed) if need.name not in inputs.names()]
     configs = await admin.configs([need.name for need in needs])
     taken = max((configs.get(name, {}) for name in inputs.counts), key=_keeps, default={})
-    forbidden = await admin.forbidden(settings.topic_operations(inputs.names()))
-    states = []
+    forbidden = await admin.forbidden(settings.topic_operations([*inputs.names(), *inputs.written]))
+    states = [
+        TopicState(TopicNeed(name, have or 1, {}), have, _fault_of_written(name, inputs, forbidden))
+        for name, have in inputs.written.items()
+    ]
     for need in needs:
         have, config = inputs.found.get(need.name), configs.get(need.name, {})
         waits = need.name in inputs.missing and bool(inputs.counts)
@@ -144,6 +154,13 @@ async def examine(
         hints += _hints(need.name, config, taken, inputs, settings, sizes)
         states.append(TopicState(need, have, fault, tuple(hints)))
     return states
+
+
+def _fault_of_written(name: str, inputs: InputState, forbidden: Mapping[str, Sequence[str]]) -> Fault | None:
+    """Of a topic that the first stage reads."""
+    if not any(inputs.written.values()):
+        return Fault("no such topic", "make one, or correct `input`; or this user may not see it", TopicMissing)
+    return _not_permitted(" and ".join(forbidden[name])) if name in forbidden and inputs.written[name] else None
 
 
 def _keeps(config: Mapping[str, str]) -> float:
@@ -167,7 +184,7 @@ def _fault(
     if have is None:
         if of_input and settings.several_inputs:
             return Fault("no such topic", "make one, or correct `input`; or this user may not see it", TopicMissing)
-        options = " --partitions N" if of_input else ""
+        options = " --partitions N" if of_input and settings.repartition == "off" else ""
         return Fault(
             "missing", f"`streamrnn topics --create{options}` makes it; or this user may not see it", TopicMissing
         )

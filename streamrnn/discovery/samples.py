@@ -32,7 +32,7 @@ async def of_input(transport: Transport, settings: Settings, topic: str | None, 
     """The newest records of the topic, or of the configuration's input: of all of its topics alike. Raises TransportError."""
     if topic is not None:
         return await of_topic(transport, topic, count)
-    read = await to_be_read(transport, settings)
+    read = await to_be_read(transport, settings, written=True)
     topics = [read] if isinstance(read, str) else read.topics
     share = -(-count // len(topics))
     return [record for name in topics for record in await of_topic(transport, name, share)][:count]

@@ -46,6 +46,7 @@ class Health:
     without_schema: dict[int, str] = field(default_factory=dict)
     undelivered: str = ""
     label: Callable[[int], int | str] = lambda number: number  # how a partition is named
+    first: Health | None = None  # of the stage before this one
 
     def assigned(self, partition: int, position: int, emit_from: int, now_s: float) -> None:
         self.partitions[partition] = _Partition(position, emit_from, moved_s=now_s, told_s=now_s)
@@ -85,9 +86,13 @@ class Health:
             for p, e in sorted(self.partitions.items())
             if e.lag and now_s - e.moved_s > STALL_S and p not in self.unreadable and p not in self.without_schema
         ]
+        if not stalled and self.first is not None:
+            return self.first.live(now_s)
         return not stalled, "; ".join(stalled) or "ok"
 
     def ready(self, now_s: float) -> tuple[bool, str]:
+        if self.first is not None and not (said := self.first.ready(now_s))[0]:
+            return False, f"first stage: {said[1]}"
         if not self.serving or self.trouble:
             return False, self.trouble or "starting"
         if self.restoring:

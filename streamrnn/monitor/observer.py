@@ -6,6 +6,7 @@ database would survive.
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import time
 from collections import Counter as Tally
@@ -151,6 +152,7 @@ class Metrics:
         self.without_schema = gauge(
             "partitions_without_schema", "Partitions whose next records wait for a schema of the registry."
         )
+        self.repartitioned = counter("ticks_repartitioned_total", "Ticks that the first stage has sent on.")
         self.topics = gauge("input_topics", "Topics of the input that are read.")
         self.topics_waiting = gauge(
             "input_topics_waiting", "Topics of the input that are not there, or have no place for their states."
@@ -424,6 +426,10 @@ class WorkerObserver:
         self._label = self.health.label = numbering.label
         self.notices.number_by(numbering)
 
+    def first_stage(self) -> FirstStage:
+        """Who listens to the first stage of `repartition: on`; readiness, lag and refusals are of both from now on."""
+        return FirstStage(self)
+
     def watch(self, decoder: Decoder, front: FrontEnd) -> None:
         """Whose counts `look` reads."""
         self._keys, self._front = decoder.json_keys, front
@@ -482,7 +488,8 @@ class WorkerObserver:
 
     def status(self) -> dict[str, Any]:
         """What the page and `streamrnn inspect` show of the worker."""
-        partitions = self.health.view()
+        first = self.health.first
+        partitions = self.health.view() | (first.view() if first is not None else {})
         summary = self.summary.view(time.monotonic(), 20.0)
         return {
             "uptime_s": round(time.monotonic() - self.started_s, 1),
@@ -500,7 +507,8 @@ class WorkerObserver:
         }
 
     def metrics_text(self) -> bytes:
-        for partition, entry in self.health.view().items():
+        first = self.health.first
+        for partition, entry in (self.health.view() | (first.view() if first is not None else {})).items():
             self.metrics.position.labels(partition).set(entry["position"])
             if entry["lag"] is not None:
                 self.metrics.lag.labels(partition).set(entry["lag"])
@@ -519,3 +527,67 @@ class WorkerObserver:
         self.metrics.gain.set(np.nan if view["network_gain"] is None else view["network_gain"])
         self.metrics.coverage.set(np.nan if view["coverage"] is None else view["coverage"])
         return self.metrics.text()
+
+
+class FirstStage:
+    """Observer of the first stage (`serving.repartition`), whose partitions are named with their topics."""
+
+    def __init__(self, worker: WorkerObserver) -> None:
+        self._worker = worker
+        self._health = worker.health.first = Health()
+
+    def number_by(self, label: Callable[[int], int | str]) -> None:
+        self._health.label = label
+
+    def repartitioned(self, ticks: int, unread: Sequence[Rejected], letters: int) -> None:
+        """A batch was read and sent on."""
+        metrics, reasons = self._worker.metrics, Tally([item.reason for item in unread])
+        metrics.repartitioned.inc(ticks)
+        for reason, count in reasons.items():
+            metrics.rejected.labels(reason).inc(count)
+        self._worker.rejected.update(reasons)
+        if letters:
+            metrics.outputs.labels("dead-letter").inc(letters)
+
+    def skipped(self, counts: Mapping[SkipReason, int]) -> None:
+        self._worker.skipped(counts)
+
+    def refused(self, kind: str, error: str, count: int) -> None:
+        self._worker.refused(kind, error, count)
+
+    def dead_lettered(self, count: int) -> None:
+        self._worker.dead_lettered(count)
+
+    def dead_letters_lost(self, count: int) -> None:
+        self._worker.dead_letters_lost(count)
+
+    def assigned(self, partition: int, position: int, emit_from: int) -> None:
+        self._health.assigned(partition, position, emit_from, time.monotonic())
+
+    def revoked(self, partition: int) -> None:
+        self._health.revoked(partition)
+        metrics, label = self._worker.metrics, str(self._health.label(partition))
+        for gauge in (metrics.lag, metrics.position, metrics.committed):
+            with contextlib.suppress(KeyError):
+                gauge.remove(label)
+
+    def progress(self, partition: int, position: int, lag: int | None) -> None:
+        self._health.progress(partition, position, lag, time.monotonic())
+
+    def committed(self, partition: int, offset: int, seconds: float) -> None:
+        self._worker.metrics.committed.labels(str(self._health.label(partition))).set(offset)
+        self._health.committed()
+
+    def waiting(self, seconds: float) -> None:
+        self._health.waiting(seconds, time.monotonic())
+
+    def without_schema(self, waiting: Mapping[int, str]) -> None:
+        self._worker.metrics.without_schema.set(len(waiting))
+        self._health.without_schema = dict(waiting)
+
+    def serving(self) -> None:
+        self._health.serving, self._health.trouble = True, ""
+
+    def rebuilding(self, error: str) -> None:
+        self._worker.metrics.rebuilds.inc()
+        self._health.rebuilding(error)

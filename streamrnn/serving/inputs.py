@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from streamrnn.inputs import Numbering, Place
+from streamrnn.inputs import InputTopics, Numbering, Place
 from streamrnn.serving.publish import wall_ms
 from streamrnn.stores.directory import Directory
 from streamrnn.transports.base import (
@@ -139,22 +139,30 @@ async def inputs_for(
 
 async def topics_there(admin: Admin, settings: Settings) -> list[str]:
     """The input's topics: the only one, whether it is there or not; of several, those that are. Raises TransportError."""
-    one = settings.inputs.one
-    return [one] if one else settings.inputs.among(await admin.topics(), settings.own_topics())
+    return await existing(admin, settings.inputs, settings.own_topics())
 
 
-async def to_be_read(transport: Transport, settings: Settings) -> str | NumberedAsTheyCome:
-    """The input for a reader that keeps nothing by partition beyond its own life. Raises TopicMissing, TransportError."""
-    if settings.inputs.one:
-        return settings.inputs.one
+async def existing(admin: Admin, inputs: InputTopics, own: Sequence[str]) -> list[str]:
+    """The same of other topics."""
+    return [inputs.one] if inputs.one else inputs.among(await admin.topics(), own)
+
+
+async def to_be_read(transport: Transport, settings: Settings, written: bool = False) -> str | NumberedAsTheyCome:
+    """The input for a reader that keeps nothing by partition beyond its own life; `written`: as producers write it.
+
+    Raises TopicMissing, TransportError.
+    """
+    inputs = settings.written_inputs if written else settings.inputs
+    if inputs.one:
+        return inputs.one
     admin = transport.admin()
     await admin.start()
     try:
-        topics = await topics_there(admin, settings)
+        topics = await existing(admin, inputs, settings.own_topics())
     finally:
         await admin.stop()
     if not topics:
-        raise TopicMissing(f"none of the input's topics is there: {settings.inputs}")
+        raise TopicMissing(f"none of the input's topics is there: {inputs}")
     return NumberedAsTheyCome(topics)
 
 
@@ -172,6 +180,35 @@ async def numbering_of(transport: Transport, settings: Settings) -> Numbering:
     return directory.numbering
 
 
+class WrittenTopics(NumberedAsTheyCome):
+    """The input as producers write it, for a first stage, which keeps nothing by partition. `look` before the first use."""
+
+    def __init__(self, transport: Transport, settings: Settings) -> None:
+        super().__init__(())
+        self._transport, self._settings = transport, settings
+        self._begun = False
+
+    async def look(self) -> list[str]:
+        """The topics that can be read now. Raises TopicMissing where there is none, TransportError."""
+        inputs, admin = self._settings.written_inputs, self._transport.admin()
+        await admin.start()
+        try:
+            found = await existing(admin, inputs, self._settings.own_topics())
+            found = [topic for topic, count in (await admin.describe(found)).items() if count]
+        finally:
+            await admin.stop()
+        if not found:
+            raise TopicMissing(f"none of the input's topics is there: {inputs}")
+        return found
+
+    async def admit(self, places: Collection[Place]) -> None:
+        known = set(self.numbering.known())
+        await super().admit(places)
+        if self._begun:
+            self.numbering.later |= set(places) - known
+        self._begun = True
+
+
 class TopicsWatch:
     """Sees topics come and go, beside the pump."""
 
@@ -181,7 +218,7 @@ class TopicsWatch:
     async def run(self, source: Callable[[], Source | None]) -> None:
         """`source`: the one of the present clients, if there are any. Never ends."""
         inputs = self._inputs
-        while isinstance(inputs, SeveralTopics):
+        while isinstance(inputs, (SeveralTopics, WrittenTopics)):
             await asyncio.sleep(self._every_s)
             try:
                 wanted = await inputs.look()

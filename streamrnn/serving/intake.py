@@ -4,15 +4,31 @@ those whose schemas are not known yet."""
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Protocol
 
 from streamrnn.records import Record, TickBatch, take
 from streamrnn.serving.partition import Partitions
-from streamrnn.serving.parts import Fetcher, Parts, PumpSettings
-from streamrnn.transports.base import clock_s
+from streamrnn.serving.parts import Fetcher, PumpSettings, TakenIn
+from streamrnn.transports.base import Source, clock_s
+from streamrnn.wire.codec import Decoder
 
 # Records of several ticks: how many they are taken for before any was read, and the ticks that the engine is given at once,
 # for each record of a batch.
 MANY_AT_FIRST, TICKS_MAX_PER_RECORD = 20.0, 2
+
+
+class Takes(Protocol):
+    """What records are taken in by."""
+
+    @property
+    def source(self) -> Source: ...
+    @property
+    def decoder(self) -> Decoder: ...
+    @property
+    def fetcher(self) -> Fetcher | None: ...
+    @property
+    def observer(self) -> TakenIn: ...
+
 
 Polled = list[tuple[int, Sequence[Record]]]  # by partition, in the order in which they came
 
@@ -20,7 +36,7 @@ Polled = list[tuple[int, Sequence[Record]]]  # by partition, in the order in whi
 class Intake:
     """Owns what is kept back: the stash, and what waits for schemas."""
 
-    def __init__(self, parts: Parts, settings: PumpSettings, partitions: Partitions) -> None:
+    def __init__(self, parts: Takes, settings: PumpSettings, partitions: Partitions) -> None:
         self._source, self._settings, self._partitions = parts.source, settings, partitions
         self._many = parts.decoder.many
         self._stash: Polled = []

@@ -16,6 +16,10 @@ from streamrnn.spec import StreamSpec
 from streamrnn.transports.base import Instead, Sink
 from streamrnn.wire.codec import dead_letter
 from streamrnn.wire.encode import Encoder
+from streamrnn.wire.passed import PassedEncoder, rejected_at_origin
+
+# Key, value and headers of a dead letter.
+Letter = tuple[bytes | None, bytes | None, Sequence[tuple[str, bytes]]]
 
 # Event times beyond these (1970, the year 10000) are no times that a record may carry.
 EVENT_MS = (0, 253_402_300_800_000)
@@ -40,17 +44,26 @@ class Publisher:
         refused: RefusedOutputs,
         timestamp: Literal["now", "event"] = "now",
         now_ms: Callable[[], int] = wall_ms,
+        passed: bool = False,
     ) -> None:
-        """`sink` gives the Sink for what belongs to an input partition. `timestamp`: forecasts and imputations carry the
+        """`passed`: the ticks came through a topic of the service's own, and say where they are from.
+
+        `sink` gives the Sink for what belongs to an input partition. `timestamp`: forecasts and imputations carry the
         present time, or the event time that they are about; dead letters always carry the present."""
         self.now_ms = now_ms
         self._numbering = of_topic(inputs)
-        self._encoder = Encoder(spec, self._numbering)
+        self._encoder = (PassedEncoder if passed else Encoder)(spec, self._numbering)
+        self._passed = passed
         self._forecasts, self._imputed, self._dead_letters = forecasts, imputed, dead_letters
         self._sink, self._refused, self._by_event_time = sink, refused, timestamp == "event"
         self._partitions: dict[str, int] = {}
         self._topics = OutputTopics(
-            self._numbering, forecasts, imputed, dead_letters, lambda partition: self._place(dead_letters, partition)
+            self._numbering,
+            forecasts,
+            imputed,
+            dead_letters,
+            lambda partition: self._place(dead_letters, partition),
+            passed=passed,
         )
         self._sources: list[Sequence[Record]] = []  # of what was published since the last `sealed`
 
@@ -114,22 +127,28 @@ class Publisher:
 
     async def _bury(self, refused: Sequence[Rejected], now_ms: int) -> int:
         """Appends dead letters; returns how many."""
-        by_partition: dict[int, list[Rejected]] = {}
         kept = bounded(refused)
-        for item in kept:
-            by_partition.setdefault(self._numbering.of(item.record), []).append(item)
-        for partition, items in by_partition.items():
-            items.sort(key=lambda item: (item.record.offset, item.index))
-            letters = [cut(*dead_letter(item)) for item in items]
-            await self._sink(partition).append_many(
-                self._dead_letters,
-                self._place(self._dead_letters, partition),
-                [key for key, _, _ in letters],
-                [value for _, value, _ in letters],
-                [now_ms] * len(items),
-                [headers for _, _, headers in letters],
-            )
+        for partition, items in by_number(kept, self._numbering).items():
+            letters = [cut(*dead_letter(rejected_at_origin(item) if self._passed else item)) for item in items]
+            place = self._place(self._dead_letters, partition)
+            await bury(self._sink(partition), self._dead_letters, place, letters, now_ms)
         return len(kept)
+
+
+def by_number(refused: Sequence[Rejected], numbering: Numbering) -> dict[int, list[Rejected]]:
+    """Refused records by the numbers of their partitions, each in the order of the log."""
+    found: dict[int, list[Rejected]] = {}
+    for item in refused:
+        found.setdefault(numbering.of(item.record), []).append(item)
+    for items in found.values():
+        items.sort(key=lambda item: (item.record.offset, item.index))
+    return found
+
+
+async def bury(sink: Sink, topic: str, partition: int, letters: Sequence[Letter], now_ms: int) -> None:
+    """Appends dead letters."""
+    keys, values, headers = zip(*letters, strict=True)
+    await sink.append_many(topic, partition, keys, values, [now_ms] * len(letters), headers)
 
 
 def _stretches(partition: I32) -> Iterable[tuple[int, int, int]]:

@@ -57,7 +57,7 @@ class Pump:
         self._intake = Intake(parts, settings, self._partitions)
         self._deliveries = Deliveries(parts, settings, self._partitions, self._intake)
         self._assignment = Assignment(parts, settings, self._partitions, self._intake, self._deliveries)
-        self._watch = Watch(parts, settings, self._partitions)
+        self._watch = Watch(parts, settings, self._partitions, parts.checkpointer)
         self._lock = asyncio.Lock()
         self._stopping = asyncio.Event()
         self._turns = 0

@@ -20,6 +20,7 @@ from streamrnn.inputs import Numbering
 from streamrnn.records import Record, Rejected
 from streamrnn.transports.base import Instead, Outgoing, Refused, TopicUnfit, clock_s
 from streamrnn.wire.codec import HEADER_DETAIL, HEADER_INDEX, HEADER_REASON, HEADER_SOURCE, dead_letter
+from streamrnn.wire.passed import Located, located
 
 log = structlog.get_logger(__name__)
 
@@ -57,7 +58,7 @@ class _Output(msgspec.Struct):
     """What outputs of every kind say of themselves."""
 
     series: str
-    ts: int
+    ts: int | float
     source: _Source
 
 
@@ -70,10 +71,15 @@ class OutputTopics:
     imputed: str
     dead_letters: str
     letters_for: Callable[[int], int]
+    ticks: str = ""  # of a first stage
+    passed: bool = False  # the records are ticks that say where they are from
 
     def kind(self, topic: str) -> str:
         """The kind of output that a topic takes; "" for topics of other things."""
-        kinds = {self.forecasts: "forecast", self.imputed: "imputation", self.dead_letters: "dead-letter"}
+        if self.ticks:
+            kinds = {self.ticks: "tick", self.dead_letters: "dead-letter"}
+        else:
+            kinds = {self.forecasts: "forecast", self.imputed: "imputation", self.dead_letters: "dead-letter"}
         return kinds.get(topic, "")
 
 
@@ -105,9 +111,10 @@ class RefusedOutputs:
                 again += [letter] if letter is not None else []
             else:
                 outputs.setdefault(_source_of(each.record), []).append(each)
-        records = _records(sources, {at[:3] for at in outputs})
+        width = 4 if topics.passed else 3
+        records = _records(sources, {at[:width] for at in outputs}, topics.passed)
         rejected = [
-            self._rejected(topics, records.get(at[:3]), at, which, now_ms) for at, which in sorted(outputs.items())
+            self._rejected(topics, records.get(at[:width]), at, which, now_ms) for at, which in sorted(outputs.items())
         ]
         letters = [self._letter(topics, each, now_ms) for each in bounded(rejected)]
         for (kind, error), count in counts.items():
@@ -121,7 +128,7 @@ class RefusedOutputs:
     def _rejected(
         topics: OutputTopics, record: Record | None, at: _At, refused: Sequence[Refused], now_ms: int
     ) -> Rejected:
-        kinds = {topics.forecasts: "forecasts", topics.imputed: "imputed"}
+        kinds = {topics.forecasts: "forecasts", topics.imputed: "imputed", topics.ticks: "ticks"}
         said = Counter(f"{kinds[each.record.topic]}: {_reason(each)}" for each in refused)
         detail = "; ".join(what + (f" ({count} records)" if count > 1 else "") for what, count in said.items())
         if record is None:  # an output that names no source of this delivery: it is its own
@@ -255,13 +262,16 @@ def _stands(record: Record) -> tuple[str, int, int]:
 
 
 def _records(
-    sources: Sequence[Sequence[Record]], wanted: Container[tuple[str, int, int]]
-) -> dict[tuple[str, int, int], Record]:
-    """The wanted records by (topic, partition, offset)."""
-    found: dict[tuple[str, int, int], Record] = {}
+    sources: Sequence[Sequence[Record]], wanted: Container[tuple[str | int, ...]], passed: bool
+) -> dict[tuple[str | int, ...], Record]:
+    """The wanted records by (topic, partition, offset), those of ticks that were `passed` on by their origin and its index."""
+    found: dict[tuple[str | int, ...], Record] = {}
     for records in sources:
-        for record in records:
-            at = _stands(record)
+        for read in records:
+            record = located(read) if passed else read
+            at: tuple[str | int, ...] = _stands(record)
+            if isinstance(record, Located):
+                at = *at, record.index
             if at in wanted:
                 found[at] = record
     return found

@@ -7,8 +7,10 @@ import asyncio
 
 import structlog
 
+from streamrnn.serving.checkpoint import Checkpointer
+from streamrnn.serving.intake import Takes
 from streamrnn.serving.partition import Partitions
-from streamrnn.serving.parts import Parts, PumpSettings
+from streamrnn.serving.parts import PumpSettings
 from streamrnn.transports.base import TopicMissing, TransportError, clock_s
 
 log = structlog.get_logger(__name__)
@@ -32,8 +34,11 @@ class InputReplaced(TransportError):
 class Watch:
     """Belongs to the pump. `look` raises what makes clients be built anew, or an operator needed."""
 
-    def __init__(self, parts: Parts, settings: PumpSettings, partitions: Partitions) -> None:
-        self._source, self._checkpointer, self._observer = parts.source, parts.checkpointer, parts.observer
+    def __init__(
+        self, parts: Takes, settings: PumpSettings, partitions: Partitions, checkpointer: Checkpointer | None
+    ) -> None:
+        """`checkpointer`: None where there are no states to be replayed to."""
+        self._source, self._checkpointer, self._observer = parts.source, checkpointer, parts.observer
         self._settings, self._partitions = settings, partitions
         self._stalls_s = self._input_s = self._retention_s = clock_s()  # when each was looked at
         self._missing = 0  # how often in a row there was no such topic
@@ -103,8 +108,8 @@ class Watch:
     async def _look_at_retention(self) -> None:
         """Whether the input still has what a restart would replay. Where that begins in the older half of what is kept, the
         next checkpoint does not wait for its budget; where retention has overtaken it, that is reported, once."""
-        owned = self._partitions.owned
-        if clock_s() - self._retention_s < RETENTION_S or not owned:
+        owned, checkpointer = self._partitions.owned, self._checkpointer
+        if checkpointer is None or clock_s() - self._retention_s < RETENTION_S or not owned:
             return
         self._retention_s = clock_s()
         try:
@@ -113,11 +118,11 @@ class Watch:
         except (TransportError, TimeoutError):
             return  # as above
         for number, begin in begins.items():
-            partition, since = self._partitions.get(number), self._checkpointer.replays_from(number)
+            partition, since = self._partitions.get(number), checkpointer.replays_from(number)
             if partition is None or not partition.owned or partition.replaying or begin <= 0:
                 continue
             if 2 * (partition.position - since) > partition.position - begin:
-                self._checkpointer.hurry(number)
+                checkpointer.hurry(number)
             if since >= begin:
                 self._overtaken.discard(number)
             elif since >= 0 and number not in self._overtaken:

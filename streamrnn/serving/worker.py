@@ -30,6 +30,7 @@ from streamrnn.serving.parts import Parts, PumpSettings
 from streamrnn.serving.publish import Publisher, wall_ms
 from streamrnn.serving.pump import Pump
 from streamrnn.serving.refused import RefusedOutputs
+from streamrnn.serving.repartition import Repartitioner
 from streamrnn.serving.restore import Restorer
 from streamrnn.serving.schemas import fetcher_of
 from streamrnn.serving.served_weights import ServedWeights, SwapSettings
@@ -52,7 +53,6 @@ from streamrnn.transports.base import (
     clock_s,
 )
 from streamrnn.transports.kafka.transport import KafkaTransport
-from streamrnn.wire.codec import Decoder
 
 if TYPE_CHECKING:
     from streamrnn.config.settings import Settings
@@ -102,8 +102,11 @@ class Worker:
         self.spec = settings.stream_spec()
         self.engine = Engine(self.spec)
         self.snapshots = Snapshots(self.engine, settings.meaning())
-        self.decoder = Decoder(self.spec, settings.decode_spec())
+        self.decoder = settings.decoder()
         self.fetcher = fetcher_of(settings, self.decoder)
+        self.first: Repartitioner | None = None
+        if settings.repartition == "on":
+            self.first = Repartitioner(settings, transport, observer.first_stage(), now_ms)
         # Of one topic until it is known what is there.
         self.inputs: Inputs = OneTopic(settings.inputs.one)
         self.unreadable = UnreadablePartitions(transport, self.inputs, settings.batch_records_max)
@@ -128,6 +131,8 @@ class Worker:
             self._end = Deadline(self.settings.shutdown_grace_s)
             self._limit_run()
         self._stopping.set()
+        if self.first is not None:
+            self.first.stop()
         if self.pump is not None:
             self.pump.stop()
 
@@ -165,8 +170,12 @@ class Worker:
             beside = [weights.follow(), self._probe_loop(), self._retry_unreadable(), watch.run(lambda: self._source)]
             if self.fetcher is not None:
                 beside.append(self.fetcher.run())
+            if self.first is not None:
+                beside.append(self.first.run())
             async with Beside(self.stop, *beside):
                 await self._serve(weights)
+                if self.first is not None:
+                    await self.first.ended(Deadline(self.settings.shutdown_grace_s))
         finally:
             await weights.stop(self._closing())
             self.observer.stopped()
@@ -281,7 +290,7 @@ class Worker:
             self._refused = RefusedOutputs(self.observer)
         return Publisher(
             self.spec, self.inputs.numbering, topics.forecasts, topics.imputed, topics.dlq, outbox.sink,
-            self._refused, self.settings.output.timestamp, self._now_ms,
+            self._refused, self.settings.output.timestamp, self._now_ms, passed=self.first is not None,
         )  # fmt: skip
 
     def _served_weights(self) -> ServedWeights:

@@ -65,7 +65,6 @@ from streamrnn.transports.base import (
     inputs_read,
 )
 from streamrnn.transports.registry import SchemaFetcher
-from streamrnn.wire.codec import Decoder
 
 if TYPE_CHECKING:
     from streamrnn.config.settings import Settings
@@ -154,7 +153,7 @@ class Trainer:
         with self._on_device():
             self.device_name = devices.describe(self.device)
             self.learner = self._fresh_learner()
-        self.decoder = Decoder(self.spec, settings.decode_spec())
+        self.decoder = settings.decoder()
         self.fetcher = fetcher_of(settings, self.decoder)
         self._polled: list[tuple[int, Sequence[Record]]] = []  # what waits for its schemas
         self.state = "starting"
