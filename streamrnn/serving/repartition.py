@@ -8,6 +8,7 @@ One batch is decoded while the one before it is on its way, and appended once th
 committed. At least once: what was in flight when a stage dies is written again, and skipped at the second stage
 (`wire.passed`). Exactly once: ticks, dead letters and offsets are one transaction for each partition of the input. What
 cannot be read is dead-lettered here, as it came; a tick carries its record's time and place along.
+Partitions are read in the order of their records' times (`merge`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from streamrnn.runtime.background import Beside
 from streamrnn.serving.commit_note import ReplayPoints, committed_with, is_of
 from streamrnn.serving.inputs import TopicsWatch, WrittenTopics
 from streamrnn.serving.intake import Intake, Polled
+from streamrnn.serving.merge import Merge
 from streamrnn.serving.outbox import AtLeastOnce, ExactlyOnce, Outbox
 from streamrnn.serving.partition import Partition, Partitions
 from streamrnn.serving.parts import Fetcher, PumpSettings, TakenIn
@@ -126,6 +128,8 @@ class FirstPump:
         self._to_commit: dict[int, Committed] = {}
         self._committed_s = LONG_AGO_S
         self._partition_of: dict[str, int] = {}
+        self._merge = Merge(settings.records_max)
+        self._full: set[int] = set()  # paused, for they have enough waiting
 
     def stop(self) -> None:
         """Ends `run` after the current batch; what is in flight is delivered and committed first."""
@@ -139,13 +143,28 @@ class FirstPump:
             await self._settle(commit=True)
 
     async def _turn(self) -> None:
-        polled = await self._intake.poll(wait=self._in_flight is None)
+        polled = await self._intake.poll(wait=self._in_flight is None and not len(self._merge))
         async with self._lock:  # rebalances take it, too
-            read = self._read(polled)
-            await self._settle(commit=not polled)
+            read = self._read(self._merged(polled))
+            await self._settle(commit=read is None)
             if read is not None:
                 await self._send(*read)
         await self._watch.look()
+
+    def _merged(self, polled: Polled) -> Polled:
+        """What is to be processed now: of these records and those that wait, the oldest."""
+        owned, source, merge = self._partitions.owned, self._parts.source, self._merge
+        for number, records in polled:
+            if number in owned:
+                merge.add(number, records)
+                owned[number].moved_s = clock_s()
+        before, lag = merge.full(), source.lag()
+        found: Polled = list(merge.take(self._settings.records_max, {n: lag.get(n) for n in owned}, clock_s()))
+        full = merge.full()
+        source.pause(sorted((full - self._full) & owned.keys()))
+        self._intake.resume((self._full | before) - full)
+        self._full = full
+        return found
 
     # ── a batch ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -161,10 +180,30 @@ class FirstPump:
         if not records:
             return None
         batch, unread, skipped = self._parts.decoder.read(records)
+        if self._parts.outbox.exactly_once and (cut_at := self._first_of_another(batch, records)):
+            self._merge.put_back([(self._numbering.of(record), record) for record in records[cut_at:]])
+            records = records[:cut_at]
+            batch, unread, skipped = self._parts.decoder.read(records)
+            ends = {self._numbering.of(record): record.offset + 1 for record in records}
         self._intake.learn(len(batch), len(records))
         for number, end in ends.items():
             owned[number].advance(end)
         return batch, unread, skipped, ends
+
+    def _first_of_another(self, batch: TickBatch, records: Sequence[Record]) -> int:
+        """Where to cut these records, so that the ticks of one series that come from several partitions keep their order: each
+        partition has a transaction of its own, and those of one batch become visible in any order. Ticks no further apart than
+        `lateness` may. 0: nowhere."""
+        lateness_us = 1000 * self._spec.lateness_ms
+        met: dict[str, tuple[int, int, int]] = {}  # by series: (partition, -1 of several; first and last time)
+        rows = zip(batch.series, batch.partition.tolist(), batch.ts_us.tolist(), batch.records, strict=True)
+        for series, number, ts_us, record in rows:
+            known, first, last = met.get(series, (number, ts_us, ts_us))
+            known, first, last = known if known == number else -1, min(first, ts_us), max(last, ts_us)
+            if known < 0 and last - first > lateness_us:
+                return next(at for at, each in enumerate(records) if each is record)
+            met[series] = known, first, last
+        return 0
 
     async def _send(
         self, batch: TickBatch, unread: Sequence[Rejected], skipped: Sequence[Skipped], ends: Mapping[int, int]
@@ -192,9 +231,11 @@ class FirstPump:
         values = encode_ticks(self._spec, batch, self._numbering, self._partitions.input_ids)
         least, most = TIME_MS
         times = [ts if least <= ts < most else now_ms for ts in batch.record_ts_ms.tolist()]
+        # One producer for all keeps the order of the whole; with a transaction for each partition, see `_first_of_another`.
+        apart = self._parts.outbox.exactly_once
         rows: dict[tuple[int, int], list[int]] = {}
         for row, (number, series) in enumerate(zip(batch.partition.tolist(), batch.series, strict=True)):
-            rows.setdefault((number, self._place(series)), []).append(row)
+            rows.setdefault((number if apart else 0, self._place(series)), []).append(row)
         for (number, partition), some in rows.items():
             await self._parts.outbox.sink(number).append_many(
                 self._between.ticks,
@@ -255,6 +296,8 @@ class FirstPump:
                 log.warning("partitions given up with a batch not settled", error=str(error))
             self._in_flight = None
             self._intake.drop(partitions)
+            self._merge.drop(partitions)
+            self._full -= partitions
             for number in partitions:
                 self._to_commit.pop(number, None)
                 partition = self._partitions.get(number)

@@ -18,6 +18,7 @@ from running import START, documents, on_virtual_clock, settings, tick, until, w
 from streamrnn.config.settings import ConfigError, Settings
 from streamrnn.inputs import Numbering
 from streamrnn.records import TickBatch
+from streamrnn.serving.merge import Merge
 from streamrnn.transports.memory.transport import MemoryBroker, MemoryRecord
 from streamrnn.wire import passed
 from streamrnn.wire.passed import PassedDecoder, Repeats, encode_ticks, origin_of
@@ -51,7 +52,9 @@ def read(broker: MemoryBroker, *topics: str) -> Callable[[], bool]:
         if any(first.get(at) is None or first[at].offset != end for at, end in ends.items()):
             return False
         last = [next((r.offset + 1 for r in reversed(log) if r.visible), 0) for log in broker.topics["app.ticks"]]
-        return all(not end or (("app.ticks", p) in then and then["app.ticks", p].offset >= end) for p, end in enumerate(last))
+        return all(
+            not end or (("app.ticks", p) in then and then["app.ticks", p].offset >= end) for p, end in enumerate(last)
+        )
 
     return done
 
@@ -156,6 +159,54 @@ async def test_a_refusal_at_the_second_stage_names_the_record_of_the_first() -> 
     assert headers["streamrnn-source"] == b"in/0/0"
     assert headers["streamrnn-index"] == b"3"
     assert [d["source"]["index"] for d in documents(broker, "app.forecasts")] == [0, 1, 2]
+
+
+# ── in the order of their times ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 50), max_size=20), min_size=1, max_size=4),
+    st.integers(1, 7),
+    st.integers(1, 7),
+    st.randoms(use_true_random=False),
+)
+def test_partitions_are_merged_by_time_and_nothing_is_lost(
+    times: list[list[int]], chunk: int, most: int, rng: random.Random
+) -> None:
+    """However they come: each keeps its own order, and where no clock goes back the whole is in order."""
+    logs = [[MemoryRecord("in", p, o, t, None, b"") for o, t in enumerate(each)] for p, each in enumerate(times)]
+    merge, at, found = Merge(8), [0] * len(logs), list[MemoryRecord]()
+    now_s = 0.0
+    while len(found) < sum(map(len, logs)):
+        p = rng.randrange(len(logs))
+        if p not in merge.full():
+            merge.add(p, logs[p][at[p] : at[p] + chunk])
+            at[p] = min(len(logs[p]), at[p] + chunk)
+        lag = {p: len(log) - at[p] for p, log in enumerate(logs)}
+        taken = merge.take(most, lag, now_s)
+        assert sum(len(records) for _, records in taken) <= most
+        for p, records in taken:
+            assert {record.partition for record in records} == {p}
+            found += records  # type: ignore[arg-type]
+    for p, log in enumerate(logs):
+        assert [record for record in found if record.partition == p] == log
+    clocks = [max(r.timestamp for r in found[: i + 1] if r.partition == found[i].partition) for i in range(len(found))]
+    assert clocks == sorted(clocks)
+
+
+def test_a_partition_that_does_not_show_what_it_has_holds_the_others_up_for_a_moment_only() -> None:
+    merge = Merge(8)
+    merge.add(0, [MemoryRecord("in", 0, o, o, None, b"") for o in range(4)])
+    assert not merge.take(9, {0: 0, 1: 5}, 10.0)
+    assert not merge.take(9, {0: 0, 1: 5}, 10.9)
+    assert len(merge.take(2, {0: 0, 1: 5}, 11.0)[0][1]) == 2
+    assert len(merge.take(2, {0: 0, 1: None}, 11.1)[0][1]) == 2  # it has not spoken since
+    merge.add(1, [MemoryRecord("in", 1, 0, 0, None, b"")])
+    assert merge.take(9, {0: 0, 1: 4}, 11.2)
+    merge.add(0, [MemoryRecord("in", 0, 4, 4, None, b"")])
+    assert not merge.take(9, {0: 0, 1: 4}, 11.3)
+    merge.drop([0])
+    assert len(merge) == 0
 
 
 # ── a tick on its way ────────────────────────────────────────────────────────────────────────────────────────────────
