@@ -89,6 +89,9 @@ def validate(
 
     sizes, limit = sizes_of(settings), memory_bytes()
     states, access, faults, ticks_s, kept = ([], [], [], None, []) if offline else asyncio.run(_asked(settings, sizes))
+    hints = settings.hints()
+    if not offline and not faults and settings.repartition == "off" and (why := _shared(settings)):
+        hints.append(why)
     rows = [_row(state, faults) for state in states]
     shown = [{"of": cost.of, "partitions": cost.partitions, "cold": cost.cold, "what": cost.what} for cost in kept]
     more = [
@@ -97,7 +100,7 @@ def validate(
     ]
     if as_json:
         document = {
-            "ok": not faults, "topics": rows, "access": more, "kept": shown, "hints": settings.hints(),
+            "ok": not faults, "topics": rows, "access": more, "kept": shown, "hints": hints,
             "sizes": sizes.document(ticks_s, limit), "forecasting": settings.forecasting(),
             "configuration": settings.effective(),
         }  # fmt: skip
@@ -112,13 +115,28 @@ def validate(
             typer.echo(f"# {row['kind']} {row['name']}: {row['state']}")
         for remedy in dict.fromkeys(fault.remedy for fault in faults):
             typer.echo(f"# {remedy}")
-        for line in (*_hints(states), *(f"hint: {hint}" for hint in settings.hints()), *map(str, kept)):
+        for line in (*_hints(states), *(f"hint: {hint}" for hint in hints), *map(str, kept)):
             typer.echo(f"# {line}")
         for line in _forecasting(settings.forecasting()):
             typer.echo(f"# {line}")
         for line in [*sizes.lines(ticks_s, limit), *filter(None, [too_much_memory(settings, sizes, limit)])]:
             typer.echo(f"# size: {line}")
     _exit(faults)
+
+
+def _shared(settings: Settings) -> str:
+    """Why the ticks should be repartitioned, if a sample of the input says so; "" where it cannot be had."""
+    from streamrnn.discovery import samples
+    from streamrnn.discovery.shared import SAMPLE, recommendation
+    from streamrnn.transports.base import TransportError
+    from streamrnn.transports.kafka.transport import KafkaTransport
+    from streamrnn.transports.registry import RegistryAway, RegistryRefuses
+
+    try:
+        transport = KafkaTransport(settings.kafka_settings())
+        return recommendation(settings, asyncio.run(samples.of_input(transport, settings, None, SAMPLE)))
+    except (TransportError, RegistryAway, RegistryRefuses):
+        return ""
 
 
 def _forecasting(said: Mapping[str, Any]) -> list[str]:

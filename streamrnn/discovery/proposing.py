@@ -1427,7 +1427,7 @@ def _checked(
     if shared:
         notes.append(
             f"{len(shared)} series lie in several partitions ({_listed(shared)}): each partition keeps a state of its own, and "
-            "sees gaps that are none. Key the records by series"
+            "sees gaps that are none. Key the records by series, or set repartition: on"
         )
     distances = [
         (later - earlier) / 1000

@@ -252,7 +252,7 @@ class SharedSeries:
         if times:
             log.warning(
                 "series come by more than one partition: each partition keeps a state of its own and sees gaps that are none; "
-                "records of one series need one key",
+                "records of one series need one key, or set repartition: on",
                 times=times,
                 example=names[places.row] or "" if places.row < len(names) else "",
                 partitions=[numbering.label(number) for number in places.partitions],
