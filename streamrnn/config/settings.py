@@ -115,6 +115,10 @@ def _input(value: Any) -> str | tuple[str, ...]:
     return entries[0] if len(entries) == 1 else entries
 
 
+def _input_written(value: str | tuple[str, ...]) -> str | list[str]:
+    return value if isinstance(value, str) else list(value)
+
+
 def _levels(value: tuple[float, ...]) -> tuple[float, ...]:
     if any(not 0.0 < q < 1.0 for q in value) or list(value) != sorted(set(value)):
         raise ValueError("quantiles must rise, each between 0 and 1")
@@ -384,7 +388,7 @@ class Settings(BaseSettings):
     app: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")] = "streamrnn"
     kafka: Kafka = Kafka()
     # A topic, a list of them, or a pattern that begins with `^`.
-    input: Annotated[str | tuple[str, ...], PlainValidator(_input)]
+    input: Annotated[str | tuple[str, ...], PlainValidator(_input), PlainSerializer(_input_written, when_used="json")]
     channels: Annotated[tuple[str, ...], Field(min_length=1, max_length=256), AfterValidator(_names)]
     step: str
     horizon: Annotated[int, Field(ge=1, le=1000)]

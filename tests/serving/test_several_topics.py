@@ -350,6 +350,12 @@ def test_an_input_that_cannot_be_meant_is_refused(written: Any, why: str) -> Non
         settings(input=written)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("written", ["ticks", ["a", "b"], "^a"])
+def test_the_effective_configuration_says_it_as_it_is_written(written: Any) -> None:
+    assert settings(input=written).effective()["input"] == written
+
+
 def test_a_list_of_one_is_that_topic() -> None:
     assert settings(input=["ticks"]).input == "ticks"
     assert settings(input="ticks").topic_needs(3) == settings(input=["ticks"]).topic_needs(3)
