@@ -8,7 +8,8 @@ known; *regret* is the mean squared error of the forecasts one step ahead beyond
 1. Learning: 20 series of 1,000 ticks each. The regret of the last 4,000 of the 20,000 ticks, with a network and without.
 2. A new series: 100 series that begin when the network has learnt from the others. The mean squared error over all horizons of
    their first 100 steps (the first 10 left out), with the network of the fleet and without one.
-`unequal`: the worlds' `coupled` again, in 3,000 series of which the r-th speaks in proportion to 1 / (r + 20), 120,000 ticks.
+`unequal`: the worlds' `coupled` again, in 3,000 series of which the r-th speaks in proportion to 1 / (r + 20), 120,000
+ticks; each has its own clock, so silence is not filled there (`gap_max` 1).
 
     python tests/benchmarks/fleets.py [--worlds coupled,regimes,cycle,unequal] [--seeds N] [--json OUT]
 """
@@ -104,9 +105,9 @@ def ticks(values: Array, which: np.ndarray[Any, Any], step: np.ndarray[Any, Any]
 class Fleet:
     """An engine with experts alone, another with the fleet's network on top, and the learner of the network."""
 
-    def __init__(self, channels: int, series_max: int, seed: int) -> None:
+    def __init__(self, channels: int, series_max: int, seed: int, **more: Any) -> None:
         names = tuple(f"c{k}" for k in range(channels))
-        stream = StreamSpec(channels=names, step_ms=1000, horizon=HORIZON, series_max=series_max)
+        stream = StreamSpec(channels=names, step_ms=1000, horizon=HORIZON, series_max=series_max, **more)
         self.alone, self.engine = Engine(stream), Engine(stream)
         model = ModelSpec(tuple(self.engine.inputs), rungs_of(HORIZON))
         self.learner = Learner(stream, model, LearnSpec(train=TrainSpec(seed=seed)))
@@ -140,7 +141,7 @@ def learnt(world: str, seed: int) -> dict[str, Any]:
     else:
         which, step, steps = np.tile(np.arange(count), STEPS), np.repeat(np.arange(STEPS), count), STEPS
     values, means = WORLDS[world](rng, count + NEW, max(steps, FIRST + HORIZON))
-    fleet = Fleet(values.shape[2], count + NEW, seed)
+    fleet = Fleet(values.shape[2], count + NEW, seed, **({"gap_max": 1} if world == "unequal" else {}))
     on, off = [], []
     for at in range(0, len(which), EVERY):
         part = slice(at, at + EVERY)
