@@ -44,7 +44,7 @@ class Worth:
 
     @property
     def little(self) -> bool:
-        """Whether it is next to nothing, as surely as the looks tell."""
+        """Whether it is next to nothing, as surely as the looks show."""
         if self.looks < LOOKS:
             return False
         spread = max(self._square - self._mean**2, 0.0)

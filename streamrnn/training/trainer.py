@@ -85,7 +85,8 @@ class OutOfMemoryBound(Exception):
 
 
 class DeviceFailed(Exception):
-    """The GPU has failed, or gone. After most such errors nothing in the process can use torch any more, even without it."""
+    """The GPU has failed, or is no longer there. After most such errors nothing in the process can use torch any more, even
+    without it."""
 
 
 def learn_spec(settings: Settings) -> LearnSpec:
@@ -405,7 +406,7 @@ class Trainer:
             self.last = "superseded"
             if learner.incumbent is accepted:
                 learner.adopt(before)
-        # Until a first network serves there is nothing to lose by trying again at once with what came meanwhile.
+        # Until a first network serves there is nothing to lose by trying again at once with what has come since.
         first = learner.incumbent is None
         self._next_round_s = clock() + (1.0 if first else settings.learn.interval / 1000)
 
@@ -485,7 +486,7 @@ class Trainer:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that is asked for; the processor where it has gone."""
+    """The device that is asked for; the processor where it is no longer there."""
     if name == "auto":
         return devices.choose()
     if name != "cpu" and devices.choose().type != name:

@@ -150,12 +150,12 @@ def _refusals_ignored() -> Any:
     return _patched(MemorySource, "commit", made)
 
 
-def _answered_strangers() -> Any:
+def _answered_zombies() -> Any:
     """Two workers that wind up write the same partition over each other's states, and answer each other."""
-    return mock.patch.object(Checkpointer, "strange_writes", lambda self, partition: 0)
+    return mock.patch.object(Checkpointer, "zombie_writes", lambda self, partition: 0)
 
 
-def _strangers_unseen() -> Any:
+def _zombies_unseen() -> Any:
     """Whatever stands in the changelog is taken for the owner's."""
     return _all(
         mock.patch.object(Checkpointer, "_written_by_another", lambda self, partition, known: None),
@@ -301,10 +301,10 @@ FIXES: Mapping[str, Fix] = {
     "swaps-written": Fix("a replay uses the weights of the time", "", ("I4",), _swaps_not_written),
     "input-ids": Fix("an input made anew is begun anew", "", ("I4", "I10"), _names_suffice),
     "fenced-partitions": Fix("a partition has one writer", "exactly-once", ("I1", "I2", "I7", "I10"), _unfenced),
-    "strangers-seen": Fix(
-        "states that a worker put out wrote over newer ones", "at-least-once", ("I4",), _strangers_unseen
+    "zombies-seen": Fix(
+        "states that a worker put out wrote over newer ones", "at-least-once", ("I4",), _zombies_unseen
     ),
-    "strangers-left-alone": Fix("winding up ends", "at-least-once", ("I10",), _answered_strangers),
+    "zombies-left-alone": Fix("winding up ends", "at-least-once", ("I10",), _answered_zombies),
     "drains-hold-on": Fix(
         "who drains holds on to the commit it waits for", "at-least-once", ("I10",), _drains_look_again
     ),

@@ -164,7 +164,9 @@ def ended(*arguments: object, **environment: str) -> subprocess.CompletedProcess
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / name for name in ("out", "err")]
         words = [str(argument) for argument in arguments]
-        process = forks().Process(target=run_command, args=(str(files[0]), words, str(files[1]), environment), daemon=True)
+        process = forks().Process(
+            target=run_command, args=(str(files[0]), words, str(files[1]), environment), daemon=True
+        )
         process.start()
         try:
             process.join(600.0)
