@@ -46,3 +46,16 @@ def test_what_only_one_of_two_has_is_a_difference(life: Found) -> None:
     place, _ = other["changelog"].popitem()
     [found] = differences(life, other)
     assert (found.place, found.theirs) == (place, "nothing")
+
+
+def test_a_field_that_only_one_of_two_writes_is_permitted_by_its_name_alone(life: Found) -> None:
+    other = copy.deepcopy(life)
+    for kind, begin in (("changelog", b"{"), ("models", b"{")):
+        place = next(p for p, (_, value, *_) in life[kind].items() if value and value.startswith(begin))
+        value = other[kind][place][1]
+        other[kind][place][1] = value[:-1] + b',"new":1}'
+    assert [found.kind for found in differences(life, other)] == ["changelog", "models"]
+    assert differences(life, other, frozenset({"new"})) == []
+    assert len(differences(life, other, frozenset({"others"}))) == 2
+    other["changelog"][place := next(iter(other["changelog"]))][2] += 1  # its time
+    assert [found.place for found in differences(life, other, frozenset({"new"}))] == [place]

@@ -21,7 +21,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import repeat
+from functools import cached_property
+from itertools import accumulate, repeat
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ _NONE: I64 = np.zeros(0, dtype=np.int64)
 ROUND = 8
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Field:
     """One column of the table: `shape` is the shape of a row, `fill` the value of a fresh one."""
 
@@ -51,12 +52,12 @@ class Field:
     dtype: DTypeLike
     fill: float = 0
 
-    @property
+    @cached_property
     def width(self) -> int:
         """Bytes of one number."""
         return np.dtype(self.dtype).itemsize
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Bytes of a row."""
         return math.prod(self.shape) * self.width
@@ -75,7 +76,9 @@ class Block:
         if len(self.fields) > 1 and (spare := -sum(field.size for field in self.fields) % ROUND):
             # Named by its size: other fields beside it, in another version, need another one.
             self.fields.append(Field(f"spare{number}_{spare}", (spare,), np.uint8))
-        self.size = sum(field.size for field in self.fields)
+        ends = list(accumulate(field.size for field in self.fields))
+        self._places = {field.name: end - field.size for field, end in zip(self.fields, ends, strict=True)}
+        self.size = ends[-1]
         self.align = ROUND if len(self.fields) > 1 else self.fields[0].width
         self.rows = reserve(capacity + SCRATCH, self.size)
         self.fresh: U8 = np.empty(self.size, dtype=np.uint8)
@@ -84,21 +87,11 @@ class Block:
             column[:] = field.fill
 
     def _columns(self, rows: U8) -> dict[str, NDArray[Any]]:
-        found: dict[str, NDArray[Any]] = {}
-        at = 0
-        for field in self.fields:
-            found[field.name] = _column(rows, field, at)
-            at += field.size
-        return found
+        return {field.name: _column(rows, field, self._places[field.name]) for field in self.fields}
 
     def place(self, name: str) -> int:
-        """Where in a row a field begins, in bytes."""
-        at = 0
-        for field in self.fields:
-            if field.name == name:
-                return at
-            at += field.size
-        raise KeyError(name)
+        """Where in a row a field begins, in bytes. Raises KeyError."""
+        return self._places[name]
 
     def move_to(self, rows: U8) -> None:
         """Goes on in another array, into which the rows were copied."""

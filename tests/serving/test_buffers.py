@@ -163,6 +163,7 @@ async def test_series_evicted_leave_the_changelog_as_fast_as_they_come() -> None
     assert len(live - gone) <= 20
 
 
+@on_virtual_clock
 async def test_states_of_all_partitions_get_their_turn() -> None:
     chosen, broker = made(partitions=4, checkpoint={"interval": "10ms"}, batch_records_max=50)
     many(broker, 1600, 6)

@@ -14,7 +14,7 @@ from world import Report
 
 SEEDS_MAX = 200
 AT_ONCE = 4
-RARE = {"zombies-seen", "zombies-left-alone", "weights-looked-for"}
+RARE = {"zombies-left-alone", "weights-looked-for"}
 
 
 @pytest.mark.parametrize("name", [name for name in FIXES if name not in RARE])
