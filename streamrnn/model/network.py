@@ -116,6 +116,3 @@ class Network(nn.Module):
         if not self.training or self.spec.dropout == 0.0:
             return x
         return x * functional.dropout(x.new_ones(x.shape[1:]), self.spec.dropout)
-
-    def parameters_count(self) -> int:
-        return sum(parameter.numel() for parameter in self.parameters())
