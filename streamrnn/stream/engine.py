@@ -63,7 +63,7 @@ def stamp_of(model: str) -> int:
     return 0 if model == NO_MODEL else int.from_bytes(hashlib.sha256(model.encode()).digest()[:8], "big", signed=True)
 
 
-# The network's recurrent state, whose size the weights tell.
+# The network's recurrent state, whose size the weights define.
 NO_STATE = Field("state", (0,), np.float32)
 
 
