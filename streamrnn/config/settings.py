@@ -329,6 +329,7 @@ class Decode(_Section):
     ts_format: str | None = None
     timezone: Annotated[str, AfterValidator(_zone)] | None = None
     numbers: Literal["strict", "text", "decimal"] = "strict"
+    decimal: Literal[".", ","] = "."
     scale: int | dict[str, int] | None = None
     values: str | dict[str, str | _Many] | None = None
     channel: str | None = "channel"
