@@ -1,6 +1,6 @@
 """The configuration: one typed, frozen tree from YAML files, the environment and flags, in rising order of precedence.
 
-Unknown keys are errors with a suggestion, all errors are told at once, and no message shows a secret.
+Unknown keys are errors with a suggestion, all errors are reported at once, and no message shows a secret.
 """
 
 from __future__ import annotations
@@ -38,7 +38,19 @@ from streamrnn.learning import LearnSpec
 from streamrnn.meaning import Meaning, meaning_of
 from streamrnn.memory import exact_bytes, parse_bytes
 from streamrnn.season import Season, SeasonSetting, season_of, season_setting
-from streamrnn.spec import PAST_MAX_MS, Cell, Complete, Duplicates, Head, ModelSpec, StreamSpec, Within
+from streamrnn.spec import (
+    PAST_MAX_MS,
+    Cell,
+    Complete,
+    Duplicates,
+    Head,
+    Layout,
+    ModelSpec,
+    OutputFormat,
+    OutputSpec,
+    StreamSpec,
+    Within,
+)
 from streamrnn.transports.base import TopicNeed
 from streamrnn.transports.registry import RegistrySettings, plain_url
 from streamrnn.wire.codec import Decoder
@@ -46,6 +58,7 @@ from streamrnn.wire.elements import mapping_text
 from streamrnn.wire.mapping import DecodeSpec, Format
 from streamrnn.wire.passed import PassedDecoder
 from streamrnn.wire.presets import PRESETS, with_preset
+from streamrnn.wire.schemas import available
 
 if TYPE_CHECKING:
     from streamrnn.stream.choice import Choice
@@ -53,7 +66,7 @@ if TYPE_CHECKING:
 
 ENV_PREFIX = "STREAMRNN__"
 # What a list looks like where another value stands.
-LISTS = {"channels": "[temp, flow]", "quantiles": "[0.05, 0.5, 0.95]", "calendar": "[1d, 1w]"}
+LISTS = {"channels": "[temp, flow]", "quantiles": "[0.05, 0.5, 0.95]", "horizons": "[1, 6, 12]", "calendar": "[1d, 1w]"}
 # Settings that are taken from the environment letter by letter: read as YAML, `a #b` would lose its end.
 LITERAL = ("sasl_plain_username", "sasl_plain_password", "ssl_password", "username", "password")
 
@@ -125,6 +138,12 @@ def _levels(value: tuple[float, ...]) -> tuple[float, ...]:
     return value
 
 
+def _rising(value: tuple[int, ...]) -> tuple[int, ...]:
+    if list(value) != sorted(set(value)):
+        raise ValueError("steps ahead must rise, such as [1, 6, 12]")
+    return value
+
+
 def _zone(value: str) -> str:
     zone_of(value)
     return value
@@ -182,7 +201,7 @@ class Kafka(_Section):
 
 
 class Registry(_Section):
-    """Where the schemas of Avro and Protobuf are."""
+    """Where the schemas of Avro, JSON Schema and Protobuf are."""
 
     url: str | None = None
     username: str | None = None
@@ -338,6 +357,7 @@ class Decode(_Section):
     ts_format: str | None = None
     timezone: Annotated[str, AfterValidator(_zone)] | None = None
     numbers: Literal["strict", "text", "decimal"] = "strict"
+    decimal: Literal[".", ","] = "."
     scale: int | dict[str, int] | None = None
     values: str | dict[str, str | _Many] | None = None
     channel: str | None = "channel"
@@ -374,9 +394,18 @@ def _tupled(value: Any) -> Any:
 
 
 class Output(_Section):
-    """The time that a forecast's or imputation's record carries: the present, or the event time that it is about."""
+    """How forecasts and imputations are written: `spec.OutputSpec`. `timestamp`: the time that such a record carries, the present
+    or the event time that it is about."""
 
     timestamp: Literal["now", "event"] = "now"
+    layout: Layout = "nested"
+    horizons: (
+        Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1), AfterValidator(_rising)] | None
+    ) = None
+    format: OutputFormat = "json"
+
+    def spec(self) -> OutputSpec:
+        return OutputSpec(self.layout, self.horizons or (), self.format)
 
 
 class Settings(BaseSettings):
@@ -480,6 +509,7 @@ class Settings(BaseSettings):
             faults.append("past_max: must be more than future_max")
         if self.learn.window < self.learn.length + 2 * self.learn.holdout:
             faults.append("learn.window: must hold learn.length and twice learn.holdout")
+        faults += self._output_faults()
         if not faults:
             try:
                 decoder = Decoder(self.stream_spec(), self.decode_spec())
@@ -494,6 +524,18 @@ class Settings(BaseSettings):
                 # Frozen for users; defaults that depend on `app` are settled here, once.
                 object.__setattr__(self, "topics", self.topics.model_copy(update={kind: f"{self.app}.{kind}"}))
         return self
+
+    def _output_faults(self) -> Iterator[str]:
+        output = self.output
+        if output.horizons and output.horizons[-1] > self.horizon:
+            yield f"output.horizons: {output.horizons[-1]} is beyond horizon: {self.horizon}"
+        if output.layout == "flat" and len(self.quantiles) < 2:
+            yield "output.layout: flat needs two quantiles or more: the outer ones are yhat_lower and yhat_upper"
+        if output.format != "json":
+            if self.registry.url is None:
+                yield f"registry.url: is needed for output.format: {output.format}"
+            if wanting := available(output.format):
+                yield f"output.format: {output.format} needs more packages: {wanting}"
 
     # ── for the floors below ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -694,7 +736,7 @@ class Settings(BaseSettings):
             TopicNeed(self.topics.dlq, partitions, plain),
             TopicNeed(self.topics.models, 1, compact),
             # Small segments and an early cleaner: a restart reads what has not been compacted, too. But not so early that
-            # a record which a worker put out of its group still had under way removes a newer state's before the owner
+            # a record which a worker evicted from its group still had in flight removes a newer state's before the owner
             # has seen it and written the state once more (`checkpoint.Checkpointer`).
             TopicNeed(
                 self.topics.state,

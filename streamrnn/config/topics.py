@@ -247,7 +247,8 @@ def _too_large(name: str, takes: int, settings: Settings, sizes: Sizes) -> Fault
             f"max.message.bytes={takes} takes no forecast of these channels, quantiles and this horizon: "
             f"{sizes.forecast_least} bytes or more, mostly {sizes.forecast_usual}",
             f"`streamrnn topics --create`, or {_limited(name, sizes.forecast_largest)}; or less of channels "
-            f"({len(settings.channels)}), horizon ({settings.horizon}), quantiles ({len(settings.quantiles)})",
+            f"({len(settings.channels)}), horizon ({settings.horizon}), quantiles ({len(settings.quantiles)}); or "
+            "output.horizons, output.layout: flat",
             TopicUnfit,
         )
     return None
@@ -350,8 +351,8 @@ def refuse(states: Sequence[TopicState], access: Sequence[Access] = ()) -> None:
     wrong = [(state.fault, state.need.name) for state in states if state.fault is not None]
     wrong += [(each.fault, f"{each.kind} {each.name}") for each in access if each.fault is not None]
     if wrong:
-        told = [
+        faults = [
             f"{', '.join(name for _, name in topics)}: {fault.what} ({fault.remedy})"
             for fault, topics in groupby(wrong, key=lambda each: each[0])
         ]
-        raise wrong[0][0].kind("; ".join(told))
+        raise wrong[0][0].kind("; ".join(faults))

@@ -34,6 +34,11 @@ class Merge:
         self._waiting.setdefault(number, deque()).extend(records)
         self._missed_s.pop(number, None)
 
+    def behind(self, number: int, position: int) -> int:
+        """The next offset to be read of a partition that is processed up to `position`."""
+        waiting = self._waiting.get(number)
+        return waiting[-1].offset + 1 if waiting else position
+
     def put_back(self, records: Sequence[tuple[int, Record]]) -> None:
         """The last that were taken, in the order in which they were."""
         for number, record in reversed(records):

@@ -37,7 +37,7 @@ from streamrnn.serving.refused import Observer as RefusedObserver
 from streamrnn.serving.refused import OutputTopics, RefusedOutputs, bounded, cut
 from streamrnn.serving.schemas import fetcher_of
 from streamrnn.serving.watch import Watch
-from streamrnn.spec import StreamSpec
+from streamrnn.spec import PLAIN, StreamSpec
 from streamrnn.transports.base import (
     LONG_AGO_S,
     Committed,
@@ -52,6 +52,7 @@ from streamrnn.transports.base import (
 )
 from streamrnn.wire.codec import Decoder, dead_letter
 from streamrnn.wire.passed import encode_ticks
+from streamrnn.wire.published import source_in
 
 if TYPE_CHECKING:
     from streamrnn.config.settings import Settings
@@ -120,7 +121,13 @@ class FirstPump:
         self._intake = Intake(parts, settings, self._partitions)
         self._watch = Watch(parts, settings, self._partitions, None)
         self._topics = OutputTopics(
-            self._numbering, "", "", between.dead_letters, lambda number: number % between.letters, ticks=between.ticks
+            self._numbering,
+            "",
+            "",
+            between.dead_letters,
+            lambda number: number % between.letters,
+            source_in(spec, PLAIN),
+            ticks=between.ticks,
         )
         self._lock = asyncio.Lock()
         self._stopping = asyncio.Event()
@@ -129,6 +136,7 @@ class FirstPump:
         self._committed_s = LONG_AGO_S
         self._partition_of: dict[str, int] = {}
         self._merge = Merge(settings.records_max)
+        self._ownership = 0  # counts rebalances
         self._full: set[int] = set()  # paused, for they have enough waiting
 
     def stop(self) -> None:
@@ -143,13 +151,25 @@ class FirstPump:
             await self._settle(commit=True)
 
     async def _turn(self) -> None:
+        ownership = self._ownership
         polled = await self._intake.poll(wait=self._in_flight is None and not len(self._merge))
         async with self._lock:  # rebalances take it, too
+            if ownership != self._ownership:
+                polled = self._begin_again()
             read = self._read(self._merged(polled))
             await self._settle(commit=read is None)
             if read is not None:
                 await self._send(*read)
         await self._watch.look()
+
+    def _begin_again(self) -> Polled:
+        """A rebalance came during the poll: what that brought may be of before it, and of partitions that are read from
+        further back now. All is read on from where it is."""
+        owned = self._partitions.owned
+        self._intake.drop(frozenset(owned))
+        for number, partition in owned.items():
+            self._parts.source.seek(number, self._merge.behind(number, partition.position))
+        return []
 
     def _merged(self, polled: Polled) -> Polled:
         """What is to be processed now: of these records and those that wait, the oldest."""
@@ -289,6 +309,7 @@ class FirstPump:
 
     async def revoked(self, partitions: frozenset[int]) -> None:
         async with self._lock:
+            self._ownership += 1
             try:
                 await self._settle(commit=True)
             except TransportError as error:

@@ -99,7 +99,7 @@ class Watch:
         one = self._partitions.numbering.one
         self._missing = self._missing + 1 if one and ids.get(one) is None else 0
         if self._missing > 1:  # brokers that have just started may not know their topics yet
-            raise TopicMissing(f"the input topic {one!r} is gone: it was deleted under this worker")
+            raise TopicMissing(f"the input topic {one!r} does not exist any more: it was deleted under this worker")
         for topic, found in ids.items():
             known = self._partitions.input_ids.get(topic)
             if found and known and found != known:

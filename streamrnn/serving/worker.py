@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import gc
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import structlog
@@ -32,7 +32,7 @@ from streamrnn.serving.pump import Pump
 from streamrnn.serving.refused import RefusedOutputs
 from streamrnn.serving.repartition import Repartitioner
 from streamrnn.serving.restore import Restorer
-from streamrnn.serving.schemas import fetcher_of
+from streamrnn.serving.schemas import fetcher_of, register
 from streamrnn.serving.served_weights import ServedWeights, SwapSettings
 from streamrnn.serving.start_checks import check_topics, report_experts, report_sizes
 from streamrnn.serving.unreadable import UnreadablePartitions
@@ -53,6 +53,7 @@ from streamrnn.transports.base import (
     clock_s,
 )
 from streamrnn.transports.kafka.transport import KafkaTransport
+from streamrnn.wire.published import What
 
 if TYPE_CHECKING:
     from streamrnn.config.settings import Settings
@@ -110,6 +111,7 @@ class Worker:
         # Of one topic until it is known what is there.
         self.inputs: Inputs = OneTopic(settings.inputs.one)
         self.unreadable = UnreadablePartitions(transport, self.inputs, settings.batch_records_max)
+        self._schema_ids: Mapping[What, int] = {}  # of what is written
         self.weights: ServedWeights | None = None
         self.pump: Pump | None = None
         self._source: Source | None = None  # of the present clients
@@ -160,6 +162,8 @@ class Worker:
         report_sizes(self.settings, self.sizes)
         report_experts(self.settings)
         directory = await check_topics(self.transport, self.settings, self.sizes)
+        if not await self._schemas_registered():
+            return
         await self._take_up_inputs(directory is not None)
         weights = self.weights = self._served_weights()
         await weights.start()
@@ -187,6 +191,20 @@ class Worker:
         self.decoder.number_by(numbering)
         self.observer.number_by(numbering)
         self.unreadable = UnreadablePartitions(self.transport, self.inputs, self.settings.batch_records_max)
+
+    async def _schemas_registered(self) -> bool:
+        """What is written has its schemas; False where it is asked to stop before."""
+        registering = asyncio.ensure_future(register(self.settings, self.observer.registry_away))
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        try:
+            await asyncio.wait((registering, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if not registering.done():
+                return False
+            self._schema_ids = registering.result()
+            return True
+        finally:
+            stopping.cancel()
+            registering.cancel()
 
     # ── serving ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -290,7 +308,8 @@ class Worker:
             self._refused = RefusedOutputs(self.observer)
         return Publisher(
             self.spec, self.inputs.numbering, topics.forecasts, topics.imputed, topics.dlq, outbox.sink,
-            self._refused, self.settings.output.timestamp, self._now_ms, passed=self.first is not None,
+            self._refused, self.settings.output.timestamp, self._now_ms, self.settings.output.spec(), self._schema_ids,
+            passed=self.first is not None,
         )  # fmt: skip
 
     def _served_weights(self) -> ServedWeights:
@@ -321,7 +340,7 @@ class Worker:
     def _pump_settings(self) -> PumpSettings:
         settings = self.settings
         return PumpSettings(
-            records_max=min(settings.batch_records_max, batch_records(self.spec)),
+            records_max=min(settings.batch_records_max, batch_records(self.spec, settings.output.spec())),
             poll_timeout_ms=settings.poll_timeout_ms,
             delivery_timeout_s=settings.delivery_timeout_s,
             commit_interval_s=settings.commit_interval / 1000,

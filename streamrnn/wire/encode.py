@@ -1,8 +1,10 @@
-"""Outputs to bytes: forecasts and imputations in the wire format: JSON documents, one a record."""
+"""Outputs to bytes: forecasts and imputations as JSON documents, one a record. `encoder_for` has the other forms."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import orjson
@@ -11,23 +13,42 @@ from streamrnn.calendar import milliseconds
 from streamrnn.inputs import Numbering, of_topic
 from streamrnn.kernels import text
 from streamrnn.records import I64, KIND_TICK, U8, ForecastBatch, ImputationBatch, TickBatch
-from streamrnn.spec import StreamSpec
+from streamrnn.spec import OutputSpec, StreamSpec
+from streamrnn.wire.encode_avro import AvroEncoder
+from streamrnn.wire.encode_flat import FlatEncoder
+from streamrnn.wire.origins import origins
+from streamrnn.wire.published import What
+from streamrnn.wire.schemas import framed
 
 # Texts around the numbers that are kept, by weights and topic: some kB each.
 PIECES_MAX = 64
 
 
 class Encoder:
-    """Encodes what the engine gives for the input's topics: of one that is named, or of those that are numbered."""
+    """Encodes what the engine gives for the input's topics: of one that is named, or of those that are numbered.
 
-    def __init__(self, spec: StreamSpec, topics: str | Numbering) -> None:
+    `horizons`: the steps ahead that a forecast says, empty: all. `frames`: what stands before a forecast's document and an
+    imputation's. `passed`: the ticks came through a topic of the service's own, and say where they are from.
+    """
+
+    def __init__(
+        self,
+        spec: StreamSpec,
+        topics: str | Numbering,
+        horizons: Sequence[int] = (),
+        frames: tuple[bytes, bytes] = (b"", b""),
+        passed: bool = False,
+    ) -> None:
         self.spec = spec
-        self._numbering = of_topic(topics)
+        self._numbering, self._passed = of_topic(topics), passed
+        self._horizons, self._frames = tuple(horizons), frames
         self._pieces: dict[tuple[str, str], tuple[U8, I64]] = {}
         self._buffer: U8 = np.empty(1 << 20, dtype=np.uint8)
 
     def forecasts(self, batch: ForecastBatch, ticks: TickBatch) -> list[bytes]:
         """One JSON document per forecast, in the batch's order. `source.index` is there where its record had several ticks."""
+        if self._horizons:
+            batch = _some_steps(batch, self._horizons)
         names, name_edges = _quoted(batch.series)
         partition = ticks.partition[batch.tick]
         values: list[bytes] = []
@@ -50,7 +71,11 @@ class Encoder:
                     values.append(whole[start:end])
                     start = end
                 begin += fitted
-        if len(ticks.index):
+        if self._passed:
+            values = [value[: value.rindex(b',"source":{')] + b',"source":' for value in values]
+            sources = origins(self._numbering, ticks, batch.tick, passed=True)
+            values = [value + source.document() + b"}" for value, source in zip(values, sources, strict=True)]
+        elif len(ticks.index):
             places = ticks.index[batch.tick].tolist()
             # Within `source`, which is the last that a forecast says.
             values = [
@@ -63,7 +88,7 @@ class Encoder:
         """One JSON document per filled step, in the batch's order; values that came are repeated as they were read: as
         the nearest double, so that whole numbers beyond 2^53 lose their last digits."""
         values: list[bytes] = []
-        channels = self.spec.channels
+        channels, sources = self.spec.channels, origins(self._numbering, ticks, batch.tick, self._passed)
         for i in range(len(batch)):
             shown: dict[str, float | None] = {}
             imputed: dict[str, dict[str, float]] = {}
@@ -78,15 +103,13 @@ class Encoder:
                     }
                 else:
                     shown[name] = None if math.isnan(value) else value
-            tick = batch.tick[i]
-            topic, partition = self._numbering.place(int(ticks.partition[tick]))
             source: dict[str, str | int] = {
-                "topic": topic,
-                "partition": partition,
-                "offset": int(ticks.offset[tick]),
+                "topic": sources[i].topic,
+                "partition": sources[i].partition,
+                "offset": sources[i].offset,
             }
-            if len(ticks.index) and ticks.index[tick] >= 0:
-                source["index"] = int(ticks.index[tick])
+            if sources[i].index >= 0:
+                source["index"] = sources[i].index
             document = {
                 "series": batch.series[i],
                 "ts": milliseconds(int(batch.ts_us[i])),
@@ -95,7 +118,7 @@ class Encoder:
                 "kind": "missing-channel" if batch.kind[i] == KIND_TICK else "missing-tick",
                 "source": source,
             }
-            values.append(orjson.dumps(document))
+            values.append(self._frames[1] + orjson.dumps(document))
         return values
 
     def _pieces_for(self, model: str, topic: str) -> tuple[U8, I64]:
@@ -103,10 +126,11 @@ class Encoder:
         if (model, topic) in self._pieces:
             return self._pieces[model, topic]
         pieces = [b""] * text.FIXED
-        pieces[text.SERIES] = b'{"series":'
+        pieces[text.SERIES] = self._frames[0] + b'{"series":'
         pieces[text.TS] = b'"ts":'
         pieces[text.STEP] = b',"step_ms":'
-        pieces[text.CHANNELS] = b',"channels":{'
+        said = b',"horizons":' + orjson.dumps(self._horizons) if self._horizons else b""
+        pieces[text.CHANNELS] = said + b',"channels":{'
         pieces[text.MODEL] = b'},"model":' + orjson.dumps(model) + b',"warm":'
         pieces[text.TRUE] = b"true"
         pieces[text.FALSE] = b"false"
@@ -127,6 +151,31 @@ class Encoder:
             self._pieces.clear()
         self._pieces[model, topic] = (blob, edges)
         return blob, edges
+
+
+def encoder_for(
+    spec: StreamSpec, topics: str | Numbering, output: OutputSpec, ids: Mapping[What, int], passed: bool = False
+) -> tuple[Encoder | AvroEncoder, FlatEncoder | None]:
+    """(of imputations, and of forecasts unless there is another; of forecasts where they are flat). `ids`: of the schemas,
+    where the format has them; `passed` as of `Encoder`."""
+    forecasts, imputed = (framed(ids[what]) if what in ids else b"" for what in ("forecasts", "imputed"))
+    nested: Encoder | AvroEncoder
+    numbering = of_topic(topics)
+    if output.format == "avro":
+        nested = AvroEncoder(spec, numbering, output, (forecasts, imputed), passed)
+    else:
+        nested = Encoder(spec, numbering, output.horizons, (forecasts, imputed), passed)
+    return nested, FlatEncoder(spec, numbering, output, forecasts, passed) if output.layout == "flat" else None
+
+
+def _some_steps(batch: ForecastBatch, horizons: Sequence[int]) -> ForecastBatch:
+    steps = np.array(horizons) - 1
+    # A channel that was never seen is NaN at every step.
+    return replace(
+        batch,
+        mean=np.ascontiguousarray(batch.mean[:, :, steps]),
+        quantiles=np.ascontiguousarray(batch.quantiles[:, :, :, steps]),
+    )
 
 
 def _quoted(series: list[str]) -> tuple[U8, I64]:

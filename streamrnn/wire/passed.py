@@ -12,47 +12,21 @@ import math
 import zlib
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 
 import msgspec
 import orjson
 
 from streamrnn.inputs import Numbering
-from streamrnn.records import ForecastBatch, ImputationBatch, Record, Rejected, Skipped, TickBatch
+from streamrnn.records import Record, Skipped, TickBatch
 from streamrnn.spec import StreamSpec
 from streamrnn.wire.codec import Decoded, Decoder
-from streamrnn.wire.encode import Encoder
 from streamrnn.wire.mapping import DecodeSpec
+from streamrnn.wire.origins import origin_of
 
 # Ticks of a partition that are remembered, and those of them that go with a checkpoint: more than are in flight when a first
 # stage dies. A repeat from further back is refused as `duplicate` or `late`.
 REMEMBERED, CARRIED = 16_384, 1024
 _UNPACKED_MAX = 1 << 20
-
-
-class Origin(msgspec.Struct, frozen=True):
-    """Where a tick is from; `id` says which topic of its name, "" where that is not known."""
-
-    topic: str
-    partition: int
-    offset: int
-    index: int = -1
-    id: str = ""
-
-
-class _Tick(msgspec.Struct):
-    source: Origin
-
-
-_tick = msgspec.json.Decoder(_Tick)
-
-
-def origin_of(record: Record) -> Origin | None:
-    """None where a record says none: nobody but the first stage should write to this topic."""
-    try:
-        return _tick.decode(record.value or b"").source
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return None
 
 
 def encode_ticks(spec: StreamSpec, batch: TickBatch, numbering: Numbering, ids: Mapping[str, str]) -> list[bytes]:
@@ -80,63 +54,6 @@ def encode_ticks(spec: StreamSpec, batch: TickBatch, numbering: Numbering, ids: 
         document["source"] = source
         values.append(orjson.dumps(document))
     return values
-
-
-@dataclass(frozen=True, slots=True)
-class Located:
-    """A tick's record with the place that the tick is from; see streamrnn.records.Record."""
-
-    topic: str
-    partition: int
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes]]
-    index: int = -1
-
-
-def located(record: Record) -> Record:
-    """The record itself where it says no origin."""
-    found = origin_of(record)
-    if found is None:
-        return record
-    key, value, headers = record.key, record.value, record.headers
-    return Located(found.topic, found.partition, found.offset, record.timestamp, key, value, headers, found.index)
-
-
-def rejected_at_origin(rejected: Rejected) -> Rejected:
-    """The same refusal, of the place that the tick is from."""
-    record = located(rejected.record)
-    return replace(rejected, record=record, index=record.index if isinstance(record, Located) else rejected.index)
-
-
-class PassedEncoder(Encoder):
-    """Outputs of the second stage: their `source` is that of the tick."""
-
-    def forecasts(self, batch: ForecastBatch, ticks: TickBatch) -> list[bytes]:
-        return self._from(super().forecasts(batch, ticks), batch.tick.tolist(), ticks)
-
-    def imputations(self, batch: ImputationBatch, ticks: TickBatch) -> list[bytes]:
-        return self._from(super().imputations(batch, ticks), batch.tick.tolist(), ticks)
-
-    @staticmethod
-    def _from(values: list[bytes], rows: Sequence[int], ticks: TickBatch) -> list[bytes]:
-        found: list[bytes] = []
-        for value, row in zip(values, rows, strict=True):
-            origin = origin_of(ticks.records[row])
-            if origin is None:
-                found.append(value)
-                continue
-            source: dict[str, str | int] = {
-                "topic": origin.topic,
-                "partition": origin.partition,
-                "offset": origin.offset,
-            }
-            if origin.index >= 0:
-                source["index"] = origin.index
-            found.append(value[: value.rindex(b',"source":{')] + b',"source":' + orjson.dumps(source) + b"}")
-        return found
 
 
 # topic's id or name, partition, offset, place in a record of several

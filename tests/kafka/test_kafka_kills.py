@@ -274,7 +274,7 @@ async def test_a_broker_killed_again_and_again(service: Any, own_broker: Broker,
 
 
 @both
-@short_and_long(2, ZOMBIES)
+@short_and_long(1, ZOMBIES)
 async def test_workers_stopped_beyond_their_session_that_come_back(service: Any, delivery: str, count: int) -> None:
     running: Service = service(delivery)
     await running.begin()

@@ -156,10 +156,16 @@ async def test_a_changed_shape_costs_once_whatever_comes_after_it(operated: Oper
     check_forecasts(await operated.forecasts(), ("temp", "flow"))
 
 
-async def test_another_step_begins_anew_and_nothing_of_it_is_late_or_long_ago(operated: Operated) -> None:
+STEPS = {"5s": 5000, "1s": 1000, "irregular": 1000}
+
+
+@pytest.mark.parametrize("steps", [["5s"], pytest.param(list(STEPS), marks=pytest.mark.kafka_long)], ids=["one", "all"])
+async def test_another_step_begins_anew_and_nothing_of_it_is_late_or_long_ago(
+    operated: Operated, steps: list[str]
+) -> None:
     await operated.send(40)
     await operated.run()
-    for step, step_ms in (("5s", 5000), ("1s", 1000), ("irregular", 1000)):
+    for step in steps:
         operated.configure({"step": step})
         cost = json.loads(command("validate", "-c", operated.config, "--json"))["kept"]
         assert [(each["cold"], each["partitions"]) for each in cost] == [(True, [0, 1])]
@@ -168,7 +174,7 @@ async def test_another_step_begins_anew_and_nothing_of_it_is_late_or_long_ago(op
         cold = operated.lines(worker, COLD)
         assert [f"{line['why']}: everything starts cold" for line in cold] == 2 * cost[0]["what"]
         documents = await operated.forecasts(before)
-        assert {document["step_ms"] for document in documents} == {step_ms} and len(documents) >= 24
+        assert {document["step_ms"] for document in documents} == {STEPS[step]} and len(documents) >= 24
         await operated.written()
         worker = await operated.next("kill", 10)
         assert operated.lines(worker, COLD) == []

@@ -207,7 +207,7 @@ def test_a_partition_that_is_given_up_is_written_whole_whatever_is_owed(clock: C
     assert written(known, 0, 7, force=True)
 
 
-def test_what_a_stranger_wrote_over_is_written_anew_at_once(clock: Clock) -> None:
+def test_what_a_zombie_wrote_over_is_written_anew_at_once(clock: Clock) -> None:
     known, changed = of_series(100, CheckpointSettings(10.0, 10**9, 1.0, 600.0))
     interval(known, changed, clock, 1)
     changed()

@@ -180,7 +180,7 @@ def test_what_another_worker_writes_in_between_makes_everything_be_written_anew(
     made.known.written({0: [(0, 5)]})
     assert made.strange == 0
     made.known.written({0: [(6, 1)]})  # something else stands at 5
-    assert made.strange == 1 and made.known.strange_writes(0) == 1
+    assert made.strange == 1 and made.known.zombie_writes(0) == 1
     made.known.arrived(piece)
     assert made.known.complete(0, made.position) is None, "it was taken before"
     assert len(made.engine.table.changed_rows(0)) == 3

@@ -21,7 +21,8 @@ from streamrnn.records import TickBatch
 from streamrnn.serving.merge import Merge
 from streamrnn.transports.memory.transport import MemoryBroker, MemoryRecord
 from streamrnn.wire import passed
-from streamrnn.wire.passed import PassedDecoder, Repeats, encode_ticks, origin_of
+from streamrnn.wire.origins import origin_of
+from streamrnn.wire.passed import PassedDecoder, Repeats, encode_ticks
 
 BOTH = pytest.mark.parametrize("delivery", ["at-least-once", "exactly-once"])
 

@@ -291,7 +291,7 @@ async def test_a_second_service_with_the_same_app_is_refused_and_the_first_goes_
         assert broker.groups["app"].generation == generation  # it has not even joined
         send(broker, 20, first=20)
         await until(lambda: all_committed(broker))
-        assert first.observer.metrics.strange_writes._value.get() == 0
+        assert first.observer.metrics.zombie_writes._value.get() == 0
     assert len(said(broker)) + len(broker.topics["app.forecasts"][1]) >= 160
 
 

@@ -38,6 +38,7 @@ class Stages(World):
             "shutdown_grace": "3s", "batch_records_max": rng.choice([1, 7, 20, 60]), "train": "off",
             "commit_interval": rng.choice(["1ms", "500ms"]), "kafka": {"metadata_max_age_ms": 1000},
             "checkpoint": {"interval": rng.choice(["10ms", "200ms", "2s"])}, "repartition": True,
+            "idle_after": "1h",  # while a partition waits for its owner the others go on: no series is silent for that
         }  # fmt: skip
         self.settings = load([], chosen, {})
         self.broker = MemoryBroker(SESSION_S, POLL_INTERVAL_S)
@@ -144,7 +145,8 @@ class Stages(World):
             newest[where] = max(newest.get(where, -1), at[2])
         said: Counter[tuple[str, int, int]] = Counter()
         for record in self._visible("app.forecasts"):
-            source = json.loads(record.value or b"")["source"]
+            document = json.loads(record.value or b"")
+            source = document["source"]
             said[source["topic"], source["partition"], source["offset"]] += 1
         letters: Counter[tuple[str, int, int]] = Counter()
         for record in self._visible("app.dlq"):

@@ -195,7 +195,7 @@ def spoken(series: int, rounds: int, begin: int = 0, clock: Any = None) -> Any:
 IDLE_MS = 60_000
 
 
-@pytest.mark.parametrize("series", [2, 7, 40, 1000, 30_000])
+@pytest.mark.parametrize("series", [2, 7, 40, 1000, 10_000])
 def test_silence_is_seen_however_many_series_there_are(series: int) -> None:
     """Each of them speaks once a second, and one that did falls silent."""
     rounds = max(200, min(2_000_000, 100 * series) // series)

@@ -241,7 +241,7 @@ async def _judge_states(
         assert done.checkpoint is not None, done.why
         assert done.checkpoint.offset == ends[done.partition], "the last checkpoint is not at the input's end"
         assert not done.found.refused, done.found.refused
-        assert not done.strays, done.strays
+        assert not done.orphans, done.orphans
         mine, theirs = restored.table, engine.table
         rows, wanted = mine.series(done.partition), theirs.series(done.partition)
         verdict.states_unlike += sorted(rows.keys() ^ wanted.keys())

@@ -41,7 +41,7 @@ def read(pieces: list[list[PackedRecord]]) -> Held:
     reader, held = ChangelogReader(MemoryTransport(MemoryBroker()), "state", [0]), Held()
     for records in pieces:
         piece = reader._sorted(packed(0, records))
-        for name in piece.gone:
+        for name in piece.deleted:
             held.states.pop(name, None)
         held.states |= {r.key.decode(): r.offset for r in piece.states if r.key is not None}
     held.doubtful = {name.decode() for name in reader.doubtful[0]}

@@ -102,7 +102,7 @@ class KafkaSink:
         self._records = 0
 
     async def start(self) -> None:
-        """Raises the TransportError that tells why it could not, or that `stop` came meanwhile.
+        """Raises the TransportError that says why it could not, or that `stop` came before.
 
         If this is cancelled, the client starts on; `stop` ends it.
         """
@@ -173,7 +173,7 @@ class KafkaSink:
     async def partitions_for(self, topic: str) -> int:
         try:
             return len(await self._client.partitions_for(topic))
-        except UnknownTopicOrPartitionError:  # or there was no answer: asked again by one who tells the two apart
+        except UnknownTopicOrPartitionError:  # or there was no answer: asked again by one who distinguishes the two
             admin = KafkaAdmin(self._settings)
             await admin.start()
             try:

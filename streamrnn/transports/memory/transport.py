@@ -1,8 +1,8 @@
 """The memory transport: clients of a broker inside the process. For tests, the deterministic simulation, the Python API.
 
 They behave as the service's Kafka clients do, sins included (`Flaws`): a member gives partitions up and takes them over
-in a task beside its user's, beats its heart while its user does something else, fetches on when it was put out and has
-not heard of it, and tells of a refused commit what aiokafka tells.
+in a task beside its user's, beats its heart while its user does something else, fetches on when it was evicted and has
+not heard of it, and says of a refused commit what aiokafka says.
 """
 
 from __future__ import annotations
@@ -114,8 +114,8 @@ class MemorySource:
             await asyncio.shield(joined)
 
     async def _join_again(self) -> None:
-        """Put out while it was not looking: gives up what is held, and joins."""
-        await self.tell_revoked()
+        """Evicted while it was not looking: gives up what is held, and joins."""
+        await self.hand_in()
         if self._out:
             await self._join()
 
@@ -135,12 +135,12 @@ class MemorySource:
                     self._out = True
                     await self._join_again()
             except TransportError:
-                continue  # the broker is away; a session that ends meanwhile is noticed later
+                continue  # the broker is away; a session that ends in that time is noticed later
 
-    def tell_revoked(self) -> asyncio.Task[None]:
+    def hand_in(self) -> asyncio.Task[None]:
         return self._tell(self._lose_all)
 
-    def tell_assigned(self, places: frozenset[Place], generation: int) -> asyncio.Task[None]:
+    def hand_out(self, places: frozenset[Place], generation: int) -> asyncio.Task[None]:
         return self._tell(lambda: self._gain(places, generation))
 
     def _tell(self, word: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
@@ -160,8 +160,11 @@ class MemorySource:
         except Exception as error:  # noqa: BLE001 - kept for the next poll, as the protocol says
             self._failure = error
             if not isinstance(error, TransportError):
-                told = {"message": f"the rebalance listener of {self.client or 'a member'} failed", "exception": error}
-                asyncio.get_running_loop().call_exception_handler(told)
+                context = {
+                    "message": f"the rebalance listener of {self.client or 'a member'} failed",
+                    "exception": error,
+                }
+                asyncio.get_running_loop().call_exception_handler(context)
 
     async def _lose_all(self) -> None:
         assert self._listener is not None  # noqa: S101
@@ -193,12 +196,12 @@ class MemorySource:
             async with asyncio.timeout(deadline.remaining_s()):
                 if group is not None and not self._left:
                     if self._positions:
-                        await self.tell_revoked()
+                        await self.hand_in()
                     self._left = True
                     leaving = await self._broker.request("leave", self.client, lambda: group.leave(self))
                     await asyncio.shield(leaving)
         except TimeoutError:
-            return  # the session's end will tell the group
+            return  # the group learns it when the session ends
         finally:
             self._left = True
             self._positions.clear()
@@ -206,7 +209,7 @@ class MemorySource:
     def crash(self) -> None:
         """Vanishes as a killed process does: nothing is given up in order; the group notices at its next rebalance."""
         self._left = True
-        self._broker.group(self._group).put_out(self)
+        self._broker.group(self._group).evict(self)
 
     # ── records ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -263,7 +266,7 @@ class MemorySource:
                 break
 
     def _take(self, wanted: Mapping[int, int], drained: Mapping[int, tuple[Sequence[Record], int]]) -> Polled:
-        """What is still wanted: not of partitions that went, were paused, or were sought elsewhere meanwhile."""
+        """What is still wanted: not of partitions that went, were paused, or were sought elsewhere since."""
         polled: Polled = []
         for partition, (records, position) in drained.items():
             if self._positions.get(partition) == wanted[partition] and partition not in self._paused:
@@ -658,7 +661,7 @@ class MemoryReader:
         return {p: begin[p] for p in self._positions}
 
     async def end_offsets(self) -> dict[int, int]:
-        """What may be read now, as a `read_committed` client is told."""
+        """What may be read now, as a `read_committed` client sees it."""
         broker, place = self._broker, self._inputs.numbering.place
         return await broker.request(
             "list-offsets", self._client, lambda: {p: broker.stable_end(*place(p)) for p in self._positions}
