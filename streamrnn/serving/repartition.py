@@ -330,6 +330,7 @@ class FirstPump:
 
     async def assigned(self, partitions: frozenset[int]) -> None:
         async with self._lock:
+            self._ownership += 1
             new = sorted(number for number in partitions if self._partitions.get(number) is None)
             if new:
                 await self._begin(new)

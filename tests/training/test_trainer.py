@@ -359,3 +359,32 @@ except DeviceFailed as error:
     failed, ended = (line for line in done.stdout.splitlines() if line.startswith(("failed:", "in the end:")))
     assert failed.startswith("failed: cuda: CUDA error")
     assert ended.startswith("in the end: cpu 1 --set learn.device=cpu")
+
+
+async def test_it_learns_from_all_topics_of_its_input_and_from_those_that_come_later() -> None:
+    chosen, broker = made(**SMALL, **{"kafka.metadata_max_age_ms": 500}, input="^ticks")
+    broker.create("ticks", 1)
+    broker.create("other", 1)
+
+    def send_to(topic: str, name: str) -> None:
+        for step in range(50):
+            broker.append(topic, 0, name.encode(), tick(name, step, float(step % 5)), START + 1000 * step)
+        broker.announce()
+
+    send_to("ticks", "a")
+    send_to("other", "x")
+    trainer = Trainer(chosen, MemoryTransport(broker))
+    task = asyncio.create_task(trainer.run())
+    try:
+        await until(lambda: trainer.learner.ticks == 50)
+        broker.create("ticks.more", 2)
+        send_to("ticks.more", "a")  # of its own partition, though its name is that of another
+        await until(lambda: trainer.learner.ticks == 100)
+        broker.delete("ticks")
+        send_to("ticks.more", "b")
+        await until(lambda: trainer.learner.ticks == 150)
+        assert not task.done()
+    finally:
+        trainer.stop()
+        await asyncio.wait_for(task, 60)
+    assert len(trainer.learner.front.table) == 3
