@@ -12,7 +12,7 @@ HERE = Path(__file__).parent
 
 def test_every_fault_has_its_row_and_every_row_its_tests() -> None:
     found = rows()
-    assert [row.number for row in found] == list(range(1, 51))
+    assert [row.number for row in found] == list(range(1, 53))
     missing = [row.number for row in found if not row.tests and row.result != "not here"]
     assert not missing, "these rows name no test"
 

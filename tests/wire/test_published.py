@@ -129,7 +129,7 @@ def test_any_shape_of_stream_is_read_back_as_the_engine_had_it(data: st.DataObje
         assert len(written) == len(forecasts)
         for i, value in enumerate(written):
             found = read("forecasts", value)
-            assert source("forecasts", value, ()) == (3, 2**40 + i, places[i])
+            assert source("forecasts", value, ()) == ("in", 3, 2**40 + i, places[i])
             assert (found["series"], found["model"], found["warm"]) == (
                 forecasts.series[i],
                 "3f1c",
@@ -158,7 +158,7 @@ def test_any_shape_of_stream_is_read_back_as_the_engine_had_it(data: st.DataObje
                 for h in steps:
                     value, of, headers = next(rows)
                     found = read("forecasts", value)
-                    assert of == i and source("forecasts", value, headers) == (3, 2**40 + i, places[i])
+                    assert of == i and source("forecasts", value, headers) == ("in", 3, 2**40 + i, places[i])
                     assert dict(headers)["streamrnn-model"] == b"3f1c"
                     assert dict(headers)["streamrnn-warm"] == (b"true" if forecasts.warm[i] else b"false")
                     assert list(found) == [
@@ -185,7 +185,7 @@ def test_any_shape_of_stream_is_read_back_as_the_engine_had_it(data: st.DataObje
         assert next(rows, None) is None
     for i, value in enumerate(nested.imputations(imputations, ticks)):
         found = read("imputed", value)
-        assert source("imputed", value, ()) == (3, 2**40 + i, places[i])
+        assert source("imputed", value, ()) == ("in", 3, 2**40 + i, places[i])
         assert (found["series"], moment(found["ts"])) == (imputations.series[i], imputations.ts_us[i])
         assert found["kind"] == ("missing-channel" if imputations.kind[i] == 0 else "missing-tick")
         filled = imputations.filled[i]

@@ -648,6 +648,8 @@ class MemoryReader:
         left = records_max
         for partition, position in self._positions.items():
             place = self._inputs.numbering.place(partition)
+            if place[0] not in self._broker.topics:
+                continue  # as above
             records, self._positions[partition] = self._broker.read(*place, position, left)
             if records:
                 left -= len(records)
