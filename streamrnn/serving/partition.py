@@ -10,7 +10,8 @@ An owned partition is one that is replayed or served: its source gives records. 
 stays in its state and is read up to there (`Partitions.limits`): it holds its states, and goes on when the log is mended.
 
 The table is TRANSITIONS. What happens to the parts that keep something of a partition is in `assignment`, which makes every
-transition but one (`Partition.advance` makes the other), under the pump's lock.
+transition but one (`Partition.advance` makes the other), under the pump's lock. A first stage (`repartition`) has partitions of
+its own, which hold no states and serve at once.
 """
 
 from __future__ import annotations

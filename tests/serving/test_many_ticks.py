@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from running import START, all_committed, committed, documents, made, on_virtual_clock, until, worker
 
+from streamrnn.inputs import Numbering
 from streamrnn.records import Outputs, Skipped
 from streamrnn.serving.pump import Pump
 from streamrnn.stream.engine import Engine
@@ -184,6 +185,7 @@ async def test_a_turn_takes_about_a_batch_of_ticks() -> None:
 def test_what_is_replayed_was_skipped_and_counted_before() -> None:
     counted: Counter[str] = Counter()
     pump = Pump.__new__(Pump)
+    pump._numbering = Numbering(one="ticks")
     pump._parts = SimpleNamespace(observer=SimpleNamespace(skipped=counted.update))  # type: ignore[assignment]
     broker = MemoryBroker()
     broker.create("ticks", 1)

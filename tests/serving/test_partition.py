@@ -128,7 +128,8 @@ def test_nothing_else_sets_a_state() -> None:
                 calls.setdefault(node.func.attr, set()).add(path.stem)
     assert writes == [("partition", "_on")]
     for method in methods:
-        assert calls[method] == {"assignment"}, method
+        # A first stage has partitions of its own, without states.
+        assert calls[method] - {"repartition"} == {"assignment"}, method
 
 
 def test_a_replay_ends_where_outputs_begin() -> None:
