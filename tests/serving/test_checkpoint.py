@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pytest
-from running import START, settings
+from running import START, Clock, settings
 
 from streamrnn.records import TickBatch
-from streamrnn.serving import checkpoint
 from streamrnn.serving.checkpoint import Checkpointer, CheckpointSettings, Slice
 from streamrnn.stores.changelog import CHECKPOINT, SERIES, ChangelogReader, Checkpoint
 from streamrnn.stream.engine import Engine
@@ -17,20 +15,6 @@ from streamrnn.stream.snapshot import Snapshots
 from streamrnn.transports.memory.transport import MemoryBroker, MemorySink, MemoryTransport
 
 MANY = 10**6
-
-
-class Clock:
-    now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr(checkpoint, "clock_s", made)
-    return made
 
 
 class Written:
