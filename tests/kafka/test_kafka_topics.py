@@ -155,7 +155,7 @@ async def test_an_input_made_anew_is_begun_anew(
             await arrived(worker, {0: count + 20})
     (cold,) = told(logs, "partition starts without its state")
     assert "the input was made anew" in cold["why"]
-    # Behind those of the topic that is gone.
+    # Behind those of the topic that was deleted.
     outputs = (await forecasts(broker, chosen))[100:]
     assert [o.source.offset for o in outputs] == list(range(0 if start == "earliest" else count, count + 20))
     assert not outputs[0].warm
@@ -188,7 +188,7 @@ async def test_an_input_deleted_under_a_running_worker_ends_it(
     monkeypatch.setattr(watch, "INPUT_ID_CHECK_S", 1.0)
     chosen = await prepared(broker, tmp_path, unique("gone"), partitions=1, kafka=quick(broker))
     await produce(broker, chosen.input, 0, 0, 100)
-    with pytest.raises(TopicMissing, match=f"{chosen.input}.* is gone"):
+    with pytest.raises(TopicMissing, match=f"{chosen.input}.* does not exist any more"):
         async with serving(chosen) as worker:
             await arrived(worker, {0: 100})
             await delete(broker, chosen.input)
