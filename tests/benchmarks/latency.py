@@ -77,7 +77,7 @@ def measure(broker: Broker, folder: Path, app: str, rate: float, seconds: float,
     return np.array(waits)
 
 
-def told(title: str, waits: np.ndarray, rate: float) -> None:  # type: ignore[type-arg]
+def report(title: str, waits: np.ndarray, rate: float) -> None:  # type: ignore[type-arg]
     p50, p99, p999 = np.percentile(waits, [50, 99, 99.9])
     count = f"{len(waits)} ticks at {rate:.0f}/s"
     print(f"{title:<18} {count}: p50 {p50:.0f} ms, p99 {p99:.0f} ms, p99.9 {p999:.0f} ms", flush=True)
@@ -100,11 +100,11 @@ def main() -> None:
                     app = f"{'training' if training else 'quiet'}{turn}"
                     waits = measure(broker, Path(name), app, options.rate, options.seconds, training)
                     found[training].append(waits)
-                    told("trainer flat out" if training else "serving alone", waits, options.rate)
+                    report("trainer flat out" if training else "serving alone", waits, options.rate)
             alone, beside = (np.concatenate(found[training]) for training in (False, True))
             print("all rounds:")
-            told("serving alone", alone, options.rate)
-            told("trainer flat out", beside, options.rate)
+            report("serving alone", alone, options.rate)
+            report("trainer flat out", beside, options.rate)
             print(
                 f"p99 while training / p99 alone: {np.percentile(beside, 99) / max(np.percentile(alone, 99), 1.0):.2f}"
             )

@@ -283,8 +283,8 @@ async def test_a_service_writes_no_more_than_its_budget_and_says_what_it_writes(
     assert len(gaps) > 5 and min(gaps) > 3 * 30
     assert metric(life, "checkpoint_interval_seconds") == pytest.approx(float(np.mean(gaps)) / 30, rel=0.3)
     await life.stop()
-    told = metric(life, "state_bytes_total")
-    assert told == pytest.approx(state_bytes(broker), rel=0.02) and told > 0
+    counted = metric(life, "state_bytes_total")
+    assert counted == pytest.approx(state_bytes(broker), rel=0.02) and counted > 0
     # The end is no checkpoint like the others: the next worker has nothing to replay.
     assert checkpoints(broker)[-1] == broker.end("ticks", 0) == 120 * 30
 
