@@ -17,12 +17,26 @@ Cell = Literal["rnn", "gru", "lstm", "gru-d", "wavenet"]
 Head = Literal["sequence", "vector", "iterated", "encoder-decoder"]
 Complete = Literal["record", "channels"]
 Duplicates = Literal["keep", "refuse"]
+Layout = Literal["nested", "flat"]
+OutputFormat = Literal["json", "avro", "json-schema"]
 # What a series can be forecast by beside its last value and the network, which are always there.
 EXPERTS = ("season-ago", "profile", "moves", "deviations", "stack")
 
 DAY_MS = 86_400_000
 # Thirty years: seconds that are read as milliseconds are in 1970, and what a deployment replays is seldom older.
 PAST_MAX_MS = 30 * 365 * DAY_MS
+
+
+@dataclass(frozen=True, slots=True)
+class OutputSpec:
+    """How forecasts and imputations are written. `horizons`: the steps ahead that a forecast says, from 1 on; empty: all."""
+
+    layout: Layout = "nested"
+    horizons: tuple[int, ...] = ()
+    format: OutputFormat = "json"
+
+
+PLAIN = OutputSpec()
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 SERIES = "backtest"
 NEVER_MS = 2**60
 APART_US = 366 * DAY_US  # times of one file that are further apart, with none between them, do not hang together
+LINES = ("csv", "influx", "graphite", "collectd")
 QUANTILES = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 
 
@@ -103,6 +104,8 @@ def read(options: Options) -> Stream:
     """Reads, orders and checks the file. Raises InputError."""
     name = options.file.name.lower().removesuffix(".gz")
     lines = name.endswith((".jsonl", ".ndjson", ".json")) or begins_like_json(options.file)
+    # What a configuration reads from a topic it reads from a file, too: lines of CSV, Influx, Graphite.
+    lines = lines or (_decode_spec(options).format in LINES and not name.endswith((".parquet", ".pq")))
     stream = _lines(options) if lines else _table(options)
     _order(stream)
     within = options.settings.within if options.settings is not None else "one"
@@ -179,7 +182,7 @@ def _lines(options: Options) -> Stream:
         (options.missing, "--missing"),
     ):  # fmt: skip
         if given:
-            raise InputError(f"{option} is for tables; JSON lines are read by `decode:` of a configuration (-c)")
+            raise InputError(f"{option} is for tables; lines are read by `decode:` of a configuration (-c)")
     records = list(read_lines(options.file))
     decode = _decode_spec(options)
     channels = options.channels or (options.settings.channels if options.settings is not None else ())

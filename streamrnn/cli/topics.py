@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from streamrnn.config.settings import Settings
     from streamrnn.config.sizes import Sizes
     from streamrnn.config.topics import Access, Fault, TopicState
+    from streamrnn.serving.schemas import OwnSchema
     from streamrnn.transports.base import Transport
 
 # How long the input's offsets are watched for its rate.
@@ -48,21 +49,26 @@ def topics(
 
     sizes, limit = sizes_of(settings), memory_bytes()
     states, made = asyncio.run(_created(settings, sizes, create, partitions))
+    from streamrnn.serving.schemas import look_at_own
+
+    schemas = look_at_own(settings, create)
     # Whoever makes the topics need not be the one who serves.
     faults = [state.fault for state in states if state.fault is not None and state.fault.kind is not NotPermitted]
     rows = [_row(state, faults, made) for state in states]
     if as_json:
-        typer.echo(json.dumps(rows))
+        typer.echo(json.dumps([*rows, *map(_schema_row, schemas)]))
     else:
         for row in rows:
             typer.echo(f"{row['topic']:<40} {row['wanted']:>4} partitions   {row['state']}")
         for remedy in dict.fromkeys(row["remedy"] for row in rows if row["remedy"]):
             typer.echo(remedy)
+        for schema in schemas:
+            typer.echo(f"{schema.subject:<40}      schema         {schema}")
         for line in _hints(states):
             typer.echo(line)
         for line in [*sizes.lines(None, limit), *filter(None, [too_much_memory(settings, sizes, limit)])]:
             typer.echo(f"size: {line}")
-    _exit(faults)
+    _exit([*faults, *_schema_faults(schemas)])
 
 
 def validate(
@@ -80,15 +86,18 @@ def validate(
     from streamrnn.wire.codec import Decoder
 
     Decoder(settings.stream_spec(), settings.decode_spec())  # an impossible mapping is refused here
+    schemas: list[OwnSchema] = []
     if not offline:
-        from streamrnn.serving.schemas import look
+        from streamrnn.serving.schemas import look, look_at_own
 
         look(settings)
+        schemas = look_at_own(settings)
     from streamrnn.config.sizes import sizes_of, too_much_memory
     from streamrnn.runtime.limits import memory_bytes
 
     sizes, limit = sizes_of(settings), memory_bytes()
     states, access, faults, ticks_s, kept = ([], [], [], None, []) if offline else asyncio.run(_asked(settings, sizes))
+    faults = [*faults, *_schema_faults(schemas)]
     rows = [_row(state, faults) for state in states]
     shown = [{"of": cost.of, "partitions": cost.partitions, "cold": cost.cold, "what": cost.what} for cost in kept]
     more = [
@@ -97,7 +106,8 @@ def validate(
     ]
     if as_json:
         document = {
-            "ok": not faults, "topics": rows, "access": more, "kept": shown, "hints": settings.hints(),
+            "ok": not faults, "topics": rows, "schemas": [_schema_row(each) for each in schemas], "access": more,
+            "kept": shown, "hints": settings.hints(),
             "sizes": sizes.document(ticks_s, limit), "forecasting": settings.forecasting(),
             "configuration": settings.effective(),
         }  # fmt: skip
@@ -108,6 +118,8 @@ def validate(
         typer.echo(yaml.safe_dump(settings.effective(), sort_keys=False, allow_unicode=True).rstrip())
         for row in rows:
             typer.echo(f"# topic {row['topic']}: {row['state']}")
+        for schema in schemas:
+            typer.echo(f"# schema {schema.subject}: {schema}")
         for row in more:
             typer.echo(f"# {row['kind']} {row['name']}: {row['state']}")
         for remedy in dict.fromkeys(fault.remedy for fault in faults):
@@ -212,6 +224,18 @@ def _row(state: TopicState, faults: Sequence[Fault], made: Mapping[str, str] | N
     shown = fault.what if fault is not None else made.get(state.need.name, "exists")
     row = {"topic": state.need.name, "wanted": state.need.partitions, "have": state.have, "state": shown}
     return {**row, "remedy": fault.remedy if fault is not None else "", "hints": list(state.hints)}
+
+
+def _schema_row(schema: OwnSchema) -> dict[str, Any]:
+    return {"subject": schema.subject, "id": schema.id, "state": str(schema)}
+
+
+def _schema_faults(schemas: Sequence[OwnSchema]) -> list[Fault]:
+    from streamrnn.config.topics import Fault
+    from streamrnn.transports.registry import SchemaRefused
+
+    remedy = "another topic for it, or the subject's compatibility"
+    return [Fault(schema.fault, remedy, SchemaRefused) for schema in schemas if schema.fault]
 
 
 def _hints(states: Sequence[TopicState]) -> list[str]:

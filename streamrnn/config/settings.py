@@ -37,13 +37,26 @@ from streamrnn.learning import LearnSpec
 from streamrnn.meaning import Meaning, meaning_of
 from streamrnn.memory import exact_bytes, parse_bytes
 from streamrnn.season import Season, SeasonSetting, season_of, season_setting
-from streamrnn.spec import PAST_MAX_MS, Cell, Complete, Duplicates, Head, ModelSpec, StreamSpec, Within
+from streamrnn.spec import (
+    PAST_MAX_MS,
+    Cell,
+    Complete,
+    Duplicates,
+    Head,
+    Layout,
+    ModelSpec,
+    OutputFormat,
+    OutputSpec,
+    StreamSpec,
+    Within,
+)
 from streamrnn.transports.base import TopicNeed
 from streamrnn.transports.registry import RegistrySettings, plain_url
 from streamrnn.wire.codec import Decoder
 from streamrnn.wire.elements import mapping_text
 from streamrnn.wire.mapping import DecodeSpec, Format
 from streamrnn.wire.presets import PRESETS, with_preset
+from streamrnn.wire.schemas import available
 
 if TYPE_CHECKING:
     from streamrnn.stream.choice import Choice
@@ -51,7 +64,7 @@ if TYPE_CHECKING:
 
 ENV_PREFIX = "STREAMRNN__"
 # What a list looks like where another value stands.
-LISTS = {"channels": "[temp, flow]", "quantiles": "[0.05, 0.5, 0.95]", "calendar": "[1d, 1w]"}
+LISTS = {"channels": "[temp, flow]", "quantiles": "[0.05, 0.5, 0.95]", "horizons": "[1, 6, 12]", "calendar": "[1d, 1w]"}
 # Settings that are taken from the environment letter by letter: read as YAML, `a #b` would lose its end.
 LITERAL = ("sasl_plain_username", "sasl_plain_password", "ssl_password", "username", "password")
 
@@ -96,6 +109,12 @@ def _names(value: tuple[str, ...]) -> tuple[str, ...]:
 def _levels(value: tuple[float, ...]) -> tuple[float, ...]:
     if any(not 0.0 < q < 1.0 for q in value) or list(value) != sorted(set(value)):
         raise ValueError("quantiles must rise, each between 0 and 1")
+    return value
+
+
+def _rising(value: tuple[int, ...]) -> tuple[int, ...]:
+    if list(value) != sorted(set(value)):
+        raise ValueError("steps ahead must rise, such as [1, 6, 12]")
     return value
 
 
@@ -156,7 +175,7 @@ class Kafka(_Section):
 
 
 class Registry(_Section):
-    """Where the schemas of Avro and Protobuf are."""
+    """Where the schemas of Avro, JSON Schema and Protobuf are."""
 
     url: str | None = None
     username: str | None = None
@@ -310,6 +329,7 @@ class Decode(_Section):
     ts_format: str | None = None
     timezone: Annotated[str, AfterValidator(_zone)] | None = None
     numbers: Literal["strict", "text", "decimal"] = "strict"
+    decimal: Literal[".", ","] = "."
     scale: int | dict[str, int] | None = None
     values: str | dict[str, str | _Many] | None = None
     channel: str | None = "channel"
@@ -346,9 +366,18 @@ def _tupled(value: Any) -> Any:
 
 
 class Output(_Section):
-    """The time that a forecast's or imputation's record carries: the present, or the event time that it is about."""
+    """How forecasts and imputations are written: `spec.OutputSpec`. `timestamp`: the time that such a record carries, the present
+    or the event time that it is about."""
 
     timestamp: Literal["now", "event"] = "now"
+    layout: Layout = "nested"
+    horizons: (
+        Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1), AfterValidator(_rising)] | None
+    ) = None
+    format: OutputFormat = "json"
+
+    def spec(self) -> OutputSpec:
+        return OutputSpec(self.layout, self.horizons or (), self.format)
 
 
 class Settings(BaseSettings):
@@ -445,6 +474,7 @@ class Settings(BaseSettings):
             faults.append("past_max: must be more than future_max")
         if self.learn.window < self.learn.length + 2 * self.learn.holdout:
             faults.append("learn.window: must hold learn.length and twice learn.holdout")
+        faults += self._output_faults()
         if not faults:
             try:
                 decoder = Decoder(self.stream_spec(), self.decode_spec())
@@ -459,6 +489,18 @@ class Settings(BaseSettings):
                 # Frozen for users; defaults that depend on `app` are settled here, once.
                 object.__setattr__(self, "topics", self.topics.model_copy(update={kind: f"{self.app}.{kind}"}))
         return self
+
+    def _output_faults(self) -> Iterator[str]:
+        output = self.output
+        if output.horizons and output.horizons[-1] > self.horizon:
+            yield f"output.horizons: {output.horizons[-1]} is beyond horizon: {self.horizon}"
+        if output.layout == "flat" and len(self.quantiles) < 2:
+            yield "output.layout: flat needs two quantiles or more: the outer ones are yhat_lower and yhat_upper"
+        if output.format != "json":
+            if self.registry.url is None:
+                yield f"registry.url: is needed for output.format: {output.format}"
+            if wanting := available(output.format):
+                yield f"output.format: {output.format} needs more packages: {wanting}"
 
     # ── for the floors below ─────────────────────────────────────────────────────────────────────────────────────
 

@@ -16,7 +16,7 @@ import torch
 
 from streamrnn.kernels import text
 from streamrnn.model.network import Network
-from streamrnn.spec import StreamSpec
+from streamrnn.spec import PLAIN, OutputSpec, StreamSpec
 from streamrnn.stream.engine import Engine, engine_fields
 from streamrnn.stream.snapshot import ROW_BYTES_MAX, Snapshots
 from streamrnn.stream.table import Field
@@ -39,6 +39,8 @@ HELD_BYTES = 40
 PROCESS_BYTES = 400_000_000
 # A batch's forecasts: each number as the network gives it, twice as a double, and as text.
 BATCH_MEMORY_BYTES, NUMBER_MEMORY = 256 << 20, 4 + 16 + 8
+# A flat record: its value, and its places in the lists that go to the client.
+RECORD_MEMORY = 400
 # The rate that the changelog's growth is stated for where none is known.
 RATE = 1000.0
 
@@ -54,6 +56,7 @@ class Sizes:
     forecast_least: int  # no forecast of all channels is smaller
     forecast_usual: int
     forecast_largest: int
+    forecast_records: int  # of one step of a series, where all channels have been seen
     checkpoint_s: float
     checkpoint_max_s: float
     checkpoint_bytes_s: float  # 0: no budget
@@ -89,6 +92,7 @@ class Sizes:
             "state_record_bytes_max": self.state_largest,
             "forecast_record_bytes": self.forecast_usual,
             "forecast_record_bytes_max": self.forecast_largest,
+            "forecast_records_per_step": self.forecast_records,
             "ticks_per_second": ticks_s,
             "changelog_bytes_per_second": round(self.changelog_bytes_s(rate)),
             "changelog_for_ticks_per_second": rate,
@@ -108,7 +112,8 @@ class Sizes:
             f"a series: {written(self.series)} of memory; {self.series_max:,} (series_max): {written(self.memory)} of "
             f"{written(memory_limit)}",
             f"a state record: {written(self.state_usual)}, at most {written(self.state_largest)}",
-            f"a forecast record: about {written(self.forecast_usual)}, at most {written(self.forecast_largest)}",
+            f"a forecast record: about {written(self.forecast_usual)}, at most {written(self.forecast_largest)}"
+            + (f"; {self.forecast_records} of them a step" if self.forecast_records > 1 else ""),
             f"changelog, a worker: at most {written(self.changelog_bytes_s(rate))}/s {at} "
             f"(a state for each series that spoke, every {interval_s:.3g} s: {why})",
             f"a restart replays up to {interval_s:.3g} s of the input, {rate * interval_s:,.0f} records, and what comes while "
@@ -125,22 +130,46 @@ def sizes_of(settings: Settings) -> Sizes:
         engine = Engine(replace(spec, series_max=1))
         engine.table.replace(Field("state", (state_numbers(settings),), np.float32))
         row, record = engine.table.row_bytes(), Snapshots(engine).record_bytes()
-    numbers = len(spec.channels) * spec.horizon * (1 + len(spec.quantiles))
-    # Names, levels, brackets; a character may be written as `\uXXXX`.
-    names = sum(6 * len(name) + 40 + 30 * len(spec.quantiles) for name in spec.channels)
-    around = names + 6 * settings.decode.series_bytes_max + 600
+    least, usual, largest = _forecast_record(settings)
     return Sizes(
         series=row + NAME_BYTES,
         series_max=spec.series_max,
         state_usual=record,
         state_largest=record + settings.decode.series_bytes_max + ENVELOPE_BYTES + _held(spec),
-        forecast_least=numbers * NUMBER_LEAST,
-        forecast_usual=numbers * NUMBER_USUAL + 200,
-        forecast_largest=numbers * (text.NUMBER_BYTES + 1) + around + ENVELOPE_BYTES,
+        forecast_least=least,
+        forecast_usual=usual,
+        forecast_largest=largest + ENVELOPE_BYTES,
+        forecast_records=len(spec.channels) * _steps_said(settings) if settings.output.layout == "flat" else 1,
         checkpoint_s=settings.checkpoint.interval / 1000,
         checkpoint_max_s=settings.checkpoint.interval_max / 1000,
         checkpoint_bytes_s=settings.checkpoint.bytes_per_second,
     )
+
+
+def _steps_said(settings: Settings) -> int:
+    """Steps ahead that a forecast says."""
+    return len(settings.output.horizons or range(settings.horizon))
+
+
+def _forecast_record(settings: Settings) -> tuple[int, int, int]:
+    """Bytes of one forecast's record: (no smaller, mostly, no larger), the name of its series as long as is permitted."""
+    spec, output, name = settings.stream_spec(), settings.output, settings.decode.series_bytes_max
+    binary = output.format == "avro"
+    if output.layout == "flat":
+        # In headers: the input's topic, coordinates, the weights' id.
+        longest = name + max(len(channel.encode()) for channel in spec.channels)
+        around = len(settings.input) + 200 + name  # and the key
+        if binary:
+            return 40, 180, around + longest + 64
+        return 100, 280, around + 6 * longest + 150 + 3 * text.NUMBER_BYTES
+    numbers = len(spec.channels) * _steps_said(settings) * (1 + len(spec.quantiles))
+    horizons = 5 * len(output.horizons or ())
+    # Names, levels, brackets; a character may be written as `\uXXXX`.
+    names = sum(6 * len(name) + 40 + 30 * len(spec.quantiles) for name in spec.channels)
+    around = names + 6 * name + 600 + horizons
+    if binary:
+        return 8 * numbers, 8 * numbers + 100 + names // 6, 8 * numbers + around
+    return numbers * NUMBER_LEAST, numbers * NUMBER_USUAL + 200, numbers * (text.NUMBER_BYTES + 1) + around
 
 
 def state_numbers(settings: Settings) -> int:
@@ -185,11 +214,13 @@ def refuse_impossible(settings: Settings, sizes: Sizes) -> None:
         )
 
 
-def batch_records(spec: StreamSpec) -> int:
+def batch_records(spec: StreamSpec, output: OutputSpec = PLAIN) -> int:
     """Records that one batch may have so that its forecasts, as numbers and as text, stay within BATCH_MEMORY_BYTES. How
     ticks are cut into batches changes no result."""
     numbers = len(spec.channels) * spec.horizon * (1 + len(spec.quantiles))
-    return max(1, BATCH_MEMORY_BYTES // (numbers * NUMBER_MEMORY))
+    steps = len(output.horizons) or spec.horizon
+    records = len(spec.channels) * steps * RECORD_MEMORY if output.layout == "flat" else 0
+    return max(1, BATCH_MEMORY_BYTES // (numbers * NUMBER_MEMORY + records))
 
 
 def shrinking(settings: Settings) -> str:

@@ -157,7 +157,8 @@ def _too_large(name: str, takes: int, settings: Settings, sizes: Sizes) -> Fault
             f"max.message.bytes={takes} takes no forecast of these channels, quantiles and this horizon: "
             f"{sizes.forecast_least} bytes or more, mostly {sizes.forecast_usual}",
             f"`streamrnn topics --create`, or {_limited(name, sizes.forecast_largest)}; or less of channels "
-            f"({len(settings.channels)}), horizon ({settings.horizon}), quantiles ({len(settings.quantiles)})",
+            f"({len(settings.channels)}), horizon ({settings.horizon}), quantiles ({len(settings.quantiles)}); or "
+            "output.horizons, output.layout: flat",
             TopicUnfit,
         )
     return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import csv
 import json
 import re
 import statistics
@@ -21,7 +22,7 @@ import msgspec
 from streamrnn.durations import format_ms
 from streamrnn.records import Record
 from streamrnn.spec import StreamSpec
-from streamrnn.wire import lines
+from streamrnn.wire import lines, numerals
 from streamrnn.wire.codec import Decoder
 from streamrnn.wire.elements import Layout
 from streamrnn.wire.influx import metrics_of
@@ -194,6 +195,8 @@ def propose(records: Sequence[Record], topic: str, known: tuple[Format, Schemas]
                 documents = _other_documents(records, form)
             if documents:
                 break
+    if not documents and (table := _lines_of_cells(records)) is not None:
+        return _of_cells(table, records, topic)
     if not documents and (simple := _bare_values(records, topic)) is not None:
         return simple
     if not documents:
@@ -327,6 +330,126 @@ def _bare_values(records: Sequence[Record], topic: str) -> Proposal | None:
         decode["numbers"] = "text"
     settings = {"input": topic, "channels": ["value"], "step": "1s", "horizon": HORIZON, "decode": decode}
     return _checked(settings, records, notes)
+
+
+# ── lines of cells ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+_SEPARATORS = (";", "\t", "|", ",")
+
+
+@dataclass(frozen=True, slots=True)
+class _Cells:
+    """Records of CSV lines: `names` of the columns, whether a line says them, and each record's rows without that line."""
+
+    separator: str
+    names: list[str]
+    header: bool
+    rows: list[tuple[list[list[str]], Record]]
+
+
+def _lines_of_cells(records: Sequence[Record]) -> _Cells | None:
+    """None where most lines do not have as many cells, or nothing says that they are a table: no names above, no time."""
+    texts: list[tuple[str, Record]] = []
+    for record in records:
+        try:
+            texts.append(((record.value or b"").decode("utf-8-sig"), record))
+        except UnicodeDecodeError:
+            return None
+    for separator in _SEPARATORS:
+        parsed = []
+        for text, record in texts:
+            try:
+                parsed.append(([row for row in csv.reader(text.splitlines(), delimiter=separator) if row], record))
+            except csv.Error:
+                continue
+        counts = Counter(len(row) for rows, _ in parsed for row in rows)
+        width, often = max(counts.items(), key=lambda each: each[1], default=(0, 0))
+        if 2 <= width <= 256 and often >= 0.9 * counts.total():
+            found = _table_of(
+                separator, [([row for row in rows if len(row) == width], record) for rows, record in parsed]
+            )
+            if found is not None:
+                return found
+    return None
+
+
+def _table_of(separator: str, parsed: list[tuple[list[list[str]], Record]]) -> _Cells | None:
+    rows = [[cell.strip() for cell in row] for rows, _ in parsed for row in rows]
+    heads = Counter(
+        tuple(row) for row in rows if all(row) and len(set(row)) == len(row) and not any(map(_is_cell, row))
+    )
+    first = tuple(rows[0])
+    head = first if first in heads else next((row for row, count in heads.most_common(1) if count > 1), None)
+    body = [row for row in rows if tuple(row) != head]
+    if not body:
+        return None
+    record_ms = statistics.median([record.timestamp for _, record in parsed])
+    names, columns = list(head or ()), [[cell or None for cell in column] for column in zip(*body, strict=True)]
+    timed = [
+        any(column) and _time_settings([cell for cell in column if cell], record_ms)[0] is not None
+        for column in columns
+    ]
+    measured = [any(column) and all(cell is None or _is_cell(cell) for cell in column) for column in columns]
+    if not any(measured) or not (head or any(timed)):
+        return None
+    if head is None:
+        at = timed.index(True)
+        named = next((i for i, column in enumerate(columns) if i != at and not measured[i] and any(column)), -1)
+        names = ["ts" if i == at else "series" if i == named else f"c{i + 1}" for i in range(len(columns))]
+    kept = [([row for row in rows if tuple(cell.strip() for cell in row) != head], record) for rows, record in parsed]
+    return _Cells(separator, names, head is not None, kept)
+
+
+def _is_cell(text: str) -> bool:
+    return _is_number(text, "text") or _is_number(text, "comma")
+
+
+def _of_cells(table: _Cells, records: Sequence[Record], topic: str) -> Proposal:
+    """Raises NoProposal."""
+    notes = [
+        "the records are lines of cells (CSV)"
+        + (", and a line that repeats the names is left out" if table.header else "")
+    ]
+    if not table.header:
+        notes.append("the cells have no names: those in decode.columns are by their place, give them names of your own")
+    documents: Documents = [
+        (
+            {"lines": [{n: cell.strip() or None for n, cell in zip(table.names, row, strict=True)} for row in rows]},
+            record,
+        )
+        for rows, record in table.rows
+        if rows
+    ]
+    decode, channels = _inferred(documents, notes)
+    if decode.pop("each", None) is None or not channels:
+        raise NoProposal("no numbers were found in the cells that could be channels; map them with decode.values")
+    if decode.get("series") == "@topic" and (column := _column_of_names(table, decode)) is not None:
+        decode["series"] = column
+        notes[:] = [note for note in notes if not note.startswith("series: nothing names it")]
+        notes.append(f"series: {column}, the one column of a few words that come again and again (decode.series)")
+    for key, said in (("numbers", "text"), ("values", "*"), ("channel", None), ("value", None)):
+        if key in decode and decode[key] == said:  # as preset csv has it
+            del decode[key]
+    more = {"separator": table.separator} if table.separator != "," else {}
+    decode = {"format": "csv", "columns": table.names, **more, **decode}
+    settings = {"input": topic, "channels": channels[:CHANNELS_MAX], "step": "1s", "horizon": HORIZON, "decode": decode}
+    return _checked(settings, records, notes)
+
+
+def _column_of_names(table: _Cells, decode: Mapping[str, Any]) -> str | None:
+    """The only column of words, each of which stands in many rows."""
+    rows = [row for rows, _ in table.rows for row in rows]
+    found = []
+    for name, column in zip(table.names, zip(*rows, strict=True), strict=True):
+        words = {cell.strip() for cell in column}
+        if (
+            name != decode.get("ts")
+            and not any(map(_is_cell, words))
+            and "" not in words
+            and 3 * len(words) <= len(rows)
+        ):
+            found.append(name)
+    return found[0] if len(found) == 1 else None
 
 
 # Formats that are looked for where there is no JSON, and those whose objects have one shape, by the preset of it.
@@ -705,8 +828,12 @@ class _Leaf:
 
 
 def _is_number(value: Any, numbers: str = "strict") -> bool:
+    """`numbers`: as `decode` has it, or `comma`: texts with decimal commas, too."""
     if isinstance(value, bool):
         return False
+    if numbers == "comma" and isinstance(value, str):
+        text = value.strip()
+        return text.lower() in _WORDS or (numerals.plain(text, ",") is not None and not _CODE.match(text))
     if isinstance(value, int | float):
         return True
     if numbers == "decimal" and isinstance(value, dict):
@@ -777,7 +904,9 @@ def _arrays(documents: Documents) -> list[str]:
             for each in objects:
                 walk(each, here, depth + 1)
             if len(count) == deeper and any(
-                _is_number(value, "text") or isinstance(value, dict) for each in objects for value in each.values()
+                _is_number(value, "text") or _is_number(value, "comma") or isinstance(value, dict)
+                for each in objects
+                for value in each.values()
             ):
                 count[here] += len(objects)
         elif isinstance(at, dict) and depth < DEPTH_MAX:
@@ -878,9 +1007,14 @@ def _time_settings(values: Sequence[Any], record_ms: float) -> tuple[dict[str, A
                 {},
                 f"times have no zone: set decode.timezone, such as Europe/London, or every record is refused.{apart}",
             )
+        form, open_ = _slashed(texts)
+        if form or open_:
+            return ({"ts_format": form} if form else {}), open_
         for form in (
             "%d.%m.%Y %H:%M:%S",
+            "%d.%m.%Y %H:%M",
             "%Y/%m/%d %H:%M:%S",
+            "%Y/%m/%d %H:%M",
             "%d/%b/%Y:%H:%M:%S %z",
             "%Y%m%d%H%M%S",
             "%a %b %d %H:%M:%S %Y",
@@ -907,6 +1041,31 @@ def _time_settings(values: Sequence[Any], record_ms: float) -> tuple[dict[str, A
     if not fits:
         return None, ""
     return ({} if min(fits)[1] == "ms" else {"ts_unit": min(fits)[1]}), ""
+
+
+_SLASHED = re.compile(r"[0-9]{1,2}/[0-9]{1,2}/[0-9]{4} [0-9]{1,2}:[0-9]{2}(:[0-9]{2})?( ?[AaPp][Mm])?", re.ASCII)
+NO_ZONE = "times have no zone: set decode.timezone, such as Europe/London, or every record is refused."
+
+
+def _slashed(texts: Sequence[str]) -> tuple[str, str]:
+    """(`ts_format` of dates with slashes, what is left open); empty where these are none. Which of two numbers is the day is
+    known where one of them is beyond 12."""
+    if not all(_SLASHED.fullmatch(text) for text in texts):
+        return "", ""
+    pairs = [tuple(map(int, text.split(" ")[0].split("/")[:2])) for text in texts]
+    clock = texts[0].partition(" ")[2]
+    tail = "%H:%M" if clock[-1].isdigit() else "%I:%M"
+    tail += ":%S" if clock.count(":") == 2 else ""
+    tail += "" if clock[-1].isdigit() else " %p" if " " in clock else "%p"
+    day_first, month_first = any(a > 12 for a, _ in pairs), any(b > 12 for _, b in pairs)
+    if day_first and not month_first:
+        return f"%d/%m/%Y {tail}", NO_ZONE
+    if month_first and not day_first:
+        return f"%m/%d/%Y {tail}", NO_ZONE
+    return (
+        "",
+        f"{texts[0]} can be day/month or month/day: set decode.ts_format, such as '%d/%m/%Y {tail}', and decode.timezone",
+    )
 
 
 def _utc() -> Any:
@@ -953,6 +1112,8 @@ def _inferred(documents: Documents, notes: list[str]) -> tuple[dict[str, Any], l
     decode: dict[str, Any] = {}
     arrays = _arrays(documents)
     each = arrays[0] if arrays else None
+    if (mapped := _map_of_things(documents)) is not None:
+        return _by_things(mapped, documents, notes)
     if each is not None and _is_beside_the_point(documents, each):
         each = None
     elements, outer = (documents, []) if each is None else _elements(documents, each)
@@ -974,14 +1135,10 @@ def _inferred(documents: Documents, notes: list[str]) -> tuple[dict[str, Any], l
             time_at = "^." * (out + 1) if time else ""
     taken = {time.path} if time is not None and not time_at else set()
     record_ms = statistics.median([record.timestamp for _, record in documents])
-    numbers = {
-        path: leaf
-        for path, leaf in leaves.items()
-        if leaf.numeric("text")
-        and path not in taken
-        and not _NOT_VALUES.search(path)
-        and not _are_times(leaf.values, record_ms)
-    }
+    numbers = _numbers_of(
+        {path: leaf for path, leaf in leaves.items() if path not in taken and not _NOT_VALUES.search(path)},
+        record_ms, decode, notes,
+    )  # fmt: skip
     long = _long_form(leaves, numbers)
     named = {path: leaf for path, leaf in leaves.items() if long is None or path not in long}
     series, series_at = _series_of(named, elements, time.path if time and not time_at else "", notes), ""
@@ -1028,6 +1185,8 @@ def _inferred(documents: Documents, notes: list[str]) -> tuple[dict[str, Any], l
             decode["ts"] = "@time"
     if any(leaf.texts for leaf in numbers.values()):
         decode["numbers"] = "text"
+    else:
+        decode.pop("decimal", None)
     if long is not None:
         count = Counter(str(value) for value in leaves[long[0]].values if value is not None)
         return decode, [name for name, _ in count.most_common()]
@@ -1035,6 +1194,118 @@ def _inferred(documents: Documents, notes: list[str]) -> tuple[dict[str, Any], l
         notes.append("the fields of these records have no names, they go by place: give the channels names of your own")
     ranked = sorted(numbers, key=lambda path: -len(numbers[path].values))
     return decode, _mapped(decode, ranked)
+
+
+def _numbers_of(
+    leaves: Mapping[str, _Leaf], record_ms: float, decode: dict[str, Any], notes: list[str]
+) -> dict[str, _Leaf]:
+    """The fields that hold numbers; sets `decimal` where texts prove that they have decimal commas."""
+    proof, unsure, points = "", "", []
+    commas = [
+        path for path, leaf in leaves.items() if leaf.numeric("comma") and any("," in text for text in leaf.texts)
+    ]
+    for path in commas:
+        for text in leaves[path].texts:
+            if "," in text and numerals.mark_of(text.strip()) == ",":
+                proof = proof or f"{path}: {text}"
+            elif "," in text:
+                unsure = unsure or text
+    if proof:
+        decode["decimal"] = ","
+        notes.append(f"numbers have decimal commas ({proof})")
+        points = [path for path, leaf in leaves.items() if leaf.numeric("text") and not leaf.numeric("comma")]
+        points = [path for path in points if leaves[path].texts]
+        if points:
+            notes.append(f"{_listed(points)}: decimal points beside decimal commas elsewhere; they are not read")
+    elif unsure:
+        notes.append(
+            f"{_listed(commas)}: {unsure} is {unsure.replace(',', '.')} or {unsure.replace(',', '')}: with a decimal comma set "
+            'decode.decimal: "," and numbers: text, and add them to channels'
+        )
+    return {
+        path: leaf
+        for path, leaf in leaves.items()
+        if (leaf.numeric("text") or (proof and path in commas))
+        and path not in points
+        and not _are_times(leaf.values, record_ms)
+    }
+
+
+# Objects that hold one thing after another, by the name of each.
+_THINGS = re.compile(
+    r"(devices?|sensors?|machines?|meters?|stations?|nodes?|hosts?|units?|pumps?|assets?|things|clients?|symbols?|tickers?|instruments|"
+    r"motors?|tanks|sites?|rooms?|zones?|points|probes|modules|channels_by_id|entities|equipment|inverters?|batteries|turbines?|by_[a-z]+)",
+    re.IGNORECASE,
+)
+# What is said of one and the same measurement.
+_OF_ONE = frozenset(
+    "value val v min max avg mean median last first count sum std stddev var variance lower upper unit units ts time timestamp "
+    "quality raw p50 p90 p95 p99 low high open close current previous".split()
+)
+
+
+def _map_of_things(documents: Documents) -> str | None:
+    """The path of an object whose keys name things, each with the same measurements: {"devices": {"pump-1": {…}, …}}."""
+    found: dict[str, tuple[set[str], list[Mapping[str, Any]]]] = {}
+
+    def walk(at: Any, path: str, depth: int) -> None:
+        if not isinstance(at, dict) or depth > DEPTH_MAX:
+            return
+        if at and all(isinstance(inner, dict) and inner for inner in at.values()):
+            keys, inside = found.setdefault(path, (set(), []))
+            keys.update(at)
+            inside.extend(at.values())
+        for key, inner in _keyed(at):
+            walk(inner, f"{path}.{_escaped(key)}" if path else _escaped(key), depth + 1)
+
+    for document, _ in documents:
+        walk(document, "", 0)
+    for path, (keys, inside) in found.items():
+        measured = [{key for key, value in each.items() if _is_number(value, "text")} for each in inside]
+        often = Counter(key for each in measured for key in each)
+        common = {key for key, count in often.items() if count >= 0.8 * len(inside)}
+        if len(keys) < 2 or not {key for key in common if key.lower() not in _OF_ONE and not _NOT_VALUES.search(key)}:
+            continue
+        numbered = all(any(letter.isdigit() for letter in key) for key in keys)
+        # Where names come and go from record to record, they are no channels either.
+        come_and_go = len(keys) > 2 * max(1, len(inside) // max(1, len(documents)))
+        if _THINGS.fullmatch(path.rpartition(".")[2]) or ((numbered or come_and_go) and len(keys) > 2):
+            return path
+    return None
+
+
+def _by_things(path: str, documents: Documents, notes: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """(decode, channels) of documents with such an object."""
+    steps = [step.name for step in parse_path(path).steps if isinstance(step, Key)] if path else []
+    inside: Documents = []
+    for document, record in documents:
+        at = document
+        for step in steps:
+            at = at.get(step) if isinstance(at, dict) else None
+        inside += [(each, record) for each in at.values() if isinstance(each, dict)] if isinstance(at, dict) else []
+    around = {p: leaf for p, leaf in _leaves(documents).items() if path and p != path and not p.startswith(f"{path}.")}
+    each = f"{path}.*" if path else "*"
+    decode: dict[str, Any] = {"each": each, "series": "#"}
+    notes.append(f"each: the keys of {path or 'the record'} name the series")
+    outer = _series_of(around, documents, "", []) if around else None
+    if outer is not None and len({str(value) for value in around[outer].values}) > 1:
+        decode["series"] = [f"^.{outer}", "#"]
+    leaves = _leaves(inside)
+    time, out = _time_of(leaves, inside, notes), ""
+    if time is None and around:
+        time, out = _time_of(around, documents, notes), "^."
+    if time is None:
+        notes.append("no field is a time; the record's own time counts")
+        decode["ts"] = "@time"
+    else:
+        decode |= {"ts": out + time.path, **time.settings}
+    record_ms = statistics.median([record.timestamp for _, record in documents])
+    taken = time.path if time is not None and not out else None
+    wanted = {p: leaf for p, leaf in leaves.items() if p != taken and not _NOT_VALUES.search(p)}
+    numbers = _numbers_of(wanted, record_ms, decode, notes)
+    if any(leaf.texts for leaf in numbers.values()):
+        decode["numbers"] = "text"
+    return decode, _mapped(decode, sorted(numbers, key=lambda p: -len(numbers[p].values)))
 
 
 # Nanoseconds of 2100 and some more.
@@ -1409,6 +1680,12 @@ def _checked(
         reasons = Counter(each.reason for each in refused)
         first = f"{refused[0].reason}: {refused[0].detail}"
         notes.append(f"{len(refused)} of the sample are refused ({_listed(list(reasons))}); the first: {first}")
+    if not len(batch) and refused and "timezone" not in settings.get("decode", {}):
+        # Which zone it is changes neither the distances nor the series.
+        zoned = {**settings, "decode": {**settings.get("decode", {}), "timezone": "UTC"}}
+        with contextlib.suppress(ConfigError):
+            loaded = load([], zoned if known is None else {**zoned, "registry": {"url": "http://registry"}}, {})
+            batch = Decoder(loaded.stream_spec(), loaded.decode_spec()).read(records).batch if known is None else batch
     if skipped:
         kinds = Counter(each.reason for each in skipped)
         notes.append(f"{sum(each.elements for each in skipped)} of the sample are skipped ({_listed(list(kinds))})")

@@ -53,6 +53,9 @@ class Network(nn.Module):
         )
         self.state_size = self.stack.state_size  # of one channel
         self.out = nn.Linear(spec.trunk, len(spec.rungs))
+        # [rung, (Σ f y, Σ f²)] of steps that it was not trained on (`model.gate`): what a new series believes of it.
+        self.register_buffer("credit", torch.zeros(len(spec.rungs), 2))
+        self.credit: Tensor
         self.beside = make_head(spec.head, spec.hidden, len(spec.rungs), spec.trunk, len(self._static), spec.dropout)
         for parameter in self.out.parameters():
             nn.init.zeros_(parameter)

@@ -372,6 +372,10 @@ class WorkerObserver:
         self.metrics.without_schema.set(len(waiting))
         self.health.without_schema = dict(waiting)
 
+    def registry_away(self, error: str) -> None:
+        """At the start: the registry of the outputs' schemas is waited for; "": it is there."""
+        self.health.trouble = f"outputs wait for their schemas: {error}" if error else "starting"
+
     def stopped(self) -> None:
         self.health.serving = False
         self.health.trouble = "stopped"

@@ -5,16 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
 
 from streamrnn.records import I32, I64, ForecastBatch, ImputationBatch, Outputs, Record, Rejected, TickBatch
 from streamrnn.serving.refused import OutputTopics, RefusedOutputs, bounded, cut
-from streamrnn.spec import StreamSpec
+from streamrnn.spec import PLAIN, OutputSpec, StreamSpec
 from streamrnn.transports.base import Instead, Sink
 from streamrnn.wire.codec import dead_letter
-from streamrnn.wire.encode import Encoder
+from streamrnn.wire.encode import encoder_for
+from streamrnn.wire.encode_flat import Flat
+from streamrnn.wire.published import What, source_in
 
 # Event times beyond these (1970, the year 10000) are no times that a record may carry.
 EVENT_MS = (0, 253_402_300_800_000)
@@ -39,17 +42,21 @@ class Publisher:
         refused: RefusedOutputs,
         timestamp: Literal["now", "event"] = "now",
         now_ms: Callable[[], int] = wall_ms,
+        output: OutputSpec = PLAIN,
+        ids: Mapping[What, int] = MappingProxyType({}),
     ) -> None:
         """`sink` gives the Sink for what belongs to an input partition. `timestamp`: forecasts and imputations carry the
-        present time, or the event time that they are about; dead letters always carry the present."""
+        present time, or the event time that they are about; dead letters always carry the present. `ids`: of the schemas
+        that `output` is written by."""
         self.now_ms = now_ms
-        self._encoder = Encoder(spec, input_topic)
+        self._encoder, self._flat = encoder_for(spec, input_topic, output, ids)
         self._forecasts, self._imputed, self._dead_letters = forecasts, imputed, dead_letters
         self._sink, self._refused, self._by_event_time = sink, refused, timestamp == "event"
         self._partitions: dict[str, int] = {}
         self._topics = OutputTopics(
-            input_topic, forecasts, imputed, dead_letters, lambda partition: self._place(dead_letters, partition)
-        )
+            input_topic, forecasts, imputed, dead_letters, lambda partition: self._place(dead_letters, partition),
+            source_in(spec, output),
+        )  # fmt: skip
         self._sources: list[Sequence[Record]] = []  # of what was published since the last `sealed`
 
     async def check(self, sink: Sink) -> Mapping[str, int]:
@@ -67,7 +74,12 @@ class Publisher:
         """Appends all of a batch's outputs; returns how many forecasts, imputations and dead letters."""
         forecasts, imputations, now_ms = outputs.forecasts, outputs.imputations, self.now_ms()
         if len(forecasts):
-            await self._append(self._forecasts, forecasts, self._encoder.forecasts(forecasts, batch), batch, now_ms)
+            if self._flat is None:
+                await self._append(self._forecasts, forecasts, self._encoder.forecasts(forecasts, batch), batch, now_ms)
+            else:
+                await self._append_flat(
+                    self._forecasts, forecasts, self._flat.forecasts(forecasts, batch), batch, now_ms
+                )
         if len(imputations):
             await self._append(self._imputed, imputations, self._encoder.imputations(imputations, batch), batch, now_ms)
         if len(forecasts) or len(imputations):
@@ -101,6 +113,16 @@ class Publisher:
             await self._sink(partition).append_many(
                 topic, self._place(topic, partition), keys[begin:end], values[begin:end], times[begin:end]
             )
+
+    async def _append_flat(self, topic: str, part: ForecastBatch, flat: Flat, batch: TickBatch, now_ms: int) -> None:
+        names, of = [name.encode() for name in part.series], flat.rows.tolist()
+        keys, each = [names[i] for i in of], self._times(part.ts_us, now_ms)
+        times = [each[i] for i in of]
+        for partition, begin, end in _stretches(batch.partition[part.tick[flat.rows]]):
+            await self._sink(partition).append_many(
+                topic, self._place(topic, partition), keys[begin:end], flat.values[begin:end], times[begin:end],
+                flat.headers[begin:end],
+            )  # fmt: skip
 
     def _times(self, ts_us: I64, now_ms: int) -> list[int]:
         """Record times of outputs about these event times."""

@@ -6,19 +6,18 @@ refused in turn is made smaller, or given a key, and at last given up; all of it
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-import msgspec
 import structlog
 
 from streamrnn.config.sizes import ENVELOPE_BYTES, limit_for
 from streamrnn.records import Record, Rejected
 from streamrnn.transports.base import Instead, Outgoing, Refused, TopicUnfit, clock_s
 from streamrnn.wire.codec import HEADER_DETAIL, HEADER_INDEX, HEADER_REASON, HEADER_SOURCE, dead_letter
+from streamrnn.wire.published import What
 
 log = structlog.get_logger(__name__)
 
@@ -45,29 +44,17 @@ class Observer(Protocol):
     def dead_letters_lost(self, count: int) -> None: ...
 
 
-class _Source(msgspec.Struct):
-    partition: int
-    offset: int
-    index: int = -1
-
-
-class _Output(msgspec.Struct):
-    """What outputs of every kind say of themselves."""
-
-    series: str
-    ts: int
-    source: _Source
-
-
 @dataclass(frozen=True, slots=True)
 class OutputTopics:
-    """Where outputs go. `letters_for` maps a partition of the input to one of the dead letters' topic."""
+    """Where outputs go. `letters_for` maps a partition of the input to one of the dead letters' topic; `source` reads which tick
+    led to an output (`wire.published.source_in`)."""
 
     input: str
     forecasts: str
     imputed: str
     dead_letters: str
     letters_for: Callable[[int], int]
+    source: Callable[[What, bytes, Sequence[tuple[str, bytes]]], _At | None]
 
     def kind(self, topic: str) -> str:
         """The kind of output that a topic takes; "" for topics of other things."""
@@ -102,7 +89,7 @@ class RefusedOutputs:
                 letter = self._smaller(each, now_ms)
                 again += [letter] if letter is not None else []
             else:
-                outputs.setdefault(_source_of(each.record), []).append(each)
+                outputs.setdefault(_source_of(topics, each.record), []).append(each)
         records = _records(sources, {at[:2] for at in outputs})
         rejected = [
             self._rejected(topics, records.get(at[:2]), at, which, now_ms) for at, which in sorted(outputs.items())
@@ -237,12 +224,10 @@ def _of_our_own(refused: Refused) -> str:
     )
 
 
-def _source_of(record: Outgoing) -> _At:
+def _source_of(topics: OutputTopics, record: Outgoing) -> _At:
     """Where the tick stands that led to an output; (its own partition, -1, -1) where it does not say."""
-    with contextlib.suppress(msgspec.MsgspecError, UnicodeDecodeError):
-        source = msgspec.json.decode(record.value or b"", type=_Output).source
-        return source.partition, source.offset, source.index
-    return record.partition, -1, -1
+    what: What = "forecasts" if record.topic == topics.forecasts else "imputed"
+    return topics.source(what, record.value or b"", record.headers) or (record.partition, -1, -1)
 
 
 def _records(sources: Sequence[Sequence[Record]], wanted: Container[tuple[int, int]]) -> dict[tuple[int, int], Record]:

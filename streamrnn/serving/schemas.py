@@ -1,16 +1,19 @@
-"""The schemas that records name, for whoever decodes: fetched beside a worker, or at once for a command."""
+"""The schemas that records name, for whoever decodes: fetched beside a worker, or at once for a command. And those of our own
+outputs: registered before a worker serves, looked at by `validate`, registered by `topics --create`."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from streamrnn.records import Record
-from streamrnn.transports.registry import Registry, SchemaFetcher
+from streamrnn.transports.registry import Registry, SchemaFetcher, registered
 from streamrnn.wire.codec import Decoder
 from streamrnn.wire.mapping import Format
-from streamrnn.wire.schemas import Schemas
+from streamrnn.wire.published import WHATS, What, definition, subject_of
+from streamrnn.wire.schemas import Definition, Schemas
 
 if TYPE_CHECKING:
     from streamrnn.config.settings import Settings
@@ -47,3 +50,53 @@ def fetch(settings: Settings, decoder: Decoder, records: Sequence[Record]) -> No
     fetcher = fetcher_of(settings, decoder)
     if fetcher is not None:
         asyncio.run(fetcher.once(records))
+
+
+# ── of our own outputs ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class OwnSchema:
+    """A schema of an output at the registry: `id` where it is registered, `fault` where it would not be taken."""
+
+    subject: str
+    id: int | None
+    fault: str = ""
+
+    def __str__(self) -> str:
+        return self.fault or (
+            f"registered as {self.id}" if self.id is not None else "not registered yet: the start does it"
+        )
+
+
+def own_schemas(settings: Settings) -> dict[What, tuple[str, Definition]]:
+    """(subject, schema) of what is written; empty where it is plain JSON."""
+    output, spec = settings.output.spec(), settings.stream_spec()
+    if output.format == "json":
+        return {}
+    return {what: (subject_of(getattr(settings.topics, what)), definition(spec, output, what)) for what in WHATS}
+
+
+async def register(settings: Settings, away: Callable[[str], None]) -> Mapping[What, int]:
+    """The numbers of our schemas. Waits for a registry that is away, and `away` hears why. Raises ConfigError,
+    RegistryRefuses."""
+    registry, own = settings.registry_settings(), own_schemas(settings)
+    if registry is None or not own:
+        return {}
+    ids = await registered(Registry(registry), dict(own.values()), away)
+    return {what: ids[subject] for what, (subject, _) in own.items()}
+
+
+def look_at_own(settings: Settings, create: bool = False) -> list[OwnSchema]:
+    """How it stands with them, after they were registered with `create`. Raises ConfigError, RegistryAway, RegistryRefuses."""
+    settled, own = settings.registry_settings(), own_schemas(settings)
+    if settled is None or not own:
+        return []
+    registry, found = Registry(settled), list[OwnSchema]()
+    for subject, schema in own.values():
+        id = registry.registered(subject, schema)
+        fault = registry.unfit(subject, schema) if id is None else ""
+        if create and id is None and not fault:
+            id = registry.register(subject, schema)
+        found.append(OwnSchema(subject, id, fault))
+    return found

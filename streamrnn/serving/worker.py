@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import gc
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import structlog
@@ -30,7 +30,7 @@ from streamrnn.serving.publish import Publisher, wall_ms
 from streamrnn.serving.pump import Pump
 from streamrnn.serving.refused import RefusedOutputs
 from streamrnn.serving.restore import Restorer
-from streamrnn.serving.schemas import fetcher_of
+from streamrnn.serving.schemas import fetcher_of, register
 from streamrnn.serving.served_weights import ServedWeights, SwapSettings
 from streamrnn.serving.start_checks import check_topics, report_experts, report_sizes
 from streamrnn.serving.unreadable import UnreadablePartitions
@@ -50,6 +50,7 @@ from streamrnn.transports.base import (
 )
 from streamrnn.transports.kafka.transport import KafkaTransport
 from streamrnn.wire.codec import Decoder
+from streamrnn.wire.published import What
 
 if TYPE_CHECKING:
     from streamrnn.config.settings import Settings
@@ -101,6 +102,7 @@ class Worker:
         self.snapshots = Snapshots(self.engine, settings.meaning())
         self.decoder = Decoder(self.spec, settings.decode_spec())
         self.fetcher = fetcher_of(settings, self.decoder)
+        self._schema_ids: Mapping[What, int] = {}  # of what is written
         self.unreadable = UnreadablePartitions(transport, settings.input, settings.batch_records_max)
         self.weights: ServedWeights | None = None
         self.pump: Pump | None = None
@@ -149,6 +151,8 @@ class Worker:
         report_sizes(self.settings, self.sizes)
         report_experts(self.settings)
         await check_topics(self.transport, self.settings, self.sizes)
+        if not await self._schemas_registered():
+            return
         weights = self.weights = self._served_weights()
         await weights.start()
         try:
@@ -162,6 +166,20 @@ class Worker:
         finally:
             await weights.stop(self._closing())
             self.observer.stopped()
+
+    async def _schemas_registered(self) -> bool:
+        """What is written has its schemas; False where it is asked to stop before."""
+        registering = asyncio.ensure_future(register(self.settings, self.observer.registry_away))
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        try:
+            await asyncio.wait((registering, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if not registering.done():
+                return False
+            self._schema_ids = registering.result()
+            return True
+        finally:
+            stopping.cancel()
+            registering.cancel()
 
     # ── serving ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -264,7 +282,7 @@ class Worker:
             self._refused = RefusedOutputs(self.observer)
         return Publisher(
             self.spec, self.settings.input, topics.forecasts, topics.imputed, topics.dlq, outbox.sink,
-            self._refused, self.settings.output.timestamp, self._now_ms,
+            self._refused, self.settings.output.timestamp, self._now_ms, self.settings.output.spec(), self._schema_ids,
         )  # fmt: skip
 
     def _served_weights(self) -> ServedWeights:
@@ -295,7 +313,7 @@ class Worker:
     def _pump_settings(self) -> PumpSettings:
         settings = self.settings
         return PumpSettings(
-            records_max=min(settings.batch_records_max, batch_records(self.spec)),
+            records_max=min(settings.batch_records_max, batch_records(self.spec, settings.output.spec())),
             poll_timeout_ms=settings.poll_timeout_ms,
             delivery_timeout_s=settings.delivery_timeout_s,
             commit_interval_s=settings.commit_interval / 1000,

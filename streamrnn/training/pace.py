@@ -16,7 +16,9 @@ class Learns(Protocol):
     ticks: int
     rounds: int
     drifted: bool
-    incumbent: object | None
+
+    @property
+    def incumbent(self) -> object | None: ...
 
     @property
     def rests(self) -> bool: ...

@@ -21,18 +21,13 @@ import numpy as np
 
 from streamrnn.records import F64, I64, Bool
 from streamrnn.transports.times import AmbiguousTimes, Times, localise, read_times, zone_of
+from streamrnn.wire import numerals
 
 LINE_BYTES_MAX = 1024 * 1024
 ENVELOPE_BYTES_MAX = 8 * LINE_BYTES_MAX  # a payload within a text, with its escapes
 MISSING = ("", "nan", "na", "n/a", "null", "none")
 
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
-# What a number with decimal commas or thousands marks may look like; blanks and ' mark thousands only.
-_MARKED = re.compile(r"[+-]?\d[\d.,' \u00a0\u202f]*(?:[eE][+-]?\d+)?|[+-]?[.,]\d+", re.ASCII)
-_GROUPED = {
-    ",": re.compile(r"[+-]?(?:\d{1,3}(?:[.' \u00a0\u202f]\d{3})+|\d*)(?:,\d*)?(?:[eE][+-]?\d+)?", re.ASCII),
-    ".": re.compile(r"[+-]?(?:\d{1,3}(?:[,' \u00a0\u202f]\d{3})+|\d*)(?:\.\d*)?(?:[eE][+-]?\d+)?", re.ASCII),
-}
 _CLOCK = re.compile(r"\d{1,2}[:.]\d{2}(?:[:.]\d{2}(?:\.\d+)?)?(?: ?[AaPp]\.?[Mm]\.?)?", re.ASCII)
 _SERIES_NAMES = re.compile(
     r"(unique_)?(id|ids|series|name|key|station|sensor|device|host|item|store|symbol|ticker)s?|.*_id"
@@ -242,7 +237,7 @@ def _holds_numbers(cells: list[str], missing: frozenset[str]) -> bool:
         if text.lower() in missing:
             continue
         if _NUMBER.fullmatch(text) or (
-            _MARKED.fullmatch(text) and any(each.fullmatch(text) for each in _GROUPED.values())
+            numerals.MARKED.fullmatch(text) and any(each.fullmatch(text) for each in numerals.GROUPED.values())
         ):
             numbers += 1
         else:
@@ -269,9 +264,9 @@ def _decimal_of(path: Path, column: str, cells: list[str], missing: frozenset[st
         text = cell.strip()
         if "," not in text and "." not in text:
             continue
-        if text.lower() in missing or not _MARKED.fullmatch(text):
+        if text.lower() in missing or not numerals.MARKED.fullmatch(text):
             continue
-        mark = _mark_of(text)
+        mark = numerals.mark_of(text)
         if mark:
             proof.setdefault(mark, text)
         elif "," in text:
@@ -287,19 +282,6 @@ def _decimal_of(path: Path, column: str, cells: list[str], missing: frozenset[st
             f"{unsure.replace(',', '')} (--decimal .); say which"
         )
     return next(iter(proof), None)
-
-
-def _mark_of(text: str) -> str:
-    """The decimal mark that a cell proves; empty where it could be either. A lone point is a decimal point."""
-    points, commas = text.count("."), text.count(",")
-    if points and commas:
-        return "," if text.rfind(",") > text.rfind(".") else "."
-    if points:
-        return "," if points > 1 else "."
-    if commas > 1:
-        return "."
-    whole, _, part = text.lstrip("+-").partition(",")
-    return "" if len(part) == 3 and part.isdigit() and 1 <= len(whole) <= 3 and not whole.startswith("0") else ","
 
 
 def _one_mark(path: Path, columns: dict[str, list[str]], marks: dict[str, str | None]) -> None:
@@ -322,19 +304,19 @@ def _numbers(
 ) -> F64:
     values: F64 = np.full(len(cells), np.nan)
     odd: Counter[str] = Counter()
-    grouped, other = _GROUPED[mark], "." if mark == "," else ","
     for row, cell in enumerate(cells):
         text = cell.strip()
         plain = mark == "." and _NUMBER.fullmatch(text) is not None
         if not plain:
             if text.lower() in missing:
                 continue
-            if not (any(letter.isdigit() for letter in text) and grouped.fullmatch(text)):
+            number = numerals.plain(text, mark)
+            if number is None:
                 odd[text] += 1
                 finite = " finite" if text.lower().lstrip("+-") in ("inf", "infinity") else ""
                 faults.add(row, "unreadable", column, f"{text[:40]!r} is not a{finite} number")
                 continue
-            text = re.sub(rf"[{re.escape(other)}' \u00a0\u202f]", "", text).replace(",", ".")
+            text = number
         value = float(text)
         if not np.isfinite(value) or abs(value) > reading.value_abs_max:
             detail = (

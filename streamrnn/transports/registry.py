@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -54,6 +54,10 @@ class RegistryRefuses(OperatorNeeded):
     """The registry does not let us in."""
 
 
+class SchemaRefused(RegistryRefuses):
+    """The registry does not take a schema of ours."""
+
+
 class UnknownSchema(Exception):
     """The registry has no schema of this id."""
 
@@ -95,6 +99,34 @@ class Registry:
         self._references(schema, form, found, 0)
         return Definition(schema.schema_type or "AVRO", schema.schema_str or "", tuple(found.values()))
 
+    def registered(self, subject: str, definition: Definition) -> int | None:
+        """The number of this schema under this subject; None where it has none. Raises RegistryAway, RegistryRefuses."""
+        try:
+            found = self._asked(lambda: self._client.lookup_schema(subject, _written(definition)))
+        except UnknownSchema:
+            return None
+        return _number(found.schema_id)
+
+    def register(self, subject: str, definition: Definition) -> int:
+        """Its number, from now on. Raises SchemaRefused, RegistryAway, RegistryRefuses."""
+        known = self.registered(subject, definition)
+        if known is not None:
+            return known
+        try:
+            return _number(self._asked(lambda: self._client.register_schema(subject, _written(definition)), subject))
+        except UnknownSchema as error:
+            raise RegistryAway(f"the registry {self._settings.shown} takes no schemas: {error}") from None
+
+    def unfit(self, subject: str, definition: Definition) -> str:
+        """Why this schema would not be taken; "" where it would. Raises RegistryAway, RegistryRefuses."""
+        try:
+            fits = self._asked(lambda: self._client.test_compatibility(subject, _written(definition)), subject)
+        except UnknownSchema:
+            return ""  # the subject has no schema yet
+        except SchemaRefused as error:
+            return str(error)
+        return "" if fits else _unlike(self._settings.shown, subject, "it is not compatible with the last one")
+
     def _schema(self, id: SchemaId, form: str | None) -> Any:
         client = self._client if form is None else self._serialized
         if isinstance(id, int):
@@ -115,7 +147,8 @@ class Registry:
             self._references(inner, form, found, depth + 1)
             found[at] = (str(reference.name), str(inner.schema_str or ""))
 
-    def _asked(self, ask: Any) -> Any:
+    def _asked(self, ask: Any, subject: str = "") -> Any:
+        """`subject`: of a schema that is handed over."""
         from confluent_kafka.schema_registry.error import SchemaRegistryError
 
         where = self._settings.shown
@@ -124,6 +157,13 @@ class Registry:
         except SchemaRegistryError as error:
             status = error.http_status_code
             said = f"{error.error_message} (HTTP {status})"[:200]
+            if subject and status in (409, 422):
+                raise SchemaRefused(_unlike(where, subject, said)) from None
+            if subject and status == 403:
+                raise RegistryRefuses(
+                    f"the registry {where} does not permit us to register the schema of {subject}: {said}. Permit it, or let "
+                    "`streamrnn topics --create` do it as somebody who may"
+                ) from None
             if status in (401, 403):
                 raise RegistryRefuses(
                     f"the registry {where} does not let us in: {said}. Look at registry.username and registry.password_file"
@@ -135,6 +175,26 @@ class Registry:
             raise RegistryAway(f"the registry {where} does not answer: {_said(error)}") from None
         except Exception as error:  # noqa: BLE001 - whatever the HTTP client under the client raises
             raise RegistryAway(f"the registry {where} cannot be reached: {_said(error)}") from None
+
+
+def _written(definition: Definition) -> Any:
+    from confluent_kafka.schema_registry import Schema
+
+    return Schema(definition.text, definition.kind)
+
+
+def _number(id: Any) -> int:
+    """Raises RegistryAway."""
+    if not isinstance(id, int) or not 0 <= id < 1 << 31:
+        raise RegistryAway("the registry does not answer as one: a schema's id is no number")
+    return id
+
+
+def _unlike(where: str, subject: str, said: str) -> str:
+    return (
+        f"the registry {where} does not take our schema for {subject}: {said}. Another output.layout, output.format or step "
+        "needs another topic (topics.forecasts, topics.imputed); or delete the subject there, or set its compatibility to NONE"
+    )
 
 
 def _said(error: Exception) -> str:
@@ -150,6 +210,37 @@ def plain_url(url: str) -> str:
         if parts.username or parts.password:
             raise ValueError("no name and password in it: write registry.username and registry.password_file")
     return url
+
+
+async def registered(
+    registry: Registry, wanted: Mapping[str, Definition], away: Callable[[str], None]
+) -> dict[str, int]:
+    """The numbers of our own schemas by subject; those that the registry does not know are registered. Waits with back-off
+    while it is away, of which `away` says why; "" when it is there. Raises RegistryRefuses."""
+    ids, wait_s, said_s = dict[str, int](), BACKOFF_S[0], LONG_AGO_S
+    threads = ThreadPoolExecutor(1, "schema-registry")
+    loop = asyncio.get_running_loop()
+    try:
+        while missing := [subject for subject in wanted if subject not in ids]:
+            try:
+                for subject in missing:
+                    ids[subject] = await loop.run_in_executor(threads, registry.register, subject, wanted[subject])
+            except RegistryAway as error:
+                away(str(error))
+                if clock_s() - said_s > SAID_S:
+                    said_s = clock_s()
+                    log.warning(
+                        "outputs wait for their schemas: the registry is asked again and again", error=str(error)
+                    )
+                await asyncio.sleep(wait_s)
+                wait_s = min(2 * wait_s, BACKOFF_S[1])
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)
+    if said_s > LONG_AGO_S:
+        log.info("the schema registry answers again")
+    away("")
+    log.info("outputs have schemas", ids=ids)
+    return ids
 
 
 class SchemaFetcher:

@@ -1,8 +1,10 @@
-"""Outputs to bytes: forecasts and imputations in the wire format: JSON documents, one a record."""
+"""Outputs to bytes: forecasts and imputations as JSON documents, one a record. `encoder_for` has the other forms."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import orjson
@@ -10,20 +12,33 @@ import orjson
 from streamrnn.calendar import milliseconds
 from streamrnn.kernels import text
 from streamrnn.records import I64, KIND_TICK, U8, ForecastBatch, ImputationBatch, TickBatch
-from streamrnn.spec import StreamSpec
+from streamrnn.spec import OutputSpec, StreamSpec
+from streamrnn.wire.encode_avro import AvroEncoder
+from streamrnn.wire.encode_flat import FlatEncoder
+from streamrnn.wire.published import What
+from streamrnn.wire.schemas import framed
 
 
 class Encoder:
-    """Encodes what the engine gives for one input topic."""
+    """Encodes what the engine gives for one input topic.
 
-    def __init__(self, spec: StreamSpec, topic: str) -> None:
+    `horizons`: the steps ahead that a forecast says, empty: all. `frames`: what stands before a forecast's document and an
+    imputation's.
+    """
+
+    def __init__(
+        self, spec: StreamSpec, topic: str, horizons: Sequence[int] = (), frames: tuple[bytes, bytes] = (b"", b"")
+    ) -> None:
         self.spec = spec
         self.topic = topic
+        self._horizons, self._frames = tuple(horizons), frames
         self._pieces: dict[str, tuple[U8, I64]] = {}
         self._buffer: U8 = np.empty(1 << 20, dtype=np.uint8)
 
     def forecasts(self, batch: ForecastBatch, ticks: TickBatch) -> list[bytes]:
         """One JSON document per forecast, in the batch's order. `source.index` is there where its record had several ticks."""
+        if self._horizons:
+            batch = _some_steps(batch, self._horizons)
         pieces, edges = self._pieces_for(batch.model)
         names, name_edges = _quoted(batch.series)
         values: list[bytes] = []
@@ -90,7 +105,7 @@ class Encoder:
                 "kind": "missing-channel" if batch.kind[i] == KIND_TICK else "missing-tick",
                 "source": source,
             }
-            values.append(orjson.dumps(document))
+            values.append(self._frames[1] + orjson.dumps(document))
         return values
 
     def _pieces_for(self, model: str) -> tuple[U8, I64]:
@@ -98,10 +113,11 @@ class Encoder:
         if model in self._pieces:
             return self._pieces[model]
         pieces = [b""] * text.FIXED
-        pieces[text.SERIES] = b'{"series":'
+        pieces[text.SERIES] = self._frames[0] + b'{"series":'
         pieces[text.TS] = b'"ts":'
         pieces[text.STEP] = b',"step_ms":'
-        pieces[text.CHANNELS] = b',"channels":{'
+        said = b',"horizons":' + orjson.dumps(self._horizons) if self._horizons else b""
+        pieces[text.CHANNELS] = said + b',"channels":{'
         pieces[text.MODEL] = b'},"model":' + orjson.dumps(model) + b',"warm":'
         pieces[text.TRUE] = b"true"
         pieces[text.FALSE] = b"false"
@@ -122,6 +138,30 @@ class Encoder:
             self._pieces.clear()
         self._pieces[model] = (blob, edges)
         return blob, edges
+
+
+def encoder_for(
+    spec: StreamSpec, topic: str, output: OutputSpec, ids: Mapping[What, int]
+) -> tuple[Encoder | AvroEncoder, FlatEncoder | None]:
+    """(of imputations, and of forecasts unless there is another; of forecasts where they are flat). `ids`: of the schemas,
+    where the format has them."""
+    forecasts, imputed = (framed(ids[what]) if what in ids else b"" for what in ("forecasts", "imputed"))
+    nested: Encoder | AvroEncoder
+    if output.format == "avro":
+        nested = AvroEncoder(spec, topic, output, (forecasts, imputed))
+    else:
+        nested = Encoder(spec, topic, output.horizons, (forecasts, imputed))
+    return nested, FlatEncoder(spec, topic, output, forecasts) if output.layout == "flat" else None
+
+
+def _some_steps(batch: ForecastBatch, horizons: Sequence[int]) -> ForecastBatch:
+    steps = np.array(horizons) - 1
+    # A channel that was never seen is NaN at every step.
+    return replace(
+        batch,
+        mean=np.ascontiguousarray(batch.mean[:, :, steps]),
+        quantiles=np.ascontiguousarray(batch.quantiles[:, :, :, steps]),
+    )
 
 
 def _quoted(series: list[str]) -> tuple[U8, I64]:

@@ -21,6 +21,7 @@ import msgspec
 from streamrnn.calendar import zone_of
 from streamrnn.records import Record, Rejected, Skipped, SkipReason
 from streamrnn.spec import StreamSpec
+from streamrnn.wire import numerals
 from streamrnn.wire.elements import Layout, NoArray, Number, SeriesPart, matches, put, struct_of
 from streamrnn.wire.instants import EPOCH, NS, UNREADABLE, Refused, TextTimes, number_us, short
 from streamrnn.wire.mapping import DecodeSpec, shape_of
@@ -379,10 +380,21 @@ class General:
                 return None
             if numbers == "decimal":
                 found = self._decimal(value, self._scales[channel], text)
-            elif len(words) <= _NUMBER_CHARS_MAX and _NUMBER.fullmatch(words):
+            elif len(words) > _NUMBER_CHARS_MAX:
+                raise Refused("type", f"{short(value)} at `{text}` is not a number")
+            elif self.decode.decimal == ",":
+                number = numerals.plain(words, ",")
+                if number is None:
+                    raise Refused(
+                        "type", f"{short(value)} at `{text}` is not a number with a decimal comma (decode.decimal)"
+                    )
+                found = float(number)
+            elif _NUMBER.fullmatch(words):
                 found = float(words)
             else:
-                raise Refused("type", f"{short(value)} at `{text}` is not a number")
+                comma = "," in words and numerals.plain(words, ",") is not None
+                hint = ' (decode.decimal: "," reads decimal commas)' if comma else ""
+                raise Refused("type", f"{short(value)} at `{text}` is not a number{hint}")
         elif kind is dict and numbers == "decimal":
             found = self._decimal(value.get("value"), value.get("scale"), text)
         else:

@@ -15,7 +15,6 @@ from streamrnn.wire.paths import Mistyped
 _MEASUREMENT = re.compile(r"(?:\\.|[^,\s\\])+", re.DOTALL)
 _KEY = re.compile(r"(?:\\.|[^=,\s\\])+", re.DOTALL)
 _VALUE = re.compile(r'"((?:\\.|[^"\\])*)"|([^\s,"]+)', re.DOTALL)
-_QUOTED = re.compile(r'(?<!\\)(?:\\\\)*"')
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?", re.ASCII)
 _WHOLE = re.compile(r"[+-]?[0-9]{1,30}[iu]", re.ASCII)
 _TIMESTAMP = re.compile(r"-?[0-9]{1,30}", re.ASCII)
@@ -29,63 +28,58 @@ _TRUTHS = {
 def metrics_of(payload: bytes, most: int) -> dict[str, list[Any]]:
     """The lines of a record, no more than one beyond `most`. Raises UnicodeDecodeError."""
     found: list[Any] = []
-    for number, line in enumerate(_lines(payload.decode()), 1):
-        if number > most + 1:
-            break
+    text, at, number = payload.decode(), 0, 0
+    while at < len(text) and len(found) <= most:
+        number += 1
+        end = text.find("\n", at)
+        end = len(text) if end < 0 else end
+        begin = _past_blanks(text, at)
+        if begin >= end or text[begin] == "#" or not text[begin:end].strip("\r "):
+            at = end + 1
+            continue
         try:
-            found.append(_metric(line))
+            made, end = _metric(text, begin)
+            found.append(made)
         except ValueError as error:
             found.append(Mistyped(f"line {number} is no line protocol: {error}", "malformed"))
+        number += text.count("\n", at, end)
+        at = end + 1
     return {"metrics": found}
 
 
-def _lines(text: str) -> list[str]:
-    """Without comments and empty lines; a newline within a quoted text ends none."""
-    lines: list[str] = []
-    open_: list[str] = []
-    for line in text.split("\n"):
-        open_.append(line)
-        if '"' in line and len(_QUOTED.findall(line)) % 2 != (len(open_) > 1):
-            continue
-        if len(open_) > 1 and '"' not in line:
-            continue
-        whole = "\n".join(open_).strip("\r ")
-        open_ = []
-        if whole and not whole.startswith("#"):
-            lines.append(whole)
-    return lines + (["\n".join(open_)] if open_ else [])
-
-
-def _metric(line: str) -> dict[str, Any]:
-    """Raises ValueError."""
-    name, at = _taken(_MEASUREMENT, line, 0, "a measurement")
+def _metric(text: str, at: int) -> tuple[dict[str, Any], int]:
+    """(the line that begins here, where it ends). A quote begins a text in a field's value alone, and there a newline is one of
+    its characters; elsewhere both are what they are. Raises ValueError."""
+    name, at = _taken(_MEASUREMENT, text, at, "a measurement")
     tags: dict[str, str] = {}
-    while line[at : at + 1] == ",":
-        key, at = _taken(_KEY, line, at + 1, "a tag")
-        if line[at : at + 1] != "=":
+    while text[at : at + 1] == ",":
+        key, at = _taken(_KEY, text, at + 1, "a tag")
+        if text[at : at + 1] != "=":
             raise ValueError("a tag without a value")
-        tags[key], at = _taken(_KEY, line, at + 1, "a tag's value")
-    if line[at : at + 1] != " ":
+        tags[key], at = _taken(_KEY, text, at + 1, "a tag's value")
+    if text[at : at + 1] != " ":
         raise ValueError("no fields")
-    at = _past_blanks(line, at)
+    at = _past_blanks(text, at)
     fields: dict[str, Any] = {}
     while True:
-        key, at = _taken(_KEY, line, at, "a field")
-        match = _VALUE.match(line, at + 1) if line[at : at + 1] == "=" else None
+        key, at = _taken(_KEY, text, at, "a field")
+        match = _VALUE.match(text, at + 1) if text[at : at + 1] == "=" else None
         if match is None:
             raise ValueError("a field without a value")
         fields[key] = _value(match)
         at = match.end()
-        if line[at : at + 1] != ",":
+        if text[at : at + 1] != ",":
             break
         at += 1
     made: dict[str, Any] = {"name": name, "tags": tags, "fields": fields}
-    rest = line[at:].strip()
+    end = text.find("\n", at)
+    end = len(text) if end < 0 else end
+    rest = text[at:end].strip()
     if rest:
-        if line[at] != " " or not _TIMESTAMP.fullmatch(rest):
+        if text[at] != " " or not _TIMESTAMP.fullmatch(rest):
             raise ValueError("what follows the fields is no timestamp")
         made["ts"] = made["timestamp"] = int(rest)
-    return made
+    return made, end
 
 
 def _past_blanks(line: str, at: int) -> int:

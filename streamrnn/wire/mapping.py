@@ -28,6 +28,7 @@ SERIES, TS = "series", "ts"
 
 
 Numbers = Literal["strict", "text", "decimal"]
+Decimal = Literal[".", ","]
 Policy = Literal["refuse", "skip"]
 # `influx` is read as the objects that Telegraf's JSON has (`streamrnn.wire.influx`).
 Format = Literal[
@@ -69,7 +70,8 @@ class DecodeSpec:
     `each`: arrays (or objects, `devices.*`) whose elements are the ticks of a record. `where`: by path the value that an
     element must have, or a tuple of such; others are skipped. `numbers`: `text` reads numbers written as text, `decimal`
     also Connect's base64 of unscaled bytes, with `scale` decimal places (one for all, or by channel); in both the words NaN
-    and Infinity are missing values. `unwrap`: a document that is an object with this key is what stands there.
+    and Infinity are missing values. `decimal`: what stands before the decimals of numbers in texts; with a comma, points, blanks
+    and ' may stand between thousands. `unwrap`: a document that is an object with this key is what stands there.
     `others`: what becomes of elements without a channel that is known. `tombstones`: of records without a value, or null.
 
     `leading`: `skip` reads from the first `{` on, what a logger wrote before it. `elements_max` of a record are read.
@@ -94,6 +96,7 @@ class DecodeSpec:
     ts_format: str | None = None
     timezone: str | None = None
     numbers: Numbers = "strict"
+    decimal: Decimal = "."
     scale: int | Mapping[str, int] | None = None
     unwrap: str | None = None
     others: Policy = "refuse"
@@ -229,6 +232,8 @@ def check_bounds(decode: DecodeSpec) -> None:
         raise ValueError(
             "decode: format: csv needs `columns`, the names of its cells in their order; other formats have none"
         )
+    if decode.decimal != "." and decode.numbers != "text":
+        raise ValueError("decode: decimal: is of numbers in texts, and needs numbers: text")
     if decode.columns is not None and len(set(decode.columns)) < len(decode.columns):
         raise ValueError("decode: columns: a name is there twice")
     if len(decode.separator) != 1 or decode.separator in '"\r\n ':

@@ -69,6 +69,11 @@ def taken_apart(
     return found, (rest if found is not None else payload), b""
 
 
+def framed(id: int) -> bytes:
+    """What stands before a datum that was written by the schema of this number."""
+    return b"\x00" + id.to_bytes(FRAME_BYTES - 1, "big")
+
+
 def unframed(payload: bytes) -> bytes:
     """The datum of a payload with a frame or without one, of a format that never begins as a frame does."""
     return _id(payload)[1] if payload[:1] in _FRAMES else payload

@@ -9,16 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from running import START, all_committed, documents, made, send, until, worker
+from running import START, all_committed, documents, made, send, settings, until, worker
 from structlog.testing import capture_logs
 
 from streamrnn.serving import refused as module
 from streamrnn.serving.publish import Publisher
 from streamrnn.serving.refused import HEADER_REFUSED, HEADER_TRUNCATED, OutputTopics, RefusedOutputs
+from streamrnn.spec import PLAIN
 from streamrnn.transports.base import Outgoing, Refused, TopicUnfit
 from streamrnn.transports.memory.broker import Appended
 from streamrnn.transports.memory.transport import MemoryBroker, MemoryRecord
 from streamrnn.transports.refusals import ROUNDS_MAX, replace
+from streamrnn.wire.published import source_in
 
 both = pytest.mark.parametrize("delivery", ["at-least-once", "exactly-once"])
 
@@ -175,7 +177,7 @@ class Seen:
         self.counts["lost"] += count
 
 
-TOPICS = OutputTopics("ticks", "f", "i", "d", lambda partition: partition)
+TOPICS = OutputTopics("ticks", "f", "i", "d", lambda partition: partition, source_in(settings().stream_spec(), PLAIN))
 
 
 def letter(key: bytes | None, value: bytes | None, *headers: tuple[str, bytes]) -> Outgoing:

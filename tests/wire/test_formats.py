@@ -100,6 +100,9 @@ def test_influx_lines_are_ticks() -> None:
           ("a b,c/1", 1764255600000, {"f_1": 2, "g": 3}))  # fmt: skip
     newline = 'log,host=a msg="two\nlines",v=1 1764255600000000000\nlog,host=a v=2 1764255601000000000'
     right(newline, "v", {"preset": "influx"}, ("a", 1764255600000, {"v": 1}), ("a", 1764255601000, {"v": 2}))
+    # In a tag a quote is a letter as any other.
+    quoted = 'log,host=5" v=1 1764255600000000000\nlog,host=b v=2 1764255601000000000'
+    right(quoted, "v", {"preset": "influx"}, ('5"', 1764255600000, {"v": 1}), ("b", 1764255601000, {"v": 2}))
     assert why("mem,host=a used=5", "v", {"preset": "influx"}) == ["skipped other"]
     assert why("", "v", {"preset": "influx"}) == ["skipped empty"]
 

@@ -150,3 +150,16 @@ def test_lines_of_a_megabyte_are_read_in_bounded_time(payload: bytes) -> None:
 def test_columns_that_cannot_be_meant_are_said_at_the_start(decode: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         decoder("temp", **decode)
+
+
+def test_decimal_commas_where_the_configuration_says_so() -> None:
+    cells = {**CSV, "separator": ";", "decimal": ","}
+    right(f"p;{T0};21,40;1.234,5", "temp flow", cells, ("p", T0, {"temp": 21.4, "flow": 1234.5}))
+    right(f"p;{T0};-,5;1 234", "temp flow", cells, ("p", T0, {"temp": -0.5, "flow": 1234}))
+    assert why(f"p;{T0};21.40;1", "temp", cells) == ["refused type"]
+    found = decoder("temp", **{**cells, "decimal": "."}).read([Plain(f"p;{T0};21,40;1".encode())])
+    assert 'decode.decimal: ","' in found.rejected[0].detail
+    text = {"numbers": "text", "decimal": ","}
+    right(f'{{"series":"p","ts":{T0},"values":{{"temp":"3,25"}}}}', "temp", text, ("p", T0, {"temp": 3.25}))
+    with pytest.raises(ConfigError, match="needs numbers: text"):
+        decoder("temp", decimal=",")
