@@ -111,7 +111,7 @@ def measure(broker: Broker, folder: Path, app: str, rate: float, seconds: float,
     return np.array(waits)
 
 
-def told(title: str, waits: np.ndarray, rate: float) -> None:  # type: ignore[type-arg]
+def report(title: str, waits: np.ndarray, rate: float) -> None:  # type: ignore[type-arg]
     p50, p99, p999 = np.percentile(waits, [50, 99, 99.9])
     count = f"{len(waits)} ticks at {rate:.0f}/s"
     print(f"{title:<18} {count}: p50 {p50:.0f} ms, p99 {p99:.0f} ms, p99.9 {p999:.0f} ms", flush=True)
@@ -137,11 +137,11 @@ def main() -> None:
                     app = f"{beside or 'quiet'}{turn}"
                     waits = measure(broker, Path(name), app, options.rate, options.seconds, beside)
                     found[beside].append(waits)
-                    told(titles[beside], waits, options.rate)
+                    report(titles[beside], waits, options.rate)
             print("all rounds:")
             both = [np.concatenate(found[beside]) for beside in ("", other)]
             for beside, waits in zip(("", other), both, strict=True):
-                told(titles[beside], waits, options.rate)
+                report(titles[beside], waits, options.rate)
             for percent in (99.0, 99.9):
                 alone, beside_it = (float(np.percentile(waits, percent)) for waits in both)
                 print(f"p{percent:g}: {beside_it / max(alone, 1.0):.2f} of that alone, {beside_it - alone:+.0f} ms")

@@ -157,10 +157,10 @@ async def test_series_evicted_leave_the_changelog_as_fast_as_they_come() -> None
     assert evicted > 9000
     assert 0 < most["series_evicted"][0] <= most["series_evicted"][1] <= 4 * (2 * 500 + 4 * 50) + 20
     live = {r.key for log in broker.topics["app.state"] for r in log if (r.key or b"").startswith(b"s/") and r.value}
-    gone = {
+    deleted = {
         r.key for log in broker.topics["app.state"] for r in log if (r.key or b"").startswith(b"s/") and not r.value
     }
-    assert len(live - gone) <= 20
+    assert len(live - deleted) <= 20
 
 
 @on_virtual_clock

@@ -209,7 +209,7 @@ async def test_what_is_carried_is_written_anew_with_the_next_checkpoint() -> Non
     assert len(made.engine.table.changed_rows(0)) == 3 and len(done.plans) == 1
 
 
-async def test_one_that_is_taken_away_meanwhile_is_not_finished() -> None:
+async def test_one_that_is_taken_away_before_its_end_is_not_finished() -> None:
     made = Changelog(partitions=2)
     for partition in range(2):
         stepped(made.writer, ["a"], 0, partition)

@@ -96,7 +96,7 @@ async def test_a_deletion_that_a_zombie_wrote_late_deletes_nothing() -> None:
             broker.append("app.state", 0, b"s/a", None, START)
         sent(
             broker, 40, 10, ("b", "c")
-        )  # nothing of `a`, whose state has to come to stand behind the deletion all the same
+        )  # nothing of `a`, whose state has to come to stand after the deletion all the same
         await served(broker, chosen)
         if broker is disturbed:
             broker.compact("app.state", 0)

@@ -164,7 +164,7 @@ def _zombies_unseen() -> Any:
 
 
 def _weights_not_looked_for() -> Any:
-    """Weights that another worker had before they came here count as gone."""
+    """Weights that another worker had before they came here count as lost."""
 
     async def nothing(self: Assignment, histories: Any) -> None:
         return
@@ -198,7 +198,7 @@ def _unfenced() -> Any:
 
 
 def _drains_look_again() -> Any:
-    """Who drains looks for the commit it waited for where the turn under way may have put it away."""
+    """Who drains looks for the commit it waited for where the current turn may have put it away."""
 
     async def drained(self: Deliveries, deadline: Deadline) -> None:
         while self._in_flight:
@@ -300,7 +300,11 @@ FIXES: Mapping[str, Fix] = {
     "input-ids": Fix("an input made anew is begun anew", "", ("I4", "I10"), _names_suffice, seed=3),
     "fenced-partitions": Fix("a partition has one writer", "exactly-once", ("I1", "I2", "I7", "I10"), _unfenced),
     "zombies-seen": Fix(
-        "states that a worker put out wrote over newer ones", "at-least-once", ("I4",), _zombies_unseen, seed=2
+        "states of an evicted worker that stand over newer ones are noticed",
+        "at-least-once",
+        ("I4",),
+        _zombies_unseen,
+        seed=2,
     ),
     "zombies-left-alone": Fix("winding up ends", "at-least-once", ("I10",), _answered_zombies),
     "drains-hold-on": Fix(

@@ -196,7 +196,7 @@ async def judged(broker: Broker, settings: Settings, blobs: Mapping[str, bytes])
     for key, sayings in found.items():
         if len(sayings) > 1:
             verdict.repeated.append(key)
-        # Between two models the same record may have been said by both; an imputation does not tell by which.
+        # Between two models the same record may have been said by both; an imputation does not say by which.
         one = len(served.get((key.partition, key.offset), ())) < 2
         first: dict[str, int] = {}
         same = all(first.setdefault(saying.model, saying.digest) == saying.digest for saying in sayings)

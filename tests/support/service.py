@@ -116,9 +116,9 @@ DEFECTS = re.compile(
 
 
 def defects(logs: str) -> list[str]:
-    """Lines of a worker's log, as JSON, that tell of an error in the service; those of aiokafka and asyncio are theirs."""
-    told = [line for line in logs.splitlines() if DEFECTS.search(line)]
-    return [line for line in told if '"logger": "aiokafka' not in line and '"logger": "asyncio"' not in line]
+    """Lines of a worker's log, as JSON, that report an error in the service; those of aiokafka and asyncio are theirs."""
+    lines = [line for line in logs.splitlines() if DEFECTS.search(line)]
+    return [line for line in lines if '"logger": "aiokafka' not in line and '"logger": "asyncio"' not in line]
 
 
 @cache

@@ -397,6 +397,7 @@ class MemorySink:
     def __init__(self, broker: MemoryBroker, client: str = "", flaws: Flaws | None = None) -> None:
         self._broker, self._client, self._flaws = broker, client, flaws or Flaws()
         self._batches: dict[tuple[str, int], list[Appended]] = {}
+        self.appended = False  # something, since the last commit of a transaction
         # Batches of one partition follow each other.
         self._last: dict[tuple[str, int], asyncio.Task[None]] = {}
         self._replacing: set[asyncio.Task[None]] = set()
@@ -414,6 +415,7 @@ class MemorySink:
         timestamps_ms: Sequence[int],
         headers: Sequence[Sequence[tuple[str, bytes]]] | None = None,
     ) -> None:
+        self.appended = True
         self._broker.log(topic, partition)  # raises TopicMissing
         batch = self._batches.setdefault((topic, partition), [])
         for i, value in enumerate(values):
@@ -517,24 +519,11 @@ class MemoryTransactionalSink(MemorySink):
         self._id, self._epoch = transactional_id, -1
         self._ending: asyncio.Task[None] | None = None  # the newest transaction
         self._endings: set[asyncio.Task[None]] = set()
-        self.appended = False
 
     async def start(self) -> None:
         self._epoch = await self._broker.request(
             "init-producer", self._client, lambda: self._broker.init_producer(self._id)
         )
-
-    async def append_many(
-        self,
-        topic: str,
-        partition: int,
-        keys: Sequence[bytes | None],
-        values: Sequence[bytes | None],
-        timestamps_ms: Sequence[int],
-        headers: Sequence[Sequence[tuple[str, bytes]]] | None = None,
-    ) -> None:
-        self.appended = True
-        await super().append_many(topic, partition, keys, values, timestamps_ms, headers)
 
     async def commit(
         self, topic: str, offsets: Mapping[int, Committed], group: str, instead: Instead | None = None
