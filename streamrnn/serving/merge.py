@@ -34,7 +34,7 @@ class Merge:
         self._waiting.setdefault(number, deque()).extend(records)
         self._missed_s.pop(number, None)
 
-    def behind(self, number: int, position: int) -> int:
+    def next_offset(self, number: int, position: int) -> int:
         """The next offset to be read of a partition that is processed up to `position`."""
         waiting = self._waiting.get(number)
         return waiting[-1].offset + 1 if waiting else position
@@ -43,7 +43,7 @@ class Merge:
         """The last that were taken, in the order in which they were."""
         for number, record in reversed(records):
             self._waiting.setdefault(number, deque()).appendleft(record)
-            self._time.pop(number, None)  # it had gone on to these
+            self._time.pop(number, None)  # it was that of these
 
     def drop(self, numbers: Collection[int]) -> None:
         """These partitions were given up."""

@@ -168,7 +168,7 @@ class FirstPump:
         owned = self._partitions.owned
         self._intake.drop(frozenset(owned))
         for number, partition in owned.items():
-            self._parts.source.seek(number, self._merge.behind(number, partition.position))
+            self._parts.source.seek(number, self._merge.next_offset(number, partition.position))
         return []
 
     def _merged(self, polled: Polled) -> Polled:

@@ -66,7 +66,7 @@ async def reached(broker: Broker, app: str, topics: list[str], timeout_s: float 
             offsets, reader = transport.group_offsets(topic, group), transport.reader()
             await offsets.start()
             await reader.start(topic, None)
-            last: dict[int, int] = {}  # behind transactions there is a marker that nobody commits
+            last: dict[int, int] = {}  # the marker after a transaction is committed by nobody
             ends = await reader.end_offsets()
             while any(reader.position(p) < end for p, end in ends.items()):
                 for partition, records in await reader.poll(200, 5000):

@@ -267,7 +267,7 @@ def of(at: int, offset: int, index: int = -1, topic_id: str = "t1") -> MemoryRec
 
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=40), st.integers(0, 40), st.integers(0, 40))
 def test_a_repeat_is_one_whenever_it_is_read_again(origins: list[int], kept: int, back: int) -> None:
-    """The first of two counts, a replay from anywhere behind what was carried finds the same."""
+    """The first of two counts, a replay from anywhere after what was carried finds the same."""
     log = [of(at, offset) for at, offset in enumerate(origins)]
     whole = Repeats()
     found = [whole.repeats(record) for record in log]

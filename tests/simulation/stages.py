@@ -122,7 +122,7 @@ class Stages(World):
         return all(known.get("app", {}).get((TICKS, p), 0) >= self._last(p) for p in range(BETWEEN))
 
     def _last(self, partition: int) -> int:
-        """Behind the last record that can be read."""
+        """The offset after the last record that can be read."""
         log = self.broker.topics[TICKS][partition]
         return next((record.offset + 1 for record in reversed(log) if record.visible), 0)
 
@@ -141,7 +141,7 @@ class Stages(World):
             passed[at] += 1
             where = record.partition, (record.key or b"").decode()
             if passed[at] == 1 and at[2] < newest.get(where, -1):
-                raise Violation(f"I2 order: {at} stands behind {newest[where]} of its series")
+                raise Violation(f"I2 order: {at} stands after {newest[where]} of its series")
             newest[where] = max(newest.get(where, -1), at[2])
         said: Counter[tuple[str, int, int]] = Counter()
         for record in self._visible("app.forecasts"):
@@ -171,5 +171,5 @@ def live(arguments: tuple[int, str]) -> tuple[int, Report | str]:
     seed, delivery = arguments
     try:
         return seed, run(Stages(seed, delivery).run())
-    except Exception:  # noqa: BLE001 - told with its seed
+    except Exception:  # noqa: BLE001 - reported with its seed
         return seed, traceback.format_exc()
