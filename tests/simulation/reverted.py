@@ -176,7 +176,7 @@ def _names_suffice() -> Any:
     """An input of the same name is the same input."""
 
     async def identified(self: Assignment) -> None:
-        self._partitions.input_id = ""
+        self._partitions.input_ids.clear()
 
     return mock.patch.object(Assignment, "_identify", identified)
 
