@@ -136,7 +136,8 @@ async def examine(
     others itself, or does without them."""
     sizes = sizes_of(settings) if sizes is None else sizes
     room = inputs.numbering.room if inputs.numbering is not None else 0
-    needed = (room if settled else 0) or inputs.needed() or partitions or 1
+    by_directory = settings.several_inputs or inputs.numbering is not None
+    needed = max(room, 1) if settled and by_directory else inputs.needed() or partitions or 1
     needs = [TopicNeed(name, inputs.counts.get(name) or partitions or 1, {}) for name in inputs.names()]
     needs += [need for need in settings.topic_needs(needed) if need.name not in inputs.names()]
     configs = await admin.configs([need.name for need in needs])

@@ -105,7 +105,8 @@ class SeveralTopics:
         room = [name for name, count in counts.items() if all(number(name, p) < have for p in range(count))]
         without = frozenset(counts.keys() - room)
         if not room:
-            raise TopicUnfit(f"{state} has {have} partitions and {self.numbering.room} are needed: {error}") from error
+            what = f"{state} has {have} partitions and {self.numbering.room} are needed"
+            raise TopicUnfit(f"{what} (`streamrnn topics --create` adds them): {error}") from error
         if without - self._without_room:
             log.error(
                 "input topics are not read: there is no partition for their states, and none could be added. "
@@ -135,6 +136,11 @@ async def inputs_for(
     several = SeveralTopics(transport, settings, now_ms)
     several.topics = await several.look()
     return several
+
+
+def waiting_of(inputs: Inputs) -> int:
+    """How many topics cannot be read yet."""
+    return inputs.waiting if isinstance(inputs, SeveralTopics) else 0
 
 
 async def topics_there(admin: Admin, settings: Settings) -> list[str]:

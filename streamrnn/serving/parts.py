@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from streamrnn.records import Outputs, Rejected, SkipReason, TickBatch
 from streamrnn.serving.checkpoint import Checkpointer
@@ -16,6 +16,9 @@ from streamrnn.stream.engine import Engine
 from streamrnn.transports.base import Source
 from streamrnn.wire.codec import Decoder
 from streamrnn.wire.schemas import SchemaId
+
+if TYPE_CHECKING:
+    from streamrnn.config.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,18 @@ class PumpSettings:
     in_flight_max: int = 2
     # Where a partition begins that the group never committed.
     start: Literal["earliest", "latest"] = "earliest"
+
+
+def pump_settings(settings: Settings, records_most: int) -> PumpSettings:
+    """As the configuration has them, with no more than so many records at a time."""
+    return PumpSettings(
+        records_max=min(settings.batch_records_max, records_most),
+        poll_timeout_ms=settings.poll_timeout_ms,
+        delivery_timeout_s=settings.delivery_timeout_s,
+        commit_interval_s=settings.commit_interval / 1000,
+        start=settings.start,
+        stall_s=settings.stall_after / 1000,
+    )
 
 
 @dataclass(slots=True)

@@ -31,7 +31,7 @@ from streamrnn.serving.intake import Intake, Polled
 from streamrnn.serving.merge import Merge
 from streamrnn.serving.outbox import AtLeastOnce, ExactlyOnce, Outbox
 from streamrnn.serving.partition import Partition, Partitions
-from streamrnn.serving.parts import Fetcher, PumpSettings, TakenIn
+from streamrnn.serving.parts import Fetcher, PumpSettings, TakenIn, pump_settings
 from streamrnn.serving.publish import bury, by_number, wall_ms
 from streamrnn.serving.refused import Observer as RefusedObserver
 from streamrnn.serving.refused import OutputTopics, RefusedOutputs, bounded, cut
@@ -414,7 +414,13 @@ class Repartitioner:
             try:
                 between = await self._between(outbox)
                 parts = FirstParts(source, outbox, self.decoder, self.observer, refused, fetcher)
-                self.pump = FirstPump(parts, self._pump_settings(), settings.stream_spec(), between, self.now_ms)
+                self.pump = FirstPump(
+                    parts,
+                    pump_settings(settings, settings.batch_records_max),
+                    settings.stream_spec(),
+                    between,
+                    self.now_ms,
+                )
                 if self._stopping.is_set():
                     self.pump.stop()
                 await source.start(self.pump)
@@ -449,14 +455,3 @@ class Repartitioner:
         topics, sink = self.settings.topics, await outbox.start()
         ticks, letters = await sink.partitions_for(topics.ticks), await sink.partitions_for(topics.dlq)
         return Between(topics.ticks, ticks, topics.dlq, letters)
-
-    def _pump_settings(self) -> PumpSettings:
-        settings = self.settings
-        return PumpSettings(
-            records_max=settings.batch_records_max,
-            poll_timeout_ms=settings.poll_timeout_ms,
-            delivery_timeout_s=settings.delivery_timeout_s,
-            commit_interval_s=settings.commit_interval / 1000,
-            start=settings.start,
-            stall_s=settings.stall_after / 1000,
-        )

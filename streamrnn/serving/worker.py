@@ -23,10 +23,10 @@ from streamrnn.monitor.observer import WorkerObserver
 from streamrnn.runtime.background import Beside
 from streamrnn.runtime.signals import stop_on_signals
 from streamrnn.serving.checkpoint import Checkpointer, CheckpointSettings
-from streamrnn.serving.inputs import SeveralTopics, TopicsWatch, inputs_for
+from streamrnn.serving.inputs import TopicsWatch, inputs_for, waiting_of
 from streamrnn.serving.members import refuse_other_inputs
 from streamrnn.serving.outbox import AtLeastOnce, ExactlyOnce, Outbox
-from streamrnn.serving.parts import Parts, PumpSettings
+from streamrnn.serving.parts import Parts, pump_settings
 from streamrnn.serving.publish import Publisher, wall_ms
 from streamrnn.serving.pump import Pump
 from streamrnn.serving.refused import RefusedOutputs
@@ -240,7 +240,7 @@ class Worker:
                     source, outbox, self.decoder, self.engine, publisher, self.observer, restorer,
                     self._checkpointer(), weights, self.fetcher,
                 )  # fmt: skip
-                self.pump = Pump(parts, self._pump_settings())
+                self.pump = Pump(parts, pump_settings(self.settings, batch_records(self.spec)))
                 self.observer.buffers = self.pump.buffers
                 self.pump.limit(self.unreadable.limits)
                 if self._stopping.is_set():
@@ -337,17 +337,6 @@ class Worker:
             self.decoder.carried,
         )  # fmt: skip
 
-    def _pump_settings(self) -> PumpSettings:
-        settings = self.settings
-        return PumpSettings(
-            records_max=min(settings.batch_records_max, batch_records(self.spec, settings.output.spec())),
-            poll_timeout_ms=settings.poll_timeout_ms,
-            delivery_timeout_s=settings.delivery_timeout_s,
-            commit_interval_s=settings.commit_interval / 1000,
-            start=settings.start,
-            stall_s=settings.stall_after / 1000,
-        )
-
     # ── by the clock ─────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _retry_unreadable(self) -> None:
@@ -377,8 +366,7 @@ class Worker:
                     session_timeout_ms=self.settings.kafka.session_timeout_ms,
                 )
             self.observer.held(len(self.engine.table))
-            waiting = self.inputs.waiting if isinstance(self.inputs, SeveralTopics) else 0
-            self.observer.input_topics(len(self.inputs.topics), waiting)
+            self.observer.input_topics(len(self.inputs.topics), waiting_of(self.inputs))
             self._report_memory()
             self.observer.look()
             if self._refused is not None:

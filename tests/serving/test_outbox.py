@@ -30,7 +30,7 @@ async def test_what_is_appended_without_an_offset_is_committed_and_who_has_nothi
     broker = MemoryBroker()
     for topic in ("ticks", "state"):
         broker.create(topic, 2)
-    outbox = ExactlyOnce(MemoryTransport(broker), "app", "ticks")
+    outbox = ExactlyOnce(MemoryTransport(broker), "app", Numbering(one="ticks"))
     await outbox.start()
     await outbox.open([0, 1])
     await outbox.sink(0).append_many("state", 0, [b"key"], [b"value"], [1])

@@ -203,6 +203,27 @@ async def test_two_workers_and_one_that_is_killed_share_the_topics_and_their_sta
     assert len(said(broker)) == len(set(said(broker))) == 5 * 30
 
 
+@on_virtual_clock
+async def test_the_first_start_makes_room_for_topics_that_came_since_the_service_s_own_were_made() -> None:
+    chosen, broker = served({"t.a": 1}, ["^t\\."])
+    broker.create("t.b", 2)
+    for topic in ("t.a", "t.b"):
+        fill(broker, topic, 5)
+    async with worker(chosen, broker):
+        await until(read(broker, "t.a", "t.b"))
+    assert len(broker.topics["app.state"]) == 3
+
+
+@on_virtual_clock
+async def test_where_no_topic_has_room_the_start_is_refused_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MemoryTransport, "admin", lambda self: MayNotGrow(self.broker, self.client))
+    chosen, broker = served({"t.a": 1}, ["^t\\."])
+    broker.topics["t.a"] += [[]]
+    with pytest.raises(TopicUnfit, match="streamrnn topics --create"):
+        async with worker(chosen, broker):
+            await asyncio.sleep(5.0)
+
+
 class MayNotGrow(MemoryAdmin):
     async def create(self, needs: Sequence[TopicNeed]) -> list[str]:
         if needs:
