@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
-from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -28,6 +28,19 @@ def wall_ms() -> int:
     return int(time.time() * 1000)
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The output topics, and how forecasts and fills are written: `timestamp` is what their records carry, the present or the
+    event time that they are about (dead letters always carry the present); `ids` are of the schemas that `output` names."""
+
+    forecasts: str
+    imputed: str
+    dead_letters: str
+    timestamp: Literal["now", "event"] = "now"
+    output: OutputSpec = PLAIN
+    ids: Mapping[What, int] = field(default_factory=dict)
+
+
 class Publisher:
     """Encodes and appends; what was appended is covered by the Sink's next `seal`."""
 
@@ -35,27 +48,21 @@ class Publisher:
         self,
         spec: StreamSpec,
         input_topic: str,
-        forecasts: str,
-        imputed: str,
-        dead_letters: str,
+        written: Written,
         sink: Callable[[int], Sink],
         refused: RefusedOutputs,
-        timestamp: Literal["now", "event"] = "now",
         now_ms: Callable[[], int] = wall_ms,
-        output: OutputSpec = PLAIN,
-        ids: Mapping[What, int] = MappingProxyType({}),
     ) -> None:
-        """`sink` gives the Sink for what belongs to an input partition. `timestamp`: forecasts and imputations carry the
-        present time, or the event time that they are about; dead letters always carry the present. `ids`: of the schemas
-        that `output` is written by."""
+        """`sink` gives the Sink for what belongs to an input partition."""
+        forecasts, imputed, dead_letters = written.forecasts, written.imputed, written.dead_letters
         self.now_ms = now_ms
-        self._encoder, self._flat = encoder_for(spec, input_topic, output, ids)
+        self._encoder, self._flat = encoder_for(spec, input_topic, written.output, written.ids)
         self._forecasts, self._imputed, self._dead_letters = forecasts, imputed, dead_letters
-        self._sink, self._refused, self._by_event_time = sink, refused, timestamp == "event"
+        self._sink, self._refused, self._by_event_time = sink, refused, written.timestamp == "event"
         self._partitions: dict[str, int] = {}
         self._topics = OutputTopics(
             input_topic, forecasts, imputed, dead_letters, lambda partition: self._place(dead_letters, partition),
-            source_in(spec, output),
+            source_in(spec, written.output),
         )  # fmt: skip
         self._sources: list[Sequence[Record]] = []  # of what was published since the last `sealed`
 

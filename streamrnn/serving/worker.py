@@ -26,7 +26,7 @@ from streamrnn.serving.checkpoint import Checkpointer, CheckpointSettings
 from streamrnn.serving.members import refuse_other_inputs
 from streamrnn.serving.outbox import AtLeastOnce, ExactlyOnce, Outbox
 from streamrnn.serving.parts import Parts, PumpSettings
-from streamrnn.serving.publish import Publisher, wall_ms
+from streamrnn.serving.publish import Publisher, Written, wall_ms
 from streamrnn.serving.pump import Pump
 from streamrnn.serving.refused import RefusedOutputs
 from streamrnn.serving.restore import Restorer
@@ -277,13 +277,13 @@ class Worker:
             self.observer.unreadable(self.unreadable.found)
 
     def _publisher(self, outbox: Outbox) -> Publisher:
-        topics = self.settings.topics
+        topics, output = self.settings.topics, self.settings.output
         if self._refused is None:
             self._refused = RefusedOutputs(self.observer)
-        return Publisher(
-            self.spec, self.settings.input, topics.forecasts, topics.imputed, topics.dlq, outbox.sink,
-            self._refused, self.settings.output.timestamp, self._now_ms, self.settings.output.spec(), self._schema_ids,
-        )  # fmt: skip
+        written = Written(
+            topics.forecasts, topics.imputed, topics.dlq, output.timestamp, output.spec(), self._schema_ids
+        )
+        return Publisher(self.spec, self.settings.input, written, outbox.sink, self._refused, self._now_ms)
 
     def _served_weights(self) -> ServedWeights:
         settings = self.settings
