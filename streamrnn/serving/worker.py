@@ -20,7 +20,7 @@ from streamrnn.app.warm_up import warm_up_kernels
 from streamrnn.config.sizes import batch_records, refuse_impossible, sizes_of
 from streamrnn.monitor.http import HttpServer
 from streamrnn.monitor.observer import WorkerObserver
-from streamrnn.runtime.background import Beside
+from streamrnn.runtime.background import BackgroundTasks
 from streamrnn.runtime.signals import stop_on_signals
 from streamrnn.serving.checkpoint import Checkpointer, CheckpointSettings
 from streamrnn.serving.members import refuse_other_inputs
@@ -161,7 +161,7 @@ class Worker:
             beside = [weights.follow(), self._probe_loop(), self._retry_unreadable()]
             if self.fetcher is not None:
                 beside.append(self.fetcher.run())
-            async with Beside(self.stop, *beside):
+            async with BackgroundTasks(self.stop, *beside):
                 await self._serve(weights)
         finally:
             await weights.stop(self._closing())
@@ -345,7 +345,7 @@ class Worker:
             if late_s > alarm_s:
                 self.observer.loop_blocked()
                 log.warning(
-                    "the process stood still; for as long as kafka.session_timeout_ms, and its group puts it out",
+                    "the event loop was blocked; beyond kafka.session_timeout_ms the group evicts this member",
                     seconds=round(late_s, 2),
                     session_timeout_ms=self.settings.kafka.session_timeout_ms,
                 )
@@ -435,7 +435,7 @@ async def _run(settings: Settings, config_arguments: Sequence[str]) -> None:
         supervisor.start()
         beside.append(supervisor.ended())
     try:
-        async with Beside(stop, *beside):
+        async with BackgroundTasks(stop, *beside):
             await worker.run()
     finally:
         if ending is not None:
