@@ -9,7 +9,7 @@ known; *regret* is the mean squared error of the forecasts one step ahead beyond
 2. A new series: 100 series that begin when the network has learnt from the others. The mean squared error over all horizons of
    their first 100 steps (the first 10 left out), with the network of the fleet and without one.
 `unequal`: the worlds' `coupled` again, in 3,000 series of which the r-th speaks in proportion to 1 / (r + 20), 120,000
-ticks; each has its own clock, so silence is not filled there (`gap_max` 1).
+ticks; each has its own clock (so `gap_max` is 1).
 
     python tests/benchmarks/fleets.py [--worlds coupled,regimes,cycle,unequal] [--seeds N] [--json OUT]
 """
@@ -102,6 +102,15 @@ def ticks(values: Array, which: np.ndarray[Any, Any], step: np.ndarray[Any, Any]
     )
 
 
+def _of_ticks(engine: Engine, batch: TickBatch) -> Array:
+    """The forecast made at each tick, [tick, channel, horizon]; those of steps that were filled are left out."""
+    made = engine.process(batch).forecasts
+    own = batch.ts_us[made.tick] == made.ts_us
+    own &= [batch.series[tick] == name for tick, name in zip(made.tick.tolist(), made.series, strict=True)]
+    assert np.array_equal(made.tick[own], np.arange(len(batch)))
+    return made.mean[own]
+
+
 class Fleet:
     """An engine with experts alone, another with the fleet's network on top, and the learner of the network."""
 
@@ -115,7 +124,7 @@ class Fleet:
 
     def feed(self, batch: TickBatch, learn: bool = True) -> tuple[Array, Array]:
         """Forecasts [tick, channel, horizon] with a network and without, each made before its targets were shown."""
-        said = self.engine.process(batch).forecasts.mean, self.alone.process(batch).forecasts.mean
+        said = _of_ticks(self.engine, batch), _of_ticks(self.alone, batch)
         if learn:
             self.learner.feed(batch)
             if self.learner.ready():
