@@ -1,4 +1,4 @@
-"""A TCP proxy between a client and a server that spoils the network on purpose, as long as it is told to.
+"""A TCP proxy between a client and a server that spoils the network on purpose, as long as it is asked to.
 
 The faults (after Toxiproxy's names) are values, switched on and off while connections pass; `up` is the way from the
 client to the server, `down` the way back. At most one fault of a kind acts on a way; those of different kinds add up.
@@ -76,7 +76,7 @@ class LimitData:
 Toxic = Latency | Bandwidth | Slicer | ResetPeer | Timeout | LimitData
 
 
-# Told of every chunk before it passes: the connection, its way, the bytes.
+# Called with every chunk before it passes: the connection, its way, the bytes.
 Watcher = Callable[["Connection", Way, bytes], None]
 
 

@@ -12,7 +12,7 @@ SIMULATORS = ("sensors", "prices", "book")
 
 
 def default_channels(kind: str) -> tuple[str, ...]:
-    """The channels a kind has unless told otherwise. Raises ValueError naming the kinds there are."""
+    """The channels a kind has by default. Raises ValueError naming the kinds there are."""
     known = {
         "sensors": sensors.DEFAULT_CHANNELS,
         "prices": prices.DEFAULT_CHANNELS,

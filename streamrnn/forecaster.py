@@ -51,7 +51,8 @@ from streamrnn.records import F64, I64, KIND_TICK, ForecastBatch, ImputationBatc
 from streamrnn.stream.engine import NO_MODEL, Engine
 from streamrnn.stream.learner import Learner, Round
 from streamrnn.stream.snapshot import Restored, SnapshotError, Snapshots
-from streamrnn.transports.base import LONG_AGO_S, clock_s
+from streamrnn.training.pace import Pace
+from streamrnn.transports.base import clock_s
 from streamrnn.wire.mapping import DecodeSpec
 from streamrnn.wire.packed import PackedRecord, packed
 
@@ -658,8 +659,7 @@ class _Training:
         self._thread = ThreadPoolExecutor(1, "streamrnn-training") if background else None
         self._running: Future[Round] | None = None
         self._waiting: list[TickBatch] = []
-        self._ticks_at_round = 0
-        self._next_s = LONG_AGO_S
+        self._pace = Pace(settings.learn.interval / 1000, settings.learn.ticks)
 
     @contextmanager
     def _own_random(self) -> Iterator[None]:
@@ -676,18 +676,8 @@ class _Training:
             self._waiting.append(batch)
             return
         self.learner.feed(batch)
-        if self._thread is not None and self._due():
+        if self._thread is not None and self.learner.ready() and self._pace.due(self.learner, clock_s()):
             self._running = self._thread.submit(self._timed_round)
-
-    def _due(self) -> bool:
-        """As in the trainer: when something was learnt since the last round, an interval later or at once after a drift."""
-        learner = self.learner
-        news = learner.ticks - self._ticks_at_round
-        if learner.rests or not (
-            learner.drifted or news >= self._spec.ticks or (news > 0 and clock_s() >= self._next_s)
-        ):
-            return False
-        return learner.ready()
 
     def done(self) -> Round | None:
         """The round that has ended since it was last asked for. Waits where too many ticks wait for it."""
@@ -710,8 +700,7 @@ class _Training:
             )
             return None
         finally:
-            first = self.learner.incumbent is None
-            self._next_s = clock_s() + (1.0 if first else self._spec.interval / 1000)
+            self._pace.ended(self.learner, clock_s())
             waiting, self._waiting = self._waiting, []
             for batch in waiting:
                 self.learner.feed(batch)
@@ -725,6 +714,6 @@ class _Training:
         return self._round(lambda: False)
 
     def _round(self, enough: Callable[[], bool]) -> Round:
-        self._ticks_at_round = self.learner.ticks
+        self._pace.begun(self.learner)
         with self._own_random():
             return self.learner.round(enough)

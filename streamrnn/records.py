@@ -230,4 +230,4 @@ class Outputs:
     scores: Scores
     frames: int  # steps taken, gaps included
     skipped: int  # gap steps beyond gap_max that were not filled
-    evicted: int  # series let go because series_max was reached
+    evicted: int  # series, because series_max was reached

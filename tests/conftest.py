@@ -51,11 +51,10 @@ hypothesis.settings.load_profile("all")
 # Those that take longest, longest first: two processes that share the tests end together then. What waits for Kafka
 # and what computes take turns here, so that they run side by side.
 LONGEST = (
-    "simulation/test_simulation.py::test_no_seed_violates_an_invariant[at-least-once]",
-    "kafka/test_kafka_topics.py",
+    "simulation/",
+    "kafka/test_operators.py",
     "kafka/test_kafka_network.py",
-    "simulation/test_simulation.py",
-    "simulation/test_bites.py",
+    "kafka/test_kafka_topics.py",
     "kafka/test_kafka_kills.py",
     "kafka/test_kafka_transport.py",
     "kafka/test_kafka_service.py",
@@ -64,8 +63,10 @@ LONGEST = (
     "kafka/test_kafka_security.py",
     "kafka/test_kafka_damage.py",
 )
-# Each of their tests may go to another process; a file's others stay together, with the brokers that they share.
-APART = ("simulation/test_simulation.py", "simulation/test_bites.py", "kafka/test_kafka_kills.py")
+# Each of its tests may go to another process; others of a file stay together, with the brokers that they share, and those of
+# the simulation with its pool of processes.
+APART = ("kafka/test_kafka_kills.py",)
+TOGETHER = ("simulation",)
 
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups
@@ -78,7 +79,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         where = item.path.relative_to(HERE).as_posix()
         if where not in APART and item.config.pluginmanager.hasplugin("xdist"):
-            item.add_marker(pytest.mark.xdist_group(where))
+            room = where.partition("/")[0]
+            item.add_marker(pytest.mark.xdist_group(room if room in TOGETHER else where))
     without = {
         "kafka": None if kafka_home() else "needs Apache Kafka: set KAFKA_HOME to a distribution",
         "kafka_long": None if kafka_home() else "needs Apache Kafka: set KAFKA_HOME to a distribution",

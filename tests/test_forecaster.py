@@ -512,7 +512,7 @@ def test_in_the_background_weights_come_by_themselves_and_a_failure_does_not_hur
     mine._training.learner.round = failing  # type: ignore[method-assign]
     weights = mine.model
     with pytest.warns(RuntimeWarning, match="the weights in use serve on: the device has gone"):
-        mine._training._next_s = 0.0
+        mine._training._pace._next_s = 0.0
         mine.learn_one({"temp": 1.0}, ts=START + 1000 * STEPS * (lap + 20), series="a")
         mine.to_bytes()
     mine.learn_one({"temp": 1.0}, ts=START + 1000 * STEPS * (lap + 21), series="a")

@@ -42,7 +42,7 @@ def warm_up_kernels(settings: Settings) -> None:
     engine, ticks, network = Engine(spec), _ticks(spec), Network(settings.model_spec())
     engine.load(network, "rehearsal")
     if beside:
-        _meanwhile(spec, settings.input, network)
+        _other_parts(spec, settings.input, network)
         with contextlib.suppress(ChildProcessError):
             os.waitpid(beside, 0)
     if settings.decode_spec().format == "avro":
@@ -94,7 +94,7 @@ def _beside(spec: StreamSpec) -> int:
         os._exit(0)
 
 
-def _meanwhile(spec: StreamSpec, topic: str, network: Network) -> None:
+def _other_parts(spec: StreamSpec, topic: str, network: Network) -> None:
     """The other parts of `warm_up_kernels`, with frames and outputs that no engine made, of the types that it makes."""
     ticks, channels, levels = _ticks(spec), len(spec.channels), len(spec.quantiles)
     count = len(ticks)

@@ -58,7 +58,7 @@ from streamrnn.stream.learner import Learner
 from streamrnn.transports.files import InputError
 from streamrnn.wire.encode import Encoder
 
-Tell = Callable[[int], None]
+Reached = Callable[[int], None]
 
 KEPT, SUFFIX = "path:", ".weights"
 
@@ -151,12 +151,12 @@ def measure(options: Options) -> Measured:
             models.append(("streamrnn", seed, results[-1].forecasts))
         for name in options.baselines:
             task = progress.add_task(name, total=len(steps))
-            tell = partial(_show, progress, task)
+            reached = partial(_show, progress, task)
             if name.startswith(KEPT):
                 kept = _kept(Path(name.removeprefix(KEPT)), stream)
-                made = serve(stream, batch, steps, options, 0, tell, kept).forecasts
+                made = serve(stream, batch, steps, options, 0, reached, kept).forecasts
             else:
-                made = baseline(name, shown, steps, stream, season, tell)
+                made = baseline(name, shown, steps, stream, season, reached)
             models.append((name, 0, made))
     return Measured(options, stream, steps, scale, train_rows, score_rows, season, shown, hidden, results, models)
 
@@ -308,7 +308,7 @@ def serve(
     steps: Steps,
     options: Options,
     seed: int,
-    tell: Tell,
+    reached: Reached,
     kept: weights.Fitted | None = None,
 ) -> Result:
     """One pass of engine and learner over the ticks of `batch` (those of the stream, some values hidden).
@@ -359,7 +359,7 @@ def serve(
                     meta = weights.WeightsMeta(round=done.number, gain=list(done.candidate.gain))
                     result.weights = (done.network, meta)
                     result.swaps.append(newest + 1)
-        tell(end)
+        reached(end)
     result.open_rows = engine.front.ticks_held
     return result
 
@@ -415,7 +415,7 @@ def _stretches(row: np.ndarray[Any, np.dtype[np.int64]], every: int) -> Iterator
     yield from pairwise(edges)
 
 
-def baseline(name: str, shown: F64, steps: Steps, stream: Stream, season: int, tell: Tell) -> Forecasts:
+def baseline(name: str, shown: F64, steps: Steps, stream: Stream, season: int, reached: Reached) -> Forecasts:
     """A baseline over the same steps, one at a time, a model per series; gaps are steps with nothing in them."""
     spec = stream.spec
     made = Forecasts.empty(len(steps), spec, quantiles=False)
@@ -430,7 +430,7 @@ def baseline(name: str, shown: F64, steps: Steps, stream: Stream, season: int, t
         if isinstance(model, WholeBaseline):
             made.mean[mine] = model.forecasts(shown[mine], steps.stamp[mine])
             done += len(mine)
-            tell(done)
+            reached(done)
             continue
         before: int | None = None
         for at in mine.tolist():
@@ -444,7 +444,7 @@ def baseline(name: str, shown: F64, steps: Steps, stream: Stream, season: int, t
             made.mean[at] = model.forecast()
             done += 1
             if done % 200 == 0:
-                tell(done)
+                reached(done)
     made.sigma = normal_sigma(made.mean, shown, steps, registry.interval_decay(name))
     return made
 

@@ -85,7 +85,7 @@ def validate(
     settings = settings_from(config, overrides(sets, bootstrap_servers))
     from streamrnn.wire.codec import Decoder
 
-    Decoder(settings.stream_spec(), settings.decode_spec())  # an impossible mapping is told here
+    Decoder(settings.stream_spec(), settings.decode_spec())  # an impossible mapping is refused here
     schemas: list[OwnSchema] = []
     if not offline:
         from streamrnn.serving.schemas import look, look_at_own

@@ -1,6 +1,6 @@
 """The configuration: one typed, frozen tree from YAML files, the environment and flags, in rising order of precedence.
 
-Unknown keys are errors with a suggestion, all errors are told at once, and no message shows a secret.
+Unknown keys are errors with a suggestion, all errors are reported at once, and no message shows a secret.
 """
 
 from __future__ import annotations
@@ -670,7 +670,7 @@ class Settings(BaseSettings):
             TopicNeed(self.topics.dlq, partitions, plain),
             TopicNeed(self.topics.models, 1, compact),
             # Small segments and an early cleaner: a restart reads what has not been compacted, too. But not so early that
-            # a record which a worker put out of its group still had under way removes a newer state's before the owner
+            # a record which a worker evicted from its group still had in flight removes a newer state's before the owner
             # has seen it and written the state once more (`checkpoint.Checkpointer`).
             TopicNeed(
                 self.topics.state,

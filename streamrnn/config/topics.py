@@ -256,8 +256,8 @@ def refuse(states: Sequence[TopicState], access: Sequence[Access] = ()) -> None:
     wrong = [(state.fault, state.need.name) for state in states if state.fault is not None]
     wrong += [(each.fault, f"{each.kind} {each.name}") for each in access if each.fault is not None]
     if wrong:
-        told = [
+        faults = [
             f"{', '.join(name for _, name in topics)}: {fault.what} ({fault.remedy})"
             for fault, topics in groupby(wrong, key=lambda each: each[0])
         ]
-        raise wrong[0][0].kind("; ".join(told))
+        raise wrong[0][0].kind("; ".join(faults))

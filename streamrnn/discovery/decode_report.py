@@ -78,7 +78,7 @@ def summary(pictures: Sequence[dict[str, Any]]) -> str:
     return "; ".join(said)
 
 
-# Fields that tell series apart where a name does not.
+# Fields that distinguish series where a name does not.
 _APART = re.compile(
     r"(exchange|venue|market|site|plant|line|gateway|area|region|host|device|machine|sensor|station|building|symbol)(_?(id|name))?$",
     re.IGNORECASE,
@@ -147,7 +147,7 @@ def _unit(ts_us: int, record: Record) -> str:
 
 
 def _texts(payload: bytes) -> Iterator[tuple[str, str]]:
-    """Fields of a document whose names say that they tell things apart, outside of arrays."""
+    """Fields of a document whose names say that they distinguish things, outside of arrays."""
     try:
         waiting: list[tuple[str, Any]] = [("", msgspec.json.decode(payload))]
     except UNREADABLE:

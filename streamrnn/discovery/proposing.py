@@ -1352,7 +1352,7 @@ _GROUPS = re.compile(
 def _beside(
     series_at: str, series: str, levels: Sequence[Documents], channel: str | None, time: _Time | None
 ) -> list[tuple[str, str]]:
-    """Fields that tell apart what has the same name: (way out, path)."""
+    """Fields that distinguish what has the same name: (way out, path)."""
     found: list[tuple[str, str]] = []
     own = len(series_at) // 2
     for out in range(own, len(levels)):

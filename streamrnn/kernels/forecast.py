@@ -606,7 +606,7 @@ def _add(state: State, settings: Settings, scratch: Scratch) -> None:
     """`scratch.share` [channel, rung] ← what is added to the mixture for what the network says."""
     ladder, errors = settings.ladder, state.errors
     for r in range(ladder.h.shape[0]):
-        remainder.believed(r, ladder.cells[r], errors.worth, scratch.share)
+        remainder.believed(r, ladder.cells[r], settings.credit[r], errors.worth, scratch.share)
         for c in range(scratch.share.shape[0]):
             s = np.sqrt(errors.size[c, r])
             added = scratch.share[c, r] * scratch.says[c, r] * s

@@ -14,6 +14,8 @@ have been worth. w is the slope of what came on what the network had said, per c
 
 (decayed sums, v forecasts overlapping at a time, y clipped), from 0 to `MOST`, times clip(β / se − ½, 0, 1) with the
 standard error se = √(2 v / Σ_c Σ f²) of the slope over all channels: a network that says nothing true says nothing.
+A new series has no such sums yet. What the network was worth on steps that it was not trained on, of all series, is its `credit`:
+a few forecasts' worth of sums that every series' own are added to (an empirical prior: Efron & Morris 1973).
 """
 
 from __future__ import annotations
@@ -119,14 +121,14 @@ def learn(
 
 
 @inlined
-def believed(r: int, cells: int, worth: F32, out: F32) -> None:
+def believed(r: int, cells: int, credit: F32, worth: F32, out: F32) -> None:
     """`out` [channel, rung] ← how far what the network says of rung r is believed.
 
-    `worth` [channel, rung, (Σ f y, Σ f²)]; `cells`: forecasts of the rung that overlap.
+    `worth` [channel, rung, (Σ f y, Σ f²)], `credit` [(Σ f y, Σ f²)]; `cells`: forecasts of the rung that overlap.
     """
     v = np.float32(cells)
     channels = worth.shape[0]
-    came, moved = np.float32(0.0), np.float32(0.0)
+    came, moved = credit[0] * v, credit[1] * v
     for c in range(channels):
         came += worth[c, r, 0]
         moved += worth[c, r, 1]

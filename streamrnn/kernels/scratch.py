@@ -18,13 +18,15 @@ from streamrnn.records import F32, F64, I64, Bool
 
 
 class Settings(NamedTuple):
-    """What is settled with the stream's settings. `regular`: steps are numbered, so a jump of their numbers is seen."""
+    """What is settled with the stream's settings. `regular`: steps are numbered, so a jump of their numbers is seen. `credit`
+    [rung, (Σ f y, Σ f²)] is that of the network in use (`remainder`)."""
 
     ladder: Ladder
     seasons: Seasons
     plan: Plan
     tracking: Tracking
     regular: bool
+    credit: F32
 
 
 class Scratch(NamedTuple):
@@ -153,7 +155,7 @@ class Given(NamedTuple):
 def given_of(settings: Settings, scratch: Scratch) -> Given:
     """For the kernels; the caller keeps `settings` and `scratch`."""
     ladder, seasons, plan, tracking = settings.ladder, settings.seasons, settings.plan, settings.tracking
-    parts = (*ladder, *seasons, *plan, *tracking, *scratch)
+    parts = (*ladder, *seasons, *plan, *tracking, settings.credit, *scratch)
     where: I64 = np.array([part.ctypes.data for part in parts if isinstance(part, np.ndarray)], dtype=np.int64)
     return Given(
         where,
@@ -247,6 +249,7 @@ def settings_at(given: Given, shape: Shape) -> Settings:
             array_at(where[25], (r,), f64),
         ),
         given.regular,
+        array_at(where[26], (r, 2), f32),
     )
 
 
@@ -256,48 +259,48 @@ def scratch_at(given: Given, shape: Shape) -> Scratch:
     where, horizon, widest, channels, rungs = given.where, given.horizon, given.widest, shape.channels, shape.rungs
     f32, f64, i64 = np.float32, np.float64, np.int64
     return Scratch(
-        array_at(where[26], (channels,), f32),
-        array_at(where[27], (channels,), np.bool_),
-        array_at(where[28], (channels,), i64),
-        array_at(where[29], (EXPERTS,), f32),
-        array_at(where[30], (rungs,), f32),
+        array_at(where[27], (channels,), f32),
+        array_at(where[28], (channels,), np.bool_),
+        array_at(where[29], (channels,), i64),
+        array_at(where[30], (EXPERTS,), f32),
         array_at(where[31], (rungs,), f32),
-        array_at(where[32], (widest,), f32),
-        array_at(where[33], (4,), f32),
+        array_at(where[32], (rungs,), f32),
+        array_at(where[33], (widest,), f32),
         array_at(where[34], (4,), f32),
-        array_at(where[35], (1 + horizon,), f32),
-        array_at(where[36], (EXPERTS, horizon), f32),
-        array_at(where[37], (horizon,), f32),
-        array_at(where[38], (channels, horizon), f32),
-        array_at(where[39], (horizon,), f32),
-        array_at(where[40], (channels, given.inputs), f32),
-        array_at(where[41], (given.waves,), f32),
-        array_at(where[42], (channels, rungs), f32),
+        array_at(where[35], (4,), f32),
+        array_at(where[36], (1 + horizon,), f32),
+        array_at(where[37], (EXPERTS, horizon), f32),
+        array_at(where[38], (horizon,), f32),
+        array_at(where[39], (channels, horizon), f32),
+        array_at(where[40], (horizon,), f32),
+        array_at(where[41], (channels, given.inputs), f32),
+        array_at(where[42], (given.waves,), f32),
         array_at(where[43], (channels, rungs), f32),
-        array_at(where[44], (rungs,), i64),
+        array_at(where[44], (channels, rungs), f32),
         array_at(where[45], (rungs,), i64),
         array_at(where[46], (rungs,), i64),
         array_at(where[47], (rungs,), i64),
         array_at(where[48], (rungs,), i64),
         array_at(where[49], (rungs,), i64),
-        array_at(where[50], (widest, widest + rungs), f32),
-        array_at(where[51], (widest,), f32),
-        array_at(where[52], (shape.levels, horizon), f64),
-        array_at(where[53], (rungs,), f64),
-        array_at(where[54], (2,), f32),
-        array_at(where[55], (channels,), f64),
-        array_at(where[56], (channels, channels), f64),
+        array_at(where[50], (rungs,), i64),
+        array_at(where[51], (widest, widest + rungs), f32),
+        array_at(where[52], (widest,), f32),
+        array_at(where[53], (shape.levels, horizon), f64),
+        array_at(where[54], (rungs,), f64),
+        array_at(where[55], (2,), f32),
+        array_at(where[56], (channels,), f64),
         array_at(where[57], (channels, channels), f64),
         array_at(where[58], (channels, channels), f64),
-        array_at(where[59], (channels,), f64),
+        array_at(where[59], (channels, channels), f64),
         array_at(where[60], (channels,), f64),
         array_at(where[61], (channels,), f64),
         array_at(where[62], (channels,), f64),
         array_at(where[63], (channels,), f64),
-        array_at(where[64], (channels, 2), f64),
-        array_at(where[65], (channels,), f64),
-        array_at(where[66], (channels,), i64),
+        array_at(where[64], (channels,), f64),
+        array_at(where[65], (channels, 2), f64),
+        array_at(where[66], (channels,), f64),
         array_at(where[67], (channels,), i64),
         array_at(where[68], (channels,), i64),
         array_at(where[69], (channels,), i64),
+        array_at(where[70], (channels,), i64),
     )

@@ -27,7 +27,7 @@ def carried(network: Network, inputs: Sequence[str], rungs: Sequence[int]) -> Ne
     for name, tensor in network.state_dict().items():
         if name == "first.weight":
             tensor = _picked(tensor, columns, 1)
-        elif name.startswith("out.") or name in ("beside.share", "beside.decoder.share"):
+        elif name.startswith("out.") or name in ("credit", "beside.share", "beside.decoder.share"):
             tensor = _picked(tensor, rows, 0)
         elif name == "beside.weight" and isinstance(network.beside, Direct):
             tensor = _picked(tensor, rows, 0)

@@ -8,17 +8,19 @@ of two networks are no further apart than chance makes them, the newer one is ta
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
+from streamrnn.kernels.remainder import DOUBTED, JUDGED_MAX, STANDARD
 from streamrnn.learning import GateSpec
 from streamrnn.model.network import Network
 from streamrnn.model.tbptt import Sequences
-from streamrnn.records import F64
+from streamrnn.records import F64, I64
 
 SLOPE_MAX = 1.2
+CREDIT_MOST = 20.0  # Σ f², in forecasts that do not overlap
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,8 @@ class Evaluation:
     squares: F64
     targets: int
     sums: F64  # [rung, (Σ f y, Σ f²)] in shares of Σ y²
+    # [rung, (Σ f y, Σ f²)]: what a series may believe of the network before it has seen any of it
+    credit: F64 = field(default_factory=lambda: np.zeros((0, 2)))
 
     def gain_at(self, slope: tuple[float, ...]) -> float:
         """Mean over the rungs of what is removed at a slope that was settled before: the best one flatters itself."""
@@ -83,7 +87,18 @@ def evaluate(network: Network, batch: Sequences, block: int) -> Evaluation:
         squares=_blocks(squares, block, batch.channels),
         targets=int(came.sum()),
         sums=sums,
+        credit=_credit(np.where(came, said, 0.0), np.clip(y, -JUDGED_MAX, JUDGED_MAX), np.array(network.spec.rungs)),
     )
+
+
+def _credit(said: F64, y: F64, rungs: I64) -> F64:
+    """[rung, (Σ f y, Σ f²)] of at most `CREDIT_MOST`, and by the share that is sure: as `kernels.remainder.believed` judges.
+    `said`, `y`: [T, B, rung]; forecasts of rung h overlap h steps long."""
+    came, moved = ((said * each).sum((0, 1)) / rungs for each in (y, said))
+    slope = np.maximum(came / (moved + DOUBTED), 0.0)
+    sure = np.clip(slope * np.sqrt(moved / 2.0) - STANDARD, 0.0, 1.0) * np.minimum(moved, CREDIT_MOST)
+    credit: F64 = np.stack([np.minimum(slope, 1.0) * sure, sure], axis=1)
+    return credit
 
 
 def _blocks(values: F64, block: int, channels: int) -> F64:

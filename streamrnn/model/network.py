@@ -4,9 +4,9 @@ It forecasts what the experts' mixture leaves, at each rung of the horizon, in u
 (`kernels.remainder` says what it is shown, and what becomes of what it says). One set of weights serves every channel of every
 series: a row is one channel.
 
-The trunk says what one step's numbers tell, and learns it from steps drawn one by one: those of a stretch are much alike, and
-what is learnt from few of them is over-fitted. The recurrent layers see what the trunk makes of the steps in turn, and learn what
-it leaves; no gradient of theirs reaches it. A fresh network says nothing: its heads begin at zero.
+The trunk says what follows from one step's numbers, and learns it from steps drawn one by one: those of a stretch are much
+alike, and what is learnt from few of them is over-fitted. The recurrent layers see what the trunk makes of the steps in turn,
+and learn what it leaves; no gradient of theirs reaches it. A fresh network says nothing: its heads begin at zero.
 """
 
 from __future__ import annotations
@@ -53,6 +53,9 @@ class Network(nn.Module):
         )
         self.state_size = self.stack.state_size  # of one channel
         self.out = nn.Linear(spec.trunk, len(spec.rungs))
+        # [rung, (Σ f y, Σ f²)] of steps that it was not trained on (`model.gate`): what a new series believes of it.
+        self.register_buffer("credit", torch.zeros(len(spec.rungs), 2))
+        self.credit: Tensor
         self.beside = make_head(spec.head, spec.hidden, len(spec.rungs), spec.trunk, len(self._static), spec.dropout)
         for parameter in self.out.parameters():
             nn.init.zeros_(parameter)
@@ -116,6 +119,3 @@ class Network(nn.Module):
         if not self.training or self.spec.dropout == 0.0:
             return x
         return x * functional.dropout(x.new_ones(x.shape[1:]), self.spec.dropout)
-
-    def parameters_count(self) -> int:
-        return sum(parameter.numel() for parameter in self.parameters())

@@ -29,6 +29,7 @@ MAGIC = b"SRNNW"
 VERSION = 2  # 1: forecast all channels' moves together, not what the experts leave
 # What a network of a version without these settings had: it keeps the id that it was given.
 UNSAID = (("conv", 0), ("head", "sequence"))
+CREDIT = "credit"
 _DIGEST, _LENGTH = 32, 4
 
 
@@ -61,6 +62,8 @@ def weights_id(network: Network) -> str:
     shape = [item for item in sorted(asdict(network.spec).items()) if item not in UNSAID]
     digest = hashlib.sha256(repr(shape).encode())
     for name, tensor in sorted(network.state_dict().items()):
+        if name == CREDIT and not bool(tensor.any()):
+            continue  # as those of a version that gave none
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:12]
@@ -106,6 +109,7 @@ def _unpacked(blob: bytes) -> tuple[_Document, dict[str, Tensor]]:
     except (msgspec.MsgspecError, SafetensorError, UnicodeDecodeError, RecursionError) as error:
         raise WeightsError(f"the weights cannot be read: {error}") from error
     _check_finite(tensors)
+    tensors.setdefault(CREDIT, torch.zeros(len(document.spec.rungs), 2))  # a version gave none
     return document, tensors
 
 

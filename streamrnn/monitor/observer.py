@@ -1,4 +1,4 @@
-"""What the worker tells of itself: Prometheus metrics, the rolling summary, health, recent points for the live page.
+"""What the worker reports of itself: Prometheus metrics, the rolling summary, health, recent points for the live page.
 
 Everything is fed per batch, never per tick. Series' names are no labels: their number has no bound that a metrics
 database would survive.
@@ -103,7 +103,7 @@ class Metrics:
         )
         self.frames = counter("frames_total", "Steps taken, gaps included.")
         self.skipped = counter("gap_steps_skipped_total", "Steps of gaps beyond gap_max, not filled.")
-        self.evicted = counter("series_evicted_total", "Series let go because series_max was reached.")
+        self.evicted = counter("series_evicted_total", "Series evicted because series_max was reached.")
         self.returned = counter(
             "series_returned_total", "Series that came back after they were evicted, and begin anew (series_max)."
         )
@@ -136,7 +136,10 @@ class Metrics:
         self.records_skipped = counter(
             "records_skipped_total", "Input records that an operator had skipped by an offset."
         )
-        self.strange_writes = counter("state_strange_writes_total", "Times a stranger wrote into an owned changelog.")
+        self.zombie_writes = counter(
+            "state_strange_writes_total",
+            "Times a zombie writer (a worker evicted from the group) wrote into an owned changelog.",
+        )
         self.cold_starts = counter("cold_starts_total", "Partitions taken up without the state they should have had.")
         self.carried_rows = counter(
             "state_rows_carried_total", "Series' states carried over into a changed configuration."
@@ -333,9 +336,9 @@ class WorkerObserver:
             self.metrics.records_skipped.inc(records)
 
     def written_by_another(self, partition: int) -> None:
-        self.metrics.strange_writes.inc()
+        self.metrics.zombie_writes.inc()
         log.warning(
-            "another worker, put out of the group, wrote into our changelog; it is written anew", partition=partition
+            "another worker, evicted from the group, wrote into our changelog; it is written anew", partition=partition
         )
 
     def revoked(self, partition: int) -> None:

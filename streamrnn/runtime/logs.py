@@ -156,7 +156,7 @@ def configure(level: str = "info", form: str = "auto") -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    # aiokafka writes keys and values at DEBUG, and a line per retry at INFO: the service tells what matters itself.
+    # aiokafka writes keys and values at DEBUG, and a line per retry at INFO: the service logs what matters itself.
     logging.getLogger("aiokafka").setLevel(logging.ERROR)
     for name in ("numba", "httpx2", "httpx"):  # a line for each question to a schema registry
         logging.getLogger(name).setLevel(logging.WARNING)

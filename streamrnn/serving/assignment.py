@@ -190,8 +190,8 @@ class Assignment:
         written = msgspec.structs.replace(warm.checkpoint, input_id=self._partitions.input_id, skips=word.skips)
         if word.offset >= 0:
             written = msgspec.structs.replace(written, word=word.offset)
-        due = bool(done.carried or done.strays)
-        parts.checkpointer.begin(number, written, warm.history, self._end_of(done), done.strays, done.layouts, due)
+        due = bool(done.carried or done.orphans)
+        parts.checkpointer.begin(number, written, warm.history, self._end_of(done), done.orphans, done.layouts, due)
         self._report_changes(done)
         if word.offset >= 0:
             self._deliveries.ready.append(parts.checkpointer.start(number))
@@ -199,7 +199,7 @@ class Assignment:
     def _begin_anew(self, partition: Partition, done: Restoration, cold: Cold) -> None:
         """Without states: what is left of older ones is deleted from the changelog."""
         parts, number, serving = self._parts, partition.number, self._parts.weights.serving
-        orphans = [*done.strays, *parts.engine.table.series(number)]
+        orphans = [*done.orphans, *parts.engine.table.series(number)]
         parts.engine.drop(number)
         partition.restored(cold.position, cold.emit_from, cold.committed, serving)
         partition.skips = cold.word.skips

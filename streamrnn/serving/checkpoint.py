@@ -86,7 +86,7 @@ class Slice:
     rows: int = 0
     row_bytes: int = 0  # of one of them, without ticks held back
     completes: Checkpoint | None = None
-    since: int = 0  # strange writes that were known when it was taken
+    since: int = 0  # zombie writes that were known when it was taken
 
     def bytes(self) -> int:
         """Of keys and values, before compression."""
@@ -115,12 +115,12 @@ class ChangelogState:
     began_s: float
     history: History  # of the weights, since `written.offset` or longer
     layouts: set[int] = field(default_factory=set)  # described in the partition by now
-    gone: list[str] = field(default_factory=list)
+    to_delete: list[str] = field(default_factory=list)  # series, from the changelog
     cycle: _Cycle | None = None
     waiting: Checkpoint | None = None  # its rows are acknowledged; it waits for its offset to be committed
     end: int = -1  # of the changelog, as far as it is acknowledged; -1: not known
     unacknowledged: int = 0  # records appended behind it
-    strange_writes: int = 0
+    zombie_writes: int = 0
     due: bool = False  # states wait to be written though nothing has come: they were carried from another meaning
 
 
@@ -134,18 +134,18 @@ class Checkpointer:
         topic: str,
         settings: CheckpointSettings,
         written: Callable[[int, int, float], None] = lambda partition, offset, interval_s: None,
-        strange: Callable[[int], None] = lambda partition: None,
+        zombie: Callable[[int], None] = lambda partition: None,
         appended: Callable[[int, int], None] = lambda rows, size: None,
         carried: Callable[[int, int], bytes] = lambda partition, oldest: b"",
     ) -> None:
         self.topic = topic
         self._engine, self._snapshots, self._settings = engine, snapshots, settings
-        self._told, self._strange, self._appended = written, strange, appended
+        self._report_written, self._report_zombie, self._appended = written, zombie, appended
         self._carried = carried
         self._partitions: dict[int, ChangelogState] = {}
         self._budget = WriteBudget(settings.bytes_s, settings.interval_max_s, clock_s())
         self._exceeded = False  # and said so
-        engine.table.keep_gone = True
+        engine.table.keep_evicted = True
 
     def begin(
         self,
@@ -153,16 +153,16 @@ class Checkpointer:
         checkpoint: Checkpoint,
         history: History,
         end: int,
-        strays: Sequence[str] = (),
+        orphans: Sequence[str] = (),
         layouts: Collection[int] = (),
         due: bool = False,
     ) -> None:
-        """A partition was restored, or starts with nothing; its changelog was read up to `end`. `strays` are states to
+        """A partition was restored, or starts with nothing; its changelog was read up to `end`. `orphans` are states to
         be deleted from it. `layouts` are described in it: a second description would let compaction take away the first,
         which stands before the records that need it. `due`: changed states are to be written even where nothing comes."""
         checkpoint = msgspec.structs.replace(checkpoint, meaning=self._snapshots.meaning)
         self._partitions[partition] = ChangelogState(
-            checkpoint, clock_s(), history, layouts=set(layouts), gone=list(strays), end=end, due=due
+            checkpoint, clock_s(), history, layouts=set(layouts), to_delete=list(orphans), end=end, due=due
         )
 
     def park(self, partition: int) -> ChangelogState:
@@ -196,7 +196,7 @@ class Checkpointer:
         if history == known.history:
             return None
         known.history = history
-        known.written = _told_of(known.written, history)
+        known.written = _with_swaps(known.written, history)
         return self.start(partition)
 
     @property
@@ -227,7 +227,7 @@ class Checkpointer:
         if known is None:
             return None
         if known.cycle is None and not self._begin_cycle(known, partition, position, force):
-            return self.take_gone(partition, limit)
+            return self.take_deletions(partition, limit)
         cycle = known.cycle
         assert cycle is not None  # noqa: S101
         table, size = self._engine.table, self._snapshots.record_bytes()
@@ -238,7 +238,7 @@ class Checkpointer:
         rows = rows[table.changed[rows] & (table.partition[rows] == partition)]
         piece = Slice(partition, [], [])
         # More than can be evicted until then: one a record.
-        self._take_gone(known, partition, piece, 4 * limit)
+        self._add_deletions(known, partition, piece, 4 * limit)
         if len(rows):
             layout, text = self._snapshots.layout()
             if layout not in known.layouts:
@@ -252,8 +252,8 @@ class Checkpointer:
             piece.values += records
             piece.rows, piece.row_bytes = len(rows), size
         self._budget.correct(partition, piece.bytes() - charged)
-        piece.since = known.strange_writes
-        if cycle.at >= len(cycle.rows) and not known.gone:
+        piece.since = known.zombie_writes
+        if cycle.at >= len(cycle.rows) and not known.to_delete:
             piece.completes = cycle.checkpoint
             known.cycle = None
         return piece
@@ -316,40 +316,40 @@ class Checkpointer:
         if known is not None and known.cycle is None and known.waiting is None:
             known.began_s = LONG_AGO_S
 
-    def take_gone(self, partition: int, limit: int) -> Slice | None:
+    def take_deletions(self, partition: int, limit: int) -> Slice | None:
         """Deletions of evicted series, where too many of them wait for the next checkpoint."""
         known = self._partitions[partition]
-        self._share_gone()
-        if len(known.gone) <= self._settings.records:
+        self._collect_evicted()
+        if len(known.to_delete) <= self._settings.records:
             return None
-        piece = Slice(partition, [], [], since=known.strange_writes)
-        self._take_gone(known, partition, piece, 4 * limit)
+        piece = Slice(partition, [], [], since=known.zombie_writes)
+        self._add_deletions(known, partition, piece, 4 * limit)
         self._budget.correct(partition, piece.bytes())
         return piece
 
-    def _share_gone(self) -> None:
-        gone = self._engine.table.gone
-        for owner, name in gone:
+    def _collect_evicted(self) -> None:
+        evicted = self._engine.table.evicted
+        for owner, name in evicted:
             known = self._partitions.get(owner)
             if known is not None:
-                known.gone.append(name)
-        gone.clear()
+                known.to_delete.append(name)
+        evicted.clear()
 
-    def _take_gone(self, known: ChangelogState, partition: int, piece: Slice, limit: int) -> None:
+    def _add_deletions(self, known: ChangelogState, partition: int, piece: Slice, limit: int) -> None:
         """Evicted series are deleted from the changelog, too."""
-        self._share_gone()
-        for name in dict.fromkeys(known.gone[:limit]):
+        self._collect_evicted()
+        for name in dict.fromkeys(known.to_delete[:limit]):
             if self._engine.table.find(partition, name) is None:
                 piece.keys.append(series_key(name.encode()))
                 piece.values.append(None)
-        del known.gone[:limit]
+        del known.to_delete[:limit]
 
-    def let_go(self, batches: int) -> tuple[int, int]:
+    def deletions_waiting(self, batches: int) -> tuple[int, int]:
         """(series that are still to be deleted from the changelog, their bound); `batches`: records that may be taken in
         while a checkpoint waits for its offset to be committed, which the next one waits for."""
-        count = len(self._engine.table.gone) + sum(len(known.gone) for known in self._partitions.values())
+        count = len(self._engine.table.evicted) + sum(len(known.to_delete) for known in self._partitions.values())
         rows_max = self._engine.table.rows_max
-        # More than `records` do not wait for a checkpoint; a record lets go of one series at most, a restore of all.
+        # More than `records` do not wait for a checkpoint; a record evicts one series at most, a restore all.
         return count, max(1, len(self._partitions)) * (2 * self._settings.records + batches) + rows_max
 
     # ── what became of it ────────────────────────────────────────────────────────────────────────────────────────
@@ -357,7 +357,7 @@ class Checkpointer:
     def arrived(self, piece: Slice) -> None:
         """A slice was acknowledged; with the last one the checkpoint waits for its offset to be committed."""
         known = self._partitions.get(piece.partition)
-        if known is not None and piece.completes is not None and piece.since == known.strange_writes:
+        if known is not None and piece.completes is not None and piece.since == known.zombie_writes:
             known.waiting = piece.completes
 
     def written(self, runs: Mapping[int, Sequence[tuple[int, int]]]) -> None:
@@ -372,18 +372,18 @@ class Checkpointer:
                     self._written_by_another(partition, known)
                 known.end = first + count if first >= 0 else -1
 
-    def strange_writes(self, partition: int) -> int:
+    def zombie_writes(self, partition: int) -> int:
         """How often somebody else was seen to have written into a partition's changelog."""
         known = self._partitions.get(partition)
-        return known.strange_writes if known is not None else 0
+        return known.zombie_writes if known is not None else 0
 
     def _written_by_another(self, partition: int, known: ChangelogState) -> None:
         """Whatever the zombie writer wrote over is written once more, and no checkpoint holds before that."""
         self._engine.table.changed[list(self._engine.table.series(partition).values())] = True
         known.cycle = known.waiting = None
-        known.strange_writes += 1
+        known.zombie_writes += 1
         known.began_s = LONG_AGO_S  # the next checkpoint is due at once
-        self._strange(partition)
+        self._report_zombie(partition)
 
     def not_sent(self, piece: Slice) -> None:
         """A slice will not leave: its rows count as changed again."""
@@ -397,7 +397,7 @@ class Checkpointer:
                 if row is not None:
                     table.changed[row] = True
                 elif value is None and known is not None:
-                    known.gone.append(name)
+                    known.to_delete.append(name)
 
     def complete(self, partition: int, committed: int) -> Slice | None:
         """The checkpoint record, if its rows have arrived and its offset is committed."""
@@ -406,10 +406,10 @@ class Checkpointer:
             return None
         # Weights that came into use since it began, even right where it begins, are known by now.
         at = known.end + known.unacknowledged if known.end >= 0 else -1
-        known.written = _told_of(msgspec.structs.replace(known.waiting, at=at), known.history)
+        known.written = _with_swaps(msgspec.structs.replace(known.waiting, at=at), known.history)
         known.history, known.waiting = known.history[-max(HISTORY_MAX, 1 + len(known.written.swaps)) :], None
         piece = self.start(partition)
-        self._told(partition, known.written.offset, self.interval_s())
+        self._report_written(partition, known.written.offset, self.interval_s())
         return piece
 
     def completes(self, partition: int, committed: int) -> bool:
@@ -428,7 +428,7 @@ class Checkpointer:
             await sink.append_many(self.topic, piece.partition, piece.keys, piece.values, [timestamp_ms] * count)
 
 
-def _told_of(checkpoint: Checkpoint, history: History) -> Checkpoint:
+def _with_swaps(checkpoint: Checkpoint, history: History) -> Checkpoint:
     """The checkpoint with the weights of its offset, and the swaps since."""
     swaps = tuple(use for use in history if use[0] > checkpoint.offset)
     return msgspec.structs.replace(checkpoint, weights=weights_at(history, checkpoint.offset), swaps=swaps)

@@ -161,7 +161,7 @@ class Pump:
             wanted, served = weights_at(partition.history, offset), self._parts.weights
             if not served.recall(wanted):
                 log.warning(
-                    "weights of the time are gone, or of another kind: the replay uses those in use now",
+                    "weights of the time are not there any more, or of another kind: the replay uses those in use now",
                     weights=wanted, instead=served.serving,
                 )  # fmt: skip
                 # Where others came later, which may still be there, those are used from then on.
@@ -225,7 +225,7 @@ class Pump:
         for number in [*ends][turn:] + [*ends][:turn]:
             if left > 0:
                 if owned[number].replaying:
-                    piece = checkpointer.take_gone(number, left)
+                    piece = checkpointer.take_deletions(number, left)
                 else:
                     piece = checkpointer.take(number, ends[number], left)
                 if piece is not None:
@@ -256,10 +256,10 @@ class Pump:
         await self._deliveries.drain(deadline)
         checkpointer = self._parts.checkpointer
         settled = {number: p.position for number, p in self._partitions.owned.items() if p.settled}
-        before = {number: checkpointer.strange_writes(number) for number in settled}
+        before = {number: checkpointer.zombie_writes(number) for number in settled}
         while deadline.remaining_s() > 0.5:
             # Where somebody else has begun to write, he is the owner: answering each other would have no end.
-            settled = {n: at for n, at in settled.items() if checkpointer.strange_writes(n) == before[n]}
+            settled = {n: at for n, at in settled.items() if checkpointer.zombie_writes(n) == before[n]}
             for number, position in settled.items():
                 if not checkpointer.completes(number, position):
                     piece = checkpointer.take(number, position, FLUSH_ROWS, force=True)
@@ -318,7 +318,7 @@ class Pump:
         settings, engine, table = self._settings, self._parts.engine, self._parts.engine.table
         kept_alive = math.ceil(settings.delivery_timeout_s / KEEP_ALIVE_S)  # a record each, see `Deliveries.settle`
         rows_max = (settings.in_flight_max + 1) * max(settings.records_max, FLUSH_ROWS)
-        evicted = self._parts.checkpointer.let_go((settings.in_flight_max + 2) * settings.records_max)
+        evicted = self._parts.checkpointer.deletions_waiting((settings.in_flight_max + 2) * settings.records_max)
         return {
             "series": (len(table), table.rows_max),
             "batches_in_flight": (self._deliveries.in_flight, settings.in_flight_max),
@@ -326,6 +326,6 @@ class Pump:
             "bytes_in_flight": self._parts.outbox.in_flight_bytes(),
             "ticks_held_back": (engine.front.ticks_held, table.rows_max * engine.spec.pending_max),
             "states_waiting": (self._deliveries.states_waiting(), rows_max),
-            "series_let_go": evicted,
+            "series_evicted": evicted,
             "series_parked": (sum(p.series for p in self._partitions.that_are(State.PARKED)), table.rows_max),
         }

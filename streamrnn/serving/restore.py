@@ -43,7 +43,7 @@ class Restoration:
     found: Restored = field(default_factory=Restored)
     seconds: float = 0.0
     life: int = 0  # of the partition's state: the checkpoint's, or the next new one
-    strays: list[str] = field(default_factory=list)  # states of other lives, to be deleted
+    orphans: list[str] = field(default_factory=list)  # states of other lives, to be deleted
     end: int = -1  # of the changelog when it was read
     # Series whose state another worker wrote over with an older one, and the input offset that this has come to.
     older: dict[str, int] = field(default_factory=dict)
@@ -154,7 +154,7 @@ class Restorer:
                 for meaning, text in piece.meanings:
                     self._snapshots.learn_meaning(meaning, text)
                 known.layouts |= {self._snapshots.learn(text) for text in piece.layouts}
-                for name in piece.gone:
+                for name in piece.deleted:
                     self._engine.forget(partition, name)
                     known.found.left.pop(name, None)
                 self._snapshots.restore(partition, piece.states, known.found)
@@ -195,7 +195,7 @@ class Restorer:
         there = table.series(partition)
         for name in found.outdated(there, table.columns["applied"]):
             self._engine.forget(partition, name)
-        if not why and checkpoint is not None and len(found.strays(there, checkpoint.life)) == len(there):
+        if not why and checkpoint is not None and len(found.orphans(there, checkpoint.life)) == len(there):
             why = next((why for life, _, why in found.left.values() if life >= checkpoint.life), "")
         last = max(reader.lives.get(partition, 0), found.life)
         if known.damaged:
@@ -212,13 +212,13 @@ class Restorer:
                 0,
             )
         done.life = last + 1 if done.checkpoint is None else done.checkpoint.life
-        done.strays = [*there] if done.checkpoint is None else found.strays(there, done.life)
-        for name in done.strays:
+        done.orphans = [*there] if done.checkpoint is None else found.orphans(there, done.life)
+        for name in done.orphans:
             self._engine.forget(partition, name)
         self._look_at_changes(done)
         for key in reader.doubtful[partition]:
             row = self._engine.table.find(partition, key.decode(errors="replace"))
-            if row is not None:  # its deletion does not count: with the next checkpoint it stands behind it
+            if row is not None:  # its deletion does not count: with the next checkpoint it stands before it
                 self._engine.table.changed[row] = True
         done.end = reader.end(partition)
         table = self._engine.table
@@ -240,8 +240,8 @@ class Restorer:
             table.changed[rows[changed]] = True
             done.carried = int(changed.sum())
             done.plans = [found.plans[k - 1] for k in np.unique(through[changed]).tolist()]
-        lost, known = [name for name in found.left if name not in there], set(done.strays)
-        done.strays += [name for name in lost if name not in known]
+        lost, known = [name for name in found.left if name not in there], set(done.orphans)
+        done.orphans += [name for name in lost if name not in known]
         done.cold = Counter(found.left[name][2] for name in lost if found.left[name][0] == done.life)
 
     def _older(self, rows: I64, applied: I64, found: Restored, checkpoint: Checkpoint) -> dict[str, int]:

@@ -73,7 +73,7 @@ class ServedWeights:
                 log.warning("the models topic cannot be read; the weights in use serve on", error=str(error))
 
     async def catch_up(self) -> None:
-        """All weights that there are are known after this; those of a damaged topic are gone."""
+        """All weights that there are are known after this; those of a damaged topic are lost."""
         for attempt in range(MODELS_ATTEMPTS):
             try:
                 for weights in await self._follower.catch_up(self._settings.read_s):
@@ -81,7 +81,7 @@ class ServedWeights:
                 return
             except Unreadable as error:  # a damaged transfer is no damaged log
                 if attempt + 1 == MODELS_ATTEMPTS:
-                    log.error("the models topic is damaged: what is in it counts as gone", error=str(error))
+                    log.error("the models topic is damaged: what is in it counts as lost", error=str(error))
 
     def swap_if_due(self) -> None:
         """Between two batches: the newest weights take over, not too often; an operator's rollback at once."""

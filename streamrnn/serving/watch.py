@@ -92,7 +92,9 @@ class Watch:
         known = self._partitions.input_id
         self._missing = self._missing + 1 if found is None else 0
         if self._missing > 1:  # brokers that have just started may not know their topics yet
-            raise TopicMissing(f"the input topic {self._source.topic!r} is gone: it was deleted under this worker")
+            raise TopicMissing(
+                f"the input topic {self._source.topic!r} does not exist any more: it was deleted under this worker"
+            )
         if found and known and found != known:
             raise InputReplaced(
                 f"the input topic {self._source.topic!r} was made anew: it was topic {known}, and is {found}"

@@ -1,6 +1,6 @@
 """The state topic: one compacted partition per input partition, from which its state is restored.
 
-    s/<series>       a series' state as bytes (`stream.snapshot` knows what is in them); a tombstone: let go
+    s/<series>       a series' state as bytes (`stream.snapshot` knows what is in them); a tombstone: evicted
     layout/<id>      the description of a layout, before the first record that has it
     meaning/<id>     JSON: what numbers mean (`streamrnn.meaning`), before the first layout that names it
     checkpoint       JSON: from which input offset the partition's ticks must be replayed over these states, the weights
@@ -72,7 +72,7 @@ class Checkpoint(msgspec.Struct, forbid_unknown_fields=False):
     """What one partition's states are worth. `swaps` are (input offset, weights id) since `offset`, oldest first.
 
     `life` counts the cold starts: states of an older life are not of this history. States that stand at `at` or behind
-    it have come to `offset` at least, or a stranger wrote them.
+    it have come to `offset` at least, or a zombie writer wrote them.
     """
 
     input: str
@@ -123,11 +123,11 @@ class _Version(msgspec.Struct):
 
 @dataclass(slots=True)
 class Piece:
-    """What one poll brought of one partition: layouts to be learnt first, series that were let go, then states in log
-    order (what was let go after its state came is not among them), under their series' names."""
+    """What one poll brought of one partition: layouts to be learnt first, series that were deleted, then states in log
+    order (what was deleted after its state came is not among them), under their series' names."""
 
     states: Packed
-    gone: list[str] = field(default_factory=list)
+    deleted: list[str] = field(default_factory=list)
     layouts: list[bytes] = field(default_factory=list)
     meanings: list[tuple[str, bytes]] = field(
         default_factory=list
@@ -165,7 +165,7 @@ class ChangelogReader:
         # Why a partition's state cannot be used, where it cannot.
         self.unusable: dict[int, str] = {}
         # Series whose state was deleted behind the newest checkpoint, by where: by its owner, who will vouch for that with
-        # the next one, or by one who was put out of the group and whose word comes late. Until then the state counts.
+        # the next one, or by one who was evicted from the group and writes late. Until then the state counts.
         self.doubtful: dict[int, dict[bytes, int]] = {p: {} for p in self._partitions}
 
     async def start(self) -> None:
@@ -211,7 +211,7 @@ class ChangelogReader:
         return piece
 
     def _delete(self, piece: Piece, deletions: Sequence[tuple[bytes, int]]) -> None:
-        """Takes out of a piece what was let go, by (name, offset) in log order, as far as a checkpoint vouches for it."""
+        """Takes out of a piece what was deleted, by (name, offset) in log order, as far as a checkpoint vouches for it."""
         partition, doubtful = piece.states.partition, self.doubtful[piece.states.partition]
         checkpoint = self.checkpoints.get(partition)
         at = checkpoint.at if checkpoint is not None else -1
@@ -234,7 +234,7 @@ class ChangelogReader:
                 if offset > written.get(name, -1):
                     doubtful.setdefault(name, offset)
         if ended:
-            piece.gone = [name.decode(errors="replace") for name in ended]
+            piece.deleted = [name.decode(errors="replace") for name in ended]
             last = np.array([ended.get(name, -1) for name in piece.states.keys()], dtype=np.int64)
             piece.states = piece.states.take(piece.states.offset > last)
 

@@ -108,7 +108,7 @@ class ModelsWriter:
         await self._send({f"pin/{model}".encode(): b"1" if pinned else None}, at_ms)
 
     async def retire(self, manifests: Sequence[Manifest], at_ms: int) -> None:
-        """Deletes versions: tombstones for the manifest first, so that nobody looks for pieces that are gone."""
+        """Deletes versions: tombstones for the manifest first, so that nobody looks for pieces that are deleted."""
         for manifest in manifests:
             await self._send({f"manifest/{manifest.id}".encode(): None}, at_ms)
             await self._send({_piece_key(manifest.id, i): None for i in range(manifest.pieces)}, at_ms)
@@ -121,7 +121,7 @@ class ModelsWriter:
 
 
 class ModelsFollower:
-    """Follows the models topic; tells of weights that newly became current and are whole."""
+    """Follows the models topic; reports weights that newly became current and are whole."""
 
     def __init__(self, transport: Transport, topic: str) -> None:
         self._transport, self._topic = transport, topic

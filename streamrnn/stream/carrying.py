@@ -446,7 +446,7 @@ def inferred(columns: Mapping[str, tuple[int, ...]], own: Meaning) -> Meaning | 
     """What states mean that say nothing of it (earlier versions wrote none), by the shapes of their columns.
 
     They are taken for this configuration's as far as their shapes agree with it; None where they have another number of
-    channels, which cannot be told by name.
+    channels, which cannot be found by name.
     """
     theta, last = columns.get("theta"), columns.get("last")
     if theta is None or last is None or len(theta) != 3 or last != (len(own.channels),) or theta[1] != last[0]:

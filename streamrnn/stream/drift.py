@@ -10,7 +10,7 @@ DELTA = 0.002
 
 
 class DriftWatch:
-    """Fed one mean error per step; tells when the errors have risen."""
+    """Fed one mean error per step; says when the errors have risen."""
 
     def __init__(self) -> None:
         self._adwin = ADWIN(delta=DELTA)

@@ -40,17 +40,22 @@ NETWORKS_MAX = 4
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """Weights at work; `stamp` marks the rows whose recurrent state they computed."""
+    """Weights at work; `stamp` marks the rows whose recurrent state they computed. `credit` [rung, (Σ f y, Σ f²)]: what a series
+    that has not seen them believes of them."""
 
     layers: Layers
     lanes: Lanes
     network: Network | None
     stamp: int
+    credit: F32
 
 
 def _served(network: Network | None, stamp: int) -> Served:
     layers = layers_of(network) if network is not None and network.plain_gru else no_layers()
-    return Served(layers, lanes_of(layers), network, stamp)
+    credit: F32 = (
+        np.zeros((1, 2), dtype=np.float32) if network is None else network.credit.detach().cpu().numpy().copy()
+    )
+    return Served(layers, lanes_of(layers), network, stamp, credit)
 
 
 def stamp_of(model: str) -> int:
@@ -58,7 +63,7 @@ def stamp_of(model: str) -> int:
     return 0 if model == NO_MODEL else int.from_bytes(hashlib.sha256(model.encode()).digest()[:8], "big", signed=True)
 
 
-# The network's recurrent state, whose size the weights tell.
+# The network's recurrent state, whose size the weights define.
 NO_STATE = Field("state", (0,), np.float32)
 
 
@@ -133,6 +138,7 @@ class Engine:
     def use(self, model: str) -> None:
         """Serves with weights that were loaded before (a restored partition replays with those of its time)."""
         self.model, self._served = model, self._networks[model]
+        self._settings.credit[:] = self._served.credit  # the kernels have its address
 
     def drop(self, partition: int) -> int:
         """Lets a partition's series go; returns how many they were."""

@@ -32,7 +32,7 @@ from streamrnn.kernels.experts import deviations, mixing, moves, ridge, stack
 from streamrnn.kernels.grid import NEVER
 from streamrnn.kernels.rowviews import FIELDS, Shape
 from streamrnn.kernels.scratch import Settings
-from streamrnn.records import F64, I64, U8
+from streamrnn.records import F32, F64, I64, U8
 from streamrnn.season import Season
 from streamrnn.spec import EXPERTS as EXPERT_NAMES
 from streamrnn.spec import StreamSpec
@@ -223,7 +223,8 @@ def settings_of(spec: StreamSpec) -> Settings:
         any(season.keyed for season in found),
     )
     tracking = tracking_of(spec.quantiles, ladder)
-    return Settings(ladder, seasons, _plan(spec, experts, ladder), tracking, not spec.irregular)
+    credit: F32 = np.zeros((len(ladder.h), 2), dtype=np.float32)
+    return Settings(ladder, seasons, _plan(spec, experts, ladder), tracking, not spec.irregular, credit)
 
 
 def _plan(spec: StreamSpec, experts: set[int], ladder: Ladder) -> Plan:

@@ -27,7 +27,7 @@ from streamrnn.spec import ModelSpec, StreamSpec
 from streamrnn.stream.drift import DriftWatch
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.replay import ReplayBuffer
-from streamrnn.stream.resting import LOOKS, REST, Worth
+from streamrnn.stream.resting import REST, Worth
 from streamrnn.stream.sample import SeriesSample
 
 REFUSALS_MAX = 4
@@ -80,7 +80,6 @@ class Learner:
         self._round_at = 0  # `steps` at the last round
         self.rounds = self.accepted = self.refused = 0
         self.worth = Worth()
-        self._in_vain = 0  # rounds whose candidate added nothing, with nothing to take the place of
         self._looked_at = 0  # `steps` when the weights in use were last judged
         self._rests_until = 0  # `steps`
         self._refused_in_a_row = 0
@@ -234,6 +233,7 @@ class Learner:
         verdict = judge(mine, theirs, self.spec.gate)
         if not verdict.accepted:
             return self._refuse(verdict, updates, loss, mine, theirs, since)
+        candidate.credit.copy_(torch.from_numpy(mine.credit))
         self.accepted += 1
         self._refused_in_a_row = 0
         self.incumbent = candidate.copied().eval()
@@ -263,8 +263,8 @@ class Learner:
         self.refused += 1
         self._refused_in_a_row += 1
         if self.incumbent is None and verdict.reason == "adds-nothing":
-            self._in_vain += 1
-            if self._in_vain >= LOOKS:
+            self.worth.nothing_added()
+            if self.worth.in_vain:
                 self._rests_until = self.steps + REST * since
         if self._refused_in_a_row >= REFUSALS_MAX:
             self._reset()

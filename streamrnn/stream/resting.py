@@ -3,7 +3,7 @@
 A candidate's gain on held-out steps is measured at the slope that suits it best there, and so is never below nothing. Whether a
 network is of use at all is asked in another way: the slope is that of the look before, the steps are new ones. Where the mean of
 such gains, with its standard error on top, is below `LITTLE`, training rests for `REST` times the distance of two rounds; then
-it looks again, and at a drift at once.
+it looks again, and at a drift at once. So it does where no weights are in use and `LOOKS` candidates have added nothing.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ class Worth:
 
     def __init__(self) -> None:
         self.looks = 0
+        self._in_vain = 0  # candidates that added nothing, with no weights in use
         self._slope: tuple[float, ...] = ()
         self._mean = self._square = 0.0
 
@@ -37,6 +38,15 @@ class Worth:
             self._square += rate * (gain * gain - self._square)
         self._slope = of.slope
 
+    def nothing_added(self) -> None:
+        """A candidate added nothing, and no weights are in use that could have been looked at."""
+        self._in_vain += 1
+
+    @property
+    def in_vain(self) -> bool:
+        """Whether so many candidates have added nothing that the next will not, either."""
+        return self._in_vain >= LOOKS
+
     @property
     def gain(self) -> float:
         """Mean share of the mixture's squared error that was removed."""
@@ -44,7 +54,7 @@ class Worth:
 
     @property
     def little(self) -> bool:
-        """Whether it is next to nothing, as surely as the looks tell."""
+        """Whether it is next to nothing, as surely as the looks show."""
         if self.looks < LOOKS:
             return False
         spread = max(self._square - self._mean**2, 0.0)

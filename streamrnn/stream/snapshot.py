@@ -192,7 +192,7 @@ class Restored:
         if count:
             self.refused[reason] = self.refused.get(reason, 0) + count
 
-    def strays(self, series: Mapping[str, int], life: int) -> list[str]:
+    def orphans(self, series: Mapping[str, int], life: int) -> list[str]:
         """Those of a partition's series (with their rows) whose records are of another life than this one."""
         rows = np.fromiter(series.values(), dtype=np.int64, count=len(series))
         odd = self.lived[rows] != life + 1
@@ -535,7 +535,7 @@ class Snapshots:
             out.refuse("impossible", int((rows.whole & ~fits).sum()))
             out.refuse("digest", int((~rows.whole & ~fits).sum()))
             rows = rows.take(np.flatnonzero(fits))
-        # The least recently moved first, so that the table lets go of the right ones when it is full.
+        # The least recently moved first, so that the table evicts the right ones when it is full.
         applied = self._applied(rows)
         if (applied[1:] < applied[:-1]).any():
             rows = rows.take(np.argsort(applied, kind="stable"))
@@ -556,7 +556,7 @@ class Snapshots:
         return len(taken) > 0
 
     def _for_full_table(self, partition: int, rows: _Rows, out: Restored) -> _Rows:
-        """Those of the rows that are worth that others are let go for them: one of each series, in the same order."""
+        """Those of the rows that are worth that others are evicted for them: one of each series, in the same order."""
         table = self._table
         verdict = self._admit(partition, rows, np.full(len(rows.names), -1, dtype=np.int64), out)
         rows = rows.take(np.flatnonzero(verdict == TAKEN))

@@ -7,13 +7,13 @@ A batch of series is then one gather, one step, one scatter, and a series' whole
 
 1. A row belongs to one (partition, series); state moves with its partition, so one name in two partitions is two
    rows.
-2. At most `rows_max` rows. When they are used up, the series that has been silent longest is let go.
+2. At most `rows_max` rows. When they are used up, the series that has been silent longest is evicted.
 3. Rows are reused only after they were reset to the fields' fill values, or written over whole (`adopt`).
 4. Memory is that of the rows that were given out, whatever `rows_max` is (`stream.reserved`). Where the system reserves
    no more addresses than it has memory, the arrays grow by copying when rows are given out, and never else: between two
    calls of `assign` and `adopt` they stay where they are.
-5. `changed` marks rows that moved since somebody last wrote them down (the changelog clears it); with `keep_gone` the
-   names of the series that were let go are kept until somebody has taken note of them.
+5. `changed` marks rows that moved since somebody last wrote them down (the changelog clears it); with `keep_evicted` the
+   names of the series that were evicted are kept until somebody has taken note of them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import repeat
+from functools import cached_property
+from itertools import accumulate, repeat
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ _NONE: I64 = np.zeros(0, dtype=np.int64)
 ROUND = 8
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Field:
     """One column of the table: `shape` is the shape of a row, `fill` the value of a fresh one."""
 
@@ -51,12 +52,12 @@ class Field:
     dtype: DTypeLike
     fill: float = 0
 
-    @property
+    @cached_property
     def width(self) -> int:
         """Bytes of one number."""
         return np.dtype(self.dtype).itemsize
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Bytes of a row."""
         return math.prod(self.shape) * self.width
@@ -75,7 +76,9 @@ class Block:
         if len(self.fields) > 1 and (spare := -sum(field.size for field in self.fields) % ROUND):
             # Named by its size: other fields beside it, in another version, need another one.
             self.fields.append(Field(f"spare{number}_{spare}", (spare,), np.uint8))
-        self.size = sum(field.size for field in self.fields)
+        ends = list(accumulate(field.size for field in self.fields))
+        self._places = {field.name: end - field.size for field, end in zip(self.fields, ends, strict=True)}
+        self.size = ends[-1]
         self.align = ROUND if len(self.fields) > 1 else self.fields[0].width
         self.rows = reserve(capacity + SCRATCH, self.size)
         self.fresh: U8 = np.empty(self.size, dtype=np.uint8)
@@ -84,21 +87,11 @@ class Block:
             column[:] = field.fill
 
     def _columns(self, rows: U8) -> dict[str, NDArray[Any]]:
-        found: dict[str, NDArray[Any]] = {}
-        at = 0
-        for field in self.fields:
-            found[field.name] = _column(rows, field, at)
-            at += field.size
-        return found
+        return {field.name: _column(rows, field, self._places[field.name]) for field in self.fields}
 
     def place(self, name: str) -> int:
-        """Where in a row a field begins, in bytes."""
-        at = 0
-        for field in self.fields:
-            if field.name == name:
-                return at
-            at += field.size
-        raise KeyError(name)
+        """Where in a row a field begins, in bytes. Raises KeyError."""
+        return self._places[name]
 
     def move_to(self, rows: U8) -> None:
         """Goes on in another array, into which the rows were copied."""
@@ -140,8 +133,8 @@ class SeriesTable:
         except MemoryError:
             self.capacity = min(rows_max, ROWS_FIRST)
             self._own(self._reserved_own(self.capacity))
-        self.keep_gone = False
-        self.gone: list[tuple[int, str]] = []  # (partition, series) let go since it was last emptied
+        self.keep_evicted = False
+        self.evicted: list[tuple[int, str]] = []  # (partition, series), since it was last emptied
         self.evictions = 0
         self._arrivals = 1  # ticks given a row so far; a row's entry in _seen is the last of them that was its own
         self._index: dict[int, dict[str, int]] = {}
@@ -307,7 +300,7 @@ class SeriesTable:
         """Rows for restored series, which the caller writes over whole: (a row for each, those of them that were given
         out for it, rows that were emptied for that).
 
-        In order of age: the last is the last to be let go. One that has its row already keeps it. Where there is not
+        In order of age: the last is the last to be evicted. One that has its row already keeps it. Where there is not
         room for all (`room`), each is named once.
         """
         index = self._index.setdefault(partition, {})
@@ -315,7 +308,7 @@ class SeriesTable:
         seen = np.arange(self._arrivals, self._arrivals + len(series))
         rows: I32 = np.fromiter(map(index.get, series, repeat(-1)), dtype=np.int32, count=len(series))
         new = rows < 0
-        self._seen[rows[~new]] = seen[~new]  # before others are let go
+        self._seen[rows[~new]] = seen[~new]  # before others are evicted
         newcomers = np.flatnonzero(new).tolist()
         if not newcomers:
             fresh: I64 = _NONE
@@ -352,12 +345,12 @@ class SeriesTable:
         return rows, given
 
     def room(self, wanted: int) -> int:
-        """Rows that can be given out without letting a series go, where so many are wanted."""
+        """Rows that can be given out without evicting a series, where so many are wanted."""
         self._make_room(self.used + wanted - len(self._free))
         return len(self._free) + self.rows_max - self.used
 
     def _unused(self, count: int) -> list[int]:
-        """So many rows that hold nothing, those first that were let go last; they are not reset."""
+        """So many rows that hold nothing, those first that were freed last; they are not reset."""
         again = self._free[len(self._free) - min(count, len(self._free)) :][::-1]
         del self._free[len(self._free) - len(again) :]
         begin = self.used
@@ -384,8 +377,8 @@ class SeriesTable:
             row, seen = self._victims.pop()
             if self._seen[row] == seen:  # it has not spoken since it was looked up
                 break
-        if self.keep_gone:
-            self.gone.append((int(self.partition[row]), self.names[row] or ""))
+        if self.keep_evicted:
+            self.evicted.append((int(self.partition[row]), self.names[row] or ""))
         self._forget(row)
         self.evictions += 1
         evicted.append(row)

@@ -34,8 +34,8 @@ BACKOFF_S = (1.0, 60.0)
 # An end so soon after the start counts as a crash in a row; a longer life clears the count.
 SHORT_LIFE_S = 60.0
 CRASHES_MAX = 3
-# Ends whose reason the child has told, and which no other device would change: configuration, broker, topic, memory.
-TOLD_CODES = (2, 3, 4, 70)
+# Ends whose reason the child has reported, and which no other device would change: configuration, broker, topic, memory.
+REPORTED_CODES = (2, 3, 4, 70)
 END_S = 5.0
 
 Word = Annotated[str, Meta(max_length=80)]
@@ -64,13 +64,13 @@ class Heartbeat(msgspec.Struct, omit_defaults=True):
 
 
 class Supervisor:
-    """Keeps one child alive. `tell(up, restarts, said)` is called at every change and every heartbeat; up is a child from
+    """Keeps one child alive. `report(up, restarts, said)` is called at every change and every heartbeat; up is a child from
     its first heartbeat on."""
 
     def __init__(
         self,
         command: Sequence[str],
-        tell: Callable[[bool, int, Mapping[str, Any]], None],
+        report: Callable[[bool, int, Mapping[str, Any]], None],
         silence_max_s: float,
         backoff_s: tuple[float, float] = BACKOFF_S,
         environment: Mapping[str, str] | None = None,
@@ -81,7 +81,7 @@ class Supervisor:
         self.restarts = 0
         self.said: dict[str, Any] = {}
         self._device = ""  # the last one that was named: a child may fail before it comes to say so
-        self._tell, self._silence_max_s, self._backoff_s = tell, silence_max_s, backoff_s
+        self._report, self._silence_max_s, self._backoff_s = report, silence_max_s, backoff_s
         self._environment = dict(os.environ if environment is None else environment)
         self._child: asyncio.subprocess.Process | None = None
         self._task: asyncio.Task[None] | None = None
@@ -117,11 +117,11 @@ class Supervisor:
             begin = time.monotonic()
             code = await self._live()
             in_a_row = in_a_row + 1 if time.monotonic() - begin < SHORT_LIFE_S else 1
-            crashes = 0 if code in TOLD_CODES else min(crashes + 1, in_a_row)
+            crashes = 0 if code in REPORTED_CODES else min(crashes + 1, in_a_row)
             if self._stopping.is_set():
                 return
             self.restarts += 1
-            self._tell(False, self.restarts, self.said)
+            self._report(False, self.restarts, self.said)
             if crashes == CRASHES_MAX and self._device != "cpu":
                 log.warning("the trainer keeps failing; it goes on on the processor", device=self._device or "unknown")
                 self._environment["CUDA_VISIBLE_DEVICES"] = ""
@@ -147,12 +147,12 @@ class Supervisor:
             log.error("the trainer cannot be started", error=str(error))
             return None
         # It is up when it says so: one that fails at each start never is.
-        self._tell(False, self.restarts, {"state": "starting"})
+        self._report(False, self.restarts, {"state": "starting"})
         try:
             if self._stopping.is_set():
                 child.kill()
             if await self._listen(child):
-                # It closed its output, so it is ending: no signal to a process that may be gone already.
+                # It closed its output, so it is ending: no signal to a process that may have ended already.
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(child.wait(), END_S)
         finally:
@@ -186,7 +186,7 @@ class Supervisor:
                 silence = Deadline(self._silence_max_s)
                 self.said = said
                 self._device = said.get("device", self._device)
-                self._tell(True, self.restarts, said)
+                self._report(True, self.restarts, said)
             await asyncio.sleep(LINE_PAUSE_S)
         return True
 

@@ -50,6 +50,7 @@ from streamrnn.stores.models import BY_OPERATOR, ModelsFollower, ModelsWriter, P
 from streamrnn.stream.forecasting import inputs_of
 from streamrnn.stream.learner import Lack, Learner, Round
 from streamrnn.stream.replay import WINDOW_LEAST, step_bytes
+from streamrnn.training.pace import Pace
 from streamrnn.training.supervisor import WITHOUT_GPU
 from streamrnn.training.waiting import Wait
 from streamrnn.transports.base import (
@@ -85,7 +86,8 @@ class OutOfMemoryBound(Exception):
 
 
 class DeviceFailed(Exception):
-    """The GPU has failed, or gone. After most such errors nothing in the process can use torch any more, even without it."""
+    """The GPU has failed, or is no longer there. After most such errors nothing in the process can use torch any more, even
+    without it."""
 
 
 def learn_spec(settings: Settings) -> LearnSpec:
@@ -161,8 +163,7 @@ class Trainer:
         self.last = ""
         self._incumbent_id = ""
         self._stopping = asyncio.Event()
-        self._next_round_s = LONG_AGO_S
-        self._ticks_at_round = 0
+        self._pace = Pace(settings.learn.interval / 1000, settings.learn.ticks)
         self._publish_from_s = LONG_AGO_S
         self._pointer: Pointer | None = None
         self._turn_began_s: float | None = None
@@ -357,15 +358,8 @@ class Trainer:
         return self._pointer is not None and self._pointer.by == BY_OPERATOR and clock_s() < self._publish_from_s
 
     def _due(self) -> bool:
-        learner = self.learner
-        if clock_s() < self._publish_from_s:
-            return False
-        if learner.rounds == 0 or learner.drifted:
-            return True
-        if learner.rests:
-            return False
-        news = learner.ticks - self._ticks_at_round
-        return news > 0 and (clock_s() >= self._next_round_s or news >= self.settings.learn.ticks)
+        now_s = clock_s()
+        return now_s >= self._publish_from_s and self._pace.due(self.learner, now_s)
 
     async def _round(self, writer: ModelsWriter, follower: ModelsFollower) -> None:
         settings, learner = self.settings, self.learner
@@ -384,7 +378,7 @@ class Trainer:
         spec = learner.spec.train
         self.loss, self.last = done.loss, done.verdict.reason
         self.steps_s = done.updates * spec.batch_series * spec.chunk_len / max(seconds, 1e-6)
-        self._ticks_at_round = learner.ticks
+        self._pace.begun(learner)
         log.info(
             "round",
             number=done.number,
@@ -405,9 +399,7 @@ class Trainer:
             self.last = "superseded"
             if learner.incumbent is accepted:
                 learner.adopt(before)
-        # Until a first network serves there is nothing to lose by trying again at once with what came meanwhile.
-        first = learner.incumbent is None
-        self._next_round_s = clock() + (1.0 if first else settings.learn.interval / 1000)
+        self._pace.ended(learner, clock())
 
     async def _publish(self, done: Round, writer: ModelsWriter, follower: ModelsFollower) -> bool:
         """False where what was current has changed while the round ran, or the candidate was once rolled back from."""
@@ -485,7 +477,7 @@ class Trainer:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that is asked for; the processor where it has gone."""
+    """The device that is asked for; the processor where it is no longer there."""
     if name == "auto":
         return devices.choose()
     if name != "cpu" and devices.choose().type != name:

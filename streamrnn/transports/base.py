@@ -94,9 +94,9 @@ class Committed:
 
 
 class Listener(Protocol):
-    """Told of rebalances. `revoked` runs before the partitions go to others; both run inside the rebalance, so they
+    """Called in rebalances. `revoked` runs before the partitions go to others; both run inside the rebalance, so they
     must be quick; an exception in either is fatal to the Source (its next poll raises it). One that is no TransportError is
-    a defect, which new clients would heal unseen: the event loop's exception handler is told of it at once."""
+    a defect, which new clients would heal unseen: the event loop's exception handler is called with it at once."""
 
     async def revoked(self, partitions: frozenset[int]) -> None: ...
     async def assigned(self, partitions: frozenset[int]) -> None: ...
@@ -118,7 +118,7 @@ class Source(Protocol):
 
     async def committed(self, partitions: Sequence[int]) -> dict[int, Committed | None]: ...
     async def topic_id(self) -> str | None:
-        """Tells the input from an earlier topic of its name; "" where the broker gives no ids,
+        """Distinguishes the input from an earlier topic of its name; "" where the broker gives no ids,
         None where there is no such topic. Raises TransportError."""
         ...
 
@@ -133,12 +133,12 @@ class Source(Protocol):
         ...
 
     def lag(self) -> dict[int, int | None]:
-        """Per owned partition: records that may be read and were not, as the last answers to polls have told; None
+        """Per owned partition: records that may be read and were not, as the last answers to polls have said; None
         while the end is unknown."""
         ...
 
     async def behind(self, partitions: Sequence[int]) -> dict[int, int]:
-        """The same by asking the broker now: polls that bring nothing tell nothing."""
+        """The same by asking the broker now: polls that bring nothing say nothing."""
         ...
 
     async def stop(self, deadline: Deadline) -> None: ...

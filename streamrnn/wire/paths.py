@@ -24,7 +24,7 @@ from typing import Any, Literal
 from streamrnn.records import Reason
 
 # Stands for "the field is not there". `null` arrives as None and a number as another object, and JSON has no NaN, so identity
-# tells the three apart (tuples compare by identity first).
+# distinguishes the three (tuples compare by identity first).
 ABSENT: Any = float("nan")
 
 

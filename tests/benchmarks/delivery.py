@@ -140,19 +140,19 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--rounds", type=int, default=2, help="rounds of latency; 0: none")
     options = parser.parse_args()
-    told: dict[str, Figures] = {}
+    figures: dict[str, Figures] = {}
     with tempfile.TemporaryDirectory() as name:
         if options.repeat:
             broker = Broker(Path(name) / "throughput", cpu="1").start()
             try:
-                told["throughput"] = throughput(broker.servers, options.records, options.repeat)
+                figures["throughput"] = throughput(broker.servers, options.records, options.repeat)
             finally:
                 broker.stop()
             print(f"{CASE['title']}; medians of {options.repeat} rounds of {options.records} records, in turn")
             for delivery in DELIVERIES:
-                of = told["throughput"][delivery]
+                of = figures["throughput"][delivery]
                 print(f"  {delivery:<15}{of['records_s']:9.0f} records/s {of['cpu_us']:7.1f} µs processor a record")
-            of = told["throughput"]["ratio"]
+            of = figures["throughput"]["ratio"]
             print(
                 f"  exactly/at least {of['records_s']:.2f} in records/s, {of['cpu_us']:.2f} in processor time",
                 flush=True,
@@ -160,14 +160,14 @@ def main() -> None:
         if options.rounds:
             broker = Broker(Path(name) / "latency").start()
             try:
-                told["latency"] = latency(broker, Path(name), options.rate, options.seconds, options.rounds)
+                figures["latency"] = latency(broker, Path(name), options.rate, options.seconds, options.rounds)
             finally:
                 broker.stop()
             print(f"{options.rate:.0f} ticks/s, append of the tick to its forecast at a read_committed reader")
             for delivery in (*DELIVERIES, "added"):
-                of = told["latency"][delivery]
+                of = figures["latency"][delivery]
                 print(f"  {delivery:<15} p50 {of['p50_ms']:6.1f} ms, p99 {of['p99_ms']:6.1f} ms")
-    print(json.dumps(told))
+    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

@@ -199,7 +199,7 @@ def main() -> None:
     settled = np.array(sizes[len(sizes) // 4 :])
     slope = np.polyfit(np.arange(len(settled)) * every / 1e6, settled, 1)[0]
     print(
-        f"{options.ticks} ticks, {evicted} series let go: {sizes[0]:.0f} MB after {every}, {sizes[-1]:.0f} MB at the end,"
+        f"{options.ticks} ticks, {evicted} series evicted: {sizes[0]:.0f} MB after {every}, {sizes[-1]:.0f} MB at the end,"
     )
     print(f"  slope over the last three quarters {slope:+.2f} MB a million ticks")
 

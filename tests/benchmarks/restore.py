@@ -2,7 +2,7 @@
 
 Writes the states of many series to the state topic of a real broker, as a worker does, and brings them back with the
 worker's own Restorer in a process of its own: GRU 64 x 2, 3 quantiles, and the shape that is asked for. Client and broker
-share the machine, so the processor time per series is told beside the wall clock, and what of it is unpacking.
+share the machine, so the processor time per series is shown beside the wall clock, and what of it is unpacking.
 
     KAFKA_HOME=… python tests/benchmarks/restore.py [--series 100000] [--channels 4] [--horizon 12] [--step 1s]
         [--experts full|light|off] [--season 1d] [--repeat 3] [--cold] [--profile]
@@ -125,7 +125,7 @@ def have(count: int) -> None:
 
 
 async def restore(servers: str, series: int, shape: dict[str, Any], cold: bool) -> dict[str, float]:
-    """Twice: into memory that the process has yet to be given, then into the rows that were let go again."""
+    """Twice: into memory that the process has yet to be given, then into the rows that were freed again."""
     chosen = settings(servers, series, shape)
     made = engine(chosen)
     if not cold:

@@ -114,7 +114,7 @@ def report(sizes: np.ndarray, found: dict[str, float], seconds: float, spent: fl
     verdict = "not distinguishable from zero" if abs(slope) <= error else "DISTINGUISHABLE from zero"
     lost = 1e6 * sizes[-1, 0] - found["streamrnn_ticks_total"]
     print(f"{found['streamrnn_ticks_total']:.0f} ticks in {seconds:.0f} s ({spent:.0f} s of processor), ", end="")
-    print(f"{found['streamrnn_series_evicted_total']:.0f} series let go, {max(lost, 0):.0f} ticks lost")
+    print(f"{found['streamrnn_series_evicted_total']:.0f} series evicted, {max(lost, 0):.0f} ticks lost")
     print(f"  {sizes[0, 1]:.0f} MB at first, {settled[0, 1]:.0f} MB after a quarter, {sizes[-1, 1]:.0f} MB at the end")
     print(f"  slope behind the first quarter {slope:+.3f} ± {error:.3f} MB a million ticks (95 %): {verdict}")
 

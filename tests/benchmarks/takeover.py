@@ -2,7 +2,7 @@
 one of them is killed by kill -9, the other goes on with its partitions.
 
 From the kill to the first forecast of the new owner, by its append time, per partition. What the session time-out takes
-is told apart: until then the broker does not know of the death, and it is a setting. The stages, in order:
+is distinguished: until then the broker does not know of the death, and it is a setting. The stages, in order:
 
   evicted    the broker has missed the dead one for the session time-out (by the broker's log)
   assigned   the survivor has given up and got back its own partitions, and got those of the dead one
@@ -66,7 +66,7 @@ class Taken:
         return [1000 * (after - before) for before, after in pairwise(times)]
 
 
-# ── what logs and metrics tell ───────────────────────────────────────────────────────────────────────────────────
+# ── what logs and metrics say ───────────────────────────────────────────────────────────────────────────────────
 
 
 def events(worker: Forked) -> Iterator[tuple[float, dict[str, Any]]]:
@@ -96,15 +96,15 @@ def restores(worker: Forked) -> tuple[float, float]:
 
 
 def evicted(broker: Broker, group: str, since: float) -> float:
-    """When the broker put out a member of the group, by its own log."""
-    told = f"in group {group} has failed, removing it"
+    """When the broker evicted a member of the group, by its own log."""
+    summed = f"in group {group} has failed, removing it"
     for line in broker.log().splitlines():
         stamp = re.match(r"\[?(\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d),(\d{3})", line)
-        if stamp and told in line:
+        if stamp and summed in line:
             at = datetime.fromisoformat(f"{stamp[1]}.{stamp[2]}").astimezone().timestamp()
             if at >= since:
                 return at
-    raise AssertionError("the broker has not said that it put out the dead one")
+    raise AssertionError("the broker has not said that it evicted the dead one")
 
 
 # ── one case ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -216,7 +216,7 @@ class Case:
         assert all(taken.forecast for taken in self.taken), "a partition has no forecast of its new owner"
 
 
-def told(delivery: str, series: int, taken: Sequence[Taken]) -> dict[str, Any]:
+def summed(delivery: str, series: int, taken: Sequence[Taken]) -> dict[str, Any]:
     medians = [statistics.median(stages) for stages in zip(*(t.stages() for t in taken), strict=True)]
     whole = [1000 * (t.forecast - t.killed) for t in taken]
     after = [1000 * (t.forecast - t.evicted) for t in taken]
@@ -255,7 +255,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as name:
                 broker = Broker(Path(name) / "kafka").start()
                 try:
-                    row = told(delivery, series, Case(broker, Path(name), delivery, series, options).run())
+                    row = summed(delivery, series, Case(broker, Path(name), delivery, series, options).run())
                 finally:
                     broker.stop()
             rows.append(row)

@@ -9,22 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from service import ended
 
 COMMANDS = ["demo", "run", "train", "simulate", "backtest", "validate", "topics", "inspect", "models", "version"]
 
 
-def streamrnn(*arguments: object, timeout_s: float = 600) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "streamrnn", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-        check=False,
-    )
-
-
 def test_help_lists_the_commands_without_loading_torch() -> None:
-    done = streamrnn("--help")
+    done = subprocess.run([sys.executable, "-m", "streamrnn", "--help"], capture_output=True, text=True, check=True)
     assert all(command in done.stdout for command in COMMANDS)
     probe = (
         "import sys, streamrnn.cli; print('torch' in sys.modules, 'numba' in sys.modules, 'aiokafka' in sys.modules)"
@@ -47,7 +38,7 @@ def test_help_lists_the_commands_without_loading_torch() -> None:
     ],
 )
 def test_refusals_are_one_clear_message_and_a_code(arguments: list[str], code: int, words: str) -> None:
-    done = streamrnn(*arguments)
+    done = ended(*arguments)
     assert done.returncode == code
     assert words in done.stderr
     assert "Traceback" not in done.stderr
@@ -57,19 +48,19 @@ def test_refusals_are_one_clear_message_and_a_code(arguments: list[str], code: i
 def test_a_broker_that_is_away_is_code_three(tmp_path: Path) -> None:
     config = tmp_path / "c.yaml"
     config.write_text("kafka: {bootstrap_servers: '127.0.0.1:1'}\ninput: t\nchannels: [a]\nstep: 1s\nhorizon: 2\n")
-    done = streamrnn("validate", "-c", config)
+    done = ended("validate", "-c", config)
     assert (done.returncode, "no connection" in done.stderr) == (3, True)
-    offline = streamrnn("validate", "-c", config, "--offline", "--json")
+    offline = ended("validate", "-c", config, "--offline", "--json")
     assert json.loads(offline.stdout)["configuration"]["horizon"] == 2
 
 
 def test_simulate_writes_a_file_that_backtest_reads(tmp_path: Path) -> None:
     ticks, result = tmp_path / "ticks.jsonl", tmp_path / "result.json"
-    made = streamrnn("simulate", "book", "--series", "1", "--count", "900", "--out", ticks, "--seed", "4")
+    made = ended("simulate", "book", "--series", "1", "--count", "900", "--out", ticks, "--seed", "4")
     assert made.returncode == 0, made.stderr
     hidden = tmp_path / "hidden.csv"
     hidden.write_text("".join(f"{row},value\n" for row in range(500, 890, 7)))
-    done = streamrnn(
+    done = ended(
         "backtest", ticks, "--horizon", "4", "--train-rows", "0:400", "--score-rows", "450:900", "--json", result,
         "--forecasts", tmp_path / "f.jsonl", "--baselines", "persistence,rls", "--train-every", "200", "--hide", hidden,
         "--plots", tmp_path / "plots",

@@ -339,7 +339,7 @@ def test_a_variable_with_one_underscore_is_refused_with_the_right_name(file: Pat
 
 
 def test_variables_that_mean_something_else_are_left_alone(file: Path) -> None:
-    """Kubernetes tells of every service in variables of its name."""
+    """Kubernetes names every service in variables of its name."""
     others = {
         "STREAMRNN_PORT": "tcp://10.0.0.7:80", "STREAMRNN_SERVICE_HOST": "10.0.0.7", "STREAMRNN_HTTP_PORT": "tcp://10.0.0.7:80",
         "STREAMRNN_KILLS": "100", "STREAMRNNHORIZON": "3",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from running import all_committed, documents, ended, made, on_virtual_clock, send, settings, until, worker
-from test_topics import Told, examined
+from test_topics import Given, examined
 
 from streamrnn.config import sizes
 from streamrnn.config.sizes import (
@@ -71,9 +71,9 @@ def test_ticks_that_are_held_back_are_counted_in() -> None:
 
 async def test_a_topic_that_takes_no_state_is_refused_with_the_settings_and_the_command() -> None:
     chosen = settings(**WIDE)
-    with pytest.raises(TopicUnfit) as told:
+    with pytest.raises(TopicUnfit) as raised:
         refuse(await examined({}, chosen))
-    text = str(told.value)
+    text = str(raised.value)
     largest = sizes_of(chosen).state_largest
     assert "app.state: max.message.bytes=1048588 takes no state record" in text
     assert f"--entity-name app.state --add-config max.message.bytes={limit_for(largest)}" in text
@@ -101,7 +101,7 @@ async def test_topics_are_made_with_the_limit_they_need_and_others_with_none() -
 
 async def test_the_limit_of_a_topic_that_is_there_is_raised() -> None:
     wide, broker = settings(**WIDE), MemoryBroker()
-    admin = Told(broker)
+    admin = Given(broker)
     admin.given = {}
     assert await raise_limits(admin, wide, sizes_of(wide)) == ["app.state"]
     wanted = str(limit_for(sizes_of(wide).state_largest))
@@ -139,13 +139,13 @@ async def test_a_state_that_is_refused_all_the_same_ends_the_worker_once_with_ca
         return ask(member)
 
     broker.group("app").join = counted  # type: ignore[method-assign]
-    with pytest.raises(TopicUnfit) as told:
+    with pytest.raises(TopicUnfit) as raised:
         async with worker(chosen, broker) as running:
             await until(lambda: ended(running) or bool(running._failures))
     assert starts == 1
-    assert re.search(r"app\.state refuses a record .* of \d+ bytes .*MESSAGE_TOO_LARGE", str(told.value))
-    assert "--entity-name app.state --add-config max.message.bytes=" in str(told.value)
-    assert "horizon" in str(told.value)
+    assert re.search(r"app\.state refuses a record .* of \d+ bytes .*MESSAGE_TOO_LARGE", str(raised.value))
+    assert "--entity-name app.state --add-config max.message.bytes=" in str(raised.value)
+    assert "horizon" in str(raised.value)
 
 
 # ── memory ───────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -25,7 +25,7 @@ KAFKAS_OWN = {
 }
 
 
-class Told(MemoryAdmin):
+class Given(MemoryAdmin):
     """Answers with settings of topics by the last part of their names; all else is Kafka's default."""
 
     given: Mapping[str, Mapping[str, str]]
@@ -44,7 +44,7 @@ async def examined(given: Mapping[str, Mapping[str, str]], chosen: Any) -> list[
     broker.create(chosen.input, 2)
     for need in chosen.topic_needs(2):
         broker.create(need.name, need.partitions)
-    admin = Told(broker)
+    admin = Given(broker)
     admin.given = given
     return await examine(admin, chosen)
 
@@ -109,8 +109,8 @@ async def test_forecasts_that_a_topic_may_refuse_are_named() -> None:
 
 
 async def test_a_start_says_so_in_its_log(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Told, "given", {"dlq": {"cleanup.policy": "compact"}}, raising=False)
-    monkeypatch.setattr(MemoryTransport, "admin", lambda self: Told(self.broker))
+    monkeypatch.setattr(Given, "given", {"dlq": {"cleanup.policy": "compact"}}, raising=False)
+    monkeypatch.setattr(MemoryTransport, "admin", lambda self: Given(self.broker))
     chosen, broker = settings(), MemoryBroker()
     broker.create(chosen.input, 2)
     for need in chosen.topic_needs(2):

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Iterator
 
 import pytest
-from broker import Broker
+from broker import Broker, quick_java
 from clients import settings_for
 
 from streamrnn.transports.kafka.transport import KafkaTransport
 
 _numbers = itertools.count()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_java(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> None:
+    if "KAFKA_OPTS" not in os.environ:
+        kept = request.config.cache.mkdir("kafka")  # type: ignore[union-attr]
+        os.environ["KAFKA_OPTS"] = quick_java(kept, tmp_path_factory.mktemp("archived"))
 
 
 @pytest.fixture(scope="session")

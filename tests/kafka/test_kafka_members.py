@@ -1,4 +1,4 @@
-"""What a group's member may do while it takes partitions over, and once it has been put out."""
+"""What a group's member may do while it takes partitions over, and once it has been evicted."""
 
 from __future__ import annotations
 

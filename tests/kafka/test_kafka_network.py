@@ -281,12 +281,12 @@ def overhead_s() -> float:
     return 2 * (time.monotonic() - began)
 
 
-ENDS = ["idle", "busy", "frozen", "frozen-busy", "gone", "twice"]
+ENDS = ["idle", "busy", "frozen", "frozen-busy", "broker-away", "twice"]
 QUICK = {
     ("idle", "exactly-once"),
     ("busy", "at-least-once"),
     ("frozen-busy", "at-least-once"),
-    ("gone", "exactly-once"),
+    ("broker-away", "exactly-once"),
 }
 
 
@@ -298,7 +298,7 @@ QUICK = {
         for delivery in DELIVERIES
     ],
 )
-async def test_a_worker_that_is_told_to_ends_within_its_grace(
+async def test_a_worker_that_is_stopped_ends_within_its_grace(
     proxied: ProxiedBroker, tmp_path: Path, unique: Callable[[str], str], delivery: str, when: str
 ) -> None:
     app = unique("ends")
@@ -324,7 +324,7 @@ async def test_a_worker_that_is_told_to_ends_within_its_grace(
                 await asyncio.sleep(0.1)
             if when.startswith("frozen") or when == "twice":
                 proxied.freeze()
-            if when == "gone":
+            if when == "broker-away":
                 proxy.on(ResetPeer())
             began = time.monotonic()
             worker.signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""A broker that wants certificates, passwords and permissions: what is right works, what is wrong is told at once."""
+"""A broker that wants certificates, passwords and permissions: what is right works, what is wrong is reported at once."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ async def test_no_password_is_sent_in_the_open(tmp_path: Path, secure: SecureBro
 
 
 def documented(app: str, input_topic: str) -> list[Permission]:
-    """The permissions that deploy/README.md tells operators to give, for a broker of today."""
+    """The permissions that deploy/README.md names, for a broker of today."""
     names = {"<app>": app, "<input>": input_topic}
     found: list[Permission] = []
     for kinds, resources, rest, operations in re.findall(

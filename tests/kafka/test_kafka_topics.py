@@ -77,7 +77,7 @@ async def arrived(worker: Worker, wanted: dict[int, int], timeout_s: float = 30.
     )
 
 
-def told(logs: list[Any], words: str) -> list[Any]:
+def lines_of(logs: list[Any], words: str) -> list[Any]:
     return [entry for entry in logs if words in entry["event"]]
 
 
@@ -103,7 +103,7 @@ async def put(broker: Broker, topic: str, value: bytes, key: bytes | None = None
 async def test_a_log_that_begins_behind_the_committed_offset_is_served_from_its_begin(
     broker: Broker, tmp_path: Path, unique: Callable[[str], str]
 ) -> None:
-    """Retention has gone past a worker that was away: told, cold, and no other partition minds."""
+    """Retention has gone past a worker that was away: reported, cold, and no other partition minds."""
     chosen = await prepared(broker, tmp_path, unique("shortened"))
     for partition in range(2):
         await produce(broker, chosen.input, partition, 0, 100)
@@ -119,9 +119,9 @@ async def test_a_log_that_begins_behind_the_committed_offset_is_served_from_its_
             assert worker.observer.metrics.rebuilds._value.get() == 0
             await produce(broker, chosen.input, 0, 150, 20)
             await arrived(worker, {0: 170, 1: 150})
-    (alarm,) = told(logs, "the committed offset is not in the log")
+    (alarm,) = lines_of(logs, "the committed offset is not in the log")
     assert (alarm["partition"], alarm["committed"], alarm["begin"]) == (0, 100, 130)
-    (cold,) = told(logs, "partition starts without its state")
+    (cold,) = lines_of(logs, "partition starts without its state")
     assert "retention" in cold["why"]
     seen = await sources(broker, chosen.app)
     assert set(seen) == {(0, o) for o in range(170) if not 100 <= o < 130} | {(1, o) for o in range(150)}
@@ -141,7 +141,7 @@ async def made_anew(broker: Broker, chosen: Settings, count: int) -> None:
 async def test_an_input_made_anew_is_begun_anew(
     broker: Broker, tmp_path: Path, unique: Callable[[str], str], start: str, count: int
 ) -> None:
-    """With fewer records or more than were committed: cold, told, and from where `start` says."""
+    """With fewer records or more than were committed: cold, reported, and from where `start` says."""
     chosen = await prepared(broker, tmp_path, unique("anew"), partitions=1)
     await produce(broker, chosen.input, 0, 0, 100)
     async with serving(chosen) as worker:
@@ -153,9 +153,9 @@ async def test_an_input_made_anew_is_begun_anew(
             assert worker.observer.metrics.cold_starts._value.get() == 1
             await produce(broker, chosen.input, 0, count, 20)
             await arrived(worker, {0: count + 20})
-    (cold,) = told(logs, "partition starts without its state")
+    (cold,) = lines_of(logs, "partition starts without its state")
     assert "the input was made anew" in cold["why"]
-    # Behind those of the topic that is gone.
+    # Behind those of the topic that was deleted.
     outputs = (await forecasts(broker, chosen))[100:]
     assert [o.source.offset for o in outputs] == list(range(0 if start == "earliest" else count, count + 20))
     assert not outputs[0].warm
@@ -175,7 +175,7 @@ async def test_an_input_made_anew_under_a_running_worker_is_begun_anew(
             await until(lambda: worker.observer.metrics.cold_starts._value.get() == 1)
             await arrived(worker, {0: count})
             assert worker.observer.metrics.cold_starts._value.get() == 1
-    assert "the input was made anew" in told(logs, "partition starts without its state")[0]["why"]
+    assert "the input was made anew" in lines_of(logs, "partition starts without its state")[0]["why"]
     outputs = (await forecasts(broker, chosen))[100:]
     outputs = outputs[-count:]  # what was sent before it was noticed is said twice
     assert [o.source.offset for o in outputs] == list(range(count))
@@ -188,7 +188,7 @@ async def test_an_input_deleted_under_a_running_worker_ends_it(
     monkeypatch.setattr(watch, "INPUT_ID_CHECK_S", 1.0)
     chosen = await prepared(broker, tmp_path, unique("gone"), partitions=1, kafka=quick(broker))
     await produce(broker, chosen.input, 0, 0, 100)
-    with pytest.raises(TopicMissing, match=f"{chosen.input}.* is gone"):
+    with pytest.raises(TopicMissing, match=f"{chosen.input}.* does not exist any more"):
         async with serving(chosen) as worker:
             await arrived(worker, {0: 100})
             await delete(broker, chosen.input)

@@ -156,10 +156,16 @@ async def test_a_changed_shape_costs_once_whatever_comes_after_it(operated: Oper
     check_forecasts(await operated.forecasts(), ("temp", "flow"))
 
 
-async def test_another_step_begins_anew_and_nothing_of_it_is_late_or_long_ago(operated: Operated) -> None:
+STEPS = {"5s": 5000, "1s": 1000, "irregular": 1000}
+
+
+@pytest.mark.parametrize("steps", [["5s"], pytest.param(list(STEPS), marks=pytest.mark.kafka_long)], ids=["one", "all"])
+async def test_another_step_begins_anew_and_nothing_of_it_is_late_or_long_ago(
+    operated: Operated, steps: list[str]
+) -> None:
     await operated.send(40)
     await operated.run()
-    for step, step_ms in (("5s", 5000), ("1s", 1000), ("irregular", 1000)):
+    for step in steps:
         operated.configure({"step": step})
         cost = json.loads(command("validate", "-c", operated.config, "--json"))["kept"]
         assert [(each["cold"], each["partitions"]) for each in cost] == [(True, [0, 1])]
@@ -168,7 +174,7 @@ async def test_another_step_begins_anew_and_nothing_of_it_is_late_or_long_ago(op
         cold = operated.lines(worker, COLD)
         assert [f"{line['why']}: everything starts cold" for line in cold] == 2 * cost[0]["what"]
         documents = await operated.forecasts(before)
-        assert {document["step_ms"] for document in documents} == {step_ms} and len(documents) >= 24
+        assert {document["step_ms"] for document in documents} == {STEPS[step]} and len(documents) >= 24
         await operated.written()
         worker = await operated.next("kill", 10)
         assert operated.lines(worker, COLD) == []
@@ -183,12 +189,12 @@ async def test_names_decide_and_not_places(operated: Operated) -> None:
     await operated.send(60)
     await operated.run()
     operated.configure({"channels": ["pressure", "temp"], "quantiles": [0.1, 0.5, 0.9]})
-    told = command("validate", "-c", operated.config)
+    shown = command("validate", "-c", operated.config)
     worker = await operated.next("restart", 30)
     lines = operated.lines(worker, CARRIED)
     assert len(lines) == PARTITIONS
     for words in ("channel pressure starts cold: it is new", "the offsets of 0.1, 0.9 start cold"):
-        assert words in told and any(words in what for what in lines[0]["what"])
+        assert words in shown and any(words in what for what in lines[0]["what"])
     check_forecasts(await operated.forecasts(), ("temp",))
     levels = {
         level for d in (await operated.forecasts())[-6:] for c in d["channels"].values() for level in c["quantiles"]
@@ -457,7 +463,7 @@ def tool(broker: Broker, name: str, *arguments: str) -> str:
 
 
 def configured(folder: Path, broker: Broker, app: str, **changes: Any) -> Path:
-    """With Kafka's own session: nobody is put out here, however slow the machine is."""
+    """With Kafka's own session: nobody is evicted here, however slow the machine is."""
     return configure(folder, broker, app, kafka={"bootstrap_servers": broker.servers}, **changes)
 
 
@@ -497,7 +503,7 @@ def ended(*arguments: object, log: Path) -> tuple[int, str]:
         process.kill()
 
 
-def told_by(text: str, word: str) -> list[dict[str, Any]]:
+def lines_of(text: str, word: str) -> list[dict[str, Any]]:
     lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
     return [line for line in lines if word in line.get("event", "")]
 
@@ -530,10 +536,10 @@ async def test_states_too_large_for_their_topic_are_refused_once_and_served_when
     assert "max.message.bytes=1048588 takes no state record" in shown
     assert "# size: a series: 1." in shown and "per 1,000 ticks/s" in shown
     assert "max.message.bytes raised" in command("topics", "-c", config, "--create")
-    assert not told_by(await served(broker, config, app, tmp_path / "first.log"), "rebuilt")
+    assert not lines_of(await served(broker, config, app, tmp_path / "first.log"), "rebuilt")
     await ticks(broker, f"{app}.ticks", 5, first=20, channels=wide)
     said = await served(broker, config, app, tmp_path / "second.log")
-    [begun] = told_by(said, "partition assigned")
+    [begun] = lines_of(said, "partition assigned")
     assert (begun["replay_from"], begun["emit_from"]) == (20, 20)
     assert await sources(broker, app) == {(0, offset): 1 for offset in range(25)}
 
@@ -584,8 +590,8 @@ async def test_offsets_reset_by_kafka_s_own_tool_are_where_processing_goes_on(
     assert await sources(broker, app) == expected
     reset = ("--group", app, "--topic", f"{app}.ticks", "--reset-offsets", "--execute")
     tool(broker, "kafka-consumer-groups.sh", *reset, *earlier)
-    [told] = told_by(await served(broker, config, app, tmp_path / "back.log"), "offset set back by an operator")
-    assert (told["offset"], told["records"], told["replay_from"]) == (wanted[0], len(wanted), 0)
+    [line] = lines_of(await served(broker, config, app, tmp_path / "back.log"), "offset set back by an operator")
+    assert (line["offset"], line["records"], line["replay_from"]) == (wanted[0], len(wanted), 0)
     expected += Counter((0, offset) for offset in wanted)
     assert await sources(broker, app) == expected
     await ticks(broker, f"{app}.ticks", 20, first=40)
@@ -598,8 +604,8 @@ async def test_offsets_reset_by_kafka_s_own_tool_are_where_processing_goes_on(
         await drained(broker, app)
     finally:
         assert worker.stop() == 0
-    [told] = told_by(worker.said(), "offset set ahead by an operator")
-    assert (told["offset"], told["records"], told["skipped_from"]) == (first, first - 40, 40)
+    [line] = lines_of(worker.said(), "offset set ahead by an operator")
+    assert (line["offset"], line["records"], line["skipped_from"]) == (first, first - 40, 40)
     expected += Counter((0, offset) for offset in range(first, 70))
     assert await sources(broker, app) == expected
 
@@ -637,10 +643,10 @@ async def test_a_reset_says_what_it_would_do_does_it_and_is_refused_while_member
     shown = command(*reset)
     assert f"{app}.state: 1 states in 2 partitions would be deleted" in shown
     assert f"{app}.ticks/0: 40 -> 0 (of 0 to 40; 40 records again)" in shown and "nothing was done" in shown
-    assert not told_by(await served(broker, config, app, tmp_path / "dry.log"), "operator")
+    assert not lines_of(await served(broker, config, app, tmp_path / "dry.log"), "operator")
     assert f"{app}.state: 1 states in 2 partitions deleted" in command(*reset, "--yes")
     said = await served(broker, config, app, tmp_path / "second.log")
-    assert not [line for line in told_by(said, "") if line["level"] == "error" and "streamrnn" in line["logger"]]
+    assert not [line for line in lines_of(said, "") if line["level"] == "error" and "streamrnn" in line["logger"]]
     assert await sources(broker, app) == {(0, offset): 2 for offset in range(40)}
 
 
@@ -660,7 +666,7 @@ async def test_the_runbook_s_commands_do_what_they_say(
         said = command(*line.replace("config.yaml", str(config)).split())
         assert ("nothing was done" in said) == ("--yes" not in line), said
     said = await served(broker, config, app, tmp_path / "again.log")
-    [begun] = told_by(said, "partition assigned")
+    [begun] = lines_of(said, "partition assigned")
     assert begun["emit_from"] == 10  # the last of them said: from now on
 
 
@@ -700,13 +706,13 @@ async def test_two_services_with_one_app_are_refused_and_the_running_one_goes_on
         await drained(broker, app)
     finally:
         assert worker.stop() == 0
-    assert len(told_by(worker.said(), "partition assigned")) == 1  # nobody has disturbed it
+    assert len(lines_of(worker.said(), "partition assigned")) == 1  # nobody has disturbed it
     assert await sources(broker, app) == {(0, offset): 1 for offset in range(40)}
     code, text = ended("run", "-c", other, log=tmp_path / "away.log")
     assert code == 4, text
     assert f"holds the states of input '{app}.ticks', and `input` is '{app}.others'" in text
     said = await served(broker, config, app, tmp_path / "second.log")
-    assert told_by(said, "partition assigned")[0]["replay_from"] == 40
+    assert lines_of(said, "partition assigned")[0]["replay_from"] == 40
 
 
 # ── sizes, offsets, starting anew, two services with one name (end) ──────────────────────────────────────────────────

@@ -216,7 +216,8 @@ def test_weights_of_before_there_were_convolutions_and_heads_are_read_and_keep_t
         repr(sorted((k, v) for k, v in asdict(SHAPE).items() if k not in ("conv", "head"))).encode()
     )
     for name, tensor in sorted(net.state_dict().items()):
-        digest.update(name.encode() + tensor.numpy().tobytes())
+        if name != "credit":  # there was none
+            digest.update(name.encode() + tensor.numpy().tobytes())
     assert weights_id(found) == meta.id == digest.hexdigest()[:12]
     other = Network(replace(SHAPE, head="vector"))  # the same tensors, learnt otherwise
     other.load_state_dict(net.state_dict())

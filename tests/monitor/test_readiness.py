@@ -1,4 +1,4 @@
-"""Readiness and log tell the truth: refused input, series that never get warm, a network that never came, what runs."""
+"""Readiness and log say what is so: refused input, series that never get warm, a network that never came, what runs."""
 
 from __future__ import annotations
 

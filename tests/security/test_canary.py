@@ -24,6 +24,7 @@ import psutil
 import pytest
 import structlog
 from running import all_committed, made, send, until, worker
+from service import ended
 
 from streamrnn.config.settings import ConfigError, Settings, load
 from streamrnn.monitor.http import HttpServer
@@ -71,12 +72,12 @@ def configured(folder: Path, port: int = 9, **changes: Any) -> Path:
 
 
 # In the environment as well: it is inherited by the trainer, and shown nowhere.
-ENVIRONMENT = {**os.environ, "STREAMRNN__KAFKA__SSL_PASSWORD": KEY_PASSWORD, "PYTHONASYNCIODEBUG": "0"}
+SECRET = {"STREAMRNN__KAFKA__SSL_PASSWORD": KEY_PASSWORD}
+ENVIRONMENT = {**os.environ, **SECRET, "PYTHONASYNCIODEBUG": "0"}
 
 
-def streamrnn(*arguments: object, **more: Any) -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-m", "streamrnn", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, env=ENVIRONMENT, timeout=600, check=False, **more)
+def streamrnn(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return ended(*arguments, **SECRET)
 
 
 @pytest.fixture
@@ -95,13 +96,13 @@ def test_validate_shows_the_configuration_and_no_secret(folder: Path) -> None:
         done = streamrnn("validate", "-c", config, *arguments)
         assert done.returncode == code, done.stderr
         clean(done.stdout, done.stderr)
-        assert b"Traceback" not in done.stderr
+        assert "Traceback" not in done.stderr
     by_file = json.loads(config.read_text())
     by_file["kafka"]["sasl_plain_password"] = PASSWORD
     del by_file["kafka"]["sasl_plain_password_file"]
     config.write_text(json.dumps(by_file))
     done = streamrnn("validate", "-c", config, "--offline")
-    assert done.returncode == 0 and b"sasl_plain_password: '**" in done.stdout
+    assert done.returncode == 0 and "sasl_plain_password: '**" in done.stdout
     clean(done.stdout, done.stderr)
 
 
@@ -148,7 +149,7 @@ def test_a_worker_without_its_broker_tells_all_but_the_secrets(folder: Path, sil
         shown.append(page(url + "/api/config", {"Authorization": f"Bearer {TOKEN}"}))
         assert b"sasl_plain_password" in shown[-1]
         done = streamrnn("inspect", "-c", config)
-        assert done.returncode == 0 and b'"series":' in done.stdout, done.stderr
+        assert done.returncode == 0 and '"series":' in done.stdout, done.stderr
         shown += [done.stdout, done.stderr]
     finally:
         process.terminate()

@@ -167,7 +167,7 @@ def test_what_was_found_is_not_found_again(name: str, data: bytes) -> None:
     "meta",
     [{}, {"loss": "x"}, {"gain": 3}, {"gain": []}, {"gain": ["x"]}, {"round": None}, {"id": "b", "bytes": -1}],
 )
-def test_a_strangers_manifest_is_listed_all_the_same(meta: dict[str, object]) -> None:
+def test_a_foreign_manifest_is_listed_all_the_same(meta: dict[str, object]) -> None:
     row = cli_models._row(Manifest("a", 1, 1, "0" * 64, meta), "a", (), ())
     assert (row["id"], row["bytes"], row["current"]) == ("a", 1, True)
     shown = f"{row['loss']:.4f} {row['gain']:.3f} {row['round']:<4}"  # as the table has them

@@ -145,7 +145,7 @@ async def test_the_token_is_compared_in_constant_time(monkeypatch: pytest.Monkey
     assert len(compared) == 7 and all(other == TOKEN.encode() for _, other in compared)
 
 
-async def test_a_token_of_strange_bytes_is_only_wrong(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_token_of_odd_bytes_is_only_wrong(caplog: pytest.LogCaptureFixture) -> None:
     async with serving(token=TOKEN) as server:
         request = asked().replace(b"\r\n\r\n", b"\r\nAuthorization: Bearer \xff\xe9\r\n\r\n")
         assert status(await said(server, request)) in (400, 401)
@@ -332,7 +332,7 @@ async def test_who_does_not_take_the_answers_is_shown_out(server: HttpServer) ->
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1024)
     reader._transport.pause_reading()  # type: ignore[attr-defined]
     with pytest.raises((ConnectionError, TimeoutError)):
-        async with asyncio.timeout(3):  # a write that waits for a peer that is gone
+        async with asyncio.timeout(3):  # a write that waits for a peer that has closed
             while True:
                 writer.write(asked("/metrics"))
                 await writer.drain()

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from running import START, committed, documents, logs, made, of, on_virtual_clock, settings, tick
+from running import START, Clock, committed, documents, logs, made, of, on_virtual_clock, settings, tick
 from test_offsets import BOTH, Life, said
 from test_topics import hints
 
 from streamrnn.config.settings import ConfigError
 from streamrnn.config.sizes import sizes_of
-from streamrnn.serving import checkpoint, watch
+from streamrnn.serving import watch
 from streamrnn.serving.budget import LOOK_S, WriteBudget
 from streamrnn.serving.checkpoint import SLICE_ROW_BYTES, SLICE_ROWS, Checkpointer, CheckpointSettings
 from streamrnn.stores.changelog import Checkpoint
@@ -111,20 +111,6 @@ def test_what_is_owed_beyond_the_bound_is_forgotten() -> None:
 # ── when a checkpoint begins ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-class Clock:
-    now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr(checkpoint, "clock_s", made)
-    return made
-
-
 def of_series(count: int, settings_: CheckpointSettings, partitions: int = 1) -> tuple[Checkpointer, Any]:
     """A checkpointer of partitions whose series have all changed, and what marks them as changed again."""
     engine = Engine(settings(series_max=10_000, channels=[f"c{i}" for i in range(4)]).stream_spec())
@@ -207,7 +193,7 @@ def test_a_partition_that_is_given_up_is_written_whole_whatever_is_owed(clock: C
     assert written(known, 0, 7, force=True)
 
 
-def test_what_a_stranger_wrote_over_is_written_anew_at_once(clock: Clock) -> None:
+def test_what_a_zombie_wrote_over_is_written_anew_at_once(clock: Clock) -> None:
     known, changed = of_series(100, CheckpointSettings(10.0, 10**9, 1.0, 600.0))
     interval(known, changed, clock, 1)
     changed()
@@ -297,8 +283,8 @@ async def test_a_service_writes_no_more_than_its_budget_and_says_what_it_writes(
     assert len(gaps) > 5 and min(gaps) > 3 * 30
     assert metric(life, "checkpoint_interval_seconds") == pytest.approx(float(np.mean(gaps)) / 30, rel=0.3)
     await life.stop()
-    told = metric(life, "state_bytes_total")
-    assert told == pytest.approx(state_bytes(broker), rel=0.02) and told > 0
+    counted = metric(life, "state_bytes_total")
+    assert counted == pytest.approx(state_bytes(broker), rel=0.02) and counted > 0
     # The end is no checkpoint like the others: the next worker has nothing to replay.
     assert checkpoints(broker)[-1] == broker.end("ticks", 0) == 120 * 30
 

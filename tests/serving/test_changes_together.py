@@ -186,8 +186,8 @@ async def test_our_own_reset_knows_where_a_killed_worker_was(delivery: str) -> N
         life = await unwritten(broker, delivery=delivery)
     assert life.counted() == (1, 0, 0)
     assert sorted(said(broker, begun)) == sorted(each for each in whole if each[0] >= 100)
-    [told] = [entry for entry in logs if entry["event"].startswith("offset set back by an operator")]
-    assert (told["offset"], told["records"]) == (100, 20)
+    [line] = [entry for entry in logs if entry["event"].startswith("offset set back by an operator")]
+    assert (line["offset"], line["records"]) == (100, 20)
     # Ahead: what was processed is in the states, what lies between is not.
     spoilt(broker, 60)
     send(broker, 5, first=61, partitions=1)

@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pytest
-from running import START, settings
+from running import START, Clock, settings
 
 from streamrnn.records import TickBatch
-from streamrnn.serving import checkpoint
 from streamrnn.serving.checkpoint import Checkpointer, CheckpointSettings, Slice
 from streamrnn.stores.changelog import CHECKPOINT, SERIES, ChangelogReader, Checkpoint
 from streamrnn.stream.engine import Engine
@@ -19,41 +17,27 @@ from streamrnn.transports.memory.transport import MemoryBroker, MemorySink, Memo
 MANY = 10**6
 
 
-class Clock:
-    now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr(checkpoint, "clock_s", made)
-    return made
-
-
 class Written:
     """A checkpointer of partition 0 whose engine has taken ticks of some series."""
 
     def __init__(self, series: int = 6, series_max: int = 64, **changes: Any) -> None:
         self.engine = Engine(settings(series_max=series_max, experts="off").stream_spec())
         self.position = 0
-        self.told: list[tuple[int, int]] = []
-        self.strange = 0
+        self.reported: list[tuple[int, int]] = []
+        self.zombies = 0
         self.known = Checkpointer(
             self.engine,
             Snapshots(self.engine),
             "state",
             CheckpointSettings(**{"interval_s": 10.0, "records": 1000, **changes}),
-            lambda partition, offset, _: self.told.append((partition, offset)),
+            lambda partition, offset, _: self.reported.append((partition, offset)),
             self.seen,
         )
         self.known.begin(0, Checkpoint("ticks", 0, "w", None, 1), ((0, "w"),), 0)
         self.tick([f"s{i}" for i in range(series)])
 
     def seen(self, partition: int) -> None:
-        self.strange += 1
+        self.zombies += 1
 
     def tick(self, names: list[str]) -> None:
         """A tick of each of these series."""
@@ -118,7 +102,7 @@ def test_it_counts_only_when_its_rows_have_arrived_and_its_offset_is_committed(c
     assert made.known.replays_from(0) == 0
     done = made.known.complete(0, begun)
     assert done is not None and done.keys == [CHECKPOINT]
-    assert made.known.replays_from(0) == begun and made.told == [(0, begun)]
+    assert made.known.replays_from(0) == begun and made.reported == [(0, begun)]
     assert made.known.complete(0, begun) is None, "once"
 
 
@@ -178,9 +162,9 @@ def test_what_another_worker_writes_in_between_makes_everything_be_written_anew(
     made = Written(series=3)
     piece = made.whole(force=True)
     made.known.written({0: [(0, 5)]})
-    assert made.strange == 0
+    assert made.zombies == 0
     made.known.written({0: [(6, 1)]})  # something else stands at 5
-    assert made.strange == 1 and made.known.strange_writes(0) == 1
+    assert made.zombies == 1 and made.known.zombie_writes(0) == 1
     made.known.arrived(piece)
     assert made.known.complete(0, made.position) is None, "it was taken before"
     assert len(made.engine.table.changed_rows(0)) == 3

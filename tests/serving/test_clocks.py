@@ -52,11 +52,11 @@ async def test_a_step_that_blocks_the_loop_is_told(
             return process(*arguments)
 
         monkeypatch.setattr(running.engine, "process", slowly)
-        with structlog.testing.capture_logs() as told:
+        with structlog.testing.capture_logs() as lines:
             send(broker, 10, first=10)
             await until(lambda: all_committed(broker) and lag(running)[0] - before[0] > blocked_s - 0.26)
         assert (lag(running)[1] - before[1] >= 1) == (alarms == 1)
-        warned = [entry for entry in told if "stood still" in entry["event"]]
+        warned = [entry for entry in lines if "stood still" in entry["event"]]
         assert bool(warned) == bool(alarms)
         if warned:
             assert warned[0]["seconds"] > 1.5

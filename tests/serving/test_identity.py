@@ -143,7 +143,7 @@ async def lived(name: str, how: str, event: str, delivery: str) -> None:
     assert lives.counts(worker) == (0, 0, 0)
     for k in range(1, len(history)):
         meanings = {chosen.meaning() for chosen in history[k - 1 : k + 1]}
-        told = len(lives.forecasts())
+        before = len(lives.forecasts())
         worker = await lives.changed_to(worker, history[k], event)
         # Once: nothing that was carried is cold, and what is cold is whole partitions.
         cold, carried, rows = lives.counts(worker)
@@ -162,7 +162,7 @@ async def lived(name: str, how: str, event: str, delivery: str) -> None:
         await lives.served(worker)
         if not CASES[name].cold:
             check_carried(lives, [worker], history[: k + 1])
-        assert len(lives.forecasts()) > told
+        assert len(lives.forecasts()) > before
     check_forecasts(lives.forecasts(), () if CASES[name].cold else kept(history)[0], read(history))
     await lives.stop(worker)
     assert history[0].channels == tuple(FIRST["channels"])

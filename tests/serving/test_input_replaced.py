@@ -1,4 +1,4 @@
-"""An input that was deleted and made anew has the old name, and offsets like the old ones; only its id tells."""
+"""An input that was deleted and made anew has the old name, and offsets like the old ones; only its id says so."""
 
 from __future__ import annotations
 

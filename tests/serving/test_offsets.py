@@ -124,8 +124,8 @@ async def test_what_is_reset_to_an_earlier_offset_is_processed_again(delivery: s
     # The log is short enough to begin at its begin: to the bit what was said the first time.
     assert sorted(said(broker, begun)) == sorted(each for each in first if each[0] >= to)
     assert life.counted() == (1, 0, 0)
-    [told] = [entry for entry in logs if entry["event"].startswith("offset set back by an operator")]
-    assert (told["offset"], told["records"], told["replay_from"]) == (to, 120 - to, 0)
+    [line] = [entry for entry in logs if entry["event"].startswith("offset set back by an operator")]
+    assert (line["offset"], line["records"], line["replay_from"]) == (to, 120 - to, 0)
     assert life.worker.observer.metrics.cold_starts._value.get() == 0
     # And that is that: the next life goes on.
     begun = broker.end("app.forecasts", 0)
@@ -172,8 +172,8 @@ async def test_what_a_reset_to_a_later_offset_leaves_out_is_skipped_said_and_cou
         await (await life.serves()).stop()
     assert sorted({offset for offset, _ in said(broker, begun)}) == list(range(to, 200))
     assert life.counted() == (0, 1, to - 80)
-    [told] = [entry for entry in logs if entry["event"].startswith("offset set ahead by an operator")]
-    assert (told["offset"], told["records"], told["skipped_from"]) == (to, to - 80, 80)
+    [line] = [entry for entry in logs if entry["event"].startswith("offset set ahead by an operator")]
+    assert (line["offset"], line["records"], line["skipped_from"]) == (to, to - 80, 80)
     # As if the skipped ones had never been sent.
     _, other = made(partitions=1)
     for record in broker.topics["ticks"][0]:
@@ -354,8 +354,8 @@ async def test_a_long_log_is_not_read_from_its_begin() -> None:
     begun = broker.end("app.forecasts", 0)
     with capture_logs() as logs:
         await (await Life(broker, **changes).serves()).stop()
-    [told] = [entry for entry in logs if entry["event"].startswith("offset set back by an operator")]
-    assert told["replay_from"] == 400
+    [line] = [entry for entry in logs if entry["event"].startswith("offset set back by an operator")]
+    assert line["replay_from"] == 400
     again = said(broker, begun)
     assert {offset for offset, _ in again} == set(range(500, 600))
     assert all(json.loads(text)["warm"] for _, text in again)

@@ -103,7 +103,7 @@ def written(**changes: Any) -> Changelog:
 async def test_states_and_checkpoint_come_back_bit_for_bit() -> None:
     made = written()
     done = (await made.restored())[0]
-    assert (done.why, done.life, done.reached, done.strays, done.older) == ("", 1, 15, [], {})
+    assert (done.why, done.life, done.reached, done.orphans, done.older) == ("", 1, 15, [], {})
     assert done.checkpoint is not None and done.checkpoint.offset == 15
     assert done.found.rows == 3 and done.end == 6
     for name in "abc":
@@ -125,7 +125,7 @@ async def test_states_without_a_checkpoint_are_no_state_and_are_deleted() -> Non
     made.describe()
     made.states(["a"], 5)
     done = (await made.restored())[0]
-    assert (done.checkpoint, done.why, done.strays, done.life) == (None, NO_CHECKPOINT, ["a"], 2)
+    assert (done.checkpoint, done.why, done.orphans, done.life) == (None, NO_CHECKPOINT, ["a"], 2)
     assert made.engine.table.find(0, "a") is None
 
 
@@ -134,7 +134,7 @@ async def test_a_checkpoint_that_was_deleted_by_an_operator_is_said_to_be() -> N
     made.append(CHECKPOINT, None)
     done = (await made.restored())[0]
     assert (done.checkpoint, done.why) == (None, DELETED)
-    assert sorted(done.strays) == ["a", "b", "c"] and done.life == 2
+    assert sorted(done.orphans) == ["a", "b", "c"] and done.life == 2
 
 
 async def test_states_of_an_earlier_life_are_not_of_this_history() -> None:
@@ -142,7 +142,7 @@ async def test_states_of_an_earlier_life_are_not_of_this_history() -> None:
     made.states(["b", "c"], 20, life=2)
     made.checkpoint(20, life=2)
     done = (await made.restored())[0]
-    assert (done.why, done.life, done.strays, done.reached) == ("", 2, ["a"], 20)
+    assert (done.why, done.life, done.orphans, done.reached) == ("", 2, ["a"], 20)
     assert sorted(made.engine.table.series(0)) == ["b", "c"]
 
 
@@ -199,7 +199,7 @@ async def test_what_nothing_can_be_carried_of_begins_anew_and_says_why() -> None
     assert done.checkpoint is None and "`step` was 1s, and is 5s" in done.why
     assert (done.life, done.reached) == (2, 15)
     assert done.before is not None and done.before.offset == 15
-    assert sorted(done.strays) == ["a", "b", "c"] and not made.engine.table.series(0)
+    assert sorted(done.orphans) == ["a", "b", "c"] and not made.engine.table.series(0)
 
 
 async def test_what_is_carried_is_written_anew_with_the_next_checkpoint() -> None:
@@ -209,7 +209,7 @@ async def test_what_is_carried_is_written_anew_with_the_next_checkpoint() -> Non
     assert len(made.engine.table.changed_rows(0)) == 3 and len(done.plans) == 1
 
 
-async def test_one_that_is_taken_away_meanwhile_is_not_finished() -> None:
+async def test_one_that_is_taken_away_before_its_end_is_not_finished() -> None:
     made = Changelog(partitions=2)
     for partition in range(2):
         stepped(made.writer, ["a"], 0, partition)

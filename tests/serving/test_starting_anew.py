@@ -233,9 +233,9 @@ async def test_where_to_is_written_in_many_ways(to: str, wanted: dict[int, int])
 @on_virtual_clock
 async def test_what_is_no_place_is_refused(to: str) -> None:
     chosen, broker = made(partitions=2)
-    with pytest.raises(BadTarget) as told:
+    with pytest.raises(BadTarget) as raised:
         await plan(MemoryTransport(broker), chosen, False, False, to)
-    assert exit_code_of(told.value) is ExitCode.USAGE
+    assert exit_code_of(raised.value) is ExitCode.USAGE
 
 
 # ── while somebody is there ──────────────────────────────────────────────────────────────────────────────────────────
@@ -258,9 +258,9 @@ async def test_nothing_is_reset_while_workers_or_trainers_are_alive(group: str) 
         plan(MemoryTransport(broker), chosen, True, True, "earliest"),
         execute(MemoryTransport(broker), chosen, ready),
     ):
-        with pytest.raises(GroupAlive, match=f"group {group} has 1 live members .w7.") as told:
+        with pytest.raises(GroupAlive, match=f"group {group} has 1 live members .w7.") as raised:
             await attempt
-        assert exit_code_of(told.value) is ExitCode.ALIVE
+        assert exit_code_of(raised.value) is ExitCode.ALIVE
     assert before == {topic: [len(log) for log in logs] for topic, logs in broker.topics.items()}
     await member.stop(Deadline(1.0))
 
@@ -282,16 +282,16 @@ async def test_a_second_service_with_the_same_app_is_refused_and_the_first_goes_
     async with worker(chosen, broker) as first:
         await until(lambda: all_committed(broker))
         generation = broker.groups["app"].generation
-        with pytest.raises(TopicUnfit) as told:
+        with pytest.raises(TopicUnfit) as raised:
             async with worker(settings(input="others", delivery=delivery), broker) as second:
                 await until(lambda: ended(second))
-        assert exit_code_of(told.value) is ExitCode.TOPIC
-        assert "group app: has members that read ticks and not others" in str(told.value)
-        assert "another `app`" in str(told.value)
+        assert exit_code_of(raised.value) is ExitCode.TOPIC
+        assert "group app: has members that read ticks and not others" in str(raised.value)
+        assert "another `app`" in str(raised.value)
         assert broker.groups["app"].generation == generation  # it has not even joined
         send(broker, 20, first=20)
         await until(lambda: all_committed(broker))
-        assert first.observer.metrics.strange_writes._value.get() == 0
+        assert first.observer.metrics.zombie_writes._value.get() == 0
     assert len(said(broker)) + len(broker.topics["app.forecasts"][1]) >= 160
 
 

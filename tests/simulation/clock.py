@@ -58,7 +58,7 @@ class _Jump(selectors.SelectSelector):
 @dataclass(slots=True)
 class _Process:
     stopped: bool = False
-    held: list[asyncio.Handle] = field(default_factory=list)  # what it would have done meanwhile
+    held: list[asyncio.Handle] = field(default_factory=list)  # what it would have done since
     fuse: int = 0  # steps until `burnt`; 0: none
     burnt: Callable[[], None] = lambda: None
 

@@ -58,7 +58,7 @@ class Recorder:
         """The ledger saw it; whoever commits has processed these records last.
 
         One who began without a state ran the records before them through weights of his own choice: from his commit on,
-        which tells of them, those are the weights that they had.
+        which names them, those are the weights that they had.
         """
         watch = self.watches.get(client)
         if watch is not None:
@@ -160,7 +160,7 @@ class Watch:
                 )
                 there.add(where[1])
 
-    # ── what the worker tells of itself ──────────────────────────────────────────────────────────────────────────
+    # ── what the worker reports of itself ──────────────────────────────────────────────────────────────────────────
 
     def assigned(self, partition: int, position: int, emit_from: int) -> None:
         self._next[partition] = emit_from, 0

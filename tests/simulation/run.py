@@ -28,7 +28,7 @@ def one(arguments: tuple[int, str]) -> tuple[int, Report | str]:
     seed, delivery = arguments
     try:
         return seed, run(World(seed, delivery=delivery).run())
-    except Exception:  # noqa: BLE001 - told with its seed
+    except Exception:  # noqa: BLE001 - reported with its seed
         return seed, traceback.format_exc()
 
 

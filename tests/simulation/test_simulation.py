@@ -8,14 +8,15 @@ import pytest
 from run import one
 from world import Report
 
-SEEDS = 80
+SHORT, LONG = range(48), range(48, 400)
 
 
+@pytest.mark.parametrize("seeds", [SHORT, pytest.param(LONG, marks=pytest.mark.kafka_long)], ids=["short", "long"])
 @pytest.mark.parametrize("delivery", ["at-least-once", "exactly-once"])
-def test_no_seed_violates_an_invariant(pool: Pool, delivery: str) -> None:
+def test_no_seed_violates_an_invariant(pool: Pool, delivery: str, seeds: range) -> None:
     fired: set[str] = set()
     gathered = 0
-    for seed, result in pool.imap(one, [(seed, delivery) for seed in range(SEEDS)]):
+    for seed, result in pool.imap(one, [(seed, delivery) for seed in seeds]):
         assert isinstance(result, Report), (
             f"{result}\nto live it again: python tests/simulation/run.py --seeds 1 --first {seed} --delivery {delivery}"
         )

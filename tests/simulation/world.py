@@ -369,7 +369,7 @@ class World:
             self._killed[client].set()
 
     def _terminate(self, rng: random.Random) -> None:
-        """SIGTERM to one of them; it has to be gone within END_S, whatever is broken."""
+        """SIGTERM to one of them; it has to end within END_S, whatever is broken."""
         if self._stops:
             client = rng.choice(list(self._stops))
             self._stops.pop(client)()
@@ -439,7 +439,7 @@ class World:
             if len(worker.engine.table) > self.settings.series_max:
                 raise Violation("I6 bounds: more series than series_max")
             for p, (position, _) in worker.pump.positions().items() if worker.pump is not None else ():
-                if position == self.broker.end("ticks", p):  # or it was put out, and has not noticed yet
+                if position == self.broker.end("ticks", p):  # or it was evicted, and has not noticed yet
                     held.add(p)
                     self._check_rows(client, worker, watch, p)
         if held != set(range(PARTITIONS)):

@@ -241,7 +241,7 @@ def test_missing_channels_and_missing_ticks_are_filled_with_intervals() -> None:
     )
     assert fills.filled.sum() == hidden.sum()
     assert (fills.kind == KIND_TICK).all()
-    # The other channels tell most of the move; repeating the last value knows none of it.
+    # Most of the move follows from the other channels; repeating the last value knows none of it.
     assert np.abs(got - rows).mean() < 0.5 * np.abs(last_seen - truth[hidden]).mean()
     assert 0.8 < inside.mean() <= 1.0
 
@@ -405,7 +405,7 @@ def foretelling(stream: Any, names: list[str], x: Any, wrong: float) -> Any:
     made = Engine(stream)
     net = network(stream, "rnn")
     made.load(net, "w")
-    rng, told = np.random.default_rng(3), {}
+    rng, missed = np.random.default_rng(3), {}
     answer = forecast.answer
 
     def right(address: int, shape: Any, frames: Any, *rest: Any) -> None:
@@ -417,7 +417,7 @@ def foretelling(stream: Any, names: list[str], x: Any, wrong: float) -> Any:
             for r, h in enumerate(rungs_of(stream.horizon)):
                 move = (x[slot, n + h] - x[slot, n]) / units[k, 0] if units[k, 0] > 0 else 0.0
                 said[k, 0, r] = (move - moves[k, 0, h - 1]) / max(sizes[k, r], 1e-9) + wrong * rng.standard_normal()
-        told[0] = True
+        missed[0] = True
         answer(address, shape, frames, *before, chosen, said, moves)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -425,7 +425,7 @@ def foretelling(stream: Any, names: list[str], x: Any, wrong: float) -> Any:
         count = x.shape[1] - stream.horizon
         times = START + 1000 * np.repeat(np.arange(count), len(names))
         sent = made.process(batch(names * count, times, x[:, :count].T.reshape(-1, 1))).forecasts.mean[:, 0]
-    assert told
+    assert missed
     return sent.reshape(count, len(names), stream.horizon)
 
 

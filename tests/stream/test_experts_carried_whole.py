@@ -128,7 +128,7 @@ def test_what_follows_is_a_forecast_of_its_channel(before: StreamSpec, now: Stre
 
 
 def test_an_expert_that_begins_is_believed_when_it_has_shown_something() -> None:
-    """A season that everything follows: with the profile it is forecast soon after, and no worse meanwhile."""
+    """A season that everything follows: with the profile it is forecast soon after, and no worse until then."""
     before = stream(channels=("a",), experts=("moves",), seasons=SEASONS[3], quantiles=(0.05, 0.5, 0.95))
     now = dataclasses.replace(before, experts=("season-ago", "profile"))
     source, target = Engine(before), Engine(now)

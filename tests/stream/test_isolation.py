@@ -26,7 +26,7 @@ def of(ticks: TickBatch, name: str) -> TickBatch:
     return part
 
 
-def told(outputs: Outputs, ticks: TickBatch, name: str) -> dict[str, Any]:
+def results(outputs: Outputs, ticks: TickBatch, name: str) -> dict[str, Any]:
     """What was refused and sent of a series; `ahead`: what other series' records caused to be filled of it."""
     forecasts, fills = outputs.forecasts, outputs.imputations
     mine = [i for i in range(len(forecasts)) if forecasts.series[i] == name]
@@ -60,7 +60,7 @@ def test_a_series_gets_what_it_would_get_alone(seed: int, rules: tuple[Any, int]
     for name in set(ticks.series):
         mine = of(ticks, name)
         alone = Engine(stream)
-        expected, got = told(alone.process(mine), mine, name), told(outputs, ticks, name)
+        expected, got = results(alone.process(mine), mine, name), results(outputs, ticks, name)
         assert got["refused"] == expected["refused"]
         assert own(states(together)[0, name]) == own(states(alone)[0, name])
         # What is sent ahead, of steps that got another tick later or never closed, comes on top.
@@ -76,7 +76,7 @@ def test_a_series_is_silent_only_when_two_others_have_spoken_since(seed: int) ->
     ticks = world(seed)
     outputs = Engine(spec(future_max_ms=10_000_000)).process(ticks)
     for name in set(ticks.series):
-        for offset, _ in told(outputs, ticks, name)["ahead"]:
+        for offset, _ in results(outputs, ticks, name)["ahead"]:
             spoken: dict[str, int] = defaultdict(int)
             for row in range(offset, -1, -1):
                 if ticks.series[row] == name:
@@ -153,7 +153,7 @@ def test_a_silent_series_among_many_is_filled_and_again_after_a_fast_clock() -> 
     ts[rows.index(("s7", 30))] += 50 * 60_000
     ticks = batch([name for name, _ in rows], ts, np.ones((len(rows), 3)))
     outputs = Engine(spec(gap_max=100)).process(ticks)
-    ahead = [ts // 1_000_000 - START // 1000 for _, ts in told(outputs, ticks, "s3")["ahead"]]
+    ahead = [ts // 1_000_000 - START // 1000 for _, ts in results(outputs, ticks, "s3")["ahead"]]
     # Twice, each time once the log's time has gone on by 9 s (and the second or so that two witnesses take to say so).
     assert ahead[0] == 60 and 67 <= max(a for a in ahead if a < 100) <= 70
     assert next(a for a in ahead if a >= 200) == 200 and 207 <= ahead[-1] <= 210
@@ -195,7 +195,7 @@ def spoken(series: int, rounds: int, begin: int = 0, clock: Any = None) -> Any:
 IDLE_MS = 60_000
 
 
-@pytest.mark.parametrize("series", [2, 7, 40, 1000, 30_000])
+@pytest.mark.parametrize("series", [2, 7, 40, 1000, 10_000])
 def test_silence_is_seen_however_many_series_there_are(series: int) -> None:
     """Each of them speaks once a second, and one that did falls silent."""
     rounds = max(200, min(2_000_000, 100 * series) // series)

@@ -13,10 +13,12 @@ from making import NETWORKS, batch, bends, cut, feed, network, shaped, spec, wal
 from streamrnn.kernels.columns import rungs_of
 from streamrnn.learning import LearnSpec, TrainSpec
 from streamrnn.meaning import meaning_of
+from streamrnn.model.gate import Verdict
 from streamrnn.model.weights import WeightsMeta, fitted, pack
 from streamrnn.records import TickBatch
 from streamrnn.season import Season
 from streamrnn.spec import StreamSpec
+from streamrnn.stream import learner as learning
 from streamrnn.stream.drift import DriftWatch
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.learner import Learner
@@ -240,6 +242,22 @@ def test_training_rests_where_the_network_adds_next_to_nothing_and_looks_again_a
     made.drifted = False
     more(400)
     assert not made.rests
+
+
+def test_training_rests_where_no_candidate_has_ever_added_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learning, "judge", lambda mine, theirs, gate: Verdict(False, "adds-nothing"))
+    made = learner()
+    made.spec = replace(made.spec, updates=1)
+    made.feed(waves(300))
+    for k in range(LOOKS):
+        assert not made.rests
+        made.round()
+        made.feed(waves(20, first=300 + 20 * k))
+    assert made.rests and made.incumbent is None
+    made.drifted = True
+    assert not made.rests
+    made.round()
+    assert not made.worth.in_vain  # what was in vain before a drift says nothing of what follows
 
 
 def test_training_goes_on_where_the_network_adds() -> None:

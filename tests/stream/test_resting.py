@@ -40,3 +40,12 @@ def test_a_few_looks_say_nothing() -> None:
     assert not worth.little
     look(worth, 0.0)
     assert worth.little
+
+
+def test_candidates_that_add_nothing_are_in_vain_after_some_of_them() -> None:
+    worth = Worth()
+    for _ in range(LOOKS - 1):
+        worth.nothing_added()
+    assert not worth.in_vain
+    worth.nothing_added()
+    assert worth.in_vain

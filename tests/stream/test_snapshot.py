@@ -345,7 +345,7 @@ def test_a_newer_life_wins_over_a_higher_offset() -> None:
         snapshots.restore(0, laid(keys, records), found)
     assert states(target)[0, "x"] == states(source)[0, "x"]
     there = target.table.series(0)
-    assert found.life == 2 and found.strays(there, 2) == [] and found.strays(there, 1) == ["x"]
+    assert found.life == 2 and found.orphans(there, 2) == [] and found.orphans(there, 1) == ["x"]
 
 
 def test_a_row_that_was_let_go_says_nothing_of_the_series_that_is_given_it() -> None:

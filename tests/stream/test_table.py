@@ -1,4 +1,4 @@
-"""The series table against a plain dictionary: rows, bounds, who is let go."""
+"""The series table against a plain dictionary: rows, bounds, who is evicted."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ def table(rows_max: int) -> SeriesTable:
 
 
 def feed(target: SeriesTable, partitions: list[int], names: list[str]) -> list[str]:
-    """Counts every name's ticks in its row; returns what was let go, in order."""
-    gone: list[str] = []
+    """Counts every name's ticks in its row; returns what was evicted, in order."""
+    evictions: list[str] = []
     begin = 0
     while begin < len(names):
         before = list(target.names)
         rows, evicted = target.assign(np.array(partitions, dtype=np.int32), names, begin)
-        gone += [before[row] or "?" for row in evicted if row < len(before)]
+        evictions += [before[row] or "?" for row in evicted if row < len(before)]
         for row in rows:
             target.columns["count"][row] += 1
         begin += len(rows)
         assert len(rows) > 0, "every call takes at least one tick"
-    return gone
+    return evictions
 
 
 @settings(deadline=None)

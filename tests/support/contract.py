@@ -23,7 +23,7 @@ from streamrnn.transports.base import (
 
 
 class Follow:
-    """A listener that begins where it is told and keeps what it was told."""
+    """A listener that begins where it is asked to and keeps what it was given."""
 
     def __init__(self, source: Source, begin: int = 0) -> None:
         self.source, self.begin = source, begin
@@ -140,8 +140,8 @@ class TransportContract:
     async def test_a_listener_that_fails_ends_the_source_and_a_defect_is_told(
         self, transport: Transport, topic: str, error: Exception
     ) -> None:
-        told: list[Any] = []
-        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["exception"]))
+        handled: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: handled.append(context["exception"]))
 
         class Broken(Follow):
             async def assigned(self, partitions: frozenset[int]) -> None:
@@ -152,7 +152,7 @@ class TransportContract:
             await source.start(Broken(source))
             await collect(source, 1)
         await source.stop(Deadline(5.0))
-        assert told == ([error] if isinstance(error, KeyError) else [])
+        assert handled == ([error] if isinstance(error, KeyError) else [])
 
     async def test_paused_partitions_are_not_read_until_resumed(self, transport: Transport, topic: str) -> None:
         sink, source = transport.sink(), transport.source(topic, topic)

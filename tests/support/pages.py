@@ -9,7 +9,7 @@ from service import Process
 
 
 def address(worker: Process) -> str:
-    """Its port is any free one; the log tells which."""
+    """Its port is any free one; the log says which."""
     worker.waits_for("serving HTTP")
     found = re.search(r'"url": "(http://[^"]+)/"', worker.said())
     assert found is not None, worker.said()

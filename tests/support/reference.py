@@ -196,7 +196,7 @@ async def judged(broker: Broker, settings: Settings, blobs: Mapping[str, bytes])
     for key, sayings in found.items():
         if len(sayings) > 1:
             verdict.repeated.append(key)
-        # Between two models the same record may have been said by both; an imputation does not tell by which.
+        # Between two models the same record may have been said by both; an imputation does not say by which.
         one = len(served.get((key.partition, key.offset), ())) < 2
         first: dict[str, int] = {}
         same = all(first.setdefault(saying.model, saying.digest) == saying.digest for saying in sayings)
@@ -241,7 +241,7 @@ async def _judge_states(
         assert done.checkpoint is not None, done.why
         assert done.checkpoint.offset == ends[done.partition], "the last checkpoint is not at the input's end"
         assert not done.found.refused, done.found.refused
-        assert not done.strays, done.strays
+        assert not done.orphans, done.orphans
         mine, theirs = restored.table, engine.table
         rows, wanted = mine.series(done.partition), theirs.series(done.partition)
         verdict.states_unlike += sorted(rows.keys() ^ wanted.keys())

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from functools import cache
 from multiprocessing import forkserver
 from pathlib import Path
@@ -116,9 +116,9 @@ DEFECTS = re.compile(
 
 
 def defects(logs: str) -> list[str]:
-    """Lines of a worker's log, as JSON, that tell of an error in the service; those of aiokafka and asyncio are theirs."""
-    told = [line for line in logs.splitlines() if DEFECTS.search(line)]
-    return [line for line in told if '"logger": "aiokafka' not in line and '"logger": "asyncio"' not in line]
+    """Lines of a worker's log, as JSON, that report an error in the service; those of aiokafka and asyncio are theirs."""
+    lines = [line for line in logs.splitlines() if DEFECTS.search(line)]
+    return [line for line in lines if '"logger": "aiokafka' not in line and '"logger": "asyncio"' not in line]
 
 
 @cache
@@ -149,13 +149,32 @@ class Forked(Process):
         return code
 
 
-def run_command(log: str, arguments: list[str]) -> None:
-    """The command line in a forked process."""
-    with Path(log).open("ab") as file:
-        for stream in (1, 2):
-            os.dup2(file.fileno(), stream)
+def run_command(out: str, arguments: list[str], err: str = "", environment: Mapping[str, str] | None = None) -> None:
+    """The command line in a forked process. `err`: a file of its own for what goes to standard error."""
+    with Path(out).open("ab") as file, Path(err or out).open("ab") as errors:
+        os.dup2(file.fileno(), 1)
+        os.dup2(errors.fileno(), 2)
+    os.environ.update(environment or {})
     sys.argv = ["streamrnn", *arguments]
     main()
+
+
+def ended(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A command in a forked process, as `subprocess.run` would return it: a new one loads torch for two seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / name for name in ("out", "err")]
+        words = [str(argument) for argument in arguments]
+        process = forks().Process(
+            target=run_command, args=(str(files[0]), words, str(files[1]), environment), daemon=True
+        )
+        process.start()
+        try:
+            process.join(600.0)
+            code: int | None = process.exitcode
+        finally:
+            process.kill()
+        assert code is not None, f"{words} has not ended"
+        return subprocess.CompletedProcess(words, code, *(file.read_text() for file in files))
 
 
 def command(*arguments: object, check: bool = True) -> str:

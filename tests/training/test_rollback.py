@@ -49,7 +49,7 @@ def fresh(chosen: Settings, seed: int) -> tuple[str, bytes, Network]:
 
 
 class Rounds:
-    """In place of a learner's rounds: each is accepted at once, with other weights or with those it is told to find."""
+    """In place of a learner's rounds: each is accepted at once, with other weights or with those it is given to find."""
 
     def __init__(self, learner: Learner, chosen: Settings) -> None:
         self.learner, self._settings = learner, chosen
@@ -120,13 +120,13 @@ async def test_a_round_that_was_running_at_the_rollback_is_thrown_away() -> None
         before, so_far = len(rounds.bases), sum(pointer.by == BY_GATE for pointer in pointers(broker))
         rounds.go_on.set()
         await published(broker, so_far + 1)
-    told = pointers(broker)
-    assert rounds.found[before - 1] not in {pointer.id for pointer in told}
-    at = next(i for i, pointer in enumerate(told) if pointer.by == BY_OPERATOR)
+    pointed = pointers(broker)
+    assert rounds.found[before - 1] not in {pointer.id for pointer in pointed}
+    at = next(i for i, pointer in enumerate(pointed) if pointer.by == BY_OPERATOR)
     # What came next was trained from the weights that were rolled back to, and not from those of the running round.
-    assert told[at].refused == (told[at - 1].id,) and told[at - 1].id != good
-    assert told[at + 1].base == good and rounds.bases[before] == good
-    assert bad in {pointer.id for pointer in told[:at]}
+    assert pointed[at].refused == (pointed[at - 1].id,) and pointed[at - 1].id != good
+    assert pointed[at + 1].base == good and rounds.bases[before] == good
+    assert bad in {pointer.id for pointer in pointed[:at]}
 
 
 @on_virtual_clock
@@ -137,19 +137,19 @@ async def test_nothing_is_published_until_the_hold_is_over_and_a_restart_does_no
         await published(broker, 2)
     good, begin = pointers(broker)[0].id, clock_s()
     await roll_back(broker, good)
-    told = pointers(broker)
+    pointed = pointers(broker)
     for _ in range(2):  # two lives of the trainer
         async with training(chosen, MemoryTransport(broker)) as (trainer, rounds):
             await until(lambda: trainer.state == "held")
             send(broker, 20, first=400)
             await asyncio.sleep(0.2)
-            assert rounds.bases == [] and pointers(broker) == told
+            assert rounds.bases == [] and pointers(broker) == pointed
             assert trainer.learner.incumbent is not None and weights_id(trainer.learner.incumbent) == good
 
     async with training(chosen, MemoryTransport(broker), ahead_ms=3_600_000 - 5_000):
-        await published(broker, sum(p.by == BY_GATE for p in told) + 1)
+        await published(broker, sum(p.by == BY_GATE for p in pointed) + 1)
     assert clock_s() - begin >= 5.0
-    assert pointers(broker)[len(told)].base == good
+    assert pointers(broker)[len(pointed)].base == good
 
 
 @on_virtual_clock
@@ -172,7 +172,7 @@ async def test_weights_that_were_rolled_back_from_are_never_published_again() ->
         await published(broker, so_far + 1)
         rounds.finds, rounds.found = network, []
         await feed_until(broker, lambda: rounds.found.count(bad) >= 2 and trainer.last == "superseded")
-    # Also not after others have served meanwhile: the pointer of the gate carries the refusal on.
+    # Also not after others have served since: the pointer of the gate carries the refusal on.
     assert bad in pointers(broker)[-1].refused and pointers(broker)[-1].id != bad
     assert sum(pointer.id == bad for pointer in pointers(broker)) == 1
     # The operator may change their mind.

@@ -34,20 +34,20 @@ class Child:
         body: str,
         silence_max_s: float = 10.0,
         backoff_s: tuple[float, float] = SLOW,
-        tell: Callable[[bool, int, Mapping[str, Any]], None] | None = None,
+        report: Callable[[bool, int, Mapping[str, Any]], None] | None = None,
         without_gpu: Sequence[str] = (),
     ) -> None:
         script = folder / "child.py"
         script.write_text("import sys, time, json, os\n" + textwrap.dedent(body))
-        self.told: list[tuple[bool, int, dict[str, Any]]] = []
-        self._also = tell
+        self.reports: list[tuple[bool, int, dict[str, Any]]] = []
+        self._also = report
         environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
         self.supervisor = Supervisor(
             [sys.executable, "-u", str(script)], self._tell, silence_max_s, backoff_s, environment, without_gpu
         )
 
     def _tell(self, up: bool, restarts: int, said: Mapping[str, Any]) -> None:
-        self.told.append((up, restarts, dict(said)))
+        self.reports.append((up, restarts, dict(said)))
         if self._also is not None:
             self._also(up, restarts, said)
 
@@ -72,7 +72,7 @@ async def test_heartbeats_are_heard_between_garbage(tmp_path: Path) -> None:
 async def test_however_it_ends_it_is_started_again(tmp_path: Path, body: str) -> None:
     async with Child(tmp_path, body) as child:
         await until(lambda: child.supervisor.restarts >= 3)
-    assert any(not up for up, _, _ in child.told)
+    assert any(not up for up, _, _ in child.reports)
 
 
 async def test_a_child_that_fails_at_each_start_never_is_up(tmp_path: Path) -> None:
@@ -80,14 +80,14 @@ async def test_a_child_that_fails_at_each_start_never_is_up(tmp_path: Path) -> N
     observer = WorkerObserver(settings().stream_spec())
     seen: set[bytes] = set()
 
-    def tell(up: bool, restarts: int, said: Mapping[str, Any]) -> None:
+    def report(up: bool, restarts: int, said: Mapping[str, Any]) -> None:
         observer.trainer_state(up, restarts, said)
         seen.update(re.findall(rb"\nstreamrnn_trainer_up (\S+)", observer.metrics_text()))
 
-    async with Child(tmp_path, "raise SystemExit(3)", backoff_s=(0.01, 0.02), tell=tell) as child:
+    async with Child(tmp_path, "raise SystemExit(3)", backoff_s=(0.01, 0.02), report=report) as child:
         await until(lambda: child.supervisor.restarts >= 3)
     assert seen == {b"0.0"}
-    assert not any(up for up, _, _ in child.told)
+    assert not any(up for up, _, _ in child.reports)
 
 
 async def test_a_child_is_up_from_its_first_heartbeat_until_it_ends(tmp_path: Path) -> None:
@@ -97,12 +97,12 @@ print('{"round":1}')
 while not pathlib.Path(sys.argv[0]).with_name("end").exists(): time.sleep(0.01)
 """
     async with Child(tmp_path, body) as child:
-        await until(lambda: child.told and child.told[-1][0])
-        assert [up for up, _, _ in child.told] == [False, True]
+        await until(lambda: child.reports and child.reports[-1][0])
+        assert [up for up, _, _ in child.reports] == [False, True]
         (tmp_path / "end").touch()
         await until(lambda: child.supervisor.restarts >= 1)
-    assert child.told[0][2] == {"state": "starting"}
-    assert not child.told[2][0]
+    assert child.reports[0][2] == {"state": "starting"}
+    assert not child.reports[2][0]
 
 
 async def test_crashes_in_a_row_are_answered_later_and_later(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ async def test_a_flood_costs_the_worker_nothing(tmp_path: Path, monkeypatch: pyt
         paused = [seconds for seconds in naps if seconds == supervision.LINE_PAUSE_S]
         assert read - 1 <= len(paused) <= read
         assert supervision.LINE_PAUSE_S >= 0.01
-        assert len(child.told) <= read + 1
+        assert len(child.reports) <= read + 1
         stream = child.supervisor._child.stdout  # type: ignore[union-attr]
         assert len(stream._buffer) <= 3 * supervision.LINE_BYTES_MAX  # type: ignore[union-attr]
 
@@ -200,7 +200,7 @@ async def test_a_child_that_says_hostile_things_leaves_metrics_and_keeper_whole(
     body = (
         f"sys.stdout.buffer.write(open({str(tmp_path / 'lines')!r}, 'rb').read()); sys.stdout.flush(); sys.stdin.read()"
     )
-    async with Child(tmp_path, body, tell=observer.trainer_state) as child:
+    async with Child(tmp_path, body, report=observer.trainer_state) as child:
         await until(lambda: child.supervisor.said.get("round") == 7 or child.supervisor.restarts > 0)
     # The line without end among them got the child killed, or everything was read: either way the keeper lives.
     assert b"streamrnn_trainer_up" in observer.metrics_text()
@@ -244,7 +244,7 @@ async def test_stopping_ends_a_child_that_does_not_listen(tmp_path: Path) -> Non
     """
     child = Child(tmp_path, body)
     child.supervisor.start()
-    await until(lambda: len(child.told) >= 2)
+    await until(lambda: len(child.reports) >= 2)
     await asyncio.wait_for(child.supervisor.stop(Deadline(0.3)), 60)
     assert child.supervisor.restarts == 0
 

@@ -41,14 +41,14 @@ def read(pieces: list[list[PackedRecord]]) -> Held:
     reader, held = ChangelogReader(MemoryTransport(MemoryBroker()), "state", [0]), Held()
     for records in pieces:
         piece = reader._sorted(packed(0, records))
-        for name in piece.gone:
+        for name in piece.deleted:
             held.states.pop(name, None)
         held.states |= {r.key.decode(): r.offset for r in piece.states if r.key is not None}
     held.doubtful = {name.decode() for name in reader.doubtful[0]}
     return held
 
 
-def told(entries: list[Entry]) -> Held:
+def held(entries: list[Entry]) -> Held:
     """The same, entry by entry, as it is meant."""
     held, doubtful, at = Held(), dict[str, int](), -1
     for stand, entry in enumerate(entries):
@@ -79,7 +79,7 @@ def test_however_it_is_cut_a_deletion_counts_when_a_checkpoint_stands_behind_it(
     for length in [*cuts, len(records)]:
         pieces.append(records[:length])
         records = records[length:]
-    assert read([piece for piece in pieces if piece]) == told(log)
+    assert read([piece for piece in pieces if piece]) == held(log)
 
 
 @pytest.mark.parametrize(

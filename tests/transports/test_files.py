@@ -1,4 +1,4 @@
-"""Files as streams: what is read, and that whatever cannot be is told with its place."""
+"""Files as streams: what is read, and that whatever cannot be is reported with its place."""
 
 from __future__ import annotations
 
@@ -160,8 +160,8 @@ def test_a_written_number_is_read_right_or_refused(
         texts = [text.translate(str.maketrans(",.", ".,")) for text in texts]
     rows = "".join(f"2024-01-{day:02d};{text}\n" for day, text in enumerate(texts, 1))
     path = write(tmp_path_factory.mktemp("numbers") / "t.csv", f"when;a\n{rows}")
-    told = read_table(path, "when", (), Reading(decimal=mark))
-    np.testing.assert_allclose(told.values[:, 0], wanted, rtol=1e-12)
+    read = read_table(path, "when", (), Reading(decimal=mark))
+    np.testing.assert_allclose(read.values[:, 0], wanted, rtol=1e-12)
     try:
         found = read_table(path, "when").values[:, 0].tolist()
     except InputError as error:

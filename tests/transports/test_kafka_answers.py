@@ -1,4 +1,4 @@
-"""Answers to fetches: whatever pieces they come in, they are read as aiokafka's own decoder reads them; damage is told."""
+"""Answers to fetches: whatever pieces they come in, they are read as aiokafka's own decoder reads them; damage is reported."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ def test_an_answer_that_ends_too_early_is_not_followed(version: int) -> None:
 
 
 class Transport:
-    """One that is its own socket; it knows how much is to come before it is told of any."""
+    """One that is its own socket; it knows how much is to come before it is woken."""
 
     def __init__(self, tls: bool = False) -> None:
         self.protocol: Any = None
-        self.tls, self.waited, self.told = tls, 1, 0
+        self.tls, self.waited, self.woken = tls, 1, 0
 
     def get_extra_info(self, name: str) -> Any:
         return {"socket": self, "sslcontext": object() if self.tls else None}[name]
@@ -65,7 +65,7 @@ class Transport:
     def setsockopt(self, level: int, option: int, value: int) -> None:
         assert (level, option) == (socket.SOL_SOCKET, socket.SO_RCVLOWAT)
         self.waited = value
-        self.told += 1
+        self.woken += 1
 
     def get_protocol(self) -> Any:
         return self.protocol
@@ -147,7 +147,7 @@ async def test_answers_come_in_pieces_and_one_stays_while_the_next_is_received()
 
 @pytest.mark.parametrize("tls", [False, True])
 async def test_the_system_waits_for_much_and_never_for_more_than_is_to_come(tls: bool) -> None:
-    """Or the last bytes of an answer would never be told of. What TLS holds back, the socket does not know."""
+    """Or the last bytes of an answer would never be reported. What TLS holds back, the socket does not know."""
     connection = Connection(tls)
     transport, answers = connection.transport, Answers.of(connection)
     most = 0
@@ -164,7 +164,7 @@ async def test_the_system_waits_for_much_and_never_for_more_than_is_to_come(tls:
             at += count
         await task
     assert transport.waited == 1
-    assert (most, transport.told > 0) == ((1, False) if tls else (1 << 20, True))
+    assert (most, transport.woken > 0) == ((1, False) if tls else (1 << 20, True))
 
 
 @pytest.mark.parametrize(

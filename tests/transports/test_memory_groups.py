@@ -16,15 +16,15 @@ class Diary(Follow):
 
     def __init__(self, source: object) -> None:
         super().__init__(source)  # type: ignore[arg-type]
-        self.told: list[tuple[str, frozenset[int]]] = []
+        self.calls: list[tuple[str, frozenset[int]]] = []
 
     async def revoked(self, partitions: frozenset[int]) -> None:
-        self.told.append(("revoked", partitions))
+        self.calls.append(("revoked", partitions))
         await asyncio.sleep(0)
         await super().revoked(partitions)
 
     async def assigned(self, partitions: frozenset[int]) -> None:
-        self.told.append(("assigned", partitions))
+        self.calls.append(("assigned", partitions))
         await asyncio.sleep(0)
         await super().assigned(partitions)
 
@@ -41,7 +41,7 @@ async def test_everything_is_revoked_before_anything_is_assigned(transport: Memo
     diaries = [Diary(source) for source in sources]
     for source, diary in zip(sources, diaries, strict=True):
         await source.start(diary)
-    assert diaries[0].told == [
+    assert diaries[0].calls == [
         ("assigned", frozenset({0, 1, 2})),
         ("revoked", frozenset({0, 1, 2})),
         ("assigned", frozenset({0, 2})),
@@ -120,7 +120,7 @@ async def test_members_that_join_at_once_are_told_in_turn(transport: MemoryTrans
     assert sorted(len(diary.owned) for diary in diaries) == [1, 1, 1]
     for diary in diaries:
         held: frozenset[int] = frozenset()
-        for word, partitions in diary.told:
+        for word, partitions in diary.calls:
             assert partitions == held if word == "revoked" else not held
             held = partitions if word == "assigned" else frozenset()
 

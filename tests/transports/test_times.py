@@ -151,9 +151,9 @@ def test_a_written_column_is_read_right_or_refused(begin: datetime, step: int, c
     wanted = [us_of(m) for m in moments]
     if "%" in form:  # what the text itself says: without hours, the day's beginning
         wanted = [us_of(datetime.strptime(text, form).replace(tzinfo=UTC)) for text in texts]
-    told = read_times(texts, form)
-    assert not told.bad
-    assert told.ts_us.tolist() == wanted
+    read = read_times(texts, form)
+    assert not read.bad
+    assert read.ts_us.tolist() == wanted
     try:
         times = read_times(texts)
     except AmbiguousTimes as error:

@@ -394,7 +394,7 @@ def test_the_example_in_the_guide_is_one() -> None:
                     "op": "c",
                     "tags": {"host": "a"},
                     "time": "24.11.2025 16:00:00",
-                    "fields": {"idle": "91.2"},
+                    "fields": {"idle": "91,2"},
                 }
             ]
         }

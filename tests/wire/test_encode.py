@@ -86,7 +86,7 @@ def test_every_document_parses_and_every_number_is_within_its_last_digit(
             pairs += [(values, quantiles[i, c, q]) for q, values in enumerate(channel["quantiles"].values())]
             for shown, wanted in pairs:
                 for got, value in zip(shown, wanted, strict=True):
-                    # Half a digit, and what a float of that size cannot tell apart.
+                    # Half a digit, and what a float of that size cannot distinguish.
                     assert abs(got - value) <= 0.5000001 * digit + math.ulp(value)
 
 

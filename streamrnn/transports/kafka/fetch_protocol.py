@@ -23,7 +23,7 @@ _SIZE = struct.Struct(">i")
 # What an answer needs at first; one that is larger gets more.
 _FIRST_BYTES = 1 << 20
 _ANSWER_MAX = 1 << 30
-# So much of an answer has to have come, where it has not come whole, before the event loop is told: every time costs it
+# So much of an answer has to have come, where it has not come whole, before the event loop is woken: every time costs it
 # some 30 µs.
 _WORTH_BYTES = 1 << 20
 _SHORT, _INT, _LONG_PAIR = struct.Struct(">h"), struct.Struct(">i"), struct.Struct(">qq")
@@ -47,7 +47,7 @@ class Answers(asyncio.BufferedProtocol):
         self._buffers = [memoryview(bytearray(_FIRST_BYTES)) for _ in range(2)]
         self._head = memoryview(bytearray(_SIZE.size))
         self._turn, self._filled, self._size = 0, 0, -1
-        self._waited = 1  # bytes that the system waits for, before it tells of any
+        self._waited = 1  # bytes that the system waits for, before it reports any
         # Behind TLS there may have come more than the socket says.
         transport = connection._writer.transport  # noqa: SLF001
         self._socket = transport.get_extra_info("socket") if transport.get_extra_info("sslcontext") is None else None

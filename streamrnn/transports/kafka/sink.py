@@ -94,6 +94,7 @@ class KafkaSink:
         self._producer: Any = None
         self._starting: asyncio.Future[None] | None = None
         self._open: dict[tuple[str, int], Any] = {}
+        self.appended = False  # something, since the last commit of a transaction
         self._handed: dict[asyncio.Future[Any], Handed] = {}
         self._outstanding: set[asyncio.Future[Any]] = set()  # what makes room when it is done
         self._replacing: set[asyncio.Task[None]] = set()
@@ -102,7 +103,7 @@ class KafkaSink:
         self._records = 0
 
     async def start(self) -> None:
-        """Raises the TransportError that tells why it could not, or that `stop` came meanwhile.
+        """Raises the TransportError that says why it could not, or that `stop` came before.
 
         If this is cancelled, the client starts on; `stop` ends it.
         """
@@ -155,6 +156,7 @@ class KafkaSink:
         timestamps_ms: Sequence[int],
         headers: Sequence[Sequence[tuple[str, bytes]]] | None = None,
     ) -> None:
+        self.appended = True
         where = (topic, partition)
         builder = self._open.get(where)
         if builder is None:
@@ -173,7 +175,7 @@ class KafkaSink:
     async def partitions_for(self, topic: str) -> int:
         try:
             return len(await self._client.partitions_for(topic))
-        except UnknownTopicOrPartitionError:  # or there was no answer: asked again by one who tells the two apart
+        except UnknownTopicOrPartitionError:  # or there was no answer: asked again by one who distinguishes the two
             admin = KafkaAdmin(self._settings)
             await admin.start()
             try:
@@ -340,24 +342,11 @@ class KafkaTransactionalSink(KafkaSink):
         self._closed_batches: list[tuple[tuple[str, int], Any]] = []  # of the transaction to come
         self._ending: asyncio.Task[None] | None = None  # the newest transaction
         self._offering: asyncio.Future[Any] | None = None  # the newest transaction's offsets
-        self.appended = False
 
     def _make(self, **options: Any) -> Any:
         return super()._make(
             transactional_id=self._id, transaction_timeout_ms=self._settings.transaction_timeout_ms, **options
         )
-
-    async def append_many(
-        self,
-        topic: str,
-        partition: int,
-        keys: Sequence[bytes | None],
-        values: Sequence[bytes | None],
-        timestamps_ms: Sequence[int],
-        headers: Sequence[Sequence[tuple[str, bytes]]] | None = None,
-    ) -> None:
-        self.appended = True
-        await super().append_many(topic, partition, keys, values, timestamps_ms, headers)
 
     async def commit(
         self, topic: str, offsets: Mapping[int, Committed], group: str, instead: Instead | None = None

@@ -1,6 +1,6 @@
 """A member of a consumer group, by aiokafka 0.14. Why it is written as it is:
 
-- Positions are ours. When `getmany` raises, records it had drained from other partitions are gone and their positions
+- Positions are ours. When `getmany` raises, records it had drained from other partitions are lost and their positions
   have moved on, so every exception ends this source: its user makes a new one and seeks to where it knows it was.
 - A partition that is known to be damaged from some offset on is read alone, a record at a time, up to there: drained
   together with others, its error would cost them what they gave, each time anew.
@@ -144,7 +144,7 @@ class KafkaSource:
         if not offsets.keys() <= ours:
             raise OwnershipLost(f"partitions {sorted(offsets.keys() - ours)} of {self.topic} are not ours any more")
         if self._consumer._coordinator.generation < 0:  # noqa: SLF001
-            # Put out of the group and not back yet. Sent like this, a commit would count once all the others are gone.
+            # Evicted from the group and not back yet. Sent like this, a commit would count once all the others have left.
             raise OwnershipLost(f"no member of group {self._group} at this moment")
         wanted = {self._tp(p): OffsetAndMetadata(c.offset, c.metadata) for p, c in offsets.items()}
         try:
@@ -251,8 +251,8 @@ class KafkaSource:
             self._failure = explained(error, self._settings, doing)
         except Exception as error:  # noqa: BLE001 - aiokafka would swallow it; the next poll raises it
             self._failure = TransportError(f"{doing} failed: {type(error).__name__}: {error}")
-            told = {"message": f"{doing} failed by an error in the service", "exception": error}
-            asyncio.get_running_loop().call_exception_handler(told)
+            context = {"message": f"{doing} failed by an error in the service", "exception": error}
+            asyncio.get_running_loop().call_exception_handler(context)
 
     def hold(self, partitions: frozenset[int]) -> None:
         """The client must not look for a position of its own: where there is none, the polls of all would raise it."""

@@ -22,7 +22,7 @@ SPARE_S = 10.0
 
 
 async def start_client(client: Any, settings: KafkaSettings, doing: str) -> None:
-    """Raises the TransportError that tells why the client could not start; it is to be closed all the same."""
+    """Raises the TransportError that says why the client could not start; it is to be closed all the same."""
     try:
         await asyncio.wait_for(client.start(), settings.request_timeout_ms / 1000 + SPARE_S)
     except KafkaConnectionError as error:

@@ -1,7 +1,7 @@
 """Which topic it is that has a name: the id that the broker gave it when it was made (KIP-516).
 
 A version of the metadata request that aiokafka does not have. A topic that was deleted and made anew has the old name, and
-once enough has been sent to it, offsets that look like the old ones; nothing else tells them apart.
+once enough has been sent to it, offsets that look like the old ones; nothing else distinguishes them.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class KafkaSettings:
     metadata_max_age_ms: int = 30_000
     session_timeout_ms: int = 10_000
     heartbeat_interval_ms: int = 3_000
-    # aiokafka's default is the session time-out: far too short to deliver, commit and let go inside a revoke.
+    # aiokafka's default is the session time-out: far too short to deliver, commit and give up inside a revoke.
     rebalance_timeout_ms: int = 60_000
     max_poll_interval_ms: int = 300_000
     isolation_level: Literal["read_uncommitted", "read_committed"] = "read_committed"

@@ -73,7 +73,7 @@ class _Producer:
 class MemoryBroker:
     """Topics and groups. `topics[name][partition]` is the list of its records; `begin` where retention has come to.
 
-    `session_s`: a member of a group that is not heard of for so long is put out; `poll_interval_s`: one that does not
+    `session_s`: a member of a group that is not heard of for so long is evicted; `poll_interval_s`: one that does not
     poll for so long leaves by itself. None: members are taken at their word.
     """
 

@@ -1,12 +1,12 @@
 """Consumer groups of the memory broker: the eager protocol, generations, sessions.
 
 1. Whoever joins, leaves, or is not heard of for a session begins a rebalance; several that wait become one.
-2. Every member is told to give up everything, and works that off in its own time, up to REBALANCE_TIMEOUT_S. One that
-   is late is put out. What it commits meanwhile still counts.
-3. The generation rises; partitions are dealt out in turn; every member is told its share.
+2. Every member is asked to give up everything, and works that off in its own time, up to REBALANCE_TIMEOUT_S. One that
+   is late is evicted. What it commits until then still counts.
+3. The generation rises; partitions are dealt out in turn; every member gets its share.
 
-The broker's side of it belongs to nobody's process: it goes on when the client that began it is gone. A member's side
-(`tell`) runs in the member's process, and stands still with it.
+The broker's side of it belongs to nobody's process: it goes on when the client that began it has ended. A member's side
+(`hand_in`, `hand_out`) runs in the member's process, and stands still with it.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Member(Protocol):
     topic: str
     client: str
 
-    def tell_revoked(self) -> asyncio.Task[None]: ...
-    def tell_assigned(self, partitions: frozenset[int], generation: int) -> asyncio.Task[None]: ...
+    def hand_in(self) -> asyncio.Task[None]: ...
+    def hand_out(self, partitions: frozenset[int], generation: int) -> asyncio.Task[None]: ...
 
 
 class Group:
@@ -46,7 +46,7 @@ class Group:
         self._asked = self._dealt = 0  # rebalances asked for, and those of them that the last one served
         self._running: dict[int, asyncio.Task[None]] = {}  # the loop itself holds tasks only weakly
         self._lock = asyncio.Lock()
-        self._member_gone: asyncio.Future[None] | None = None
+        self._member_left: asyncio.Future[None] | None = None
         self._watch: asyncio.Task[None] | None = None
 
     def join(self, member: Member) -> asyncio.Task[None]:
@@ -57,11 +57,11 @@ class Group:
         return self.rebalance()
 
     def leave(self, member: Member) -> asyncio.Task[None]:
-        self.put_out(member)
+        self.evict(member)
         return self.rebalance()
 
     def heard(self, member: Member) -> bool:
-        """A heartbeat; False tells the member that it was put out."""
+        """A heartbeat; False: the member was evicted."""
         if member not in self.members:
             return False
         self.members[member] = clock_s()
@@ -73,18 +73,18 @@ class Group:
         for partition, committed in offsets.items():
             self.committed[topic, partition] = committed
 
-    def put_out(self, member: Member) -> None:
+    def evict(self, member: Member) -> None:
         """The member is not asked to give anything up; it finds out when it asks for something."""
-        if self.members.pop(member, None) is not None and self._member_gone is not None:
-            self._member_gone.set_result(None)
-            self._member_gone = None
+        if self.members.pop(member, None) is not None and self._member_left is not None:
+            self._member_left.set_result(None)
+            self._member_left = None
 
     async def _put_out_the_silent(self, session_s: float) -> None:
         while True:
             await asyncio.sleep(session_s / 4)
             silent = [member for member, heard_s in self.members.items() if clock_s() - heard_s > session_s]
             for member in silent:
-                self.put_out(member)
+                self.evict(member)
             if silent:
                 self.rebalance()
 
@@ -100,7 +100,7 @@ class Group:
             self._running.pop(ticket, None)
             if self._dealt >= ticket:
                 return
-            await self._all({member: member.tell_revoked() for member in self.members})
+            await self._all({member: member.hand_in() for member in self.members})
             self._dealt = self._asked
             self.generation += 1
             shares: dict[Member, list[int]] = {member: [] for member in self.members}
@@ -109,21 +109,21 @@ class Group:
                 for partition in range(self._partitions(topic)):
                     shares[takers[partition % len(takers)]].append(partition)
             generation = self.generation
-            await self._all({m: m.tell_assigned(frozenset(share), generation) for m, share in shares.items()})
+            await self._all({m: m.hand_out(frozenset(share), generation) for m, share in shares.items()})
         self._changed()
 
-    async def _all(self, told: Mapping[Member, asyncio.Task[None]]) -> None:
-        """Until every member has worked off what it was told, or is none any more."""
+    async def _all(self, asked: Mapping[Member, asyncio.Task[None]]) -> None:
+        """Until every member has worked off what it was asked for, or is none any more."""
         until = clock_s() + REBALANCE_TIMEOUT_S
-        while waiting := {m: task for m, task in told.items() if not task.done() and m in self.members}:
-            gone = self._member_gone = asyncio.get_running_loop().create_future()
+        while waiting := {m: task for m, task in asked.items() if not task.done() and m in self.members}:
+            left = self._member_left = asyncio.get_running_loop().create_future()
             await asyncio.wait(
-                [*waiting.values(), gone], timeout=until - clock_s(), return_when=asyncio.FIRST_COMPLETED
+                [*waiting.values(), left], timeout=until - clock_s(), return_when=asyncio.FIRST_COMPLETED
             )
-            self._member_gone = None
+            self._member_left = None
             if clock_s() >= until:
                 for member in waiting:
-                    self.put_out(member)
+                    self.evict(member)
 
 
 def _apart(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

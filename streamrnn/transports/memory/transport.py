@@ -1,8 +1,8 @@
 """The memory transport: clients of a broker inside the process. For tests, the deterministic simulation, the Python API.
 
 They behave as the service's Kafka clients do, sins included (`Flaws`): a member gives partitions up and takes them over
-in a task beside its user's, beats its heart while its user does something else, fetches on when it was put out and has
-not heard of it, and tells of a refused commit what aiokafka tells.
+in a task beside its user's, beats its heart while its user does something else, fetches on when it was evicted and has
+not heard of it, and says of a refused commit what aiokafka says.
 """
 
 from __future__ import annotations
@@ -108,8 +108,8 @@ class MemorySource:
             await asyncio.shield(joined)
 
     async def _join_again(self) -> None:
-        """Put out while it was not looking: gives up what is held, and joins."""
-        await self.tell_revoked()
+        """Evicted while it was not looking: gives up what is held, and joins."""
+        await self.hand_in()
         if self._out:
             await self._join()
 
@@ -129,12 +129,12 @@ class MemorySource:
                     self._out = True
                     await self._join_again()
             except TransportError:
-                continue  # the broker is away; a session that ends meanwhile is noticed later
+                continue  # the broker is away; a session that ends in that time is noticed later
 
-    def tell_revoked(self) -> asyncio.Task[None]:
+    def hand_in(self) -> asyncio.Task[None]:
         return self._tell(self._lose_all)
 
-    def tell_assigned(self, partitions: frozenset[int], generation: int) -> asyncio.Task[None]:
+    def hand_out(self, partitions: frozenset[int], generation: int) -> asyncio.Task[None]:
         return self._tell(lambda: self._gain(partitions, generation))
 
     def _tell(self, word: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
@@ -154,8 +154,11 @@ class MemorySource:
         except Exception as error:  # noqa: BLE001 - kept for the next poll, as the protocol says
             self._failure = error
             if not isinstance(error, TransportError):
-                told = {"message": f"the rebalance listener of {self.client or 'a member'} failed", "exception": error}
-                asyncio.get_running_loop().call_exception_handler(told)
+                context = {
+                    "message": f"the rebalance listener of {self.client or 'a member'} failed",
+                    "exception": error,
+                }
+                asyncio.get_running_loop().call_exception_handler(context)
 
     async def _lose_all(self) -> None:
         assert self._listener is not None  # noqa: S101
@@ -180,12 +183,12 @@ class MemorySource:
             async with asyncio.timeout(deadline.remaining_s()):
                 if group is not None and not self._left:
                     if self._positions:
-                        await self.tell_revoked()
+                        await self.hand_in()
                     self._left = True
                     leaving = await self._broker.request("leave", self.client, lambda: group.leave(self))
                     await asyncio.shield(leaving)
         except TimeoutError:
-            return  # the session's end will tell the group
+            return  # the group learns it when the session ends
         finally:
             self._left = True
             self._positions.clear()
@@ -193,7 +196,7 @@ class MemorySource:
     def crash(self) -> None:
         """Vanishes as a killed process does: nothing is given up in order; the group notices at its next rebalance."""
         self._left = True
-        self._broker.group(self._group).put_out(self)
+        self._broker.group(self._group).evict(self)
 
     # ── records ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -248,7 +251,7 @@ class MemorySource:
                 break
 
     def _take(self, wanted: Mapping[int, int], drained: Mapping[int, tuple[Sequence[Record], int]]) -> Polled:
-        """What is still wanted: not of partitions that went, were paused, or were sought elsewhere meanwhile."""
+        """What is still wanted: not of partitions that went, were paused, or were sought elsewhere since."""
         polled: Polled = []
         for partition, (records, position) in drained.items():
             if self._positions.get(partition) == wanted[partition] and partition not in self._paused:
@@ -369,6 +372,7 @@ class MemorySink:
     def __init__(self, broker: MemoryBroker, client: str = "", flaws: Flaws | None = None) -> None:
         self._broker, self._client, self._flaws = broker, client, flaws or Flaws()
         self._batches: dict[tuple[str, int], list[Appended]] = {}
+        self.appended = False  # something, since the last commit of a transaction
         # Batches of one partition follow each other.
         self._last: dict[tuple[str, int], asyncio.Task[None]] = {}
         self._replacing: set[asyncio.Task[None]] = set()
@@ -386,6 +390,7 @@ class MemorySink:
         timestamps_ms: Sequence[int],
         headers: Sequence[Sequence[tuple[str, bytes]]] | None = None,
     ) -> None:
+        self.appended = True
         self._broker.log(topic, partition)  # raises TopicMissing
         batch = self._batches.setdefault((topic, partition), [])
         for i, value in enumerate(values):
@@ -489,24 +494,11 @@ class MemoryTransactionalSink(MemorySink):
         self._id, self._epoch = transactional_id, -1
         self._ending: asyncio.Task[None] | None = None  # the newest transaction
         self._endings: set[asyncio.Task[None]] = set()
-        self.appended = False
 
     async def start(self) -> None:
         self._epoch = await self._broker.request(
             "init-producer", self._client, lambda: self._broker.init_producer(self._id)
         )
-
-    async def append_many(
-        self,
-        topic: str,
-        partition: int,
-        keys: Sequence[bytes | None],
-        values: Sequence[bytes | None],
-        timestamps_ms: Sequence[int],
-        headers: Sequence[Sequence[tuple[str, bytes]]] | None = None,
-    ) -> None:
-        self.appended = True
-        await super().append_many(topic, partition, keys, values, timestamps_ms, headers)
 
     async def commit(
         self, topic: str, offsets: Mapping[int, Committed], group: str, instead: Instead | None = None
@@ -629,7 +621,7 @@ class MemoryReader:
         return {p: begin[p] for p in self._positions}
 
     async def end_offsets(self) -> dict[int, int]:
-        """What may be read now, as a `read_committed` client is told."""
+        """What may be read now, as a `read_committed` client sees it."""
         broker, topic = self._broker, self._topic
         return await broker.request(
             "list-offsets", self._client, lambda: {p: broker.stable_end(topic, p) for p in self._positions}
