@@ -169,6 +169,8 @@ class Worker:
 
     async def _schemas_registered(self) -> bool:
         """What is written has its schemas; False where it is asked to stop before."""
+        if self.settings.output.format == "json":
+            return True
         registering = asyncio.ensure_future(register(self.settings, self.observer.registry_away))
         stopping = asyncio.ensure_future(self._stopping.wait())
         try:
