@@ -19,7 +19,7 @@ REQUEST_S = 20.0
 REQUEST_BYTES_MAX = 32 * 1024
 
 
-class Guests:
+class ConnectionLimit:
     """Makes the protocols of a listening socket: those of `make`, within the bounds."""
 
     def __init__(
@@ -59,8 +59,8 @@ class Guests:
 class _Guest(asyncio.Protocol):
     """One connection, on its way to the protocol that serves it."""
 
-    def __init__(self, guests: Guests, inner: asyncio.Protocol) -> None:
-        self._guests, self._inner = guests, inner
+    def __init__(self, connections: ConnectionLimit, inner: asyncio.Protocol) -> None:
+        self._connections, self._inner = connections, inner
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._bytes = 0
@@ -69,7 +69,7 @@ class _Guest(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         self._bytes = 0
-        self._timer = asyncio.get_running_loop().call_later(self._guests.request_s, self.show_out)
+        self._timer = asyncio.get_running_loop().call_later(self._connections.request_s, self.show_out)
 
     def show_out(self) -> None:
         """At once: an end in good order would wait for the other side."""
@@ -80,18 +80,18 @@ class _Guest(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)  # noqa: S101
         self._transport = transport
         self._inner.connection_made(transport)
-        self._guests.came(self._inner, self)
+        self._connections.came(self._inner, self)
         self.wait_for_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._guests.left(self._inner)
+        self._connections.left(self._inner)
         self._inner.connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         self._bytes += len(data)
-        if self._bytes > self._guests.request_bytes_max:
+        if self._bytes > self._connections.request_bytes_max:
             self.show_out()
         else:
             self._inner.data_received(data)

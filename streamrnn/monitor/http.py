@@ -2,7 +2,7 @@
 
 A bind beyond loopback needs a token for everything but health and metrics. On loopback the Host header must name the
 loopback, or a page in the user's browser could be made to read it (DNS rebinding). Who may connect, for how long and
-with how much: `guests`.
+with how much: `connections`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import orjson
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
 
-from streamrnn.monitor.connections import Guests
+from streamrnn.monitor.connections import ConnectionLimit
 from streamrnn.monitor.observer import WorkerObserver
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -67,7 +67,7 @@ class HttpServer:
         self._token = token
         self._runner: web.AppRunner | None = None
         self._server: asyncio.Server | None = None
-        self._guests: Guests | None = None
+        self._connections: ConnectionLimit | None = None
 
     async def start(self) -> None:
         """Raises OSError when the address is taken."""
@@ -87,8 +87,8 @@ class HttpServer:
         )  # fmt: skip
         await self._runner.setup()
         assert self._runner.server is not None  # noqa: S101
-        self._guests = Guests(self._runner.server)
-        self._server = await asyncio.get_running_loop().create_server(self._guests, self.host, self.port)
+        self._connections = ConnectionLimit(self._runner.server)
+        self._server = await asyncio.get_running_loop().create_server(self._connections, self.host, self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
@@ -100,8 +100,8 @@ class HttpServer:
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if self._guests is not None and request.protocol is not None:
-            self._guests.served(request.protocol)
+        if self._connections is not None and request.protocol is not None:
+            self._connections.served(request.protocol)
         try:
             self._admit(request)
             response = await handler(request)

@@ -11,8 +11,8 @@ import structlog
 log = structlog.get_logger(__name__)
 
 
-class Beside:
-    """Runs coroutines for as long as a block takes: `async with Beside(stop, a(), b()): ...`.
+class BackgroundTasks:
+    """Runs coroutines for as long as a block takes: `async with BackgroundTasks(stop, a(), b()): ...`.
 
     A task that is looked at when all is over may have died long before: one that fails asks the block to end, by
     `stop`, and its error is raised behind it. An error of the block itself goes first.

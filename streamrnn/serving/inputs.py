@@ -181,7 +181,7 @@ async def numbering_of(transport: Transport, settings: Settings) -> Numbering:
             return Numbering(one=settings.inputs.one)  # of several: none
     finally:
         await admin.stop()
-    directory = Directory(transport, settings.topics.inputs, settings.topics.state)
+    directory = Directory(transport, settings.topics.inputs, settings.topics.state, wall_ms)
     await directory.read()
     return directory.numbering
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
-from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
@@ -33,6 +33,19 @@ def wall_ms() -> int:
     return int(time.time() * 1000)
 
 
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The output topics, and how forecasts and fills are written: `timestamp` is what their records carry, the present or the
+    event time that they are about (dead letters always carry the present); `ids` are of the schemas that `output` names."""
+
+    forecasts: str
+    imputed: str
+    dead_letters: str
+    timestamp: Literal["now", "event"] = "now"
+    output: OutputSpec = PLAIN
+    ids: Mapping[What, int] = field(default_factory=dict)
+
+
 class Publisher:
     """Encodes and appends; what was appended is covered by the Sink's next `seal`."""
 
@@ -40,30 +53,24 @@ class Publisher:
         self,
         spec: StreamSpec,
         inputs: str | Numbering,
-        forecasts: str,
-        imputed: str,
-        dead_letters: str,
+        written: Written,
         sink: Callable[[int], Sink],
         refused: RefusedOutputs,
-        timestamp: Literal["now", "event"] = "now",
         now_ms: Callable[[], int] = wall_ms,
-        output: OutputSpec = PLAIN,
-        ids: Mapping[What, int] = MappingProxyType({}),
         passed: bool = False,
     ) -> None:
-        """`sink` gives the Sink for what belongs to an input partition. `timestamp`: forecasts and imputations carry the
-        present time, or the event time that they are about; dead letters always carry the present. `ids`: of the schemas
-        that `output` is written by. `passed`: the ticks came through a topic of the service's own, and say where they are
-        from."""
+        """`sink` gives the Sink for what belongs to an input partition. `passed`: the ticks came through a topic of the service's
+        own, and say where they are from."""
+        forecasts, imputed, dead_letters = written.forecasts, written.imputed, written.dead_letters
         self.now_ms = now_ms
         self._numbering, self._passed = of_topic(inputs), passed
-        self._encoder, self._flat = encoder_for(spec, self._numbering, output, ids, passed)
+        self._encoder, self._flat = encoder_for(spec, self._numbering, written.output, written.ids, passed)
         self._forecasts, self._imputed, self._dead_letters = forecasts, imputed, dead_letters
-        self._sink, self._refused, self._by_event_time = sink, refused, timestamp == "event"
+        self._sink, self._refused, self._by_event_time = sink, refused, written.timestamp == "event"
         self._partitions: dict[str, int] = {}
         self._topics = OutputTopics(
             self._numbering, forecasts, imputed, dead_letters, lambda partition: self._place(dead_letters, partition),
-            source_in(spec, output), passed=passed,
+            source_in(spec, written.output), passed=passed,
         )  # fmt: skip
         self._sources: list[Sequence[Record]] = []  # of what was published since the last `sealed`
 

@@ -24,7 +24,7 @@ import structlog
 from aiokafka.partitioner import murmur2
 
 from streamrnn.records import Record, Rejected, Skipped, SkipReason, TickBatch
-from streamrnn.runtime.background import Beside
+from streamrnn.runtime.background import BackgroundTasks
 from streamrnn.serving.commit_note import ReplayPoints, committed_with, is_of
 from streamrnn.serving.inputs import TopicsWatch, WrittenTopics
 from streamrnn.serving.intake import Intake, Polled
@@ -399,7 +399,7 @@ class Repartitioner:
             beside = [watch.run(lambda: self._source)]
             if fetcher is not None:
                 beside.append(fetcher.run())
-            async with Beside(self.stop, *beside):
+            async with BackgroundTasks(self.stop, *beside):
                 await self._serve(fetcher)
         finally:
             self._ended.set()

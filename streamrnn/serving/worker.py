@@ -20,14 +20,14 @@ from streamrnn.app.warm_up import warm_up_kernels
 from streamrnn.config.sizes import batch_records, refuse_impossible, sizes_of
 from streamrnn.monitor.http import HttpServer
 from streamrnn.monitor.observer import WorkerObserver
-from streamrnn.runtime.background import Beside
+from streamrnn.runtime.background import BackgroundTasks
 from streamrnn.runtime.signals import stop_on_signals
 from streamrnn.serving.checkpoint import Checkpointer, CheckpointSettings
 from streamrnn.serving.inputs import TopicsWatch, inputs_for, waiting_of
 from streamrnn.serving.members import refuse_other_inputs
 from streamrnn.serving.outbox import AtLeastOnce, ExactlyOnce, Outbox
 from streamrnn.serving.parts import Parts, pump_settings
-from streamrnn.serving.publish import Publisher, wall_ms
+from streamrnn.serving.publish import Publisher, Written, wall_ms
 from streamrnn.serving.pump import Pump
 from streamrnn.serving.refused import RefusedOutputs
 from streamrnn.serving.repartition import Repartitioner
@@ -176,7 +176,7 @@ class Worker:
                 beside.append(self.fetcher.run())
             if self.first is not None:
                 beside.append(self.first.run())
-            async with Beside(self.stop, *beside):
+            async with BackgroundTasks(self.stop, *beside):
                 await self._serve(weights)
                 if self.first is not None:
                     await self.first.ended(Deadline(self.settings.shutdown_grace_s))
@@ -187,13 +187,14 @@ class Worker:
     async def _take_up_inputs(self, directory: bool) -> None:
         """Raises TopicMissing, TopicUnfit, NotPermitted, TransportError."""
         self.inputs = await inputs_for(self.transport, self.settings, directory, self._now_ms)
-        numbering = self.inputs.numbering
-        self.decoder.number_by(numbering)
-        self.observer.number_by(numbering)
+        self.decoder.number_by(self.inputs.numbering)
+        self.observer.number_by(self.inputs.numbering)
         self.unreadable = UnreadablePartitions(self.transport, self.inputs, self.settings.batch_records_max)
 
     async def _schemas_registered(self) -> bool:
         """What is written has its schemas; False where it is asked to stop before."""
+        if self.settings.output.format == "json":
+            return True
         registering = asyncio.ensure_future(register(self.settings, self.observer.registry_away))
         stopping = asyncio.ensure_future(self._stopping.wait())
         try:
@@ -303,14 +304,14 @@ class Worker:
             self.observer.unreadable(self.unreadable.found)
 
     def _publisher(self, outbox: Outbox) -> Publisher:
-        topics = self.settings.topics
+        topics, output = self.settings.topics, self.settings.output
         if self._refused is None:
             self._refused = RefusedOutputs(self.observer)
-        return Publisher(
-            self.spec, self.inputs.numbering, topics.forecasts, topics.imputed, topics.dlq, outbox.sink,
-            self._refused, self.settings.output.timestamp, self._now_ms, self.settings.output.spec(), self._schema_ids,
-            passed=self.first is not None,
-        )  # fmt: skip
+        written = Written(
+            topics.forecasts, topics.imputed, topics.dlq, output.timestamp, output.spec(), self._schema_ids
+        )
+        numbering, passed = self.inputs.numbering, self.first is not None
+        return Publisher(self.spec, numbering, written, outbox.sink, self._refused, self._now_ms, passed)
 
     def _served_weights(self) -> ServedWeights:
         settings = self.settings
@@ -361,7 +362,7 @@ class Worker:
             if late_s > alarm_s:
                 self.observer.loop_blocked()
                 log.warning(
-                    "the process stood still; for as long as kafka.session_timeout_ms, and its group puts it out",
+                    "the event loop was blocked; beyond kafka.session_timeout_ms the group evicts this member",
                     seconds=round(late_s, 2),
                     session_timeout_ms=self.settings.kafka.session_timeout_ms,
                 )
@@ -452,7 +453,7 @@ async def _run(settings: Settings, config_arguments: Sequence[str]) -> None:
         supervisor.start()
         beside.append(supervisor.ended())
     try:
-        async with Beside(stop, *beside):
+        async with BackgroundTasks(stop, *beside):
             await worker.run()
     finally:
         if ending is not None:

@@ -12,7 +12,6 @@ numbers, and has them when it comes back.
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Callable, Collection
 from typing import Annotated
@@ -63,7 +62,7 @@ class Directory:
         transport: Transport,
         topic: str,
         state: str,
-        now_ms: Callable[[], int] = lambda: int(time.time() * 1000),
+        now_ms: Callable[[], int],
     ) -> None:
         """`state`: the topic of the states, whose partitions are numbered."""
         self.numbering = Numbering()

@@ -399,7 +399,7 @@ class SeriesTable:
             block.rows[scratch] = block.rows[rows]
         return scratch
 
-    # ── letting go ───────────────────────────────────────────────────────────────────────────────────────────────
+    # ── evicting ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _forget(self, row: int) -> None:
         name = self.names[row]

@@ -42,7 +42,7 @@ from streamrnn.model import device as devices
 from streamrnn.model.weights import WeightsError, WeightsMeta, fitted, pack
 from streamrnn.monitor.notices import SharedSeries
 from streamrnn.records import Record
-from streamrnn.runtime.background import Beside
+from streamrnn.runtime.background import BackgroundTasks
 from streamrnn.runtime.limits import processors
 from streamrnn.serving.inputs import to_be_read
 from streamrnn.serving.members import refuse_other_inputs
@@ -608,7 +608,7 @@ def run(settings: Settings, supervised: bool = False) -> None:
         beside = [exit_when_stuck(trainer, (learn.budget + learn.silence_max) / 1000)]
         if supervised:
             beside += [heartbeats(trainer), end_with_parent(trainer)]
-        async with Beside(trainer.stop, *beside):
+        async with BackgroundTasks(trainer.stop, *beside):
             await trainer.run()
 
     try:

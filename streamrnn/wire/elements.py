@@ -330,6 +330,10 @@ class _Array:
                 self._fetch[level].append((i, None if path.own_key else walk))
         self._width = len(columns)
         self._walks = [walker(each) if each.steps else _itself for each in self.lists]
+        # (column, key) where an element's columns are keys of it, one each, and nothing is counted by its place.
+        paths = [(i, column.path) for i, column in enumerate(columns) if column.level == depth]
+        single = all(len(p.steps) == 1 and isinstance(p.steps[0], Key) and not p.own_key for _, p in paths)
+        self._leaf = [(i, p.steps[0].name) for i, p in paths] if single and depth and not self._placed else None  # type: ignore[union-attr]
 
     def rows(self, document: Any, record: Record, out: list[Found], most: int) -> bool:
         """Appends the rows of a document; whether its outermost array is there. Raises Mistyped, Refused."""
@@ -367,12 +371,34 @@ class _Array:
             raise Mistyped(f"Expected {kind} at `{self.text}`, got {named(items)} (decode.each)")
         if len(inside) > most:
             raise Refused("too-large", f"more than {most} elements in a record (decode.elements_max)")
+        if self._leaf is not None and level + 1 == self._depth:
+            self._leaves(inside, level, row, out, most)
+            return True
         for number, (own, item) in enumerate(inside):
             try:
                 self._descend(item, level + 1, number, len(inside), own, row, out, most)
             except Mistyped as error:
                 out.append(error)
         return True
+
+    def _leaves(
+        self, inside: Sequence[tuple[Any, Any]], level: int, row: list[Any], out: list[Found], most: int
+    ) -> None:
+        """What `_descend` does to elements whose columns are keys of theirs, in one place."""
+        leaf, width = self._leaf or [], self._width
+        for number, (own, item) in enumerate(inside):
+            if item.__class__ is dict:
+                get = item.get
+                for i, name in leaf:
+                    row[i] = get(name, ABSENT)
+                out.append(tuple(row[:width]))
+                if len(out) > most:
+                    raise Refused("too-large", f"more than {most} elements in a record (decode.elements_max)")
+                continue
+            try:
+                self._descend(item, level + 1, number, len(inside), own, row, out, most)
+            except Mistyped as error:
+                out.append(error)
 
     # ── structs ──────────────────────────────────────────────────────────────────────────────────────────────────
 

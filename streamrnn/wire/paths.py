@@ -247,6 +247,9 @@ def walker(path: Path) -> Walk:
 
         return one
 
+    if all(isinstance(step, Key) for step in steps):
+        return _by_keys([step.name for step in steps if isinstance(step, Key)], text)
+
     def walk(at: Any, place: int, count: int) -> Any:
         owner = at
         for step in steps:
@@ -259,6 +262,23 @@ def walker(path: Path) -> Walk:
             else:
                 at = _entry(step, owner, at, place, count, text)
         return at
+
+    return walk
+
+
+def _by_keys(names: Sequence[str], text: str) -> Walk:
+    """The same of a path of keys alone, which most are."""
+    first, last, between = names[0], names[-1], names[1:-1]
+
+    def walk(at: Any, place: int, count: int) -> Any:
+        if at.__class__ is not dict:
+            return _not_there(at, text)
+        at = at.get(first, ABSENT)
+        for name in between:
+            if at.__class__ is not dict:
+                return _not_there(at, text)
+            at = at.get(name, ABSENT)
+        return at.get(last, ABSENT) if at.__class__ is dict else _not_there(at, text)
 
     return walk
 

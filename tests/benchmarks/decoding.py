@@ -54,7 +54,7 @@ SHAPES: dict[str, tuple[Any, list[str], dict[str, Any]]] = {
     "telegraf, 10 in a batch": ({"metrics": [CPU] * 10}, ["usage_idle"], {"preset": "telegraf"}),
     "otlp-json, 10 points": (OTLP, ["temp"], {"preset": "otlp-json"}),
 }  # fmt: skip
-AVRO = {
+AVRO: dict[str, Any] = {
     "type": "record", "name": "Reading", "fields": [
         {"name": "series", "type": "string"}, {"name": "ts", "type": {"type": "long", "logicalType": "timestamp-millis"}},
         {"name": "values", "type": {
@@ -72,6 +72,27 @@ def avro() -> bytes:
 
     out = io.BytesIO()
     fastavro.schemaless_writer(out, fastavro.parse_schema(json.loads(json.dumps(AVRO))), WIDE)
+    return FRAME + out.getvalue()
+
+
+ARRAY = {
+    "type": "record", "name": "Device", "fields": [
+        {"name": "device", "type": "string"},
+        {"name": "readings", "type": {"type": "array", "items": {
+            "type": "record", "name": "One", "fields": [AVRO["fields"][1], *AVRO["fields"][2]["type"]["fields"]],
+        }}},
+    ],
+}  # fmt: skip
+
+
+def avro_array() -> bytes:
+    import io
+
+    import fastavro
+
+    out = io.BytesIO()
+    row = {"device": "pump-7", "readings": [{"ts": T0, **VALUES}] * 10}
+    fastavro.schemaless_writer(out, fastavro.parse_schema(json.loads(json.dumps(ARRAY))), row)
     return FRAME + out.getvalue()
 
 
@@ -93,6 +114,9 @@ def otlp(attributes: int) -> bytes:
 FORMATS: dict[str, tuple[Any, list[str], dict[str, Any]]] = {
     "wide, json-schema": (lambda: FRAME + json.dumps(WIDE, separators=(",", ":")).encode(), CHANNELS, {"format": "json-schema"}),
     "wide, avro": (avro, CHANNELS, {"format": "avro"}),
+    "avro, 10 readings of a device": (
+        avro_array, CHANNELS, {"format": "avro", "each": "readings[*]", "series": "^.device", "ts": "ts", "values": "*"},
+    ),
     "wide, avro, one by one": (avro, CHANNELS, {"format": "avro", "where": {"series": "*"}}),
     "otlp-proto, 10 points": (lambda: otlp(0), ["temp"], {"preset": "otlp-proto"}),
     "otlp-proto, 10 points of 2 attributes": (lambda: otlp(2), ["temp"], {"preset": "otlp-proto"}),
@@ -128,7 +152,7 @@ def cost(name: str, tries: int = 30) -> dict[str, float]:
     if registry:
         from streamrnn.wire.schemas import Definition
 
-        decoder.schemas.put(1, Definition("AVRO", json.dumps(AVRO)))
+        decoder.schemas.put(1, Definition("AVRO", json.dumps(ARRAY if "10" in name else AVRO)))
     text = value() if callable(value) else json.dumps(value, separators=(",", ":")).encode()
     count = RECORDS // (10 if "10" in name else 1)
     records = [Record(i, text) for i in range(count)]

@@ -140,6 +140,17 @@ def test_any_table_is_read_as_it_was_written(separator: str, commas: bool, rows:
         assert want[1] is None or got[channels.index("flow")] == want[1]
 
 
+@settings(deadline=None, max_examples=150)
+@given(st.lists(st.binary(max_size=12) | st.text('12.5,;|\t"\n\r-/: APMéa', max_size=24).map(str.encode), max_size=6))
+def test_whatever_lines_hold_nothing_but_a_refusal_to_propose_leaves(values: list[bytes]) -> None:
+    sample = [Plain(value, offset=i) for i, value in enumerate(values)]
+    try:
+        proposal = propose(sample, "t")
+    except NoProposal:
+        return
+    load([], yaml.safe_load(yaml.safe_dump(proposal.settings)), {})
+
+
 # ── objects whose keys are names ─────────────────────────────────────────────────────────────────────────────────────
 
 

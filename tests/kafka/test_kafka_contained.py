@@ -32,16 +32,28 @@ def saw(event, arguments):
 sys.addaudithook(saw)
 """
 
+# Short commands in one process: each of its own would load torch for seconds.
+ONE_AFTER_ANOTHER = """
+import json, sys
+from streamrnn.cli import app
+for words in json.loads(sys.argv[1]):
+    code = app(words, standalone_mode=False)
+    if code:
+        sys.exit(f"{words}: {code}")
+    print("DONE", words[0])
+"""
+
 
 class Contained:
-    def __init__(self, folder: Path, *arguments: object) -> None:
+    def __init__(self, folder: Path, name: str, *arguments: object) -> None:
+        """Python with these arguments."""
         (folder / "sitecustomize.py").write_text(WATCHES)
-        self.log = folder / f"{arguments[0]}.log"
+        self.log = folder / f"{name}.log"
         environment = {"PATH": os.environ["PATH"], "PYTHONPATH": f"{folder}:{ROOT}", "OMP_NUM_THREADS": "1"}
         with self.log.open("wb") as file:
             self.child = subprocess.Popen(
                 [sys.executable, str(CONTAINED), "--tmp-kb", "4096", "--",
-                 sys.executable, "-m", "streamrnn", *map(str, arguments), "-c", folder / "streamrnn.yaml"],
+                 sys.executable, *map(str, arguments)],
                 stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment,
             )  # fmt: skip
 
@@ -68,17 +80,16 @@ async def test_every_command_runs_in_a_read_only_container(
     broker: Broker, tmp_path: Path, unique: Callable[[str], str]
 ) -> None:
     app = unique("contained")
-    configure(tmp_path, broker, app, learn={"min_steps": 100}).rename(tmp_path / "streamrnn.yaml")
-    logs = [
-        Contained(tmp_path, *command).ends()
-        for command in (
-            ("topics", "--create", "--partitions", 2),
-            ("validate",),
-            ("simulate", "sensors", "--series", 4, "--rate", 0, "--count", 400),
-            ("models", "list"),
-        )
+    config = ["-c", str(configure(tmp_path, broker, app, learn={"min_steps": 100}).rename(tmp_path / "streamrnn.yaml"))]
+    short = [
+        ["topics", "--create", "--partitions", "2", *config],
+        ["validate", *config],
+        ["simulate", "sensors", "--series", "4", "--rate", "0", "--count", "400", *config],
+        ["models", "list", *config],
     ]
-    running, training = Contained(tmp_path, "run"), Contained(tmp_path, "train")
+    logs = [Contained(tmp_path, "short", "-c", ONE_AFTER_ANOTHER, json.dumps(short)).ends()]
+    assert re.findall("DONE (.+)", logs[0]) == [words[0] for words in short]
+    running, training = (Contained(tmp_path, name, "-m", "streamrnn", name, *config) for name in ("run", "train"))
     try:  # they are ended whatever happens
         url = running.waits_for(r'"url": "(http://[^"]+)"')[1]
         await drained(broker, app)

@@ -572,7 +572,7 @@ async def test_the_present_rate_is_measured(broker: Broker, tmp_path: Path, uniq
 @pytest.mark.parametrize(
     ("delivery", "earlier", "wanted", "later"),
     [
-        ("at-least-once", ["--to-earliest"], range(40), ["--to-latest"]),
+        pytest.param("at-least-once", ["--to-earliest"], range(40), ["--to-latest"], marks=pytest.mark.kafka_long),
         ("exactly-once", ["--shift-by", "-10"], range(30, 40), ["--to-offset", "55"]),
     ],
     ids=["at-least-once", "exactly-once"],

@@ -8,7 +8,7 @@ import pytest
 from running import made, until, worker
 from structlog.testing import capture_logs
 
-from streamrnn.runtime.background import Beside
+from streamrnn.runtime.background import BackgroundTasks
 from streamrnn.serving import served_weights
 from streamrnn.stores.models import ModelsFollower
 from streamrnn.training.supervisor import Supervisor
@@ -29,7 +29,7 @@ async def broken() -> None:
 
 async def test_what_goes_on_is_ended_with_the_block_and_what_is_done_is_no_fault() -> None:
     stopped = asyncio.Event()
-    async with Beside(stopped.set, forever(), nothing()):
+    async with BackgroundTasks(stopped.set, forever(), nothing()):
         running = len(asyncio.all_tasks())
         await asyncio.sleep(0.01)
         assert not stopped.is_set()
@@ -39,7 +39,7 @@ async def test_what_goes_on_is_ended_with_the_block_and_what_is_done_is_no_fault
 async def test_a_failure_asks_the_block_to_end_and_is_raised_behind_it() -> None:
     stopped = asyncio.Event()
     with pytest.raises(KeyError, match="no such thing"), capture_logs() as logs:
-        async with Beside(stopped.set, forever(), broken()):
+        async with BackgroundTasks(stopped.set, forever(), broken()):
             await asyncio.wait_for(stopped.wait(), 60.0)
     assert [entry["work"] for entry in logs] == ["broken"]
 
@@ -47,7 +47,7 @@ async def test_a_failure_asks_the_block_to_end_and_is_raised_behind_it() -> None
 async def test_an_error_of_the_block_goes_first() -> None:
     stopped = asyncio.Event()
     with pytest.raises(ValueError, match="of the block"):
-        async with Beside(stopped.set, broken()):
+        async with BackgroundTasks(stopped.set, broken()):
             await asyncio.wait_for(stopped.wait(), 60.0)
             raise ValueError("of the block")
 

@@ -19,8 +19,7 @@ from running import until
 from test_http import fed, get
 
 from streamrnn.config.settings import ConfigError, load
-from streamrnn.monitor import connections as guests
-from streamrnn.monitor import http
+from streamrnn.monitor import connections, http
 from streamrnn.monitor.http import ExposedError, HttpServer
 
 TOKEN = "s3cret-t0ken"
@@ -273,8 +272,8 @@ async def closed(reader: asyncio.StreamReader) -> None:
 
 async def test_many_half_requests_keep_nobody_out(server: HttpServer) -> None:
     """Slowloris: three hundred clients send a byte of a request's head now and then."""
-    assert server._guests is not None
-    server._guests.request_s = 3600.0  # nobody's time is over: who is answered was made room for
+    assert server._connections is not None
+    server._connections.request_s = 3600.0  # nobody's time is over: who is answered was made room for
     clients: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def come(count: int) -> None:
@@ -286,9 +285,9 @@ async def test_many_half_requests_keep_nobody_out(server: HttpServer) -> None:
     for _ in range(3):
         await come(100)
         await well(server)
-        assert guests.CONNECTIONS_MAX - 1 <= len(server._guests) <= guests.CONNECTIONS_MAX
-    server._guests.request_s = 0.5
-    await come(guests.CONNECTIONS_MAX)
+        assert connections.CONNECTIONS_MAX - 1 <= len(server._connections) <= connections.CONNECTIONS_MAX
+    server._connections.request_s = 0.5
+    await come(connections.CONNECTIONS_MAX)
 
     async def drip() -> None:
         while True:
@@ -301,7 +300,7 @@ async def test_many_half_requests_keep_nobody_out(server: HttpServer) -> None:
     try:
         async with asyncio.timeout(WAIT_S):  # however long they drip
             await asyncio.gather(*(closed(reader) for reader, _ in clients))
-        await until(lambda: len(server._guests) == 0)
+        await until(lambda: len(server._connections) == 0)
         await well(server)
     finally:
         dripping.cancel()
@@ -310,8 +309,8 @@ async def test_many_half_requests_keep_nobody_out(server: HttpServer) -> None:
 
 
 async def test_who_was_served_last_keeps_its_place(server: HttpServer) -> None:
-    assert server._guests is not None
-    server._guests.most = 8
+    assert server._connections is not None
+    server._connections.most = 8
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     others = []
     for _ in range(20):
@@ -320,15 +319,15 @@ async def test_who_was_served_last_keeps_its_place(server: HttpServer) -> None:
             others[-1].write(b"GET /")
         writer.write(asked("/livez"))
         assert (await reader.readuntil(b"ok\n")).startswith(b"HTTP/1.1 200")
-        assert len(server._guests) <= 8
+        assert len(server._connections) <= 8
     for each in (writer, *others):
         each.transport.abort()
 
 
 async def test_who_does_not_take_the_answers_is_shown_out(server: HttpServer) -> None:
     """Requests without end, and nobody reads: what waits is bounded, and so is the time."""
-    assert server._guests is not None
-    server._guests.request_s = 1.0
+    assert server._connections is not None
+    server._connections.request_s = 1.0
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1024)
     reader._transport.pause_reading()  # type: ignore[attr-defined]
     with pytest.raises((ConnectionError, TimeoutError)):
@@ -338,7 +337,7 @@ async def test_who_does_not_take_the_answers_is_shown_out(server: HttpServer) ->
                 await writer.drain()
                 await asyncio.sleep(0.001)
     await well(server)
-    await until(lambda: len(server._guests) == 0)
+    await until(lambda: len(server._connections) == 0)
     writer.transport.abort()
 
 

@@ -56,7 +56,7 @@ async def test_a_step_that_blocks_the_loop_is_told(
             send(broker, 10, first=10)
             await until(lambda: all_committed(broker) and lag(running)[0] - before[0] > blocked_s - 0.26)
         assert (lag(running)[1] - before[1] >= 1) == (alarms == 1)
-        warned = [entry for entry in lines if "stood still" in entry["event"]]
+        warned = [entry for entry in lines if "event loop was blocked" in entry["event"]]
         assert bool(warned) == bool(alarms)
         if warned:
             assert warned[0]["seconds"] > 1.5

@@ -11,7 +11,7 @@ import pytest
 from running import START, settings
 
 from streamrnn.records import Rejected, TickBatch
-from streamrnn.serving.publish import Publisher
+from streamrnn.serving.publish import Publisher, Written
 from streamrnn.serving.refused import RefusedOutputs
 from streamrnn.stream.engine import Engine
 from streamrnn.transports.base import TopicMissing
@@ -63,7 +63,7 @@ class Appended:
 def made(partitions: int = 3, **counts: int) -> tuple[Publisher, Appended, Engine]:
     spec = settings(experts="off", warm_up=2).stream_spec()
     sink = Appended({"f": partitions, "i": partitions, "d": partitions, **counts})
-    publisher = Publisher(spec, "ticks", "f", "i", "d", sink.of, RefusedOutputs(Counts()), "now", lambda: PRESENT)
+    publisher = Publisher(spec, "ticks", Written("f", "i", "d"), sink.of, RefusedOutputs(Counts()), lambda: PRESENT)
     return publisher, sink, Engine(spec)
 
 

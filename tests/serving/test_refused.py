@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from streamrnn.inputs import Numbering
 from streamrnn.serving import refused as module
-from streamrnn.serving.publish import Publisher
+from streamrnn.serving.publish import Publisher, Written
 from streamrnn.serving.refused import HEADER_REFUSED, HEADER_TRUNCATED, OutputTopics, RefusedOutputs
 from streamrnn.spec import PLAIN
 from streamrnn.transports.base import Outgoing, Refused, TopicUnfit
@@ -153,8 +153,9 @@ async def test_records_carry_the_present_time_or_the_event_time_and_dead_letters
 def test_an_event_time_that_no_record_can_carry_gives_way_to_the_present() -> None:
     chosen, _ = made(output={"timestamp": "event"})
     publisher = Publisher(
-        chosen.stream_spec(), "ticks", "f", "i", "d", lambda partition: pytest.fail(), RefusedOutputs(Seen()), "event"
-    )
+        chosen.stream_spec(), "ticks", Written("f", "i", "d", "event"), lambda partition: pytest.fail(),
+        RefusedOutputs(Seen()),
+    )  # fmt: skip
     times = np.array([-1, 0, START, 253_402_300_799_999, 253_402_300_800_000, 2**62], dtype=np.int64)
     assert publisher._times(np.minimum(times, 2**62 // 1000) * 1000, 7) == [7, 0, START, 253_402_300_799_999, 7, 7]
 

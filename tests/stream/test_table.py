@@ -94,7 +94,7 @@ def test_rows_are_fresh_up_to_the_bound_and_keep_what_they_hold() -> None:
     st.lists(st.lists(st.sampled_from("abcdefgh"), max_size=12), min_size=1, max_size=8),
     st.integers(1, 8),
 )
-def test_adopted_series_keep_their_rows_and_the_last_named_are_the_last_let_go(
+def test_adopted_series_keep_their_rows_and_the_last_named_are_the_last_evicted(
     batches: list[list[str]], rows_max: int
 ) -> None:
     target, model = table(rows_max), OrderedDict[str, None]()
