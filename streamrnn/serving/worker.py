@@ -105,9 +105,8 @@ class Worker:
         self.snapshots = Snapshots(self.engine, settings.meaning())
         self.decoder = settings.decoder()
         self.fetcher = fetcher_of(settings, self.decoder)
-        self.first: Repartitioner | None = None
-        if settings.repartition == "on":
-            self.first = Repartitioner(settings, transport, observer.first_stage(), now_ms)
+        staged = settings.repartition == "on"
+        self.first = Repartitioner(settings, transport, observer.first_stage(), now_ms) if staged else None
         # Of one topic until it is known what is there.
         self.inputs: Inputs = OneTopic(settings.inputs.one)
         self.unreadable = UnreadablePartitions(transport, self.inputs, settings.batch_records_max)
