@@ -44,9 +44,13 @@ class Pace:
     passed: int = 0
     last_s: float | None = None
 
+    def due(self, now_s: float, count: int) -> bool:
+        """Whether there is something new, and it is time to say it."""
+        return count > self.passed and (self.last_s is None or now_s - self.last_s >= PERIOD_S)
+
     def news(self, now_s: float, count: int) -> int:
         """How much is new, where it is time to say it; else 0."""
-        if count <= self.passed or (self.last_s is not None and now_s - self.last_s < PERIOD_S):
+        if not self.due(now_s, count):
             return 0
         new, self.passed, self.last_s = count - self.passed, count, now_s
         return new
@@ -267,11 +271,12 @@ class EvictedSeries:
 
     def look(self, now_s: float, front: FrontEnd) -> None:
         places = front.places
-        if places.returned <= self._pace.passed:
+        if not self._pace.due(now_s, places.returned):
             return
-        times = self._pace.news(now_s, places.returned)
-        share = cold_share(front) if times else None
+        share = cold_share(front)
+        # What is not said is looked at again, so nothing of it has passed.
         if share is not None and share >= COLD_SHARE:
+            times = self._pace.news(now_s, places.returned)
             log.warning(
                 "more series than series_max: they are evicted before they are warm, and begin anew at each return. "
                 "Set series_max to more than there are, or have more workers share the partitions",

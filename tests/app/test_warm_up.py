@@ -56,7 +56,7 @@ from streamrnn.app import warm_up as rehearsal
 
 chosen = load([], {"app": "app", "input": "ticks", "channels": ["a"], "step": "1s", "horizon": 1}, {})
 warm_up_kernels(chosen)
-rehearsal._other_parts(chosen.stream_spec(), "ticks", rehearsal.Network(chosen.model_spec()))
+rehearsal._other_parts(chosen.stream_spec(), rehearsal.Network(chosen.model_spec()))
 for part in (forecast._expect, forecast._say, forecast._learn):
     kept = set()
     for file in part._cache._read:

@@ -195,6 +195,8 @@ def documented(app: str, input_topic: str) -> list[Permission]:
     for kinds, resources, rest, operations in re.findall(
         r"^\| (topics|groups|transactional ids) ((?:`[^`]+`(?:, )?)+)([^|]*)\| ([^|]+) \|$", DEPLOY.read_text(), re.M
     ):
+        if "with several" in rest.split(";")[0]:
+            continue
         for resource in re.findall(r"`([^`]+)`", resources):
             name = re.sub("<app>|<input>", lambda match: names[match[0]], resource).removesuffix("*")
             pattern = "PREFIXED" if "prefixed" in rest else "LITERAL"
