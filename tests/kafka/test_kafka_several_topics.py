@@ -117,7 +117,6 @@ async def test_topics_come_grow_and_go_under_a_worker_and_no_output_is_repeated(
         assert worker.observer.metrics.rebuilds._value.get() == 0
         lag = f'streamrnn_partition_lag{{partition="{a}/2"}} 0.0'
         await until(lambda: lag in worker.observer.metrics_text().decode())
-        text = worker.observer.metrics_text().decode()
     found = await said(broker, app)
     wanted = {(f"a{p}", a, p, o) for p, end in enumerate((40, 40, 30)) for o in range(end)}
     wanted |= {("b0", b, 0, o) for o in range(30)}
