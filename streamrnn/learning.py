@@ -35,6 +35,15 @@ class GateSpec:
     chances: float = 1.0  # and may be worse than the incumbent by no more than so many standard errors
 
 
+UPDATES = 160
+
+
+def usual_updates(horizon: int) -> int:
+    """Gradient steps of a round: 160, and 160 / `horizon` more. Labels of forecasts that overlap say much the same, so a far
+    horizon is over-fitted by what a near one still learns from."""
+    return UPDATES + UPDATES // horizon
+
+
 @dataclass(frozen=True, slots=True)
 class LearnSpec:
     """How much is kept and how much one round may take."""
@@ -45,6 +54,6 @@ class LearnSpec:
     bytes_max: int = 512 << 20
     holdout: int = 64  # newest steps of a series never trained on, for the gate
     series_max: int = 2000
-    updates: int = 160  # gradient steps of one round at most
+    updates: int | None = None  # gradient steps of one round at most; None: by the horizon (`usual_updates`)
     min_steps: int = 700  # steps over all series before the first network is trained
     drift: bool = True

@@ -268,7 +268,9 @@ class Learn(_Section):
     # Steps over all series before the first network is trained.
     min_steps: Annotated[int, Field(ge=1)] = LEARN.min_steps
     budget: Duration = 20_000  # wall clock of one round's training
-    updates: Annotated[int, Field(ge=1)] = LEARN.updates  # gradient steps of one round at most
+    updates: Annotated[int, Field(ge=1)] | None = (
+        LEARN.updates
+    )  # gradient steps of one round at most; null: by the horizon
     window: Annotated[int, Field(ge=64)] = LEARN.window  # steps kept per series
     series_max: Annotated[int, Field(ge=1)] = LEARN.series_max
     holdout: Annotated[int, Field(ge=8)] = LEARN.holdout  # newest steps never trained on, for the gate

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from streamrnn.learning import LearnSpec
+from streamrnn.learning import UPDATES, LearnSpec, usual_updates
 from streamrnn.model.gate import Evaluation, Verdict, evaluate, judge
 from streamrnn.model.network import Network
 from streamrnn.model.tbptt import Average, Kept, make_optimizer, train_sequences
@@ -187,8 +187,8 @@ class Learner:
     # ── a round ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def round(self, enough: Callable[[], bool] = lambda: False) -> Round:
-        """Trains for `spec.updates` updates, or until `enough()`, and asks the gate. Needs `ready()`."""
-        spec = self.spec.train
+        """Trains for as many updates as a round has, or until `enough()`, and asks the gate. Needs `ready()`."""
+        spec, most = self.spec.train, self._updates()
         self.rounds += 1
         drifted, self.drifted = self.drifted, False
         since, self._round_at = self.steps - self._round_at, self.steps
@@ -196,7 +196,7 @@ class Learner:
             self.worth = Worth()
         updates, loss, diverged = 0, 0.0, ""
         kept = Kept(self._network)
-        while updates < self.spec.updates and not enough():
+        while updates < most and not enough():
             steps = self.buffer.training(self._rng, spec.batch_steps, 1)
             batch = None
             if updates % spec.recurrent_every == 0:
@@ -240,6 +240,12 @@ class Learner:
         self._watch.forget()
         accepted = candidate.copied().to(torch.device("cpu")).eval()
         return Round(self.rounds, verdict, updates, loss, mine, theirs, accepted)
+
+    def _updates(self) -> int:
+        """Of a round at most. A first network is wanted soon."""
+        if self.spec.updates is not None:
+            return self.spec.updates
+        return UPDATES if self.incumbent is None else usual_updates(self.engine.spec.horizon)
 
     def _look_whether_it_adds(self, theirs: Evaluation, since: int) -> None:
         """`since`: steps since the last round."""

@@ -14,6 +14,7 @@ from streamrnn.kernels.columns import rungs_of
 from streamrnn.learning import LearnSpec, TrainSpec
 from streamrnn.meaning import meaning_of
 from streamrnn.model.gate import Verdict
+from streamrnn.model.network import Network
 from streamrnn.model.weights import WeightsMeta, fitted, pack
 from streamrnn.records import TickBatch
 from streamrnn.season import Season
@@ -211,6 +212,19 @@ def test_every_kind_of_network_is_trained_published_and_serves(shape: dict[str, 
     made.adopt(found.network)
     made.feed(waves(40, first=200))
     assert made.round().updates >= 40
+
+
+@pytest.mark.parametrize(("horizon", "later"), [(1, 320), (4, 200), (24, 166), (1000, 160)])
+def test_a_round_has_more_updates_for_a_near_horizon_but_the_first_is_short(horizon: int, later: int) -> None:
+    stream = spec(channels=("a",), horizon=horizon)
+    shape = shaped(stream)
+    made = Learner(stream, shape, LearnSpec())
+    assert made._updates() == 160
+    made.adopt(Network(shape))
+    assert made._updates() == later
+    asked = Learner(stream, shape, LearnSpec(updates=7))
+    asked.adopt(Network(shape))
+    assert asked._updates() == 7
 
 
 def test_training_rests_where_the_network_adds_next_to_nothing_and_looks_again_at_a_drift() -> None:
