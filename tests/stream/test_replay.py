@@ -201,6 +201,9 @@ def test_every_kind_of_network_is_trained_published_and_serves(shape: dict[str, 
     assert done.network is not None, done.verdict
     recurrent = getattr(done.network.beside, "decoder", done.network.beside)
     assert recurrent.weight.any()
+    assert done.candidate is not None
+    assert np.array_equal(done.network.credit.numpy(), done.candidate.credit.astype(np.float32))
+    assert done.network.credit.any()
     meaning, inputs = meaning_of(made.engine.spec), made.engine.inputs
     found = fitted(pack(done.network, WeightsMeta(), meaning), meaning, inputs)
     assert (found.network.spec, found.words) == (made.model_spec, ())
