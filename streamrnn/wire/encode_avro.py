@@ -1,6 +1,6 @@
-"""Outputs to Avro's binary encoding, by the schemas of `published`, behind Confluent's frame.
+"""Outputs to Avro's binary encoding, by the schemas of `published`, after Confluent's frame.
 
-All forecasts of a stream have as many numbers, in the same places behind the series' name: one text of bytes is the pattern of
+All forecasts of a stream have as many numbers, in the same places after the series' name: one text of bytes is the pattern of
 all, and a batch's numbers are put into it at once. A writer that takes one number after the other costs more than the forecast.
 
 Source: Apache Avro 1.12 specification, "Binary encoding".

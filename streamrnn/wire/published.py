@@ -1,4 +1,4 @@
-"""The schemas of what the service writes: for Avro and JSON Schema, behind a registry, and for who reads it.
+"""The schemas of what the service writes: for Avro and JSON Schema in a registry, and for who reads it.
 
 They depend on nothing that a configuration says but on its step: channels and quantiles are keys of maps. So a changed
 configuration needs no other schema, and what a later version adds has a default. Event times are `timestamp-millis`, and

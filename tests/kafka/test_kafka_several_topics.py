@@ -8,7 +8,6 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -16,7 +15,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 from broker import Broker
 from inside import produce, serving
 from running import until
-from service import Forked, command, configure, defects, each, read_all
+from service import Forked, command, configure, defects, each, quick, read_all
 
 from streamrnn.config.settings import load
 from streamrnn.serving.worker import Worker
@@ -35,17 +34,6 @@ class Source(msgspec.Struct):
 class Output(msgspec.Struct):
     series: str
     source: Source
-
-
-def quick(broker: Broker) -> dict[str, Any]:
-    """Changes of topics are seen soon."""
-    return {
-        "bootstrap_servers": broker.servers,
-        "session_timeout_ms": 6000,
-        "heartbeat_interval_ms": 1000,
-        "metadata_max_age_ms": 500,
-        "request_timeout_ms": 4000,
-    }
 
 
 async def create(broker: Broker, **topics: int) -> None:

@@ -20,7 +20,7 @@ from broker import Broker
 from clients import settings_for
 from inside import ended, make_topics, prepared, produce, serving
 from running import until
-from service import Output, command, configure, lag, read_all, sources
+from service import Output, command, configure, lag, quick, read_all, sources
 from structlog.testing import capture_logs
 from test_kafka_damage import give_up
 
@@ -39,17 +39,6 @@ pytestmark = pytest.mark.kafka
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("streamrnn.serving.worker.BACKOFF_S", (0.05, 0.2))
-
-
-def quick(broker: Broker) -> dict[str, Any]:
-    """Changes of topics are seen soon."""
-    return {
-        "bootstrap_servers": broker.servers,
-        "session_timeout_ms": 6000,
-        "heartbeat_interval_ms": 1000,
-        "metadata_max_age_ms": 500,
-        "request_timeout_ms": 4000,
-    }
 
 
 @asynccontextmanager
@@ -155,7 +144,7 @@ async def test_an_input_made_anew_is_begun_anew(
             await arrived(worker, {0: count + 20})
     (cold,) = lines_of(logs, "partition starts without its state")
     assert "the input was made anew" in cold["why"]
-    # Behind those of the topic that was deleted.
+    # After those of the topic that was deleted.
     outputs = (await forecasts(broker, chosen))[100:]
     assert [o.source.offset for o in outputs] == list(range(0 if start == "earliest" else count, count + 20))
     assert not outputs[0].warm

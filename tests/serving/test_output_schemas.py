@@ -1,4 +1,4 @@
-"""Outputs behind a schema registry: registered at the start, waited for, refused with the reason; flat records."""
+"""Outputs with a schema registry: registered at the start, waited for, refused with the reason; flat records."""
 
 from __future__ import annotations
 

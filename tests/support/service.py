@@ -42,6 +42,17 @@ class Output(msgspec.Struct):
     warm: bool = False
 
 
+def quick(broker: Broker) -> dict[str, Any]:
+    """Settings of `kafka` by which changes of topics are seen soon."""
+    return {
+        "bootstrap_servers": broker.servers,
+        "session_timeout_ms": 6000,
+        "heartbeat_interval_ms": 1000,
+        "metadata_max_age_ms": 500,
+        "request_timeout_ms": 4000,
+    }
+
+
 def configure(folder: Path, broker: Broker, app: str, **changes: Any) -> Path:
     base: dict[str, Any] = {
         "app": app,
