@@ -1,11 +1,13 @@
 """What all tests share: their clock, where Kafka and Chromium are looked for, one thread for torch, who runs where.
 
 STREAMRNN_TEST_CLOCK_BEGINS_S (3): what the monotonic clock of the tests' process shows when they begin.
+STREAMRNN_TEST_SEED (1): where each test's random numbers begin.
 """
 
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import sys
 import time
@@ -13,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import hypothesis
+import numpy as np
 import pytest
 import torch
 
@@ -29,6 +32,7 @@ HERE = Path(__file__).parent
 # The monotonic clock counts from the machine's start, and what is right an hour after that may be wrong a minute after it.
 # So it begins anew here, whenever the machine was started.
 CLOCK_BEGINS_S = float(os.environ.get("STREAMRNN_TEST_CLOCK_BEGINS_S", "3"))
+SEED = int(os.environ.get("STREAMRNN_TEST_SEED", "1"))
 
 
 def _begin_clocks() -> None:
@@ -46,6 +50,14 @@ torch.set_num_threads(1)
 # How fast a shared machine draws examples says nothing about the code.
 hypothesis.settings.register_profile("all", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("all")
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Random numbers begin anew in each test: what it draws does not hang on which tests its process ran before."""
+    random.seed(SEED)
+    np.random.seed(SEED)
+    torch.manual_seed(SEED)
 
 
 # Those that take longest, longest first: two processes that share the tests end together then. What waits for Kafka
