@@ -7,8 +7,9 @@ Gaussian), and enters the moment with its conditional mean and variance (the E s
 Little & Rubin, "Statistical analysis with missing data", ch. 11), so it is a mean of matrices that are positive
 semidefinite and stays one. What an older version left is mended where it is found not to be.
 
-Fills go into the rings: the next forecast is made from them. A fill lies no further out than the channel has ever been, but
-for the moves that it may have made since.
+Fills go into the rings: the next forecast is made from them. A fill lies no further out than the channel has ever been. A
+channel that was at its highest or lowest when it was last seen, and is there for the first time, may have moved on since: so do
+counters and prices. Where it has been before is its end: no rain is below 0.
 
 Intervals of fills are those of a forecast as long as the gap, narrower by what the other channels explain, and wider by two
 numbers that are tracked as quantiles are: one for the first step of a gap (every frame one channel that came is taken for
@@ -165,6 +166,18 @@ def _interval(
     return min((lower - middle) * wide, 0.0), max((upper - middle) * wide, 0.0)
 
 
+@inlined
+def _may_go_on(x: F32, before: int, end: float, sign: float) -> bool:
+    """Whether the last value lies at the `end` of what the channel has shown, or beyond it, and no other one of the ring [frame]
+    does. `sign`: 1 for the upper end, −1 for the lower one."""
+    if not sign * (np.float64(x[before]) - end) >= 0.0:
+        return False
+    touched = 0
+    for k in range(len(x)):
+        touched += np.float64(x[k]) == end
+    return touched <= 1
+
+
 @inner
 def fill(
     i: int,
@@ -269,8 +282,11 @@ def fill(
         gap = int(np.rint(min(max(np.float64(frames.age[i, c]), 1.0), LONGEST_GAP)))
         further = min(gap, FURTHER) * np.float64(frames.scale[i, c])
         if filling.reach[c, 0] <= filling.reach[c, 1] and unit > 0.0:
-            low = (np.float64(filling.reach[c, 0]) - further) / unit
-            high = (np.float64(filling.reach[c, 1]) + further) / unit
+            low, high = np.float64(filling.reach[c, 0]) / unit, np.float64(filling.reach[c, 1]) / unit
+            if value < low and _may_go_on(history.x[c], before, low, -1.0):
+                low -= further / unit
+            if value > high and _may_go_on(history.x[c], before, high, 1.0):
+                high += further / unit
             value = min(max(value, low), high)
         x[c] = np.float32(value)
         variance = noise[c] + _step(explained[c], np.float64(filling.width[c, 0]))
