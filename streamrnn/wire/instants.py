@@ -33,9 +33,7 @@ _OFFSET = r" ?(Z|z|UTC|GMT|[+-][0-9]{2}(?::?[0-9]{2})?)(?:\[[A-Za-z0-9_+/-]{1,40
 _OTHERWISE = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9]{2}):([0-9]{2})(?::([0-9]{2})(?:[.,]([0-9]+))?)?" + _OFFSET, re.ASCII
 )
-_BASIC = re.compile(
-    r"([0-9]{8})[Tt]([0-9]{2})([0-9]{2})(?:([0-9]{2})(?:[.,]([0-9]+))?)?" + _OFFSET, re.ASCII
-)
+_BASIC = re.compile(r"([0-9]{8})[Tt]([0-9]{2})([0-9]{2})(?:([0-9]{2})(?:[.,]([0-9]+))?)?" + _OFFSET, re.ASCII)
 _OTHERWISE_CHARS_MAX = 96
 # What is written longer, or with a larger exponent, is no time that anybody measured.
 _NUMBER_CHARS_MAX, _EXPONENT_MAX = 64, 64
