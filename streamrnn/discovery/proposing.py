@@ -745,6 +745,7 @@ _MARKS: dict[str, Callable[[Any, Record], bool]] = {
     ),
     "rsyslog": lambda d, r: _has(d, "name", "origin") and isinstance(d["origin"], str),
     "binance": lambda d, r: _is_binance(d),
+    "databento": lambda d, r: _has(d, "hd") and _has(d["hd"], "ts_event", "rtype"),
     "coinbase": lambda d, r: _has(d, "type", "product_id") or _has(d, "channel", "events"),
     "kraken": lambda d, r: _has(d, "channel", "data") and _has(_first(d["data"]), "symbol"),
     "thingsboard-gateway": lambda d, r: _is_gateway(d),
