@@ -29,7 +29,7 @@ from streamrnn.wire.influx import metrics_of
 from streamrnn.wire.instants import UNREADABLE, Refused, TextTimes, text_us
 from streamrnn.wire.mapping import DecodeSpec, Format
 from streamrnn.wire.otlp import OtlpReader
-from streamrnn.wire.paths import ROOTS, Key, Mistyped, parse_path
+from streamrnn.wire.paths import ABSENT, ROOTS, Key, Mistyped, parse_path
 from streamrnn.wire.presets import with_preset
 from streamrnn.wire.schemas import Schemas, available
 from streamrnn.wire.sparkplug import SparkplugReader
@@ -885,7 +885,7 @@ def _probed(base: Mapping[str, Any], documents: Documents) -> Iterator[tuple[dic
                     values = row[columns["list" + name[5:]][0]]
                     found |= dict(zip(value, values, strict=False)) if isinstance(values, list) else {}
             long = row[layout.channel] if layout.channel >= 0 else ""
-            numbers = [row[column] for column in layout.value]
+            numbers = [row[column] for column in layout.value if row[column] is not ABSENT]
             taken = isinstance(long, str) and any(_is_number(each, base.get("numbers", "strict")) for each in numbers)
             yield {key: value for key, value in found.items() if isinstance(key, str)}, long if taken else ""
 

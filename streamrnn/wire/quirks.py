@@ -180,7 +180,7 @@ _NO_PRICE, _NO_TIME, _BILLION = 2**63 - 1, 2**64 - 1, 10**9
 
 
 def databento(document: Any, record: Record) -> Any:
-    """Databento's records as JSON (DBN encoding, with and without pretty_px and pretty_ts): what is traded or quoted, and when."""
+    """Databento's records as JSON (DBN, pretty or not): what is traded or quoted, and when."""
     head = document.get("hd") if isinstance(document, dict) else None
     if not isinstance(head, dict):
         return document

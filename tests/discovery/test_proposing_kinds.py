@@ -246,3 +246,19 @@ def test_histograms_are_named_as_what_is_not_read() -> None:
     sample = every_second(lambda i: {"resourceMetrics": [{"resource": {}, "scopeMetrics": [{"metrics": [metric]}]}]})
     with pytest.raises(NoProposal, match="histogram"):
         propose(sample, "t")
+
+
+def test_texts_and_blobs_of_presets_are_no_channels() -> None:
+    pack = [
+        {"bn": "m/", "bt": T0 // 1000, "n": "voltage", "v": 120.1},
+        {"n": "label", "vs": "x"},
+        {"n": "blob", "vd": "aGk="},
+    ]
+    check(
+        [Plain(json.dumps([{**pack[0], "bt": T0 // 1000 + i}, *pack[1:]]).encode(), offset=i) for i in range(6)],
+        {"m/"},
+        {"voltage"},
+    )
+    metrics = [{"name": "temp", "doubleValue": 1.5}, {"name": "serial", "stringValue": "A7"}]
+    sample = every_second(lambda i: {"timestamp": T0 + 1000 * i, "metrics": metrics}, b"spBv1.0/g/DDATA/e/d")
+    check(sample, {"spBv1.0/g/DDATA/e/d"}, {"temp"})

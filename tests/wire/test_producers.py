@@ -557,7 +557,9 @@ def test_databento() -> None:
     right(pretty, "price size", preset, ("ESZ5", T0 + 123.456, {"price": 5411.75, "size": 5}))
     # A spread may be negative; the largest number of 64 bits is no price, and no time.
     right(named.replace('"541', '"-541'), "price", preset, ("ESZ5", T0 + 123.456, {"price": -5411.75}))
-    right(named.replace("5411750000000", "9223372036854775807"), "price size", preset, ("ESZ5", T0 + 123.456, {"size": 5}))
+    right(
+        named.replace("5411750000000", "9223372036854775807"), "price size", preset, ("ESZ5", T0 + 123.456, {"size": 5})
+    )
     right(named.replace("1764000000123456789", "18446744073709551615"), "size", preset, ("ESZ5", T0, {"size": 5}))
     quote = '{"hd":{"ts_event":"1764000000000000000","rtype":1,"publisher_id":1,"instrument_id":7},"price":"9223372036854775807","size":0,"levels":[{"bid_px":"1500000000","ask_px":"1750000000","bid_sz":3,"ask_sz":4}]}'
     right(quote, "bid_px ask_px", preset, ("7", T0, {"bid_px": 1.5, "ask_px": 1.75}))
