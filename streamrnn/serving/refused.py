@@ -19,7 +19,7 @@ from streamrnn.records import Record, Rejected
 from streamrnn.transports.base import Instead, Outgoing, Refused, TopicUnfit, clock_s
 from streamrnn.wire.codec import HEADER_DETAIL, HEADER_INDEX, HEADER_REASON, HEADER_SOURCE, dead_letter
 from streamrnn.wire.origins import Located, located
-from streamrnn.wire.published import What
+from streamrnn.wire.output_schemas import What
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +49,7 @@ class Observer(Protocol):
 @dataclass(frozen=True, slots=True)
 class OutputTopics:
     """Where outputs go. `letters_for` maps a partition of the input, by its number, to one of the dead letters' topic; `source`
-    reads which tick led to an output (`wire.published.source_in`)."""
+    reads which tick led to an output (`wire.output_schemas.source_in`)."""
 
     inputs: Numbering
     forecasts: str

@@ -26,7 +26,7 @@ from aiokafka.partitioner import murmur2
 from streamrnn.records import Record, Rejected, Skipped, SkipReason, TickBatch
 from streamrnn.runtime.background import BackgroundTasks
 from streamrnn.serving.commit_note import ReplayPoints, committed_with, is_of
-from streamrnn.serving.inputs import TopicsWatch, WrittenTopics
+from streamrnn.serving.input_topics import TopicsWatch, WrittenTopics
 from streamrnn.serving.intake import Intake, Polled
 from streamrnn.serving.merge import Merge
 from streamrnn.serving.outbox import AtLeastOnce, ExactlyOnce, Outbox
@@ -51,8 +51,8 @@ from streamrnn.transports.base import (
     clock_s,
 )
 from streamrnn.wire.codec import Decoder, dead_letter
+from streamrnn.wire.output_schemas import source_in
 from streamrnn.wire.passed import encode_ticks
-from streamrnn.wire.published import source_in
 
 if TYPE_CHECKING:
     from streamrnn.config.settings import Settings

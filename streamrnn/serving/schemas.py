@@ -12,7 +12,7 @@ from streamrnn.records import Record
 from streamrnn.transports.registry import Registry, SchemaFetcher, registered
 from streamrnn.wire.codec import Decoder
 from streamrnn.wire.mapping import Format
-from streamrnn.wire.published import WHATS, What, definition, subject_of
+from streamrnn.wire.output_schemas import WHATS, What, definition, subject_of
 from streamrnn.wire.schemas import Definition, Schemas
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from streamrnn.monitor.observer import WorkerObserver
 from streamrnn.runtime.background import BackgroundTasks
 from streamrnn.runtime.signals import stop_on_signals
 from streamrnn.serving.checkpoint import Checkpointer, CheckpointSettings
-from streamrnn.serving.inputs import TopicsWatch, inputs_for, waiting_of
+from streamrnn.serving.input_topics import TopicsWatch, inputs_for, waiting_of
 from streamrnn.serving.members import refuse_other_inputs
 from streamrnn.serving.outbox import AtLeastOnce, ExactlyOnce, Outbox
 from streamrnn.serving.parts import Parts, pump_settings
@@ -53,7 +53,7 @@ from streamrnn.transports.base import (
     clock_s,
 )
 from streamrnn.transports.kafka.transport import KafkaTransport
-from streamrnn.wire.published import What
+from streamrnn.wire.output_schemas import What
 
 if TYPE_CHECKING:
     from streamrnn.config.settings import Settings

@@ -44,7 +44,7 @@ from streamrnn.monitor.notices import SharedSeries
 from streamrnn.records import Record
 from streamrnn.runtime.background import BackgroundTasks
 from streamrnn.runtime.limits import processors
-from streamrnn.serving.inputs import to_be_read
+from streamrnn.serving.input_topics import to_be_read
 from streamrnn.serving.members import refuse_other_inputs
 from streamrnn.serving.schemas import fetcher_of
 from streamrnn.stores.models import BY_OPERATOR, ModelsFollower, ModelsWriter, Pointer
