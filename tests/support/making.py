@@ -10,13 +10,13 @@ import torch
 
 from streamrnn.kernels.columns import rungs_of
 from streamrnn.model.network import Network
-from streamrnn.records import F64, I32, I64, Outputs, TickBatch
+from streamrnn.records import F64, I32, I64, Outputs, PlainRecord, TickBatch
 from streamrnn.season import Season, season_of, season_setting
 from streamrnn.spec import Cell, ModelSpec, StreamSpec
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.forecasting import inputs_of
 from streamrnn.wire.encode import Encoder
-from streamrnn.wire.packed import Packed, PackedRecord
+from streamrnn.wire.packed import Packed
 from streamrnn.wire.packed import packed as packed_records
 
 START = 1_700_000_000_000
@@ -160,7 +160,7 @@ def cut(ticks: TickBatch, begin: int, end: int) -> TickBatch:
 def laid(keys: list[bytes], records: list[bytes]) -> Packed:
     """As they are read from the changelog."""
     pairs = enumerate(zip(keys, records, strict=True))
-    return packed_records(0, [PackedRecord("state", 0, i, 0, key, record) for i, (key, record) in pairs])
+    return packed_records(0, [PlainRecord("state", 0, i, 0, key, record) for i, (key, record) in pairs])
 
 
 def said(stream: StreamSpec, outputs: Outputs, ticks: TickBatch) -> list[tuple[int, bytes]]:
