@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from operated import BOTH, Life, said
 from running import START, Clock, committed, documents, logs, made, of, on_virtual_clock, settings, tick
-from test_offsets import BOTH, Life, said
 from test_topics import hints
 
 from streamrnn.config.settings import ConfigError
