@@ -19,7 +19,6 @@ What a partition goes through from its assignment on is `partition.TRANSITIONS`;
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -35,6 +34,7 @@ from streamrnn.serving.intake import Intake, Polled
 from streamrnn.serving.partition import Partition, Partitions, State
 from streamrnn.serving.parts import Parts, PumpSettings, Timing
 from streamrnn.serving.replay_groups import Group, Stretch, replay_groups, stretch
+from streamrnn.serving.turning import Turning
 from streamrnn.serving.watch import Watch
 from streamrnn.stores.changelog import weights_at
 from streamrnn.transports.base import Committed, Deadline, TransportError
@@ -47,10 +47,11 @@ FLUSH_ROWS = 4096
 Processed = tuple[Outputs, TickBatch, Sequence[Rejected], tuple[int, int, int], Timing]
 
 
-class Pump:
+class Pump(Turning):
     """Turns the parts; is the Source's rebalance listener."""
 
     def __init__(self, parts: Parts, settings: PumpSettings) -> None:
+        super().__init__()
         self._parts, self._settings = parts, settings
         self._numbering = parts.source.inputs.numbering
         self._partitions = Partitions(self._numbering)
@@ -58,22 +59,9 @@ class Pump:
         self._deliveries = Deliveries(parts, settings, self._partitions, self._intake)
         self._assignment = Assignment(parts, settings, self._partitions, self._intake, self._deliveries)
         self._watch = Watch(parts, settings, self._partitions, parts.checkpointer)
-        self._lock = asyncio.Lock()
-        self._stopping = asyncio.Event()
         self._turns = 0
 
     # ── the loop ─────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def stop(self) -> None:
-        """Ends `run` after the current batch; what is in flight is delivered and committed first."""
-        self._stopping.set()
-
-    async def run(self) -> None:
-        """Pumps until `stop`. Raises TransportError when the broker fails beyond what the clients mend themselves."""
-        while not self._stopping.is_set():
-            await self._turn()
-        async with self._lock:
-            await self._wind_up(Deadline(self._settings.delivery_timeout_s))
 
     async def _turn(self) -> None:
         await self._assignment.restore_some(self._lock)
@@ -98,6 +86,9 @@ class Pump:
         await self._deliveries.settle(0)
         self._assignment.drop_expired()
         await self._watch.look()
+
+    async def _settled(self) -> None:
+        await self._wind_up(Deadline(self._settings.delivery_timeout_s))
 
     # ── a batch ──────────────────────────────────────────────────────────────────────────────────────────────────
 
