@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from streamrnn.records import Outputs, Rejected, SkipReason, TickBatch
 from streamrnn.serving.checkpoint import Checkpointer
 from streamrnn.serving.outbox import Outbox
+from streamrnn.serving.partition import Partitions
 from streamrnn.serving.publish import Publisher
 from streamrnn.serving.restore import Restorer
 from streamrnn.serving.served_weights import ServedWeights
@@ -108,6 +109,7 @@ class Parts:
     engine: Engine
     publisher: Publisher
     observer: Observer
+    partitions: Partitions
     restorer: Restorer
     checkpointer: Checkpointer
     weights: ServedWeights

@@ -87,6 +87,7 @@ class FirstParts:
 
     source: Source
     outbox: Outbox
+    partitions: Partitions
     decoder: Decoder
     observer: FirstObserver
     refused: RefusedOutputs
@@ -119,9 +120,9 @@ class FirstPump(Turning):
         super().__init__()
         self._parts, self._settings, self._spec, self._between, self._now_ms = parts, settings, spec, between, now_ms
         self._numbering = parts.source.inputs.numbering
-        self._partitions = Partitions(self._numbering)
-        self._intake = Intake(parts, settings, self._partitions)
-        self._watch = Watch(parts, settings, self._partitions, None)
+        self._partitions = parts.partitions
+        self._intake = Intake(parts, settings)
+        self._watch = Watch(parts, settings, None)
         self._topics = OutputTopics(
             self._numbering,
             "",
@@ -405,7 +406,9 @@ class Repartitioner:
             begun_s = clock_s()
             try:
                 between = await self._between(outbox)
-                parts = FirstParts(source, outbox, self.decoder, self.observer, refused, fetcher)
+                parts = FirstParts(
+                    source, outbox, Partitions(self.inputs.numbering), self.decoder, self.observer, refused, fetcher
+                )
                 self.pump = FirstPump(
                     parts,
                     pump_settings(settings, settings.batch_records_max),
