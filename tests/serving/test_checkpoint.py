@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from making import batch
 from partitions import Unreported, owned
 from running import START, Clock, settings
 
 from streamrnn.inputs import Numbering
-from streamrnn.records import TickBatch
 from streamrnn.serving.checkpoint import Checkpointer, CheckpointSettings, Slice
 from streamrnn.serving.partition import Partitions
 from streamrnn.stores.changelog import CHECKPOINT, SERIES, ChangelogReader, Checkpoint
@@ -47,9 +48,7 @@ class Written(Unreported):
         count = len(names)
         ts = np.full(count, START + 1000 * self.position, dtype=np.int64)
         offsets = np.arange(self.position, self.position + count)
-        channel = np.full(count, -1, dtype=np.int16)
-        partition = np.zeros(count, dtype=np.int32)
-        self.engine.process(TickBatch([], partition, offsets, ts, names, 1000 * ts, np.ones((count, 2)), channel))
+        self.engine.process(replace(batch(names, ts, np.ones((count, 2))), offset=offsets))
         self.position += count
 
     def take(self, limit: int = MANY, force: bool = False) -> Slice | None:

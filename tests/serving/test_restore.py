@@ -7,11 +7,11 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from making import batch
 from partitions import restoring
 from running import START, settings
 
 from streamrnn.inputs import Numbering
-from streamrnn.records import TickBatch
 from streamrnn.serving import restore
 from streamrnn.serving.partition import Partitions
 from streamrnn.serving.restore import DELETED, NO_CHECKPOINT, Restoration, Restorer
@@ -39,15 +39,8 @@ def engine(**changes: Any) -> Engine:
 def stepped(made: Engine, names: list[str], first: int, partition: int = 0, steps: int = 5) -> None:
     """A tick of each series a step, at input offsets from `first` on."""
     rows = [(name, step) for step in range(first, first + steps) for name in names]
-    ts = np.array([START + 1000 * step for _, step in rows], dtype=np.int64)
-    values = np.array([[float(step), 1.0] for _, step in rows])
-    count = len(rows)
-    made.process(
-        TickBatch(
-            [], np.full(count, partition, np.int32), np.arange(count, dtype=np.int64), ts, [name for name, _ in rows], 1000 * ts,
-            values, np.full(count, -1, dtype=np.int16),
-        )
-    )  # fmt: skip
+    ts, values = [START + 1000 * step for _, step in rows], np.array([[float(step), 1.0] for _, step in rows])
+    made.process(batch([name for name, _ in rows], ts, values, partition))
 
 
 class Changelog:

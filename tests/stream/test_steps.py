@@ -189,13 +189,8 @@ def test_times_in_another_unit_are_refused_with_the_unit(factor: float, unit: st
 
 
 def test_a_real_history_is_read_where_past_max_allows_it() -> None:
-    documents = [{"series": "a", "ts": "1965-03-01T00:00:00Z", "values": {"x": 1.0}}]
-    records = [PlainRecord("t", 0, 0, NOON, None, json.dumps(documents[0]).encode())]
     spec = stream(past_max_ms=100 * 365 * 86_400_000)
-    ticks = TickBatch(
-        records=records, partition=np.zeros(1, np.int32), offset=np.zeros(1, np.int64), record_ts_ms=np.array([NOON]),
-        series=["a"], ts_us=np.array([-152_668_800_000_000]), values=np.ones((1, 1)), channel=np.full(1, -1, np.int16),
-    )  # fmt: skip
+    ticks = batch(["a"], [-152_668_800_000], np.ones((1, 1)), record_ts=[NOON])
     assert Engine(spec).process(ticks).rejected == []
     assert [reason for _, reason, _ in Engine(stream()).process(ticks).rejected] == ["timestamp"]
 

@@ -78,12 +78,13 @@ def network(stream: StreamSpec, cell: Any = "gru", seed: int = 0, **shape: Any) 
     return made.eval()
 
 
-def batch(series: list[str], ts: Any, values: Any, partition: Any = 0, record_ts: Any = None) -> TickBatch:
+def batch(
+    series: list[str], ts: Any, values: Any, partition: Any = 0, record_ts: Any = None, channel: Any = -1
+) -> TickBatch:
+    """Ticks at `ts` ms; `partition`, `channel`: of all, or of each. `record_ts`: None, as `ts`."""
     count = len(series)
     times: I64 = np.asarray(ts, dtype=np.int64)
-    parts: I32 = (
-        np.full(count, partition, dtype=np.int32) if np.isscalar(partition) else np.asarray(partition, np.int32)
-    )
+    parts: I32 = np.array(np.broadcast_to(partition, count), np.int32)
     return TickBatch(
         records=[],
         partition=parts,
@@ -92,7 +93,7 @@ def batch(series: list[str], ts: Any, values: Any, partition: Any = 0, record_ts
         series=series,
         ts_us=times * 1000,
         values=np.asarray(values, dtype=np.float64),
-        channel=np.full(count, -1, dtype=np.int16),
+        channel=np.array(np.broadcast_to(channel, count), np.int16),
     )
 
 
