@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from streamrnn.monitor.reported import Timing
 from streamrnn.records import Outputs, Rejected, SkipReason, TickBatch
 from streamrnn.serving.checkpoint import Checkpointer
 from streamrnn.serving.outbox import Outbox
@@ -51,17 +52,6 @@ def pump_settings(settings: Settings, records_most: int) -> PumpSettings:
         start=settings.start,
         stall_s=settings.stall_after / 1000,
     )
-
-
-@dataclass(slots=True)
-class Timing:
-    """Where a batch's time went; wall seconds, and processor seconds for the whole."""
-
-    records: int = 0
-    decode_s: float = 0.0
-    engine_s: float = 0.0
-    publish_s: float = 0.0
-    processor_s: float = 0.0
 
 
 class TakenIn(Protocol):

@@ -25,6 +25,7 @@ from collections.abc import Mapping, Sequence
 
 import structlog
 
+from streamrnn.monitor.reported import Timing
 from streamrnn.records import Outputs, Rejected, Skipped, SkipReason, TickBatch
 from streamrnn.serving.assignment import Assignment
 from streamrnn.serving.checkpoint import SLICE_ROWS, Slice
@@ -32,7 +33,7 @@ from streamrnn.serving.commit_note import committed_with
 from streamrnn.serving.deliveries import KEEP_ALIVE_S, Deliveries
 from streamrnn.serving.intake import Intake, Polled
 from streamrnn.serving.partition import Partition, State
-from streamrnn.serving.parts import Parts, PumpSettings, Timing
+from streamrnn.serving.parts import Parts, PumpSettings
 from streamrnn.serving.replay_groups import Group, Stretch, replay_groups, stretch
 from streamrnn.serving.turning import Turning
 from streamrnn.serving.watch import Watch

@@ -15,10 +15,10 @@ worker gives up on all it has. So:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import structlog
 
+from streamrnn.monitor.reported import Damage
 from streamrnn.transports.base import Deadline, Inputs, PartitionReader, Transport, Unreadable, clock_s, inputs_read
 
 log = structlog.get_logger(__name__)
@@ -29,14 +29,6 @@ ATTEMPTS = 2
 LOOK_RECORDS = 2000
 # A client of its own that gets nothing for so long, where there is something to be had, is as good as an error.
 SILENCE_S = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Damage:
-    """`offset` is the first that cannot be read."""
-
-    offset: int
-    why: str
 
 
 class UnreadablePartitions:

@@ -36,12 +36,12 @@ from streamrnn.serving.restore import Restorer
 from streamrnn.serving.schemas import fetcher_of, register
 from streamrnn.serving.served_weights import ServedWeights, SwapSettings
 from streamrnn.serving.start_checks import check_topics, report_experts, report_sizes
+from streamrnn.serving.supervisor import WITHOUT_GPU, Supervisor, train_command
 from streamrnn.serving.unreadable import UnreadablePartitions
 from streamrnn.serving.watch import Stalled
 from streamrnn.stores.models import ModelsFollower
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.snapshot import Snapshots
-from streamrnn.training.supervisor import WITHOUT_GPU, Supervisor, train_command
 from streamrnn.transports.base import (
     Deadline,
     Inputs,

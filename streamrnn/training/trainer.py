@@ -47,12 +47,12 @@ from streamrnn.runtime.limits import processors
 from streamrnn.serving.input_topics import to_be_read
 from streamrnn.serving.members import refuse_other_inputs
 from streamrnn.serving.schemas import fetcher_of
+from streamrnn.serving.supervisor import WITHOUT_GPU
 from streamrnn.stores.models import BY_OPERATOR, ModelsFollower, ModelsWriter, Pointer
 from streamrnn.stream.forecasting import inputs_of
 from streamrnn.stream.learner import Lack, Learner, Round
 from streamrnn.stream.replay import WINDOW_LEAST, step_bytes
 from streamrnn.training.pace import Pace
-from streamrnn.training.supervisor import WITHOUT_GPU
 from streamrnn.training.waiting import Wait
 from streamrnn.transports.base import (
     LONG_AGO_S,

@@ -86,16 +86,11 @@ def test_the_runtime_knows_nothing_of_the_product() -> None:
             assert not [name for name in imports(path) if name.split(".")[0] == "streamrnn"], path
 
 
-# Rooms that import each other: the observer is given what the pump measured; the trainer refuses what the worker refuses, and
-# the worker starts it. Who takes one apart takes it out here.
-CIRCLES = {("monitor", "serving"), ("serving", "training")}
-
-
-def test_no_more_rooms_import_each_other() -> None:
+def test_no_two_rooms_import_each_other() -> None:
     ways = {
         (path.relative_to(PACKAGE).parts[0], name.split(".")[1])
         for path in MODULES
         for name in imports(path)
         if name.startswith("streamrnn.") and (PACKAGE / name.split(".")[1]).is_dir()
     }
-    assert {(a, b) for a, b in ways if a < b and (b, a) in ways} == CIRCLES
+    assert not {(a, b) for a, b in ways if a < b and (b, a) in ways}
