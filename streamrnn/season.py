@@ -1,4 +1,4 @@
-"""Seasons: what repeats by the day, the week, the year or the kind of day, and where in it each step stands.
+"""Seasons: what repeats by the day, the week, the year or the kind of day. Where in it a step stands: `stream.phases`.
 
 A season is a profile of cells that the experts keep a running value for. A step stands at a position in it, counted in
 cells from the season's begin in the local time of `timezone`; so an hour that clocks skip is skipped, and one that they show
@@ -9,7 +9,7 @@ Else the cells are longer, or a little shorter, than a step, and positions lie b
 
 Days and shorter seasons begin at local midnight, weeks on Monday, months and years on their first day. A season with a key
 (`day_type`) has one profile of the day for each value of the key, one after the other. Its key is known of every day to come,
-but it is not the next in turn: `Phases.ahead` looks it up.
+but it is not the next in turn: `stream.phases.Phases.ahead` looks it up.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which partitions are this worker's, and what becomes of the parts that keep something of one when its state changes.
+"""Which partitions are this worker's, and what every part does when one of them changes its state.
 
 Every transition of `partition.TRANSITIONS` but the one to serving is made here, under the pump's lock, which rebalances take,
 too. Rebalances are eager: they take every partition, often to give it back. What is given up in good order stays parked in

@@ -6,12 +6,11 @@ acknowledged, a checkpoint record says "replay from B"; rows that were taken lat
 to their own offset (a fuzzy checkpoint, as in ARIES: Mohan et al., 1992). So the work per batch is bounded however many
 series there are, and in bytes however large a state is.
 
-How often: as `interval_s` and `records` say, as long as that keeps to a budget of bytes a second (`service.budget`);
-beyond it checkpoints come more seldom, `interval_max_s` apart at most. They are whole all the same, so that one offset a
-partition says where a replay begins, and what a longer interval costs is a longer replay of the input's own log. What
-cannot wait does not: a partition that is given up is written whole, one into which somebody else has written is written
-anew, and one whose replay would need more weights than are kept, or records that the input is about to delete
-(`hurry`), has its checkpoint at once.
+How often: as `interval_s` and `records` say, as long as that keeps to a budget of bytes a second (`serving.budget`);
+beyond it checkpoints come more seldom, `interval_max_s` apart at most. Each is whole all the same: one offset a partition says
+where a replay begins, and a longer interval means a longer replay of the input's log, nothing else. Four cases do not wait: a
+partition that is given up is written whole; one into which somebody else has written is written anew; and one whose replay
+would need more weights than are kept, or records that the input is about to delete (`hurry`), has its checkpoint at once.
 
 Order, at least once: a row may leave only after the outputs of all records that it has seen were acknowledged, or a
 crash would skip those records without their outputs. So a slice is copied behind its batch and appended after that
@@ -19,9 +18,9 @@ batch's delivery, and the checkpoint record only when its offset is committed. E
 and offset are one transaction, and there is nothing to wait for.
 
 At least once fences nobody: a worker that was stopped and wakes up after its partitions went to another may still write
-a state of then over a newer one, and compaction would keep it. Its writes are seen by the gap they leave between the
-offsets of one's own; then every state of the partition is written anew before the next checkpoint is. A checkpoint says
-at which offset of the changelog it was to stand (`at`): older states that a reader finds from there on are a zombie writer's.
+an old state over a newer one, and compaction would keep it. Its writes show as a gap between the offsets of the owner's; then
+every state of the partition is written anew before the next checkpoint is. A checkpoint says at which offset of the changelog
+it was to stand (`at`): older states that a reader finds from there on are a zombie writer's.
 """
 
 from __future__ import annotations

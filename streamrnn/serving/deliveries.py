@@ -1,8 +1,8 @@
 """Batches on their way to the broker: sealed, acknowledged, committed; and the states that may leave with the next.
 
 One batch is processed while the one before it is on its way. `settle` waits for acknowledgements, with the partitions paused.
-`prefetch` waits for them, too, and takes records in: a producer has one transaction at a time, so what is processed before
-the one in flight has ended waits for it, and then for its own; records that arrive during it leave together in the next.
+`prefetch` waits for them with the partitions open, and keeps what arrives: a producer has one transaction at a time, so a batch
+that was processed during one would wait for two. All that arrives during a transaction is one batch of the next.
 """
 
 from __future__ import annotations

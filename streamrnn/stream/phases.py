@@ -1,4 +1,4 @@
-"""Where a step stands in the seasons of a stream."""
+"""Where a step stands in the seasons of a stream, in cells from their begins; what a season is: `streamrnn.season`."""
 
 from __future__ import annotations
 

@@ -12,8 +12,7 @@ from operated import BOTH, NEVER, SOON, Life, lived, never_sent, reset, said, se
 from running import committed, documents, made, on_virtual_clock, send, tick, until
 from structlog.testing import capture_logs
 
-from streamrnn.serving import commit_note as restart
-from streamrnn.serving import offsets
+from streamrnn.serving import commit_note, offsets
 from streamrnn.serving.commit_note import committed_with, is_ours
 from streamrnn.stores.changelog import Checkpoint
 from streamrnn.transports.base import Committed
@@ -270,4 +269,4 @@ def test_positions_go_around_what_is_skipped() -> None:
     assert offsets.next_skip(skips, 0) == (10, 20)
     assert offsets.next_skip(skips, 26) == (40, 50)
     assert offsets.next_skip(skips, 50) is None
-    assert restart.still_needed(skips, 24) == ((20, 25), (40, 50))
+    assert commit_note.still_needed(skips, 24) == ((20, 25), (40, 50))

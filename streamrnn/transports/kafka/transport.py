@@ -13,7 +13,7 @@ from streamrnn.transports.kafka.sink import KafkaSink, KafkaTransactionalSink
 from streamrnn.transports.kafka.source import KafkaSource
 
 # At DEBUG aiokafka writes every key and value into the log. A command that keeps no log says itself what went wrong; one that
-# keeps one has set the level (`service.logs`), maybe before this is imported.
+# keeps one has set the level (`runtime.logs`), maybe before this is imported.
 if logging.getLogger("aiokafka").level == logging.NOTSET:
     logging.getLogger("aiokafka").setLevel(logging.INFO)
 logging.getLogger("aiokafka").addHandler(logging.NullHandler())
