@@ -13,7 +13,7 @@ An operator's rollback stands:
 3. Weights that were rolled back from are never published again, whoever comes to them.
 4. A pointer that crossed the operator's on its way is taken back.
 
-A process that hangs or grows without end ends itself: a turn may take as long as the budget of a round and
+A process that hangs or grows without end ends itself (`training.process`): a turn may take as long as the budget of a round and
 `learn.silence_max` together, memory is looked at at every update, and on the processor no allocation can take more than
 `learn.memory_max_mb` either. One whose GPU fails becomes one that trains on the processor.
 """
