@@ -72,7 +72,7 @@ FIELDS = (
     "losses", "weight", "move_size", "energy", "slope", "stack_gram", "stack_right", "stack_weight",
     "pend_mean", "pend_raw", "pend_moves", "pend_offsets", "next_move", "sigma", "standing", "quick", "level_theta",
     "covariance", "one_step", "swing", "doubt", "seen_range", "fill_widths", "missed",
-    "error_size", "error_last", "error_means", "network_worth", "pend_said", "pend_added",
+    "error_size", "error_last", "error_means", "network_worth", "pend_said", "pend_added", "ends",
 )  # fmt: skip
 
 
@@ -177,6 +177,7 @@ def series_row(address: int, shape: Shape) -> State:
             array_at(address + at[44], (c, 2), f32),
             array_at(address + at[45], (c, 2), f32),
             array_at(address + at[46], (1,), i64),
+            array_at(address + at[53], (c, 2), u8),
         ),
         Remainder(
             array_at(address + at[47], (c, r), f32),
