@@ -47,14 +47,24 @@ from streamrnn.dataframes import (
 )
 from streamrnn.model import device as devices
 from streamrnn.model.weights import Fitted, WeightsError, WeightsMeta, fitted, pack
-from streamrnn.records import F64, I64, KIND_TICK, ForecastBatch, ImputationBatch, Outputs, Reason, TickBatch
+from streamrnn.records import (
+    F64,
+    I64,
+    KIND_TICK,
+    ForecastBatch,
+    ImputationBatch,
+    Outputs,
+    PlainRecord,
+    Reason,
+    TickBatch,
+)
 from streamrnn.stream.engine import NO_MODEL, Engine
 from streamrnn.stream.learner import Learner, Round
 from streamrnn.stream.snapshot import Restored, SnapshotError, Snapshots
 from streamrnn.training.pace import Pace
 from streamrnn.transports.base import clock_s
 from streamrnn.wire.mapping import DecodeSpec
-from streamrnn.wire.packed import PackedRecord, packed
+from streamrnn.wire.packed import packed
 
 # Ticks of a frame that are processed at once, as the service takes records.
 PIECE = 2000
@@ -580,7 +590,7 @@ class OnlineForecaster(Forecaster):
             snapshots.learn_meaning(snapshots.meaning.id, part("meaning"))
             snapshots.learn(part("layout"))
             states = [
-                PackedRecord("", 0, at, -1, name, record)
+                PlainRecord("", 0, at, -1, name, record)
                 for at, (name, record) in enumerate(zip(names, records, strict=True))
             ]
             snapshots.restore(0, packed(0, states), found)

@@ -81,6 +81,19 @@ class Record(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class PlainRecord:
+    """A record of our own making: from a file, from the broker in memory, from a buffer, or with another record's place."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes]] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Rejected:
     """A record that was refused: counted, dead-lettered, and without any effect on a number."""
 

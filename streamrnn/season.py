@@ -1,4 +1,4 @@
-"""Seasons: what repeats by the day, the week, the year or the kind of day, and where in it each step stands.
+"""Seasons: what repeats by the day, the week, the year or the kind of day. Where in it a step stands: `stream.phases`.
 
 A season is a profile of cells that the experts keep a running value for. A step stands at a position in it, counted in
 cells from the season's begin in the local time of `timezone`; so an hour that clocks skip is skipped, and one that they show
@@ -9,7 +9,7 @@ Else the cells are longer, or a little shorter, than a step, and positions lie b
 
 Days and shorter seasons begin at local midnight, weeks on Monday, months and years on their first day. A season with a key
 (`day_type`) has one profile of the day for each value of the key, one after the other. Its key is known of every day to come,
-but it is not the next in turn: `Phases.ahead` looks it up.
+but it is not the next in turn: `stream.phases.Phases.ahead` looks it up.
 """
 
 from __future__ import annotations
@@ -19,17 +19,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-import numpy as np
-
-from streamrnn.calendar import DAY_US, UNIT_US, CalendarStep, zone_offsets
+from streamrnn.calendar import UNIT_US, CalendarStep
 from streamrnn.durations import format_ms, parse_ms
-from streamrnn.kernels.steps import local_times
-from streamrnn.records import F64, I64
-
-if TYPE_CHECKING:
-    from streamrnn.spec import StreamSpec
 
 AUTO, OFF = "auto", "off"
 DAY_TYPE = "day_type"
@@ -50,7 +43,6 @@ AUTO_DAY_MS = (5 * MINUTE_MS, 360 * MINUTE_MS)
 AUTO_REACH_MS = 15 * MINUTE_MS
 AUTO_WEEK_MS = 30 * MINUTE_MS
 _MONTHS = re.compile(r"([1-9][0-9]{0,3})(mo|y)")
-_MONDAY_US = 4 * DAY_US  # 1970-01-05
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,22 +218,24 @@ def _days(step_ms: int, calendar_step: CalendarStep | None) -> int:
     return calendar_step.count * {"d": 1, "w": 7}.get(calendar_step.unit, 0)
 
 
-def _months(step: CalendarStep | None) -> int:
+def step_months_of(step: CalendarStep | None) -> int:
+    """Months in a step of the calendar; 0 in others."""
     return step.count * {"mo": 1, "y": 12}.get(step.unit, 0) if step is not None else 0
 
 
-def _months_of(name: str) -> int:
+def months_of(name: str) -> int:
+    """Months in the season of this name; 0 in one of a fixed length."""
     found = _MONTHS.fullmatch(name)
     return 0 if found is None else int(found[1]) * (12 if found[2] == "y" else 1)
 
 
 def _mean_ms(name: str) -> int:
-    months = _months_of(name)
+    months = months_of(name)
     return months * UNIT_US["mo"] // 1000 if months else parse_ms(name)
 
 
 def _season(name: str, step_ms: int, calendar_step: CalendarStep | None) -> Season:
-    months, step_months = _months_of(name), _months(calendar_step)
+    months, step_months = months_of(name), step_months_of(calendar_step)
     if step_months and not months:
         raise ValueError(f"{name}: months and years have no such season: write 1y")
     # In steps, as a fraction: of months by their count, of everything else by its length.
@@ -264,7 +258,7 @@ def _season(name: str, step_ms: int, calendar_step: CalendarStep | None) -> Seas
 
 def _day_types(step_ms: int, calendar_step: CalendarStep | None, holidays: Sequence[date]) -> Season:
     days = _days(step_ms, calendar_step)
-    if days > 1 or _months(calendar_step) or step_ms > DAY_MS:
+    if days > 1 or step_months_of(calendar_step) or step_ms > DAY_MS:
         raise ValueError(f"key: {DAY_TYPE}: a step is a day or shorter, and `step` is {format_ms(step_ms)}")
     if days == 1:
         cells, per_step, lag = 1, 1.0, 7
@@ -279,100 +273,3 @@ def _day_types(step_ms: int, calendar_step: CalendarStep | None, holidays: Seque
         lag = week // step_ms if week % step_ms == 0 and week // step_ms <= LAG_MAX else 0
     numbers = sorted({day.toordinal() - date(1970, 1, 1).toordinal() for day in holidays})
     return Season(DAY_TYPE, DAY_TYPES * cells, per_step, lag, tuple(numbers))
-
-
-# ── where a step stands ──────────────────────────────────────────────────────────────────────────────────────────────
-
-
-class Phases:
-    """Positions of steps in the seasons of a stream. Pure: they depend on nothing but the step."""
-
-    def __init__(self, spec: StreamSpec) -> None:
-        self._seasons = spec.seasons
-        self._grid = spec.grid()
-        self._ahead: I64 = np.arange(spec.horizon + 1, dtype=np.int64)
-        zone = spec.calendar_step.timezone if spec.calendar_step is not None else spec.timezone
-        self._zone = zone_offsets(zone) if spec.seasons else zone_offsets("UTC")
-        self._step_us = self._grid.step_us
-        self._step_months = _months(spec.calendar_step)
-        self._holidays: I64 = np.array([day for season in spec.seasons for day in season.holidays], dtype=np.int64)
-        self._months = [_months_of(season.name) for season in spec.seasons]
-        self._period_us = [
-            DAY_US if season.keyed else 0 if months else parse_ms(season.name) * 1000
-            for season, months in zip(spec.seasons, self._months, strict=True)
-        ]
-        self.keyed = any(season.keyed for season in spec.seasons)
-
-    def of(self, ts_us: I64) -> F64:
-        """Positions [frame, season] in cells, each in [0, bins); `ts_us` [frame]: where the frames' steps begin, in UTC."""
-        out: F64 = np.empty((len(ts_us), len(self._seasons)))
-        if out.size:
-            local = local_times(ts_us, *self._zone) if len(self._zone[0]) else ts_us
-            for k in range(len(self._seasons)):
-                out[:, k] = self._positions(k, local)
-        return out
-
-    def ahead(self, step: I64) -> F64:
-        """Positions [frame, 1 + horizon] of the frames' steps and of those ahead, in the season that has a key.
-
-        `step` [frame]: numbers of steps. Equal steps are looked up once.
-        """
-        which = next(k for k, season in enumerate(self._seasons) if season.keyed)
-        if not len(step):
-            return np.empty((0, len(self._ahead)))
-        low, high = int(step.min()), int(step.max()) + len(self._ahead)
-        wanted = step[:, None] + self._ahead
-        if high - low <= wanted.size:  # all steps from the first to the last: fewer than the places in the answer
-            numbers, place = np.arange(low, high, dtype=np.int64), wanted - low
-        else:
-            numbers, place = np.unique(wanted, return_inverse=True)
-        begins = self._begins(numbers)
-        local = local_times(begins, *self._zone) if len(self._zone[0]) else begins
-        made: F64 = self._positions(which, local)[place.reshape(wanted.shape)]
-        return made
-
-    def _begins(self, step: I64) -> I64:
-        starts = self._grid.starts
-        if not len(starts):
-            return step * self._step_us
-        return starts[np.clip(step - self._grid.first, 0, len(starts) - 1)]
-
-    def _positions(self, k: int, local: I64) -> F64:
-        """In season `k`, of steps that begin at these local times."""
-        season, period = self._seasons[k], self._period_us[k]
-        if self._months[k]:
-            return self._in_months(season, self._months[k], local)
-        since = (local - _MONDAY_US if period % (7 * DAY_US) == 0 else local) % period
-        if season.keyed:
-            return self._in_days(season, local, since)
-        if season.per_step == 1.0:
-            return np.minimum(since // self._step_us, season.bins - 1).astype(np.float64)
-        between: F64 = since * np.float64(season.bins / period)
-        return between
-
-    def _in_days(self, season: Season, local: I64, since: I64) -> F64:
-        day = local // DAY_US
-        weekday = (day + 3) % 7  # Monday is 0
-        kind = np.where(weekday == 6, 2, weekday == 5).astype(np.int64)
-        if len(self._holidays):
-            at = np.minimum(np.searchsorted(self._holidays, day), len(self._holidays) - 1)
-            kind[self._holidays[at] == day] = 2
-        cells = season.cells
-        if season.per_step == 1.0:
-            within: F64 = np.minimum(since // self._step_us, cells - 1).astype(np.float64)
-        else:
-            within = since * np.float64(cells / DAY_US)
-        made: F64 = kind * float(cells) + within
-        return made
-
-    def _in_months(self, season: Season, months: int, local: I64) -> F64:
-        month = local.astype("datetime64[us]").astype("datetime64[M]").astype(np.int64)
-        if season.per_step == 1.0:
-            whole: F64 = (month % months // self._step_months).astype(np.float64)
-            return whole
-        first = month - month % months
-        begin, end = (
-            edge.astype("datetime64[M]").astype("datetime64[us]").astype(np.int64) for edge in (first, first + months)
-        )
-        passed: F64 = (local - begin) / (end - begin) * season.bins
-        return passed

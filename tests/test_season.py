@@ -12,8 +12,9 @@ import pytest
 
 from streamrnn.calendar import parse_step
 from streamrnn.records import F64, I64
-from streamrnn.season import DAY_TYPE, LAG_MAX, Phases, Season, season_of, season_setting
+from streamrnn.season import DAY_TYPE, LAG_MAX, Season, season_of, season_setting
 from streamrnn.spec import StreamSpec
+from streamrnn.stream.phases import Phases
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 ZONES = ("UTC", "Europe/London", "America/New_York", "Asia/Kolkata", "Australia/Lord_Howe", "America/Sao_Paulo")

@@ -20,14 +20,14 @@ from streamrnn.config.settings import Settings, load
 from streamrnn.kernels import caching, forecast, text
 from streamrnn.kernels.grid import frame_list
 from streamrnn.model.network import Network
-from streamrnn.records import ForecastBatch, TickBatch
+from streamrnn.records import ForecastBatch, PlainRecord, TickBatch
 from streamrnn.runtime.limits import processors
 from streamrnn.spec import StreamSpec
 from streamrnn.stream.engine import NO_MODEL, Engine
 from streamrnn.stream.snapshot import Restored, Snapshots
 from streamrnn.wire import avro_columns
 from streamrnn.wire.encode import Encoder
-from streamrnn.wire.packed import PackedRecord, packed
+from streamrnn.wire.packed import packed
 
 log = structlog.get_logger(__name__)
 
@@ -74,7 +74,7 @@ def _ticks(spec: StreamSpec) -> TickBatch:
 def _put_away(engine: Engine, offset: int) -> None:
     snapshots = Snapshots(engine)
     names, states = snapshots.pack(0, np.arange(SERIES), offset, 0)
-    records = [PackedRecord("", 0, i, 0, names[i], states[i]) for i in range(SERIES)]
+    records = [PlainRecord("", 0, i, 0, names[i], states[i]) for i in range(SERIES)]
     snapshots.restore(0, packed(0, records), Restored())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from rich.table import Table as RichTable
 
 from streamrnn.backtest.intervals import ROLLING, rolling_coverage
 from streamrnn.backtest.score import Forecasts, Row, Steps
+from streamrnn.records import F64
 from streamrnn.spec import StreamSpec
 from streamrnn.transports.files import InputError
 
@@ -120,7 +122,6 @@ def plots(
         import matplotlib as mpl
 
         mpl.use("Agg")
-        import matplotlib.pyplot as plt
     except ImportError as error:
         raise InputError("--plots needs pip install 'streamrnn[plots]'") from error
     folder.mkdir(parents=True, exist_ok=True)
@@ -129,21 +130,41 @@ def plots(
         if row.channel is None and row.horizon is not None and row.task == "forecast" and row.seed == 0:
             by_horizon.setdefault(row.model, []).append(row)
 
+    _by_horizon(folder, by_horizon, spec.quantiles)
+    one = np.flatnonzero((steps.series == 0) & steps.real)
+    values, mean = steps.values[one], forecasts.mean[one]
+    _error_over_time(folder, values, mean, swaps)
+    if forecasts.quantiles is not None and len(one) > ROLLING:
+        _coverage_over_time(folder, values, forecasts.quantiles[one], spec)
+    middle = steps.rows[(score_rows[0] + score_rows[1]) // 2]
+    origin = int(np.clip(np.searchsorted(steps.step[one], middle), 0, len(one) - 1))
+    fan = None if forecasts.quantiles is None else forecasts.quantiles[one[origin], 0]
+    _fan(folder, values, mean, fan, origin, spec)
+
+
+def _by_horizon(folder: Path, by_horizon: Mapping[str, list[Row]], levels: Sequence[float]) -> None:
+    """Error, calibration and interval scores; `by_horizon`: the rows of each model, in the order of their horizons."""
+    import matplotlib.pyplot as plt
+
+    def line(axes: Any, name: str, title: str, unit: str) -> None:
+        for model, mine in by_horizon.items():
+            scores = [getattr(r, name) for r in mine]
+            axes.plot(
+                [r.horizon or 0 for r in mine],
+                [np.nan if value is None else value for value in scores],
+                marker=".",
+                label=model,
+                lw=2.5 if model == "streamrnn" else 1.2,
+            )
+        axes.set(xlabel="horizon (steps)", ylabel=unit, title=title)
+
     figure, axes = plt.subplots(figsize=(8, 4.5))
-    for model, mine in by_horizon.items():
-        axes.plot(
-            [r.horizon or 0 for r in mine],
-            [np.nan if r.mse is None else r.mse for r in mine],
-            marker=".",
-            label=model,
-            lw=2.5 if model == "streamrnn" else 1.2,
-        )
-    axes.set(xlabel="horizon (steps)", ylabel="MSE (z-scale)", title="Error by horizon")
+    line(axes, "mse", "Error by horizon", "MSE (z-scale)")
     axes.legend()
     _save(figure, folder / "error_by_horizon.png")
 
     figure, axes = plt.subplots(figsize=(8, 4.5))
-    for level in spec.quantiles:
+    for level in levels:
         shares = [r.coverage[f"{level:g}"] for r in by_horizon["streamrnn"]]
         axes.plot(range(1, len(shares) + 1), shares, marker=".", label=f"{level:g}")
         axes.axhline(level, color="grey", lw=0.6)
@@ -154,23 +175,17 @@ def plots(
     _save(figure, folder / "calibration_by_horizon.png")
 
     figure, both = plt.subplots(1, 2, figsize=(11, 4.5))
-    for axes, name, title in ((both[0], "crps", "CRPS"), (both[1], "winkler", "Interval (Winkler) score")):
-        for model, mine in by_horizon.items():
-            scores = [getattr(r, name) for r in mine]
-            axes.plot(
-                [r.horizon or 0 for r in mine],
-                [np.nan if value is None else value for value in scores],
-                marker=".",
-                label=model,
-                lw=2.5 if model == "streamrnn" else 1.2,
-            )
-        axes.set(xlabel="horizon (steps)", ylabel="z-scale", title=title)
+    line(both[0], "crps", "CRPS", "z-scale")
+    line(both[1], "winkler", "Interval (Winkler) score", "z-scale")
     both[0].legend()
     _save(figure, folder / "intervals_by_horizon.png")
 
+
+def _error_over_time(folder: Path, values: F64, mean: F64, swaps: list[int]) -> None:
+    """One step ahead, with the rows at which weights came into use; `values` [row, channel], `mean` [row, channel, horizon]."""
+    import matplotlib.pyplot as plt
+
     figure, axes = plt.subplots(figsize=(10, 4.5))
-    one = np.flatnonzero((steps.series == 0) & steps.real)
-    values, mean = steps.values[one], forecasts.mean[one]
     spread = np.nanstd(values, axis=0)
     spread[~(spread > 0.0)] = np.nan
     miss = np.abs(mean[:-1, :, 0] - values[1:]) / spread
@@ -187,31 +202,35 @@ def plots(
     axes.legend()
     _save(figure, folder / "error_over_time.png")
 
-    if forecasts.quantiles is not None and len(one) > ROLLING:
-        figure, axes = plt.subplots(figsize=(10, 4.5))
-        low, high = forecasts.quantiles[one[:-1], :, 0, 0], forecasts.quantiles[one[:-1], :, -1, 0]
-        for c, channel in enumerate(spec.channels[:12]):
-            known = np.flatnonzero(np.isfinite(low[:, c]) & np.isfinite(high[:, c]) & np.isfinite(values[1:, c]))
-            within = (values[1:, c] >= low[:, c]) & (values[1:, c] <= high[:, c])
-            rolling = rolling_coverage(within[known], np.zeros(len(known), dtype=np.int64))
-            axes.plot(known[ROLLING - 1 :] + 1, rolling, label=channel, lw=0.9)
-        axes.axhline(spec.quantiles[-1] - spec.quantiles[0], color="grey", lw=0.6)
-        axes.set(
-            xlabel="row", ylabel=f"share inside, {ROLLING} rows", title="Coverage of the one-step interval over time"
-        )
-        axes.legend(ncol=4)
-        _save(figure, folder / "coverage_over_time.png")
+
+def _coverage_over_time(folder: Path, values: F64, quantiles: F64, spec: StreamSpec) -> None:
+    """Of the outer interval one step ahead; `quantiles` [row, channel, level, horizon]."""
+    import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(10, 4.5))
-    middle = steps.rows[(score_rows[0] + score_rows[1]) // 2]
-    origin = int(np.clip(np.searchsorted(steps.step[one], middle), 0, len(one) - 1))
+    low, high = quantiles[:-1, :, 0, 0], quantiles[:-1, :, -1, 0]
+    for c, channel in enumerate(spec.channels[:12]):
+        known = np.flatnonzero(np.isfinite(low[:, c]) & np.isfinite(high[:, c]) & np.isfinite(values[1:, c]))
+        within = (values[1:, c] >= low[:, c]) & (values[1:, c] <= high[:, c])
+        rolling = rolling_coverage(within[known], np.zeros(len(known), dtype=np.int64))
+        axes.plot(known[ROLLING - 1 :] + 1, rolling, label=channel, lw=0.9)
+    axes.axhline(spec.quantiles[-1] - spec.quantiles[0], color="grey", lw=0.6)
+    axes.set(xlabel="row", ylabel=f"share inside, {ROLLING} rows", title="Coverage of the one-step interval over time")
+    axes.legend(ncol=4)
+    _save(figure, folder / "coverage_over_time.png")
+
+
+def _fan(folder: Path, values: F64, mean: F64, fan: F64 | None, origin: int, spec: StreamSpec) -> None:
+    """The first channel before and after one forecast; `fan` [level, horizon]: its quantiles."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(10, 4.5))
     past = slice(max(0, origin - 3 * spec.horizon), origin + spec.horizon + 1)
     shown = range(past.start, past.start + len(values[past]))
     axes.plot(shown, values[past, 0], color="black", label="actual")
     ahead = np.arange(origin + 1, origin + 1 + spec.horizon)
     axes.plot(ahead, mean[origin, 0], label="forecast")
-    if forecasts.quantiles is not None:
-        fan = forecasts.quantiles[one[origin], 0]
+    if fan is not None:
         axes.fill_between(ahead, fan[0], fan[-1], alpha=0.3)
     axes.set(title=f"{spec.channels[0]}: one forecast with its outer interval", xlabel="row")
     axes.legend()

@@ -21,12 +21,12 @@ from streamrnn.backtest import steps as steps
 from streamrnn.backtest.steps import Step
 from streamrnn.durations import format_ms
 from streamrnn.experts import AUTO, EXPERTS_MEMORY_MAX, FULL, experts_setting
-from streamrnn.records import F64, I64, Bool, TickBatch, take
+from streamrnn.records import F64, I64, Bool, PlainRecord, TickBatch, take
 from streamrnn.season import Season, SeasonSetting, season_of, season_setting
 from streamrnn.serving.schemas import fetch
 from streamrnn.spec import StreamSpec
 from streamrnn.stream.choice import choose
-from streamrnn.transports.files import FileRecord, InputError, Reading, Table, begins_like_json, read_lines, read_table
+from streamrnn.transports.files import InputError, Reading, Table, begins_like_json, read_lines, read_table
 from streamrnn.transports.times import DAY_US, EPOCH, EPOCH_US, UNITS, US, WORDS
 from streamrnn.wire.codec import Decoder
 from streamrnn.wire.mapping import DecodeSpec, split_path
@@ -219,7 +219,7 @@ def _lines(options: Options) -> Stream:
     return Stream(batch, spec, Step("irregular", 0), bool((batch.channel < 0).all()), place, total, refused, 0, notes)
 
 
-def _no_lines(records: Sequence[FileRecord]) -> str:
+def _no_lines(records: Sequence[PlainRecord]) -> str:
     """What a JSON file is that is not one object a line; empty where it is."""
     first = (records[0].value or b"").strip() if records else b""
     if first[:1] == b"[" or (first[:1] == b"{" and not isinstance(_document(first), dict)):

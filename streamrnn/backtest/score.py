@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -235,7 +235,7 @@ def score(
         raise InputError("no cell of the scored rows has both a measured target and a forecast of every model")
     rows: list[Row] = []
     for name, seed, made in models:
-        rows += _scored(name, seed, made, origins, target, common, steps, spec, scale)
+        rows += _scored(name, seed, made, _Cells(origins, target, common), steps, spec, scale)
     return rows
 
 
@@ -266,17 +266,18 @@ class _Sums:
         return float(self.total[name][of].sum()) / count
 
 
+class _Cells(NamedTuple):
+    """What all models are scored on: the origins [n], what came [n, channel, horizon], and where all have said something."""
+
+    origins: I64
+    target: F64
+    common: Bool
+
+
 def _scored(
-    model: str,
-    seed: int,
-    made: Forecasts,
-    origins: I64,
-    target: F64,
-    common: Bool,
-    steps: Steps,
-    spec: StreamSpec,
-    scale: Scale,
+    model: str, seed: int, made: Forecasts, on: _Cells, steps: Steps, spec: StreamSpec, scale: Scale
 ) -> list[Row]:
+    origins, target, common = on
     who = steps.series[origins]
     measured = np.isfinite(scale.spread[who])  # [n, C]
     has_scale: Bool = np.any(measured, axis=0)

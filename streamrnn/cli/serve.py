@@ -37,10 +37,10 @@ def train(
     """Train alone: read the input topic, learn, publish what the gate accepts. On a GPU where there is one."""
     settings = settings_from(config, overrides(sets, bootstrap_servers))
     from streamrnn.runtime import logs
-    from streamrnn.training import trainer
+    from streamrnn.training import process
 
     logs.configure(settings.log.level, settings.log.format)
-    trainer.run(settings, supervised)
+    process.run(settings, supervised)
 
 
 def register(app: typer.Typer) -> None:

@@ -101,7 +101,8 @@ async def _send(
 ) -> int:
     from simulators import drive
     from streamrnn.transports.base import LONG_AGO_S, Deadline
-    from streamrnn.transports.kafka.transport import KafkaSettings, KafkaTransport
+    from streamrnn.transports.kafka.settings import KafkaSettings
+    from streamrnn.transports.kafka.transport import KafkaTransport
 
     if topic is None and settings is None:
         raise BadUse("say where to: --topic and --bootstrap-servers, a configuration with -c, or a file with --out")

@@ -14,11 +14,11 @@ from streamrnn.cli.options import AsJson, Bootstrap, Config, Sets, overrides, se
 from streamrnn.runtime.exit_codes import exit_code_of
 
 if TYPE_CHECKING:
-    from streamrnn.config.costs import Cost
     from streamrnn.config.settings import Settings
     from streamrnn.config.sizes import Sizes
-    from streamrnn.config.topics import Access, Fault, InputState, TopicState
+    from streamrnn.serving.costs import Cost
     from streamrnn.serving.schemas import OwnSchema
+    from streamrnn.serving.topics import Access, Fault, InputState, TopicState
     from streamrnn.transports.base import Admin, Transport
 
 # How long the input's offsets are watched for its rate.
@@ -165,7 +165,7 @@ async def _asked(
 ) -> tuple[list[TopicState], list[Access], list[Fault], float | None, list[Cost]]:
     """(topics, groups and ids, what is wrong with them, the input's present rate, what would become of the states and
     weights that are there). The rate is watched beside the last, which is not asked where something is wrong."""
-    from streamrnn.config.costs import costs
+    from streamrnn.serving.costs import costs
     from streamrnn.transports.kafka.transport import KafkaTransport
 
     transport = KafkaTransport(settings.kafka_settings())
@@ -179,7 +179,7 @@ async def _asked(
 
 async def _present_rate(transport: Transport, settings: Settings) -> float | None:
     """Records that come to the input a second, by its offsets over a short time; None where that cannot be asked."""
-    from streamrnn.serving.inputs import to_be_read
+    from streamrnn.serving.input_topics import to_be_read
     from streamrnn.transports.base import Deadline, TransportError
 
     reader = transport.reader()
@@ -215,7 +215,7 @@ async def _examined(
 ) -> tuple[list[TopicState], dict[str, str], list[Access]]:
     """(topics that are there, what was done to which of them now, and what else is permitted where `access` asks for it)."""
     from streamrnn.config.sizes import needs_with_limits
-    from streamrnn.config.topics import examine, examine_access, input_state, raise_limits
+    from streamrnn.serving.topics import examine, examine_access, input_state, raise_limits
     from streamrnn.transports.base import TopicNeed
 
     admin = transport.admin()
@@ -268,7 +268,7 @@ def _schema_row(schema: OwnSchema) -> dict[str, Any]:
 
 
 def _schema_faults(schemas: Sequence[OwnSchema]) -> list[Fault]:
-    from streamrnn.config.topics import Fault
+    from streamrnn.serving.topics import Fault
     from streamrnn.transports.registry import SchemaRefused
 
     remedy = "another topic for it, or the subject's compatibility"

@@ -1,1 +1,1 @@
-"""Settings, the topics they need, and what they cost."""
+"""Settings, and the sizes that follow from them."""

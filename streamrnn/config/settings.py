@@ -62,7 +62,7 @@ from streamrnn.wire.schemas import available
 
 if TYPE_CHECKING:
     from streamrnn.stream.choice import Choice
-    from streamrnn.transports.kafka.transport import KafkaSettings
+    from streamrnn.transports.kafka.settings import KafkaSettings
 
 ENV_PREFIX = "STREAMRNN__"
 # What a list looks like where another value stands.
@@ -676,7 +676,7 @@ class Settings(BaseSettings):
 
     def kafka_settings(self) -> KafkaSettings:
         """Connection settings with their secrets. Raises ConfigError when a secret's file cannot be read."""
-        from streamrnn.transports.kafka.transport import KafkaSettings  # aiokafka is not needed to check a file
+        from streamrnn.transports.kafka.settings import KafkaSettings  # aiokafka is not needed to check a file
 
         kafka = self.kafka
         if kafka.sasl_plain_password_file is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamrnn.records import Record
-from streamrnn.serving.inputs import to_be_read
+from streamrnn.serving.input_topics import to_be_read
 from streamrnn.transports.base import Deadline, TopicMissing, Transport
 from streamrnn.transports.files import InputError, read_lines
 

@@ -25,10 +25,9 @@ from streamrnn.model.weights import WeightsMeta
 from streamrnn.monitor.health import Health
 from streamrnn.monitor.notices import HANDFUL, Learning, Notices, cold_share
 from streamrnn.monitor.recent import History
+from streamrnn.monitor.reported import Damage, Timing
 from streamrnn.monitor.summary import Summary
 from streamrnn.records import REASONS, SKIP_REASONS, Outputs, Rejected, SkipReason, TickBatch
-from streamrnn.serving.parts import Timing
-from streamrnn.serving.unreadable import Damage
 from streamrnn.spec import StreamSpec
 from streamrnn.stream.engine import NO_MODEL
 from streamrnn.stream.frontend import FrontEnd

@@ -1,4 +1,4 @@
-"""Which partitions are this worker's, and what becomes of the parts that keep something of one when its state changes.
+"""Which partitions are this worker's, and what every part does when one of them changes its state.
 
 Every transition of `partition.TRANSITIONS` but the one to serving is made here, under the pump's lock, which rebalances take,
 too. Rebalances are eager: they take every partition, often to give it back. What is given up in good order stays parked in
@@ -17,7 +17,7 @@ from streamrnn.serving.commit_note import ReplayPoints, history_of, is_of
 from streamrnn.serving.deliveries import Deliveries
 from streamrnn.serving.intake import Intake
 from streamrnn.serving.offsets import Word
-from streamrnn.serving.partition import Partition, Partitions, State
+from streamrnn.serving.partition import Partition, State
 from streamrnn.serving.parts import Parts, PumpSettings
 from streamrnn.serving.recovery import Cold, Found, Input, Replay, Warm, decide
 from streamrnn.serving.restore import Restoration
@@ -33,12 +33,11 @@ PARKED_S = 120.0
 class Assignment:
     """Owns the Partitions. All calls but `restore_some` come under the pump's lock."""
 
-    def __init__(
-        self, parts: Parts, settings: PumpSettings, partitions: Partitions, intake: Intake, deliveries: Deliveries
-    ) -> None:
-        self._parts, self._settings, self._partitions = parts, settings, partitions
+    def __init__(self, parts: Parts, settings: PumpSettings, intake: Intake, deliveries: Deliveries) -> None:
+        self._parts, self._settings, self._partitions = parts, settings, parts.partitions
         self._intake, self._deliveries = intake, deliveries
-        self._numbering, self._label = partitions.numbering, partitions.numbering.label
+        self._numbering = self._partitions.numbering
+        self._label = self._numbering.label
 
     # ── assigned ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -92,13 +91,12 @@ class Assignment:
         parts.source.seek(number, begin)
         parts.source.pause([number])
         parts.observer.restoring(number)
-        parts.restorer.add([number])
+        parts.restorer.changed()
 
     def _return(self, partition: Partition, known: Committed) -> None:
-        checkpointer = self._parts.checkpointer
-        checkpointer.resume(partition.number, partition.returned(known))
+        partition.returned(known)
         # Who had it in between may have written of swaps, and committed nothing.
-        self._deliveries.ready.append(checkpointer.start(partition.number))
+        self._deliveries.ready.append(self._parts.checkpointer.start(partition))
         self._serve(partition)
         log.info("partition given back: its state was still here", partition=self._label(partition.number))
 
@@ -188,26 +186,25 @@ class Assignment:
                 "a worker that had lost this partition wrote older states into the changelog: the replay begins at theirs",
                 partition=self._label(number), series=len(done.older), replay_from=warm.position,
             )  # fmt: skip
-        partition.restored(warm.position, warm.emit_from, warm.committed, weights_at(warm.history, warm.position))
-        partition.history, partition.skips = warm.history, word.skips
-        partition.points.begin(partition.known)
-        parts.engine.front.restore_clock(number, warm.clock)
         written = msgspec.structs.replace(warm.checkpoint, input_id=self._partitions.input_id(number), skips=word.skips)
         if word.offset >= 0:
             written = msgspec.structs.replace(written, word=word.offset)
         due = bool(done.carried or done.orphans)
-        parts.checkpointer.begin(number, written, warm.history, self._end_of(done), done.orphans, done.layouts, due)
+        changelog = parts.checkpointer.begun(written, warm.history, self._end_of(done), done.orphans, done.layouts, due)
+        weights = weights_at(warm.history, warm.position)
+        partition.restored(warm.position, warm.emit_from, warm.committed, weights, changelog)
+        partition.history, partition.skips = warm.history, word.skips
+        partition.points.begin(partition.known)
+        parts.engine.front.restore_clock(number, warm.clock)
         self._report_changes(done)
         if word.offset >= 0:
-            self._deliveries.ready.append(parts.checkpointer.start(number))
+            self._deliveries.ready.append(parts.checkpointer.start(partition))
 
     def _begin_anew(self, partition: Partition, done: Restoration, cold: Cold) -> None:
         """Without states: what is left of older ones is deleted from the changelog."""
         parts, number, serving = self._parts, partition.number, self._parts.weights.serving
         orphans = [*done.orphans, *parts.engine.table.series(number)]
         parts.engine.drop(number)
-        partition.restored(cold.position, cold.emit_from, cold.committed, serving)
-        partition.skips = cold.word.skips
         life = done.life + (1 if done.checkpoint is not None else 0)
         # The log's clock begins with the life of the partition's state.
         topic, partition_of_it = self._numbering.place(number)
@@ -216,10 +213,12 @@ class Assignment:
             clocks=((cold.position, b""),), word=cold.honoured, skips=cold.word.skips, decoder=cold.decoder,
             partition=partition_of_it if partition_of_it != number else -1,
         )  # fmt: skip
-        parts.checkpointer.begin(number, begun, begun.history(), self._end_of(done), orphans, done.layouts)
+        changelog = parts.checkpointer.begun(begun, begun.history(), self._end_of(done), orphans, done.layouts)
+        partition.restored(cold.position, cold.emit_from, cold.committed, serving, changelog)
+        partition.skips = cold.word.skips
         if cold.lost:
             parts.observer.carried(number, 0, len(orphans))
-        self._deliveries.ready.append(parts.checkpointer.start(number))
+        self._deliveries.ready.append(parts.checkpointer.start(partition))
         if cold.lost:
             log.error(
                 "partition starts without its state; its series warm up anew", partition=self._label(number), why=cold.why,
@@ -267,15 +266,16 @@ class Assignment:
         leaving = sorted((p for p in self._partitions if p.number in numbers), key=lambda p: p.number)
         for partition in leaving:
             if partition.state is State.RESTORING:
-                parts.restorer.remove(partition.number)
                 self._release(partition)
+                parts.restorer.changed()
                 parts.observer.revoked(partition.number)
         for partition in leaving:
             if partition.owned:
                 number = partition.number
-                changelog, series = parts.checkpointer.park(number), len(parts.engine.table.series(number))
+                series = len(parts.engine.table.series(number))
+                parts.checkpointer.given_up(partition)
                 if park and partition.settled:
-                    partition.parked(changelog, series)
+                    partition.parked(series)
                     self._partitions.put(partition)
                 else:
                     self._release(partition)

@@ -6,12 +6,11 @@ acknowledged, a checkpoint record says "replay from B"; rows that were taken lat
 to their own offset (a fuzzy checkpoint, as in ARIES: Mohan et al., 1992). So the work per batch is bounded however many
 series there are, and in bytes however large a state is.
 
-How often: as `interval_s` and `records` say, as long as that keeps to a budget of bytes a second (`service.budget`);
-beyond it checkpoints come more seldom, `interval_max_s` apart at most. They are whole all the same, so that one offset a
-partition says where a replay begins, and what a longer interval costs is a longer replay of the input's own log. What
-cannot wait does not: a partition that is given up is written whole, one into which somebody else has written is written
-anew, and one whose replay would need more weights than are kept, or records that the input is about to delete
-(`hurry`), has its checkpoint at once.
+How often: as `interval_s` and `records` say, as long as that keeps to a budget of bytes a second (`serving.budget`);
+beyond it checkpoints come more seldom, `interval_max_s` apart at most. Each is whole all the same: one offset a partition says
+where a replay begins, and a longer interval means a longer replay of the input's log, nothing else. Four cases do not wait: a
+partition that is given up is written whole; one into which somebody else has written is written anew; and one whose replay
+would need more weights than are kept, or records that the input is about to delete (`hurry`), has its checkpoint at once.
 
 Order, at least once: a row may leave only after the outputs of all records that it has seen were acknowledged, or a
 crash would skip those records without their outputs. So a slice is copied behind its batch and appended after that
@@ -19,22 +18,24 @@ batch's delivery, and the checkpoint record only when its offset is committed. E
 and offset are one transaction, and there is nothing to wait for.
 
 At least once fences nobody: a worker that was stopped and wakes up after its partitions went to another may still write
-a state of then over a newer one, and compaction would keep it. Its writes are seen by the gap they leave between the
-offsets of one's own; then every state of the partition is written anew before the next checkpoint is. A checkpoint says
-at which offset of the changelog it was to stand (`at`): older states that a reader finds from there on are a zombie writer's.
+an old state over a newer one, and compaction would keep it. Its writes show as a gap between the offsets of the owner's; then
+every state of the partition is written anew before the next checkpoint is. A checkpoint says at which offset of the changelog
+it was to stand (`at`): older states that a reader finds from there on are a zombie writer's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Protocol
 
 import msgspec
 import structlog
 
-from streamrnn.records import I64
 from streamrnn.serving.budget import WriteBudget
+from streamrnn.serving.changelog_state import ChangelogState, Cycle
 from streamrnn.serving.commit_note import HISTORY_MAX, still_needed
+from streamrnn.serving.partition import Partition, Partitions
 from streamrnn.stores.changelog import (
     CHECKPOINT,
     LAYOUT,
@@ -97,35 +98,17 @@ class Slice:
         return max(self.rows, -(-self.rows * self.row_bytes // SLICE_ROW_BYTES), len(self.keys) // 4)
 
 
-@dataclass(slots=True)
-class _Cycle:
-    """A checkpoint being written: where it began, and the rows still to be taken."""
+class Observer(Protocol):
+    """What the checkpointer reports of its work."""
 
-    checkpoint: Checkpoint
-    rows: I64
-    at: int = 0
-
-
-@dataclass(slots=True)
-class ChangelogState:
-    """What is known of one partition's changelog. The Checkpointer's while the partition is owned, the Partition's while it is
-    parked."""
-
-    written: Checkpoint
-    began_s: float
-    history: History  # of the weights, since `written.offset` or longer
-    layouts: set[int] = field(default_factory=set)  # described in the partition by now
-    to_delete: list[str] = field(default_factory=list)  # series, from the changelog
-    cycle: _Cycle | None = None
-    waiting: Checkpoint | None = None  # its rows are acknowledged; it waits for its offset to be committed
-    end: int = -1  # of the changelog, as far as it is acknowledged; -1: not known
-    unacknowledged: int = 0  # records appended behind it
-    zombie_writes: int = 0
-    due: bool = False  # states wait to be written though nothing has come: they were carried from another meaning
+    def checkpointed(self, partition: int, offset: int, interval_s: float) -> None: ...
+    def written_by_another(self, partition: int) -> None: ...
+    def states_appended(self, rows: int, size: int) -> None: ...
 
 
 class Checkpointer:
-    """Owns the cycles of the owned partitions; belongs to the pump and is called under its lock."""
+    """Writes the changelogs of the owned partitions, and moves their ChangelogStates; belongs to the pump and is called under
+    its lock."""
 
     def __init__(
         self,
@@ -133,64 +116,60 @@ class Checkpointer:
         snapshots: Snapshots,
         topic: str,
         settings: CheckpointSettings,
-        written: Callable[[int, int, float], None] = lambda partition, offset, interval_s: None,
-        zombie: Callable[[int], None] = lambda partition: None,
-        appended: Callable[[int, int], None] = lambda rows, size: None,
+        partitions: Partitions,
+        observer: Observer,
         carried: Callable[[int, int], bytes] = lambda partition, oldest: b"",
     ) -> None:
         self.topic = topic
         self._engine, self._snapshots, self._settings = engine, snapshots, settings
-        self._report_written, self._report_zombie, self._appended = written, zombie, appended
-        self._carried = carried
-        self._partitions: dict[int, ChangelogState] = {}
+        self._partitions, self._observer, self._carried = partitions, observer, carried
         self._budget = WriteBudget(settings.bytes_s, settings.interval_max_s, clock_s())
         self._exceeded = False  # and said so
         engine.table.keep_evicted = True
 
-    def begin(
+    def begun(
         self,
-        partition: int,
         checkpoint: Checkpoint,
         history: History,
         end: int,
         orphans: Sequence[str] = (),
         layouts: Collection[int] = (),
         due: bool = False,
-    ) -> None:
-        """A partition was restored, or starts with nothing; its changelog was read up to `end`. `orphans` are states to
+    ) -> ChangelogState:
+        """Of a partition that was restored, or starts with nothing; its changelog was read up to `end`. `orphans` are states to
         be deleted from it. `layouts` are described in it: a second description would let compaction take away the first,
         which stands before the records that need it. `due`: changed states are to be written even where nothing comes."""
         checkpoint = msgspec.structs.replace(checkpoint, meaning=self._snapshots.meaning)
-        self._partitions[partition] = ChangelogState(
+        return ChangelogState(
             checkpoint, clock_s(), history, layouts=set(layouts), to_delete=list(orphans), end=end, due=due
         )
 
-    def park(self, partition: int) -> ChangelogState:
-        """An owned partition is given up; what `resume` needs, should it come back before anyone has moved it."""
-        known = self._partitions.pop(partition)
-        self._budget.forget(partition)
-        known.cycle = known.waiting = None  # rows that were taken are on their way; the next checkpoint is whole
-        return known
+    def given_up(self, partition: Partition) -> None:
+        """Its checkpoints are no longer among those that share the budget."""
+        self._budget.forget(partition.number)
 
-    def resume(self, partition: int, known: ChangelogState) -> None:
-        self._partitions[partition] = known
+    def _owned(self, number: int) -> ChangelogState | None:
+        """None where the partition was given up by now."""
+        partition = self._partitions.owned.get(number)
+        return _known(partition) if partition is not None else None
 
     # ── what goes with a batch ───────────────────────────────────────────────────────────────────────────────────
 
-    def start(self, partition: int) -> Slice:
+    def start(self, partition: Partition) -> Slice:
         """The checkpoint record as it is known to be now; also the first of a partition that starts with nothing or comes
         back: replay from where it says."""
-        piece = Slice(partition, [CHECKPOINT], [encode_checkpoint(self._partitions[partition].written)])
-        self._budget.correct(partition, piece.bytes())
+        number = partition.number
+        piece = Slice(number, [CHECKPOINT], [encode_checkpoint(_of(partition).written)])
+        self._budget.correct(number, piece.bytes())
         return piece
 
-    def swapped(self, partition: int, offset: int, weights: str) -> Slice | None:
+    def swapped(self, partition: Partition, offset: int, weights: str) -> Slice | None:
         """What is live from this offset on is of these weights: to leave with the batch that they serve first.
 
         None where the changelog says so already. What it says of later offsets came from an owner whose batches were
         not committed, and does not hold.
         """
-        known = self._partitions[partition]
+        known = _of(partition)
         earlier = tuple(use for use in known.history if use[0] < offset)
         history = earlier if earlier and earlier[-1][1] == weights else (*earlier, (offset, weights))
         if history == known.history:
@@ -204,29 +183,29 @@ class Checkpointer:
         """How many records a restart has to replay at most, about."""
         return self._settings.records
 
-    def honoured(self, partition: int, committed: int) -> Slice | None:
+    def honoured(self, partition: Partition, committed: int) -> Slice | None:
         """What the changelog says of the operator's offset once something behind it is committed: nothing more. None where
         it says nothing as it is."""
-        known = self._partitions.get(partition)
+        known = _known(partition)
         if known is None or not 0 <= known.written.word < committed:
             return None
         known.written = msgspec.structs.replace(known.written, word=-1)
         return self.start(partition)
 
-    def history(self, partition: int) -> History:
+    def history(self, partition: Partition) -> History:
         """Which weights the partition's ticks were processed with, as far back as it is kept."""
-        return self._partitions[partition].history
+        return _of(partition).history
 
-    def take(self, partition: int, position: int, limit: int, force: bool = False) -> Slice | None:
+    def take(self, partition: Partition, position: int, limit: int, force: bool = False) -> Slice | None:
         """The next slice of changed rows, `limit` of them at most, when there is something to write by now.
 
         To be called behind a batch, when the partition's state has come to `position`. `force` begins a checkpoint
         whatever the time.
         """
-        known = self._partitions.get(partition)
+        known, number = _known(partition), partition.number
         if known is None:
             return None
-        if known.cycle is None and not self._begin_cycle(known, partition, position, force):
+        if known.cycle is None and not self._begin_cycle(known, number, position, force):
             return self.take_deletions(partition, limit)
         cycle = known.cycle
         assert cycle is not None  # noqa: S101
@@ -235,10 +214,10 @@ class Checkpointer:
         cycle.at += len(rows)
         charged = len(rows) * size
         # Some may have been evicted since, or given to others.
-        rows = rows[table.changed[rows] & (table.partition[rows] == partition)]
-        piece = Slice(partition, [], [])
+        rows = rows[table.changed[rows] & (table.partition[rows] == number)]
+        piece = Slice(number, [], [])
         # More than can be evicted until then: one a record.
-        self._add_deletions(known, partition, piece, 4 * limit)
+        self._add_deletions(known, piece, 4 * limit)
         if len(rows):
             layout, text = self._snapshots.layout()
             if layout not in known.layouts:
@@ -246,19 +225,19 @@ class Checkpointer:
                 meaning = self._snapshots.meaning
                 piece.keys += [meaning_key(meaning), layout_key(layout)]
                 piece.values += [meaning.encode(), text]
-            names, records = self._snapshots.pack(partition, rows, position, known.written.life)
+            names, records = self._snapshots.pack(number, rows, position, known.written.life)
             table.changed[rows] = False
             piece.keys += [series_key(name) for name in names]
             piece.values += records
             piece.rows, piece.row_bytes = len(rows), size
-        self._budget.correct(partition, piece.bytes() - charged)
+        self._budget.correct(number, piece.bytes() - charged)
         piece.since = known.zombie_writes
         if cycle.at >= len(cycle.rows) and not known.to_delete:
             piece.completes = cycle.checkpoint
             known.cycle = None
         return piece
 
-    def _begin_cycle(self, known: ChangelogState, partition: int, position: int, force: bool) -> bool:
+    def _begin_cycle(self, known: ChangelogState, number: int, position: int, force: bool) -> bool:
         now_s = clock_s()
         elapsed = now_s - known.began_s
         since = position - known.written.offset
@@ -268,24 +247,24 @@ class Checkpointer:
             if elapsed < self._settings.interval_s and since < self._settings.records:
                 return False
             urgent = elapsed >= self._settings.interval_max_s or len(known.written.swaps) >= self._settings.swaps_max
-            if not urgent and not self._budget.paid(partition, now_s):
+            if not urgent and not self._budget.paid(number, now_s):
                 return False
         known.began_s, known.due = now_s, False
         front = self._engine.front
         begin = msgspec.structs.replace(
             known.written,
             offset=position,
-            log_time_ms=front.log_time_ms(partition),
+            log_time_ms=front.log_time_ms(number),
             swaps=(),
-            clocks=(clocks := with_clock(known.written.clocks, position, front.clock(partition))),
+            clocks=(clocks := with_clock(known.written.clocks, position, front.clock(number))),
             # A checkpoint behind the operator's offset is written when something behind it was committed.
             word=known.written.word if position <= known.written.word else -1,
             skips=still_needed(known.written.skips, clocks[-1][0]),
-            decoder=self._carried(partition, clocks[-1][0]),
+            decoder=self._carried(number, clocks[-1][0]),
         )
-        rows = self._engine.table.changed_rows(partition)
-        known.cycle = _Cycle(begin, rows)
-        self._budget.charge(partition, len(rows) * self._snapshots.record_bytes(), now_s)
+        rows = self._engine.table.changed_rows(number)
+        known.cycle = Cycle(begin, rows)
+        self._budget.charge(number, len(rows) * self._snapshots.record_bytes(), now_s)
         self._look_at_budget()
         return True
 
@@ -305,41 +284,41 @@ class Checkpointer:
         settings = self._settings
         return max(settings.interval_s, min(self._budget.round_s(), settings.interval_max_s))
 
-    def replays_from(self, partition: int) -> int:
+    def replays_from(self, partition: Partition) -> int:
         """The input offset that a restart would begin at; -1 for a partition that is not owned."""
-        known = self._partitions.get(partition)
+        known = _known(partition)
         return known.written.offset if known is not None else -1
 
-    def hurry(self, partition: int) -> None:
+    def hurry(self, partition: Partition) -> None:
         """The partition's next checkpoint is due at once, whatever the budget, unless one is being written."""
-        known = self._partitions.get(partition)
+        known = _known(partition)
         if known is not None and known.cycle is None and known.waiting is None:
             known.began_s = LONG_AGO_S
 
-    def take_deletions(self, partition: int, limit: int) -> Slice | None:
+    def take_deletions(self, partition: Partition, limit: int) -> Slice | None:
         """Deletions of evicted series, where too many of them wait for the next checkpoint."""
-        known = self._partitions[partition]
+        known = _of(partition)
         self._collect_evicted()
         if len(known.to_delete) <= self._settings.records:
             return None
-        piece = Slice(partition, [], [], since=known.zombie_writes)
-        self._add_deletions(known, partition, piece, 4 * limit)
-        self._budget.correct(partition, piece.bytes())
+        piece = Slice(partition.number, [], [], since=known.zombie_writes)
+        self._add_deletions(known, piece, 4 * limit)
+        self._budget.correct(partition.number, piece.bytes())
         return piece
 
     def _collect_evicted(self) -> None:
         evicted = self._engine.table.evicted
         for owner, name in evicted:
-            known = self._partitions.get(owner)
+            known = self._owned(owner)
             if known is not None:
                 known.to_delete.append(name)
         evicted.clear()
 
-    def _add_deletions(self, known: ChangelogState, partition: int, piece: Slice, limit: int) -> None:
+    def _add_deletions(self, known: ChangelogState, piece: Slice, limit: int) -> None:
         """Evicted series are deleted from the changelog, too."""
         self._collect_evicted()
         for name in dict.fromkeys(known.to_delete[:limit]):
-            if self._engine.table.find(partition, name) is None:
+            if self._engine.table.find(piece.partition, name) is None:
                 piece.keys.append(series_key(name.encode()))
                 piece.values.append(None)
         del known.to_delete[:limit]
@@ -347,47 +326,48 @@ class Checkpointer:
     def deletions_waiting(self, batches: int) -> tuple[int, int]:
         """(series that are still to be deleted from the changelog, their bound); `batches`: records that may be taken in
         while a checkpoint waits for its offset to be committed, which the next one waits for."""
-        count = len(self._engine.table.evicted) + sum(len(known.to_delete) for known in self._partitions.values())
+        owned = self._partitions.owned.values()
+        count = len(self._engine.table.evicted) + sum(len(_of(partition).to_delete) for partition in owned)
         rows_max = self._engine.table.rows_max
         # More than `records` do not wait for a checkpoint; a record evicts one series at most, a restore all.
-        return count, max(1, len(self._partitions)) * (2 * self._settings.records + batches) + rows_max
+        return count, max(1, len(owned)) * (2 * self._settings.records + batches) + rows_max
 
     # ── what became of it ────────────────────────────────────────────────────────────────────────────────────────
 
     def arrived(self, piece: Slice) -> None:
         """A slice was acknowledged; with the last one the checkpoint waits for its offset to be committed."""
-        known = self._partitions.get(piece.partition)
+        known = self._owned(piece.partition)
         if known is not None and piece.completes is not None and piece.since == known.zombie_writes:
             known.waiting = piece.completes
 
     def written(self, runs: Mapping[int, Sequence[tuple[int, int]]]) -> None:
         """Where acknowledged records came to stand in the changelog, as (first, count) by partition."""
-        for partition, found in runs.items():
-            known = self._partitions.get(partition)
+        for number, found in runs.items():
+            known = self._owned(number)
             if known is None:
                 continue
             for first, count in found:
                 known.unacknowledged -= count
                 if known.end not in (-1, first):
-                    self._written_by_another(partition, known)
+                    self._written_by_another(number, known)
                 known.end = first + count if first >= 0 else -1
 
-    def zombie_writes(self, partition: int) -> int:
+    def zombie_writes(self, partition: Partition) -> int:
         """How often somebody else was seen to have written into a partition's changelog."""
-        known = self._partitions.get(partition)
+        known = _known(partition)
         return known.zombie_writes if known is not None else 0
 
-    def _written_by_another(self, partition: int, known: ChangelogState) -> None:
+    def _written_by_another(self, number: int, known: ChangelogState) -> None:
         """Whatever the zombie writer wrote over is written once more, and no checkpoint holds before that."""
-        self._engine.table.changed[list(self._engine.table.series(partition).values())] = True
+        self._engine.table.changed[list(self._engine.table.series(number).values())] = True
         known.cycle = known.waiting = None
         known.zombie_writes += 1
         known.began_s = LONG_AGO_S  # the next checkpoint is due at once
-        self._report_zombie(partition)
+        self._observer.written_by_another(number)
 
     def not_sent(self, piece: Slice) -> None:
         """A slice will not leave: its rows count as changed again."""
-        table, known = self._engine.table, self._partitions.get(piece.partition)
+        table, known = self._engine.table, self._owned(piece.partition)
         for key, value in zip(piece.keys, piece.values, strict=True):
             if key.startswith(LAYOUT) and known is not None:
                 known.layouts.clear()
@@ -399,9 +379,9 @@ class Checkpointer:
                 elif value is None and known is not None:
                     known.to_delete.append(name)
 
-    def complete(self, partition: int, committed: int) -> Slice | None:
+    def complete(self, partition: Partition, committed: int) -> Slice | None:
         """The checkpoint record, if its rows have arrived and its offset is committed."""
-        known = self._partitions.get(partition)
+        known = _known(partition)
         if known is None or known.waiting is None or known.waiting.offset > committed:
             return None
         # Weights that came into use since it began, even right where it begins, are known by now.
@@ -409,23 +389,35 @@ class Checkpointer:
         known.written = _with_swaps(msgspec.structs.replace(known.waiting, at=at), known.history)
         known.history, known.waiting = known.history[-max(HISTORY_MAX, 1 + len(known.written.swaps)) :], None
         piece = self.start(partition)
-        self._report_written(partition, known.written.offset, self.interval_s())
+        self._observer.checkpointed(partition.number, known.written.offset, self.interval_s())
         return piece
 
-    def completes(self, partition: int, committed: int) -> bool:
+    def completes(self, partition: Partition, committed: int) -> bool:
         """Whether `complete` would return a record."""
-        known = self._partitions.get(partition)
+        known = _known(partition)
         return known is not None and known.waiting is not None and known.waiting.offset <= committed
 
     async def append(self, piece: Slice, sink: Sink, timestamp_ms: int) -> None:
         """Appends a slice to its partition of the state topic."""
-        known = self._partitions.get(piece.partition)
+        known = self._owned(piece.partition)
         if known is not None:
             known.unacknowledged += len(piece.keys)
         if piece.keys:
             count = len(piece.keys)
-            self._appended(piece.rows, piece.bytes())
+            self._observer.states_appended(piece.rows, piece.bytes())
             await sink.append_many(self.topic, piece.partition, piece.keys, piece.values, [timestamp_ms] * count)
+
+
+def _known(partition: Partition) -> ChangelogState | None:
+    """None where it was given up by now, as may happen while a client winds up."""
+    return partition.changelog if partition.owned else None
+
+
+def _of(partition: Partition) -> ChangelogState:
+    """Of one that is owned."""
+    known = _known(partition)
+    assert known is not None  # noqa: S101
+    return known
 
 
 def _with_swaps(checkpoint: Checkpoint, history: History) -> Checkpoint:

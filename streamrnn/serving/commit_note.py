@@ -4,9 +4,9 @@ The state changelog is the rule; this is for the day when it is empty, deleted, 
 every committed offset stands a second one, in the small string Kafka keeps with it: from there on the partition's ticks,
 replayed silently, give every series that speaks regularly its `warm_up` steps before the first forecast leaves.
 
-The same string says which topic the offset is of (one that was deleted may have been made anew), and which weights were
-in use from which offset on. The changelog's checkpoint says it, too, but a
-worker that was evicted from the group may write an old checkpoint over a new one; its commits are refused.
+The same string says which topic the offset is of (one that was deleted may have been made anew), and which weights were in use
+from which offset on. The changelog's checkpoint says so, too; but a worker that was evicted from the group may write an old
+checkpoint over a new one, while its commits are refused.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Batches on their way to the broker: sealed, acknowledged, committed; and the states that may leave with the next.
 
 One batch is processed while the one before it is on its way. `settle` waits for acknowledgements, with the partitions paused.
-`prefetch` waits for them, too, and takes records in: a producer has one transaction at a time, so what is processed before
-the one in flight has ended waits for it, and then for its own; records that arrive during it leave together in the next.
+`prefetch` waits for them with the partitions open, and keeps what arrives: a producer has one transaction at a time, so a batch
+that was processed during one would wait for two. All that arrives during a transaction is one batch of the next.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import structlog
 
 from streamrnn.serving.checkpoint import Slice
 from streamrnn.serving.intake import Intake
-from streamrnn.serving.partition import Partitions
 from streamrnn.serving.parts import Parts, PumpSettings
 from streamrnn.transports.base import (
     LONG_AGO_S,
@@ -51,12 +50,12 @@ class _InFlight:
 class Deliveries:
     """`send` and `drain` are called under the pump's lock; `settle` and `prefetch` are not: a rebalance may come between."""
 
-    def __init__(self, parts: Parts, settings: PumpSettings, partitions: Partitions, intake: Intake) -> None:
+    def __init__(self, parts: Parts, settings: PumpSettings, intake: Intake) -> None:
         self.ready: list[Slice] = []  # states whose outputs were acknowledged; they leave with the next delivery
         self.has_committed = False
         self._source, self._outbox, self._publisher = parts.source, parts.outbox, parts.publisher
         self._checkpointer, self._observer = parts.checkpointer, parts.observer
-        self._settings, self._partitions, self._intake = settings, partitions, intake
+        self._settings, self._partitions, self._intake = settings, parts.partitions, intake
         self._epoch = 0  # of ownership: commits of an older one are dropped
         self._in_flight: deque[_InFlight] = deque()
         self._to_commit: dict[int, Committed] = {}
@@ -92,7 +91,7 @@ class Deliveries:
         for piece in leaving:
             await checkpointer.append(piece, self._outbox.sink(piece.partition), now_ms)
         for number, offset in reached.items():
-            done = checkpointer.complete(number, offset)
+            done = checkpointer.complete(owned[number], offset)
             if done is not None:
                 leaving.append(done)
                 await checkpointer.append(done, self._outbox.sink(number), now_ms)
@@ -215,7 +214,7 @@ class Deliveries:
             return
         partition.committed = offset
         self.has_committed = True
-        honoured = self._checkpointer.honoured(number, offset)
+        honoured = self._checkpointer.honoured(partition, offset)
         if honoured is not None:
             self.ready.append(honoured)
         self._observer.committed(number, offset, seconds)

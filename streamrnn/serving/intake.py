@@ -28,6 +28,8 @@ class Takes(Protocol):
     def fetcher(self) -> Fetcher | None: ...
     @property
     def observer(self) -> TakenIn: ...
+    @property
+    def partitions(self) -> Partitions: ...
 
 
 Polled = list[tuple[int, Sequence[Record]]]  # by partition, in the order in which they came
@@ -36,8 +38,8 @@ Polled = list[tuple[int, Sequence[Record]]]  # by partition, in the order in whi
 class Intake:
     """Owns what is kept back: the stash, and what waits for schemas."""
 
-    def __init__(self, parts: Takes, settings: PumpSettings, partitions: Partitions) -> None:
-        self._source, self._settings, self._partitions = parts.source, settings, partitions
+    def __init__(self, parts: Takes, settings: PumpSettings) -> None:
+        self._source, self._settings, self._partitions = parts.source, settings, parts.partitions
         self._many = parts.decoder.many
         self._stash: Polled = []
         # Records whose schemas are not there yet, with all that came after them; their partitions are paused.

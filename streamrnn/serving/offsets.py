@@ -5,19 +5,19 @@ checkpoint knows nothing of that, and must not win: what was reset to is where p
 
 A checkpoint that is ahead of the committed offset is no sign of it. At least once, states leave as soon as their
 outputs are acknowledged, and a crash may come before the commit: those ticks are in the states, their outputs are
-delivered, and they must not be said twice. So it is asked who wrote the offset: every commit of this service carries a
-note that names the offset itself (`restart.committed_with`); those of tools carry none, or one that was made for another.
+delivered, and must not be sent twice. What counts is who wrote the offset: every commit of this service carries a note that
+names the offset itself (`commit_note.committed_with`); those of tools carry none, or one that was made for another.
 
-Then it is looked how far the states have come, and what the operator wants with them:
+Where a tool wrote it, the offset is held against the one that the states have come to:
 
-    back     they hold ticks that are to be processed again: they are not used. The partition begins a new incarnation some
-             way before the offset, silently, so that its series are warm, and emits from the offset on.
-    ahead    they hold all that was processed; what lies between is skipped: neither output nor state.
-    neither  they have come exactly there.
+    back     It lies before. The states hold ticks that are to be processed again, and are not used: the partition begins a
+             new incarnation some way before the offset, silently, so that its series are warm, and emits from the offset on.
+    ahead    It lies beyond. The states hold all that was processed; what lies between is skipped: neither output nor state.
+    neither  It is the same.
 
 The first checkpoint that is written says which offset was honoured (`Checkpoint.word`) and what was skipped
-(`Checkpoint.skips`), before anything is committed: a crash in between finds the same word again, and must not take the
-states that were made since for ones of before it.
+(`Checkpoint.skips`), before anything is committed: after a crash in between the same offset is found again, and the states
+that were made since must not be taken for older ones.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from streamrnn.inputs import Numbering
-from streamrnn.serving.checkpoint import ChangelogState
+from streamrnn.serving.changelog_state import ChangelogState, Reading
 from streamrnn.serving.commit_note import ReplayPoints
 from streamrnn.stores.changelog import History, Skips
 from streamrnn.transports.base import Committed, clock_s
@@ -50,7 +50,7 @@ class Cause(StrEnum):
 TRANSITIONS: Mapping[tuple[State, Cause], State] = {
     # The source is paused; the restorer reads its changelog.
     (State.RELEASED, Cause.ASSIGNED): State.RESTORING,
-    # The checkpointer begins, from the checkpoint that was found or a first one; the source goes on from `position`.
+    # Its changelog's state is known, from the checkpoint that was found or a first one; the source goes on from `position`.
     (State.RESTORING, Cause.RESTORED): State.REPLAYING,
     # Outputs are sent and offsets committed from here on.
     (State.REPLAYING, Cause.CAUGHT_UP): State.SERVING,
@@ -83,10 +83,11 @@ class Partition:
     points: ReplayPoints  # where a replay would have to begin, had it no state to begin with
     _state: State = State.RELEASED
 
-    # Restoring: as it was assigned.
+    # Restoring: as it was assigned, and what was read of its changelog by now (None: it is read to its end).
     known: Committed | None = None  # what the group had committed
     begin: int = 0  # of the input
     end: int = 0
+    reading: Reading | None = None
 
     # Owned: the next offset to process, the first whose outputs are sent, the weights that its last record had.
     position: int = 0
@@ -98,8 +99,10 @@ class Partition:
     skips: Skips = ()  # what an operator had skipped
     moved_s: float = field(default_factory=clock_s)
 
-    # Parked: what is known of its changelog, and how many series had to stay in the table since when.
+    # Owned or parked: what its changelog holds. None for partitions of a first stage, which have no states.
     changelog: ChangelogState | None = None
+
+    # Parked: how many series had to stay in the table since when.
     series: int = 0
     parked_s: float = field(default_factory=clock_s)
 
@@ -130,12 +133,15 @@ class Partition:
         """The group has committed `known`, and the input has the offsets from `begin` to `end`."""
         self._on(Cause.ASSIGNED if self._state is not State.PARKED else Cause.MOVED)
         self.known, self.begin, self.end = known, begin, end
-        self.changelog = None
+        self.reading, self.changelog = Reading(clock_s()), None
         self.points.begin(None)
 
-    def restored(self, position: int, emit_from: int, committed: int, weights: str) -> None:
+    def restored(
+        self, position: int, emit_from: int, committed: int, weights: str, changelog: ChangelogState | None = None
+    ) -> None:
         """Its states have come to `position`, with these weights; `committed` is -1 where nothing was."""
         self._on(Cause.RESTORED)
+        self.reading, self.changelog = None, changelog
         self.emit_from, self.committed, self.weights, self.live = emit_from, committed, weights, False
         self.history, self.skips = (), ()
         self.advance(position)
@@ -148,23 +154,22 @@ class Partition:
         if self._state is State.REPLAYING and position >= self.emit_from:
             self._on(Cause.CAUGHT_UP)
 
-    def parked(self, changelog: ChangelogState, series: int) -> None:
+    def parked(self, series: int) -> None:
         """So many series of it are in the table."""
         self._on(Cause.SETTLED)
-        self.changelog, self.series, self.parked_s = changelog, series, clock_s()
-        self.history = ()
+        self.series, self.parked_s, self.history = series, clock_s(), ()
+        if self.changelog is not None:
+            self.changelog.given_up()
 
-    def returned(self, known: Committed) -> ChangelogState:
-        """What was known of its changelog. The group has committed `known`, which is where it was left."""
+    def returned(self, known: Committed) -> None:
+        """The group has committed `known`, which is where it was left."""
         self._on(Cause.RETURNED)
         self.points.begin(known)
-        changelog, self.changelog, self.moved_s = self.changelog, None, clock_s()
-        assert changelog is not None  # noqa: S101
-        return changelog
+        self.moved_s = clock_s()
 
     def released(self) -> None:
         self._on(Cause.EXPIRED if self._state is State.PARKED else Cause.REVOKED)
-        self.changelog = None
+        self.reading = self.changelog = None
 
 
 class Partitions:
@@ -173,7 +178,9 @@ class Partitions:
     def __init__(self, numbering: Numbering) -> None:
         self.numbering = numbering
         self._all: dict[int, Partition] = {}
-        self.owned: Mapping[int, Partition] = {}  # by number; asked several times a batch
+        # By number; asked several times a batch.
+        self.owned: Mapping[int, Partition] = {}
+        self.restoring: Mapping[int, Partition] = {}
         self.limits: dict[int, int] = {}  # the first offset that cannot be read, of those whose log is damaged
         self.input_ids: dict[str, str] = {}  # by input topic, which of its name it is, where that is known
 
@@ -200,6 +207,7 @@ class Partitions:
 
     def _look(self) -> None:
         self.owned = {number: partition for number, partition in self._all.items() if partition.owned}
+        self.restoring = {number: p for number, p in self._all.items() if p.state is State.RESTORING}
 
     def that_are(self, state: State) -> list[Partition]:
         return [partition for partition in self._all.values() if partition.state is state]

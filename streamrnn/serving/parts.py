@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from streamrnn.monitor.reported import Timing
 from streamrnn.records import Outputs, Rejected, SkipReason, TickBatch
 from streamrnn.serving.checkpoint import Checkpointer
 from streamrnn.serving.outbox import Outbox
+from streamrnn.serving.partition import Partitions
 from streamrnn.serving.publish import Publisher
 from streamrnn.serving.restore import Restorer
 from streamrnn.serving.served_weights import ServedWeights
@@ -50,17 +52,6 @@ def pump_settings(settings: Settings, records_most: int) -> PumpSettings:
         start=settings.start,
         stall_s=settings.stall_after / 1000,
     )
-
-
-@dataclass(slots=True)
-class Timing:
-    """Where a batch's time went; wall seconds, and processor seconds for the whole."""
-
-    records: int = 0
-    decode_s: float = 0.0
-    engine_s: float = 0.0
-    publish_s: float = 0.0
-    processor_s: float = 0.0
 
 
 class TakenIn(Protocol):
@@ -108,6 +99,7 @@ class Parts:
     engine: Engine
     publisher: Publisher
     observer: Observer
+    partitions: Partitions
     restorer: Restorer
     checkpointer: Checkpointer
     weights: ServedWeights

@@ -19,7 +19,7 @@ from streamrnn.wire.codec import dead_letter
 from streamrnn.wire.encode import encoder_for
 from streamrnn.wire.encode_flat import Flat
 from streamrnn.wire.origins import rejected_at_origin
-from streamrnn.wire.published import What, source_in
+from streamrnn.wire.output_schemas import What, source_in
 
 # Key, value and headers of a dead letter.
 Letter = tuple[bytes | None, bytes | None, Sequence[tuple[str, bytes]]]

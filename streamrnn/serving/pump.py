@@ -19,22 +19,23 @@ What a partition goes through from its assignment on is `partition.TRANSITIONS`;
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from collections.abc import Mapping, Sequence
 
 import structlog
 
+from streamrnn.monitor.reported import Timing
 from streamrnn.records import Outputs, Rejected, Skipped, SkipReason, TickBatch
 from streamrnn.serving.assignment import Assignment
 from streamrnn.serving.checkpoint import SLICE_ROWS, Slice
 from streamrnn.serving.commit_note import committed_with
 from streamrnn.serving.deliveries import KEEP_ALIVE_S, Deliveries
 from streamrnn.serving.intake import Intake, Polled
-from streamrnn.serving.partition import Partition, Partitions, State
-from streamrnn.serving.parts import Parts, PumpSettings, Timing
+from streamrnn.serving.partition import Partition, State
+from streamrnn.serving.parts import Parts, PumpSettings
 from streamrnn.serving.replay_groups import Group, Stretch, replay_groups, stretch
+from streamrnn.serving.turning import Turning
 from streamrnn.serving.watch import Watch
 from streamrnn.stores.changelog import weights_at
 from streamrnn.transports.base import Committed, Deadline, TransportError
@@ -47,33 +48,21 @@ FLUSH_ROWS = 4096
 Processed = tuple[Outputs, TickBatch, Sequence[Rejected], tuple[int, int, int], Timing]
 
 
-class Pump:
+class Pump(Turning):
     """Turns the parts; is the Source's rebalance listener."""
 
     def __init__(self, parts: Parts, settings: PumpSettings) -> None:
+        super().__init__()
         self._parts, self._settings = parts, settings
         self._numbering = parts.source.inputs.numbering
-        self._partitions = Partitions(self._numbering)
-        self._intake = Intake(parts, settings, self._partitions)
-        self._deliveries = Deliveries(parts, settings, self._partitions, self._intake)
-        self._assignment = Assignment(parts, settings, self._partitions, self._intake, self._deliveries)
-        self._watch = Watch(parts, settings, self._partitions, parts.checkpointer)
-        self._lock = asyncio.Lock()
-        self._stopping = asyncio.Event()
+        self._partitions = parts.partitions
+        self._intake = Intake(parts, settings)
+        self._deliveries = Deliveries(parts, settings, self._intake)
+        self._assignment = Assignment(parts, settings, self._intake, self._deliveries)
+        self._watch = Watch(parts, settings, parts.checkpointer)
         self._turns = 0
 
     # ── the loop ─────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def stop(self) -> None:
-        """Ends `run` after the current batch; what is in flight is delivered and committed first."""
-        self._stopping.set()
-
-    async def run(self) -> None:
-        """Pumps until `stop`. Raises TransportError when the broker fails beyond what the clients mend themselves."""
-        while not self._stopping.is_set():
-            await self._turn()
-        async with self._lock:
-            await self._wind_up(Deadline(self._settings.delivery_timeout_s))
 
     async def _turn(self) -> None:
         await self._assignment.restore_some(self._lock)
@@ -98,6 +87,9 @@ class Pump:
         await self._deliveries.settle(0)
         self._assignment.drop_expired()
         await self._watch.look()
+
+    async def _settled(self) -> None:
+        await self._wind_up(Deadline(self._settings.delivery_timeout_s))
 
     # ── a batch ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -148,7 +140,7 @@ class Pump:
         for part, emit_from in stretches:
             partition, live = owned[part.partition], part.live(emit_from)
             if live is not None and (partition.weights != serving or not partition.live):
-                swap = self._parts.checkpointer.swapped(part.partition, live, serving)
+                swap = self._parts.checkpointer.swapped(partition, live, serving)
                 if swap is not None:
                     swaps.append(swap)
                 partition.weights, partition.live = serving, True
@@ -210,7 +202,7 @@ class Pump:
         engine, number = self._parts.engine, partition.number
         series = len(engine.table.series(number))
         replay_from = partition.points.replay_from(engine.front.log_time_ms(number), series, offset)
-        history = self._parts.checkpointer.history(number)
+        history = self._parts.checkpointer.history(partition)
         return committed_with(offset, replay_from, history, self._partitions.input_id(number), partition.skips)
 
     # ── states ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -226,9 +218,9 @@ class Pump:
         for number in [*ends][turn:] + [*ends][:turn]:
             if left > 0:
                 if owned[number].replaying:
-                    piece = checkpointer.take_deletions(number, left)
+                    piece = checkpointer.take_deletions(owned[number], left)
                 else:
-                    piece = checkpointer.take(number, ends[number], left)
+                    piece = checkpointer.take(owned[number], ends[number], left)
                 if piece is not None:
                     left -= piece.weight()
                     slices.append(piece)
@@ -240,12 +232,12 @@ class Pump:
             if self._deliveries.in_flight:
                 return
             checkpointer, ready, owned = self._parts.checkpointer, self._deliveries.ready, self._partitions.owned
-            for number, partition in owned.items():
+            for partition in owned.values():
                 if partition.settled:
-                    piece = checkpointer.take(number, partition.position, FLUSH_ROWS)
+                    piece = checkpointer.take(partition, partition.position, FLUSH_ROWS)
                     if piece is not None:
                         ready.append(piece)
-            waiting = any(checkpointer.completes(number, partition.committed) for number, partition in owned.items())
+            waiting = any(checkpointer.completes(partition, partition.committed) for partition in owned.values())
             if ready or waiting:
                 await self._deliveries.send({}, [], [])
 
@@ -256,17 +248,16 @@ class Pump:
         """
         await self._deliveries.drain(deadline)
         checkpointer = self._parts.checkpointer
-        settled = {number: p.position for number, p in self._partitions.owned.items() if p.settled}
-        before = {number: checkpointer.zombie_writes(number) for number in settled}
+        settled = [(p, p.position, checkpointer.zombie_writes(p)) for p in self._partitions.owned.values() if p.settled]
         while deadline.remaining_s() > 0.5:
             # Where somebody else has begun to write, he is the owner: answering each other would have no end.
-            settled = {n: at for n, at in settled.items() if checkpointer.zombie_writes(n) == before[n]}
-            for number, position in settled.items():
-                if not checkpointer.completes(number, position):
-                    piece = checkpointer.take(number, position, FLUSH_ROWS, force=True)
+            settled = [each for each in settled if checkpointer.zombie_writes(each[0]) == each[2]]
+            for partition, position, _ in settled:
+                if not checkpointer.completes(partition, position):
+                    piece = checkpointer.take(partition, position, FLUSH_ROWS, force=True)
                     if piece is not None:
                         self._deliveries.ready.append(piece)
-            if not self._deliveries.ready and not any(checkpointer.completes(n, at) for n, at in settled.items()):
+            if not self._deliveries.ready and not any(checkpointer.completes(p, at) for p, at, _ in settled):
                 return
             await self._deliveries.send({}, [], [])
             await self._deliveries.drain(deadline)

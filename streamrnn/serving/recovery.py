@@ -1,7 +1,7 @@
 """How a partition goes on when its state was read: warm, from where its states fit, or cold, with the reason. Pure.
 
-What there is to judge by: the committed offset and who wrote it (`offsets`, `restart`), the checkpoint and how far the
-states have come (`restore`), and which offsets the input still has.
+It is decided by the committed offset and who wrote it (`offsets`, `commit_note`), by the checkpoint and how far the states
+have come (`restore`), and by the offsets that the input still has.
 """
 
 from __future__ import annotations

@@ -15,11 +15,11 @@ import structlog
 
 from streamrnn.config.sizes import ENVELOPE_BYTES, limit_for
 from streamrnn.inputs import Numbering
-from streamrnn.records import Record, Rejected
+from streamrnn.records import PlainRecord, Record, Rejected
 from streamrnn.transports.base import Instead, Outgoing, Refused, TopicUnfit, clock_s
 from streamrnn.wire.codec import HEADER_DETAIL, HEADER_INDEX, HEADER_REASON, HEADER_SOURCE, dead_letter
 from streamrnn.wire.origins import Located, located
-from streamrnn.wire.published import What
+from streamrnn.wire.output_schemas import What
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +49,7 @@ class Observer(Protocol):
 @dataclass(frozen=True, slots=True)
 class OutputTopics:
     """Where outputs go. `letters_for` maps a partition of the input, by its number, to one of the dead letters' topic; `source`
-    reads which tick led to an output (`wire.published.source_in`)."""
+    reads which tick led to an output (`wire.output_schemas.source_in`)."""
 
     inputs: Numbering
     forecasts: str
@@ -119,7 +119,7 @@ class RefusedOutputs:
         detail = "; ".join(what + (f" ({count} records)" if count > 1 else "") for what, count in said.items())
         if record is None:  # an output that names no source of this delivery: it is its own
             output = refused[0].record
-            record = _Unknown(*at[:3], now_ms, output.key, output.value, ())
+            record = PlainRecord(*at[:3], now_ms, output.key, output.value)
         return Rejected(record, "refused", detail, at[3])
 
     @staticmethod
@@ -199,19 +199,6 @@ def cut(
     if not any(name == HEADER_TRUNCATED for name, _ in headers):
         headers = [*headers, (HEADER_TRUNCATED, str(len(value)).encode())]
     return key, value[:bytes_max], headers
-
-
-@dataclass(frozen=True, slots=True)
-class _Unknown:
-    """See streamrnn.records.Record."""
-
-    topic: str
-    partition: int
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes]]
 
 
 def _reason(refused: Refused) -> str:

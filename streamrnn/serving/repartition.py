@@ -26,7 +26,7 @@ from aiokafka.partitioner import murmur2
 from streamrnn.records import Record, Rejected, Skipped, SkipReason, TickBatch
 from streamrnn.runtime.background import BackgroundTasks
 from streamrnn.serving.commit_note import ReplayPoints, committed_with, is_of
-from streamrnn.serving.inputs import TopicsWatch, WrittenTopics
+from streamrnn.serving.input_topics import TopicsWatch, WrittenTopics
 from streamrnn.serving.intake import Intake, Polled
 from streamrnn.serving.merge import Merge
 from streamrnn.serving.outbox import AtLeastOnce, ExactlyOnce, Outbox
@@ -36,6 +36,7 @@ from streamrnn.serving.publish import bury, by_number, wall_ms
 from streamrnn.serving.refused import Observer as RefusedObserver
 from streamrnn.serving.refused import OutputTopics, RefusedOutputs, bounded, cut
 from streamrnn.serving.schemas import fetcher_of
+from streamrnn.serving.turning import Turning
 from streamrnn.serving.watch import Watch
 from streamrnn.spec import PLAIN, StreamSpec
 from streamrnn.transports.base import (
@@ -51,8 +52,8 @@ from streamrnn.transports.base import (
     clock_s,
 )
 from streamrnn.wire.codec import Decoder, dead_letter
+from streamrnn.wire.output_schemas import source_in
 from streamrnn.wire.passed import encode_ticks
-from streamrnn.wire.published import source_in
 
 if TYPE_CHECKING:
     from streamrnn.config.settings import Settings
@@ -86,6 +87,7 @@ class FirstParts:
 
     source: Source
     outbox: Outbox
+    partitions: Partitions
     decoder: Decoder
     observer: FirstObserver
     refused: RefusedOutputs
@@ -109,17 +111,18 @@ class _InFlight:
     sent_s: float
 
 
-class FirstPump:
+class FirstPump(Turning):
     """Turns the parts of the first stage; is its Source's rebalance listener."""
 
     def __init__(
         self, parts: FirstParts, settings: PumpSettings, spec: StreamSpec, between: Between, now_ms: Callable[[], int]
     ) -> None:
+        super().__init__()
         self._parts, self._settings, self._spec, self._between, self._now_ms = parts, settings, spec, between, now_ms
         self._numbering = parts.source.inputs.numbering
-        self._partitions = Partitions(self._numbering)
-        self._intake = Intake(parts, settings, self._partitions)
-        self._watch = Watch(parts, settings, self._partitions, None)
+        self._partitions = parts.partitions
+        self._intake = Intake(parts, settings)
+        self._watch = Watch(parts, settings, None)
         self._topics = OutputTopics(
             self._numbering,
             "",
@@ -129,8 +132,6 @@ class FirstPump:
             source_in(spec, PLAIN),
             ticks=between.ticks,
         )
-        self._lock = asyncio.Lock()
-        self._stopping = asyncio.Event()
         self._in_flight: _InFlight | None = None
         self._to_commit: dict[int, Committed] = {}
         self._committed_s = LONG_AGO_S
@@ -138,17 +139,6 @@ class FirstPump:
         self._merge = Merge(settings.records_max)
         self._ownership = 0  # counts rebalances
         self._full: set[int] = set()  # paused, for they have enough waiting
-
-    def stop(self) -> None:
-        """Ends `run` after the current batch; what is in flight is delivered and committed first."""
-        self._stopping.set()
-
-    async def run(self) -> None:
-        """Pumps until `stop`. Raises TransportError."""
-        while not self._stopping.is_set():
-            await self._turn()
-        async with self._lock:
-            await self._settle(commit=True)
 
     async def _turn(self) -> None:
         ownership = self._ownership
@@ -185,6 +175,9 @@ class FirstPump:
         self._intake.resume((self._full | before) - full)
         self._full = full
         return found
+
+    async def _settled(self) -> None:
+        await self._settle(commit=True)
 
     # ── a batch ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -413,7 +406,9 @@ class Repartitioner:
             begun_s = clock_s()
             try:
                 between = await self._between(outbox)
-                parts = FirstParts(source, outbox, self.decoder, self.observer, refused, fetcher)
+                parts = FirstParts(
+                    source, outbox, Partitions(self.inputs.numbering), self.decoder, self.observer, refused, fetcher
+                )
                 self.pump = FirstPump(
                     parts,
                     pump_settings(settings, settings.batch_records_max),

@@ -16,7 +16,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from streamrnn.serving.commit_note import set_from
-from streamrnn.serving.inputs import topics_there
+from streamrnn.serving.input_topics import topics_there
 from streamrnn.serving.members import refuse_while_alive
 from streamrnn.serving.publish import wall_ms
 from streamrnn.stores.changelog import CHECKPOINT, SERIES

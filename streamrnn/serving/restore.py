@@ -8,16 +8,16 @@ assigned, paused, and served when its state is there.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import structlog
 
-from streamrnn.inputs import Numbering, of_topic
 from streamrnn.meaning import Change
 from streamrnn.records import I64
+from streamrnn.serving.changelog_state import Reading
 from streamrnn.serving.members import refuse_another_input
+from streamrnn.serving.partition import Partitions
 from streamrnn.stores.changelog import ChangelogReader, Checkpoint
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.snapshot import Plan, Restored, SnapshotError, Snapshots
@@ -58,29 +58,18 @@ class Restoration:
     before: Checkpoint | None = None
 
 
-@dataclass(slots=True)
-class _Partition:
-    began_s: float
-    found: Restored = field(default_factory=Restored)
-    layouts: set[int] = field(default_factory=set)
-    again: bool = False  # it is read for the second time
-    failures: int = 0
-    damaged: str = ""  # it cannot be read to its end
-
-
 class Restorer:
-    """One reader for all partitions that wait; a rebalance that changes them starts it anew.
+    """One reader for all partitions that are restored; a rebalance that changes them starts it anew.
 
     Where the changelog cannot be read, they are read one by one, and the damaged one starts without its state.
     """
 
     def __init__(
-        self, transport: Transport, topic: str, inputs: str | Numbering, engine: Engine, snapshots: Snapshots
+        self, transport: Transport, topic: str, partitions: Partitions, engine: Engine, snapshots: Snapshots
     ) -> None:
-        self._transport, self._topic, self._numbering = transport, topic, of_topic(inputs)
+        self._transport, self._topic, self._partitions = transport, topic, partitions
         self._engine, self._snapshots = engine, snapshots
         self._reader: ChangelogReader | None = None
-        self._waiting: dict[int, _Partition] = {}
         self._changed = False
         self._one_by_one = False
         self._reading: set[int] = set()
@@ -88,16 +77,16 @@ class Restorer:
 
     @property
     def active(self) -> bool:
-        return bool(self._waiting)
+        return any(partition.reading is not None for partition in self._partitions.restoring.values())
 
-    def add(self, partitions: Sequence[int]) -> None:
-        for partition in partitions:
-            self._waiting[partition] = _Partition(clock_s())
-            self._changed = True
+    @property
+    def _waiting(self) -> dict[int, Reading]:
+        """By number, what was read of those that are not done."""
+        return {n: p.reading for n, p in self._partitions.restoring.items() if p.reading is not None}
 
-    def remove(self, partition: int) -> None:
-        if self._waiting.pop(partition, None) is not None:
-            self._changed = True
+    def changed(self) -> None:
+        """Other partitions are restored than before."""
+        self._changed = True
 
     async def read(self) -> None:
         """Reads some more; what it brings is applied by `apply`. Raises TransportError."""
@@ -134,8 +123,9 @@ class Restorer:
         if len(self._reading) > 1:
             self._one_by_one = True
             return
-        for partition in self._reading & self._waiting.keys():
-            known = self._waiting[partition]
+        waiting = self._waiting
+        for number in self._reading & waiting.keys():
+            known = waiting[number]
             known.failures += 1
             if known.failures >= ATTEMPTS:
                 known.damaged = error
@@ -146,9 +136,10 @@ class Restorer:
         reader = self._reader
         if reader is None or self._changed:  # a rebalance came in between: begin anew
             return []
+        waiting = self._waiting
         pieces, self._pieces = self._pieces, {}
         for partition, piece in pieces.items():
-            known = self._waiting.get(partition)
+            known = waiting.get(partition)
             if known is None:
                 continue
             try:
@@ -162,34 +153,33 @@ class Restorer:
             except SnapshotError as error:
                 raise TransportError(str(error)) from error
         unread = self._reading & set(reader.left())
-        done = sorted(p for p in self._reading & self._waiting.keys() if p not in unread or self._waiting[p].damaged)
+        done = sorted(p for p in self._reading & waiting.keys() if p not in unread or waiting[p].damaged)
         if done and not self._reading - set(done):
             self._changed = True  # on to those that wait for their turn
-        return [self._finished(reader, p) for p in done if not self._read_again(p)]
+        return [self._finished(reader, p, waiting[p]) for p in done if not self._read_again(p, waiting[p])]
 
-    def _read_again(self, partition: int) -> bool:
+    def _read_again(self, partition: int, known: Reading) -> bool:
         """Compaction may leave the description of a layout behind records that have it (where it was written twice): then
         they are read once more, with what is known now."""
-        known = self._waiting[partition]
         if known.again or known.damaged or not any(map(self._snapshots.knows, known.found.unknown)):
             return False
         for name in list(self._engine.table.series(partition)):
             self._engine.forget(partition, name)
-        self._waiting[partition] = _Partition(known.began_s, again=True)
+        self._partitions.restoring[partition].reading = Reading(known.began_s, again=True)
         self._reading.discard(partition)
         if not self._reading:
             self._changed = True
         return True
 
-    def _finished(self, reader: ChangelogReader, partition: int) -> Restoration:
-        known = self._waiting.pop(partition)
+    def _finished(self, reader: ChangelogReader, partition: int, known: Reading) -> Restoration:
+        self._partitions.restoring[partition].reading = None
         found, table = known.found, self._engine.table
         checkpoint = reader.checkpoints.get(partition)
         why = known.damaged or reader.unusable.get(partition, "")
         if not why and checkpoint is None:
             why = DELETED if partition in reader.deleted else NO_CHECKPOINT
         if checkpoint is not None:
-            refuse_another_input(self._topic, self._numbering, partition, checkpoint)
+            refuse_another_input(self._topic, self._partitions.numbering, partition, checkpoint)
         readable = not why
         if not why and checkpoint is not None and checkpoint.meaning is not None:
             why = Change(checkpoint.meaning, self._snapshots.meaning).cold

@@ -1,5 +1,5 @@
-"""The schemas that records name, for whoever decodes: fetched beside a worker, or at once for a command. And those of our own
-outputs: registered before a worker serves, looked at by `validate`, registered by `topics --create`."""
+"""The schemas that records name: fetched while a worker decodes, or at once for a command. And those of the service's own
+outputs: registered at the start of a worker and by `topics --create`, looked at by `validate`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from streamrnn.records import Record
 from streamrnn.transports.registry import Registry, SchemaFetcher, registered
 from streamrnn.wire.codec import Decoder
 from streamrnn.wire.mapping import Format
-from streamrnn.wire.published import WHATS, What, definition, subject_of
+from streamrnn.wire.output_schemas import WHATS, What, definition, subject_of
 from streamrnn.wire.schemas import Definition, Schemas
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """The weights in use: which they are, which come next, and which a replay needs. Their one owner.
 
-New ones are taken from the models topic and come into use between two batches. A restored partition is replayed with those of
-its time, which are loaded again if need be; what is live has the ones in use all the while (`serving`).
+New ones are taken from the models topic and come into use between two batches. A restored partition is replayed with the weights
+that its records had then, which are loaded again where they must be; live records have those in use (`serving`).
 """
 
 from __future__ import annotations

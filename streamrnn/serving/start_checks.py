@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import structlog
 
 from streamrnn.config.sizes import Sizes, too_much_memory, written
-from streamrnn.config.topics import examine, examine_access, input_state, refuse
 from streamrnn.experts import AUTO, FULL
 from streamrnn.inputs import Numbering
 from streamrnn.memory import format_bytes
 from streamrnn.runtime.limits import memory_bytes
+from streamrnn.serving.topics import examine, examine_access, input_state, refuse
 from streamrnn.transports.base import Transport
 
 if TYPE_CHECKING:

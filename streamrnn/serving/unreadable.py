@@ -1,8 +1,7 @@
 """Partitions that cannot be read on: found, served up to where they can be read, and looked at again later.
 
-A damaged batch makes the client's poll raise without saying where, and costs the other partitions what they had given:
-the client has taken it out of its buffers and forgets it. Building the clients anew would bring the same error again, until the
-worker gives up on all it has. So:
+A damaged batch makes the client's poll raise without saying where. The records of other partitions in that poll are lost with
+it, and new clients would meet the same error again, until the worker gives up everything. So:
 
 1. After an error of reading, or a stall, every owned partition is read by a client of its own, a record at a time, from
    where it was processed to. Twice, for a damaged transfer is no damaged log.
@@ -15,10 +14,10 @@ worker gives up on all it has. So:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import structlog
 
+from streamrnn.monitor.reported import Damage
 from streamrnn.transports.base import Deadline, Inputs, PartitionReader, Transport, Unreadable, clock_s, inputs_read
 
 log = structlog.get_logger(__name__)
@@ -29,14 +28,6 @@ ATTEMPTS = 2
 LOOK_RECORDS = 2000
 # A client of its own that gets nothing for so long, where there is something to be had, is as good as an error.
 SILENCE_S = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Damage:
-    """`offset` is the first that cannot be read."""
-
-    offset: int
-    why: str
 
 
 class UnreadablePartitions:

@@ -9,7 +9,6 @@ import structlog
 
 from streamrnn.serving.checkpoint import Checkpointer
 from streamrnn.serving.intake import Takes
-from streamrnn.serving.partition import Partitions
 from streamrnn.serving.parts import PumpSettings
 from streamrnn.transports.base import TopicMissing, TransportError, clock_s
 
@@ -34,12 +33,10 @@ class InputReplaced(TransportError):
 class Watch:
     """Belongs to the pump. `look` raises what makes clients be built anew, or an operator needed."""
 
-    def __init__(
-        self, parts: Takes, settings: PumpSettings, partitions: Partitions, checkpointer: Checkpointer | None
-    ) -> None:
+    def __init__(self, parts: Takes, settings: PumpSettings, checkpointer: Checkpointer | None) -> None:
         """`checkpointer`: None where there are no states to be replayed to."""
         self._source, self._checkpointer, self._observer = parts.source, checkpointer, parts.observer
-        self._settings, self._partitions = settings, partitions
+        self._settings, self._partitions = settings, parts.partitions
         self._stalls_s = self._input_s = self._retention_s = clock_s()  # when each was looked at
         self._missing = 0  # how often in a row there was no such topic
         self._overtaken: set[int] = set()  # partitions whose checkpoint lies before the input's begin, as was reported
@@ -118,11 +115,12 @@ class Watch:
         except (TransportError, TimeoutError):
             return  # as above
         for number, begin in begins.items():
-            partition, since = self._partitions.get(number), checkpointer.replays_from(number)
-            if partition is None or not partition.owned or partition.replaying or begin <= 0:
+            partition = self._partitions.owned.get(number)
+            if partition is None or partition.replaying or begin <= 0:
                 continue
+            since = checkpointer.replays_from(partition)
             if 2 * (partition.position - since) > partition.position - begin:
-                checkpointer.hurry(number)
+                checkpointer.hurry(partition)
             if since >= begin:
                 self._overtaken.discard(number)
             elif since >= 0 and number not in self._overtaken:

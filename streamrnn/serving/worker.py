@@ -23,9 +23,10 @@ from streamrnn.monitor.observer import WorkerObserver
 from streamrnn.runtime.background import BackgroundTasks
 from streamrnn.runtime.signals import stop_on_signals
 from streamrnn.serving.checkpoint import Checkpointer, CheckpointSettings
-from streamrnn.serving.inputs import TopicsWatch, inputs_for, waiting_of
+from streamrnn.serving.input_topics import TopicsWatch, inputs_for, waiting_of
 from streamrnn.serving.members import refuse_other_inputs
 from streamrnn.serving.outbox import AtLeastOnce, ExactlyOnce, Outbox
+from streamrnn.serving.partition import Partitions
 from streamrnn.serving.parts import Parts, pump_settings
 from streamrnn.serving.publish import Publisher, Written, wall_ms
 from streamrnn.serving.pump import Pump
@@ -35,12 +36,12 @@ from streamrnn.serving.restore import Restorer
 from streamrnn.serving.schemas import fetcher_of, register
 from streamrnn.serving.served_weights import ServedWeights, SwapSettings
 from streamrnn.serving.start_checks import check_topics, report_experts, report_sizes
+from streamrnn.serving.supervisor import WITHOUT_GPU, Supervisor, train_command
 from streamrnn.serving.unreadable import UnreadablePartitions
 from streamrnn.serving.watch import Stalled
 from streamrnn.stores.models import ModelsFollower
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.snapshot import Snapshots
-from streamrnn.training.supervisor import WITHOUT_GPU, Supervisor, train_command
 from streamrnn.transports.base import (
     Deadline,
     Inputs,
@@ -53,7 +54,7 @@ from streamrnn.transports.base import (
     clock_s,
 )
 from streamrnn.transports.kafka.transport import KafkaTransport
-from streamrnn.wire.published import What
+from streamrnn.wire.output_schemas import What
 
 if TYPE_CHECKING:
     from streamrnn.config.settings import Settings
@@ -230,15 +231,14 @@ class Worker:
             self._serving_s = None
             source = self._source = self.transport.source(self.inputs, self.settings.app)
             outbox = self._outbox()
-            restorer = Restorer(
-                self.transport, self.settings.topics.state, self.inputs.numbering, self.engine, self.snapshots
-            )
+            partitions = Partitions(self.inputs.numbering)
+            restorer = Restorer(self.transport, self.settings.topics.state, partitions, self.engine, self.snapshots)
             try:
                 publisher = self._publisher(outbox)
                 await publisher.check(await outbox.start())
                 parts = Parts(
-                    source, outbox, self.decoder, self.engine, publisher, self.observer, restorer,
-                    self._checkpointer(), weights, self.fetcher,
+                    source, outbox, self.decoder, self.engine, publisher, self.observer, partitions, restorer,
+                    self._checkpointer(partitions), weights, self.fetcher,
                 )  # fmt: skip
                 self.pump = Pump(parts, pump_settings(self.settings, batch_records(self.spec)))
                 self.observer.buffers = self.pump.buffers
@@ -324,7 +324,7 @@ class Worker:
             return ExactlyOnce(self.transport, self.settings.app, self.inputs.numbering)
         return AtLeastOnce(self.transport)
 
-    def _checkpointer(self) -> Checkpointer:
+    def _checkpointer(self, partitions: Partitions) -> Checkpointer:
         settings, chosen = self.settings, self.settings.checkpoint
         return Checkpointer(
             self.engine, self.snapshots, settings.topics.state,
@@ -333,8 +333,7 @@ class Worker:
                 # A replay needs the weights in use since the checkpoint, and those that come next push older ones out.
                 swaps_max=max(1, settings.learn.keep - 2),
             ),
-            self.observer.checkpointed, self.observer.written_by_another, self.observer.states_appended,
-            self.decoder.carried,
+            partitions, self.observer, self.decoder.carried,
         )  # fmt: skip
 
     # ── by the clock ─────────────────────────────────────────────────────────────────────────────────────────────

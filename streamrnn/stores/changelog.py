@@ -89,7 +89,7 @@ class Checkpoint(msgspec.Struct, forbid_unknown_fields=False):
     # Of the states at `offset`; a layout of its own says it of each record. None: a version that did not keep it.
     meaning: Meaning | None = None
     # An offset that an operator has set, and that these states honour, though nothing was committed since (-1: none); and
-    # what was skipped by such words (`service.offsets`).
+    # what was skipped by such words (`serving.offsets`).
     word: Stand = -1
     skips: tuple[tuple[InputOffset, InputOffset], ...] = ()
     decoder: bytes = (

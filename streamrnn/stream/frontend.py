@@ -17,9 +17,9 @@ from streamrnn.kernels import features, grid
 from streamrnn.kernels.silence import CLOCK, fresh_clocks, time_ms
 from streamrnn.kernels.steps import local_times
 from streamrnn.records import F32, F64, I16, I32, I64, U8, Bool, Reason, TickBatch
-from streamrnn.season import Phases
 from streamrnn.spec import StreamSpec
 from streamrnn.stream.grid import STATUS_REASONS, GridReference, Held, Silence, StepList
+from streamrnn.stream.phases import Phases
 from streamrnn.stream.places import Places
 from streamrnn.stream.table import Field, SeriesTable
 
@@ -69,7 +69,7 @@ class Frames:
     [frame, channel] the running scale of moves; `age` [frame, channel] steps since last seen, `age_before` one frame
     before; `rest` [frame, channel] observations since the last move (see `features.observe`); `number` [frame] how
     many steps the series had taken before; `pace_us` [frame] the usual distance of irregular steps, 0 while there is none;
-    `phase` [frame, season] where in the seasons its step stands (see `season.Phases`), by step ahead for one with a key.
+    `phase` [frame, season] where in the seasons its step stands (see `phases.Phases`), by step ahead for one with a key.
     `owner` [frame] is the row of the series, which differs from `slot` where frames are computed on a copy of the row;
     `shown` [frame]: its outputs left before, ahead of it. `runs` [run, 3] holds (slot, start, stop) per series.
     """

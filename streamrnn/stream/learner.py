@@ -1,8 +1,8 @@
 """Learning from the stream: when to train, on what, and whether the result may serve. No clock, no I/O: ticks are passed in.
 
-Of more than `series_max` series a sample is kept (`stream.sample`), so that those that are kept have a history.
+Where there are more than `series_max` series, a sample of them is kept (`stream.sample`), so that each has a history.
 
-The ticks go through an engine of its own, with all experts and no network: what its mixture leaves is what a network learns.
+The ticks go through an engine of the learner's own, with all experts and no network: a network learns what the mixture leaves.
 
 A round: train on from the latest own weights (optimizer state kept) up to the held-out steps, then let the gate compare
 the averaged weights with the incumbent on steps that neither was trained on. After REFUSALS_MAX refusals in a row the

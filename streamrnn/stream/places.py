@@ -1,5 +1,5 @@
-"""Which partitions series come by: one that comes by two has two states, and each sees the other's ticks as gaps. And
-which come back after they were evicted: more series than `series_max` in their turn, and none ever gets warm.
+"""Which partitions each series comes by: one that comes by two has two states, and each sees the other's ticks as gaps. And which
+series come back after they were evicted: where more than `series_max` come in turn, none ever gets warm.
 
 Nothing here changes a forecast. It is looked at when a row's series speaks for the first time, so a series that is known
 costs nothing, and what is remembered has a bound: a table of so many places, in which newer series replace older ones.

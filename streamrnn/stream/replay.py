@@ -3,8 +3,8 @@
 The newest `holdout` steps of every series are kept out of training, as targets: there the gate compares a candidate with the
 incumbent. A target that lies in them, or that has not come, is NaN and counts for nothing; the inputs run through.
 
-What each target weighs. The squared error of a forecast, in units of how far its channel's values spread, is the squared error of
-what the network says times (s / spread)²: by that share, among the channels of a series, errors are weighed.
+What each target weighs: the squared error of a forecast, in units of its channel's spread, is the squared error of what the
+network says times (s / spread)². By that factor, as a share among the channels of its series, each error is weighed.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ Rows are packed and unpacked many at a time, block by block of the table; only t
 A layout says what its numbers mean, too: a column of no size is named by the id of the meaning (`streamrnn.meaning`), which is
 written down beside it. Versions that know nothing of that read the other columns as they always did. A record of another
 layout is read by the names of its columns: what is missing is made of others (`conversions`) or starts fresh, what is unknown
-is left out; one of another meaning is carried by the names of channels, levels and so on (`carrying`). What nothing can be
-carried of is left where it is, and said so: it decides over nothing.
+is left out; one of another meaning is carried by the names of channels, levels and so on (`carrying`). A record of which nothing
+can be carried is left where it is and reported; nothing depends on it.
 """
 
 from __future__ import annotations

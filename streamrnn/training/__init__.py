@@ -1,1 +1,1 @@
-"""The trainer beside the workers, and who starts it."""
+"""The trainer beside the workers; a worker starts it (`serving.supervisor`)."""

@@ -13,7 +13,7 @@ An operator's rollback stands:
 3. Weights that were rolled back from are never published again, whoever comes to them.
 4. A pointer that crossed the operator's on its way is taken back.
 
-A process that hangs or grows without end ends itself: a turn may take as long as the budget of a round and
+A process that hangs or grows without end ends itself (`training.process`): a turn may take as long as the budget of a round and
 `learn.silence_max` together, memory is looked at at every update, and on the processor no allocation can take more than
 `learn.memory_max_mb` either. One whose GPU fails becomes one that trains on the processor.
 """
@@ -22,42 +22,34 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import orjson
 import psutil
 import structlog
 import torch
 
-from streamrnn import __version__
 from streamrnn.learning import LearnSpec
 from streamrnn.model import device as devices
 from streamrnn.model.weights import WeightsError, WeightsMeta, fitted, pack
 from streamrnn.monitor.notices import SharedSeries
 from streamrnn.records import Record
-from streamrnn.runtime.background import BackgroundTasks
-from streamrnn.runtime.limits import processors
-from streamrnn.serving.inputs import to_be_read
+from streamrnn.serving.input_topics import to_be_read
 from streamrnn.serving.members import refuse_other_inputs
 from streamrnn.serving.schemas import fetcher_of
 from streamrnn.stores.models import BY_OPERATOR, ModelsFollower, ModelsWriter, Pointer
 from streamrnn.stream.forecasting import inputs_of
 from streamrnn.stream.learner import Lack, Learner, Round
 from streamrnn.stream.replay import WINDOW_LEAST, step_bytes
+from streamrnn.training.leadership import Leadership
 from streamrnn.training.pace import Pace
-from streamrnn.training.supervisor import WITHOUT_GPU
 from streamrnn.training.waiting import Wait
 from streamrnn.transports.base import (
     LONG_AGO_S,
     Deadline,
-    Listener,
     NumberedAsTheyCome,
     PartitionReader,
     Transport,
@@ -75,8 +67,6 @@ log = structlog.get_logger(__name__)
 POLL_MS = 200
 SCHEMAS_LOOK_S = 0.1  # between two looks whether the schemas are there that records wait for
 RECORDS_MAX = 5000
-HEARTBEAT_S = 1.0
-EXIT_STUCK = 71
 # Of learn.memory_max_mb, for the steps that are kept: they are copied when their number grows, and torch wants the rest.
 MEMORY_SHARE = 0.25
 # How often reading begins anew further back, and how much more than what would be enough if all series spoke alike.
@@ -108,36 +98,6 @@ def learn_spec(settings: Settings) -> LearnSpec:
     return replace(spec, series_max=series)
 
 
-class _Leadership(Listener):
-    """Leads while partition 0 of the models topic is ours in the trainers' group."""
-
-    def __init__(self, transport: Transport, topic: str, group: str) -> None:
-        self.leads = False
-        self._source = transport.source(topic, group)
-
-    async def start(self) -> None:
-        await self._source.start(self)
-
-    async def keep(self) -> None:
-        """Polls, paused: the client leaves a group whose member does not poll."""
-        while True:
-            await self._source.poll(0, 1)
-            await asyncio.sleep(1.0)
-
-    async def revoked(self, partitions: frozenset[int]) -> None:
-        self.leads = False
-
-    async def assigned(self, partitions: frozenset[int]) -> None:
-        for partition, end in (await self._source.end_offsets(sorted(partitions))).items():
-            self._source.seek(partition, end)
-        self._source.pause(sorted(partitions))
-        self.leads = 0 in partitions
-
-    async def stop(self, deadline: Deadline) -> None:
-        self.leads = False
-        await self._source.stop(deadline)
-
-
 class Trainer:
     """Feeds a Learner from the input topic and runs its rounds, in a thread of this process of its own."""
 
@@ -152,7 +112,7 @@ class Trainer:
         self.spec, self.meaning = settings.stream_spec(), settings.meaning()
         self.device = choose_device(settings.learn.device)
         devices.full_precision()
-        with self._on_device():
+        with on_device(self.device):
             self.device_name = devices.describe(self.device)
             self.learner = self._fresh_learner()
         self.decoder = settings.decoder()
@@ -209,27 +169,18 @@ class Trainer:
         """For how long the turn of the loop has gone on that is not over yet."""
         return 0.0 if self._turn_began_s is None else clock_s() - self._turn_began_s
 
-    async def _refuse_other_inputs(self) -> None:
-        """Raises TopicUnfit where workers of this `app` read another input: its models topic is theirs."""
-        admin = self.transport.admin()
-        await admin.start()
-        try:
-            await refuse_other_inputs(admin, self.settings)
-        finally:
-            await admin.stop()
-
     async def run(self) -> None:
         """Runs until `stop`. Raises TransportError when the broker fails, OutOfMemoryBound at the memory limit, and
         DeviceFailed."""
         settings = self.settings
-        leadership = _Leadership(self.transport, settings.topics.models, f"{settings.app}.trainer")
+        leadership = Leadership(self.transport, settings.topics.models, f"{settings.app}.trainer")
         follower = ModelsFollower(self.transport, settings.topics.models)
         reader = self.transport.reader()
         sink = self.transport.sink()
         keeper: asyncio.Task[None] | None = None
         fetching: asyncio.Task[None] | None = None
         try:
-            await self._refuse_other_inputs()
+            await _refuse_other_inputs(self.transport, settings)
             await sink.start()
             await follower.start()
             self._follow(follower, await follower.catch_up())
@@ -241,7 +192,7 @@ class Trainer:
             writer = ModelsWriter(sink, settings.topics.models)
             while not self._stopping.is_set():
                 self._turn_began_s = clock_s()
-                with self._on_device():
+                with on_device(self.device):
                     await self._turn(reader, follower, writer, leadership)
                 for task in (keeper, fetching):
                     if task is not None and task.done():
@@ -263,18 +214,8 @@ class Trainer:
                 with contextlib.suppress(TransportError):
                     await part.stop(deadline)
 
-    @contextlib.contextmanager
-    def _on_device(self) -> Iterator[None]:
-        """What torch raises here is the device's fault, unless it is the processor."""
-        try:
-            yield
-        except RuntimeError as error:
-            if self.device.type == "cpu":
-                raise
-            raise DeviceFailed(f"{self.device.type}: {error}") from error
-
     async def _turn(
-        self, reader: PartitionReader, follower: ModelsFollower, writer: ModelsWriter, leadership: _Leadership
+        self, reader: PartitionReader, follower: ModelsFollower, writer: ModelsWriter, leadership: Leadership
     ) -> None:
         await self._look_at_topics(reader)
         polled = self._polled or await reader.poll(POLL_MS, RECORDS_MAX)
@@ -285,7 +226,7 @@ class Trainer:
             self.learner.feed(batch)
             await asyncio.sleep(0)
         self._follow(follower, await follower.poll())
-        self._check_memory()
+        check_memory(self.settings.learn.memory_max_mb)
         learner = self.learner
         lack = learner.lacks() if leadership.leads else None
         self._wait.look(clock_s(), lack, len(learner.sample), learner.sample.population)
@@ -403,7 +344,7 @@ class Trainer:
         before = learner.incumbent
 
         def enough() -> bool:
-            return clock() > until or self._stopping.is_set() or self._memory_mb() > learn.memory_max_mb
+            return clock() > until or self._stopping.is_set() or memory_mb() > learn.memory_max_mb
 
         done = await asyncio.to_thread(learner.round, enough)
         seconds = clock() - begin
@@ -499,14 +440,6 @@ class Trainer:
             log.warning("the current weights cannot be used; a new network is trained", model=model, error=str(error))
         self.learner.adopt(None)
 
-    def _memory_mb(self) -> int:
-        return int(psutil.Process().memory_info().rss) >> 20
-
-    def _check_memory(self) -> None:
-        used, most = self._memory_mb(), self.settings.learn.memory_max_mb
-        if used > most:
-            raise OutOfMemoryBound(f"{used} MB in use, learn.memory_max_mb is {most}")
-
 
 def choose_device(name: str) -> torch.device:
     """The device that is asked for; the processor where it is no longer there."""
@@ -518,101 +451,34 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def bound_memory(device: torch.device, most_mb: int) -> None:
-    """A backstop for an allocation too large to be noticed before it is made. CUDA maps far more than it uses."""
-    if device.type == "cpu" and sys.platform == "linux":
-        limit = psutil.Process().memory_info().data + (most_mb << 20)
-        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        resource.setrlimit(resource.RLIMIT_DATA, (limit if hard < 0 else min(limit, hard), hard))
-
-
-async def exit_when_stuck(trainer: Trainer, most_s: float) -> None:
-    """Ends the process when a turn does not end: a thread that hangs can be ended no other way."""
-    while True:
-        await asyncio.sleep(HEARTBEAT_S)
-        if trainer.turn_s() > most_s:
-            log.error("the trainer hangs and ends itself", state=trainer.state, seconds=round(trainer.turn_s()))
-            os._exit(EXIT_STUCK)
-
-
-async def heartbeats(trainer: Trainer) -> None:
-    """A line a second on standard output, as long as somebody reads it."""
-    while True:
-        line = orjson.dumps(trainer.said()) + b"\n"
-        try:
-            sys.stdout.buffer.write(line)
-            sys.stdout.buffer.flush()
-        except BrokenPipeError:
-            trainer.stop()
-            return
-        await asyncio.sleep(HEARTBEAT_S)
-
-
-async def end_with_parent(trainer: Trainer) -> None:
-    """Ends when standard input closes: the supervisor holds its other end and never writes."""
-    loop = asyncio.get_running_loop()
-    stream = asyncio.StreamReader()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stream), sys.stdin)
-    await stream.read()
-    trainer.stop()
-    await asyncio.sleep(30.0)
-    os._exit(1)  # a round that does not end must not outlive its worker
-
-
-def step_back(nice: int, idle: bool) -> None:
-    """Lets everybody else go first.
-
-    By `nice` alone, whoever wakes up waits until the trainer's slice is over (EEVDF, Linux 6.6 on): a tick that passes
-    through four processes waits four times. A process that is idle by policy is put off its processor at once.
-    """
-    os.nice(nice)
-    if idle and hasattr(os, "SCHED_IDLE"):
-        try:
-            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-        except OSError as error:  # a container may forbid it
-            log.info("the trainer is not idle by policy", error=str(error), nice=nice)
-
-
-def start_again_without_gpu() -> None:
-    """Becomes the same command on the processor: same process, same pipes, so that no supervisor is needed for it."""
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    # Its niceness, which is added to what a process has, stays with it.
-    os.execve(sys.executable, [*sys.orig_argv, *WITHOUT_GPU, "--set", "learn.nice=0"], environment)  # noqa: S606
-
-
-def _threads() -> int:
-    """Leaves one processor to the worker; a second thread of one core gains nothing."""
-    return max(1, min(psutil.cpu_count(logical=False) or processors(), processors()) - 1)
-
-
-def run(settings: Settings, supervised: bool = False) -> None:
-    """The whole process. Raises TransportError, OutOfMemoryBound. A GPU that fails is left for the processor."""
-    from streamrnn.app.warm_up import warm_up_kernels
-    from streamrnn.runtime.signals import stop_on_signals
-    from streamrnn.transports.kafka.transport import KafkaTransport
-
-    learn = settings.learn
-    step_back(learn.nice, learn.idle)
-    bound_memory(choose_device(learn.device), learn.memory_max_mb)
-    torch.set_num_threads(learn.threads or _threads())
-    torch.set_flush_denormal(True)
-    warm_up_kernels(settings)
-
-    async def main() -> None:
-        trainer = Trainer(settings, KafkaTransport(settings.kafka_settings()))
-        stop_on_signals(trainer.stop)
-        log.info(
-            "training", version=__version__, app=settings.app, input=settings.input, device=trainer.device_name,
-            series_max=trainer.learner.spec.series_max, learn=asdict(trainer.learner.spec.train),
-        )  # fmt: skip
-        beside = [exit_when_stuck(trainer, (learn.budget + learn.silence_max) / 1000)]
-        if supervised:
-            beside += [heartbeats(trainer), end_with_parent(trainer)]
-        async with BackgroundTasks(trainer.stop, *beside):
-            await trainer.run()
-
+@contextlib.contextmanager
+def on_device(device: torch.device) -> Iterator[None]:
+    """What torch raises here is the device's fault, unless it is the processor. Raises DeviceFailed."""
     try:
-        asyncio.run(main())
-    except DeviceFailed as error:
-        log.error("the device failed; training begins again on the processor", error=str(error))
-        start_again_without_gpu()
+        yield
+    except RuntimeError as error:
+        if device.type == "cpu":
+            raise
+        raise DeviceFailed(f"{device.type}: {error}") from error
+
+
+def memory_mb() -> int:
+    """In use by this process."""
+    return int(psutil.Process().memory_info().rss) >> 20
+
+
+def check_memory(most_mb: int) -> None:
+    """Raises OutOfMemoryBound."""
+    used = memory_mb()
+    if used > most_mb:
+        raise OutOfMemoryBound(f"{used} MB in use, learn.memory_max_mb is {most_mb}")
+
+
+async def _refuse_other_inputs(transport: Transport, settings: Settings) -> None:
+    """Raises TopicUnfit where workers of this `app` read another input: its models topic is theirs."""
+    admin = transport.admin()
+    await admin.start()
+    try:
+        await refuse_other_inputs(admin, settings)
+    finally:
+        await admin.stop()

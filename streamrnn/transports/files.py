@@ -19,7 +19,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from streamrnn.records import F64, I64, Bool
+from streamrnn.records import F64, I64, Bool, PlainRecord
 from streamrnn.transports.times import AmbiguousTimes, Times, localise, read_times, zone_of
 from streamrnn.wire import numerals
 
@@ -76,19 +76,6 @@ class Table:
 
     def __len__(self) -> int:
         return len(self.ts_us)
-
-
-@dataclass(frozen=True, slots=True)
-class FileRecord:
-    """A line of a file as a record; its offset is its line number, from 0."""
-
-    topic: str
-    partition: int
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes]] = ()
 
 
 @dataclass(slots=True)
@@ -481,9 +468,12 @@ def _is_number(kind: object) -> bool:
 # ── lines ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def read_lines(path: Path, topic: str = "file") -> Iterator[FileRecord]:
+def read_lines(path: Path, topic: str = "file") -> Iterator[PlainRecord]:
     """JSON lines (also gzipped) as records, one at a time: a record's value a line, or the lines of `kcat -J` (with
-    `payload_base64` for what is no text), as the first one says. Raises InputError for a file that cannot be opened."""
+    `payload_base64` for what is no text), as the first one says. Their offsets are line numbers, from 0.
+
+    Raises InputError for a file that cannot be opened.
+    """
     try:
         with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as file:
             number, longest = 0, LINE_BYTES_MAX
@@ -497,7 +487,7 @@ def read_lines(path: Path, topic: str = "file") -> Iterator[FileRecord]:
                         line = line.removeprefix(b"\xef\xbb\xbf")
                         envelopes = _envelope(line, topic, number) is not None
                         longest = ENVELOPE_BYTES_MAX if envelopes else longest
-                    plain = FileRecord(topic, 0, number, -1, None, line.rstrip(b"\r\n"))
+                    plain = PlainRecord(topic, 0, number, -1, None, line.rstrip(b"\r\n"))
                     yield (_envelope(line, topic, number) or plain) if envelopes else plain
                 number += 1
     except (OSError, EOFError, zlib.error) as error:
@@ -530,7 +520,7 @@ class _Envelope(msgspec.Struct):
 _envelopes = msgspec.json.Decoder(_Envelope)
 
 
-def _envelope(line: bytes, topic: str, number: int) -> FileRecord | None:
+def _envelope(line: bytes, topic: str, number: int) -> PlainRecord | None:
     """The record in a line of kcat -J; None where it is none. Its offset here is the line's number."""
     try:
         found = _envelopes.decode(line)
@@ -544,4 +534,4 @@ def _envelope(line: bytes, topic: str, number: int) -> FileRecord | None:
     key = found.key_base64 if found.key_base64 is not None else None if found.key is None else found.key.encode()
     flat = found.headers or []
     headers = tuple((name or "", (text or "").encode()) for name, text in zip(flat[::2], flat[1::2], strict=False))
-    return FileRecord(found.topic or topic, max(0, found.partition), number, found.ts, key, value, headers)
+    return PlainRecord(found.topic or topic, max(0, found.partition), number, found.ts, key, value, headers)

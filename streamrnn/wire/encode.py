@@ -17,7 +17,7 @@ from streamrnn.spec import OutputSpec, StreamSpec
 from streamrnn.wire.encode_avro import AvroEncoder
 from streamrnn.wire.encode_flat import FlatEncoder
 from streamrnn.wire.origins import origins
-from streamrnn.wire.published import What
+from streamrnn.wire.output_schemas import What
 from streamrnn.wire.schemas import framed
 
 # Texts around the numbers that are kept, by weights and topic: some kB each.

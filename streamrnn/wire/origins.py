@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
 import orjson
 
 from streamrnn.inputs import Numbering
-from streamrnn.records import I64, Record, Rejected, TickBatch
+from streamrnn.records import I64, PlainRecord, Record, Rejected, TickBatch
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -58,16 +57,9 @@ def origins(numbering: Numbering, ticks: TickBatch, rows: I64, passed: bool) -> 
 
 
 @dataclass(frozen=True, slots=True)
-class Located:
-    """A tick's record with the place that the tick is from; see streamrnn.records.Record."""
+class Located(PlainRecord):
+    """A tick's record with the place that the tick is from; `index` as in `Origin`."""
 
-    topic: str
-    partition: int
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes]]
     index: int = -1
 
 

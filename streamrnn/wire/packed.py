@@ -7,32 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, overload
+from typing import overload
 
 import numpy as np
 
 from streamrnn.kernels.batches import NOTHING
 from streamrnn.kernels.rows import joined
-from streamrnn.records import I64, U8, Bool, Record
+from streamrnn.records import I64, U8, Bool, PlainRecord, Record
 
 _END = b"\0"  # behind a name; no series has it in its own
 
 
-class PackedRecord(NamedTuple):
-    """One of them, taken out. Headers are not kept."""
-
-    topic: str
-    partition: int
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes]] = ()
-
-
 @dataclass(frozen=True, slots=True)
 class Packed(Sequence[Record]):
-    """`span` [n, 4]: where in `buffer` each record's key and value begin and stop; what is null begins at NOTHING.
+    """`span` [n, 4]: where in `buffer` each record's key and value begin and stop; what is null begins at NOTHING. Headers are
+    not kept.
 
     The buffer is lent: who wants something of it beyond the reader's next poll copies it, as `self[at]` and `keys` do.
     """
@@ -55,7 +44,7 @@ class Packed(Sequence[Record]):
         if isinstance(at, slice):
             return self.take(at)
         key, key_stop, value, value_stop = self.span[at].tolist()
-        return PackedRecord(
+        return PlainRecord(
             self.topic,
             self.partition,
             int(self.offset[at]),

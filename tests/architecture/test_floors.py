@@ -12,8 +12,8 @@ FLOOR_OF_FOLDER = {
     **dict.fromkeys(("kernels", "wire"), 0),
     "model": 1,
     "stream": 2,
-    **dict.fromkeys(("runtime", "transports", "stores"), 3),
-    **dict.fromkeys(("config", "serving", "training", "backtest", "monitor", "discovery", "app", "cli"), 4),
+    **dict.fromkeys(("runtime", "transports", "stores", "config"), 3),
+    **dict.fromkeys(("serving", "training", "backtest", "monitor", "discovery", "app", "cli"), 4),
 }
 # `forecaster` takes its settings and defaults from the configuration's own model; `__init__` imports when a name is used.
 TOP_LEVEL_FLOOR = {"__main__": 4, "__init__": 4, "forecaster": 4}
@@ -86,16 +86,11 @@ def test_the_runtime_knows_nothing_of_the_product() -> None:
             assert not [name for name in imports(path) if name.split(".")[0] == "streamrnn"], path
 
 
-# Rooms that import each other: topics and costs ask who else is in a group; the observer is given what the pump measured; the
-# trainer refuses what the worker refuses, and the worker starts it. Who takes one apart takes it out here.
-CIRCLES = {("config", "serving"), ("monitor", "serving"), ("serving", "training")}
-
-
-def test_no_more_rooms_import_each_other() -> None:
+def test_no_two_rooms_import_each_other() -> None:
     ways = {
         (path.relative_to(PACKAGE).parts[0], name.split(".")[1])
         for path in MODULES
         for name in imports(path)
         if name.startswith("streamrnn.") and (PACKAGE / name.split(".")[1]).is_dir()
     }
-    assert {(a, b) for a, b in ways if a < b and (b, a) in ways} == CIRCLES
+    assert not {(a, b) for a, b in ways if a < b and (b, a) in ways}

@@ -40,3 +40,13 @@ def test_nobody_has_to_guess(word: str) -> None:
         if re.search(word, line, re.IGNORECASE)
     ]
     assert not found, f"write: {WORDS[word]}\n" + "\n".join(found)
+
+
+def test_modules_that_a_text_names_are_there() -> None:
+    """`room.module` and `room.module.Name`, in backticks."""
+    package = ROOT / "streamrnn"
+    for path in sorted(package.rglob("*.py")):
+        for room, module in re.findall(r"`(?:streamrnn\.)?([a-z]+)\.([a-z_]+)(?:\.\w+)?`", path.read_text()):
+            if room == "service" or (package / room).is_dir():
+                at = package / room / module
+                assert at.is_dir() or at.with_suffix(".py").exists(), f"{path.name} names {room}.{module}"

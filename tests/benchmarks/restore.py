@@ -140,15 +140,20 @@ async def restore(servers: str, series: int, shape: dict[str, Any], cold: bool) 
 
 
 async def restored(chosen: Any, made: Any) -> dict[str, float]:
+    from streamrnn.inputs import of_topic
+    from streamrnn.serving.commit_note import ReplayPoints
+    from streamrnn.serving.partition import Partition, Partitions
     from streamrnn.serving.restore import Restorer
     from streamrnn.stream.snapshot import Snapshots
     from streamrnn.transports.base import Deadline
     from streamrnn.transports.kafka.transport import KafkaTransport
 
-    restorer = Restorer(
-        KafkaTransport(chosen.kafka_settings()), chosen.topics.state, chosen.input, made, Snapshots(made)
-    )
-    restorer.add(range(PARTITIONS))
+    partitions = Partitions(of_topic(chosen.input))
+    for number in range(PARTITIONS):
+        partition = Partition(number, ReplayPoints(made.spec))
+        partition.assigned(None, 0, 0)
+        partitions.put(partition)
+    restorer = Restorer(KafkaTransport(chosen.kafka_settings()), chosen.topics.state, partitions, made, Snapshots(made))
     wall, cpu, applying = time.perf_counter(), time.process_time(), 0.0
     while restorer.active:
         await restorer.read()

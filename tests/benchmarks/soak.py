@@ -37,7 +37,8 @@ T95 = 2.31  # Student's t for eight degrees of freedom
 
 async def feed(servers: str, topic: str, ticks: int, rate: float) -> None:
     from streamrnn.transports.base import Deadline
-    from streamrnn.transports.kafka.transport import KafkaSettings, KafkaTransport
+    from streamrnn.transports.kafka.settings import KafkaSettings
+    from streamrnn.transports.kafka.transport import KafkaTransport
 
     sink = KafkaTransport(KafkaSettings(bootstrap_servers=servers)).sink()
     await sink.start()

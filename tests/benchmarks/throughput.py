@@ -196,7 +196,8 @@ def side(arguments: list[str], cpu: str, script: str = __file__, loud: bool = Fa
 
 async def forecast_size(servers: str, topic: str) -> int:
     from streamrnn.transports.base import Deadline
-    from streamrnn.transports.kafka.transport import KafkaSettings, KafkaTransport
+    from streamrnn.transports.kafka.settings import KafkaSettings
+    from streamrnn.transports.kafka.transport import KafkaTransport
 
     reader = KafkaTransport(KafkaSettings(bootstrap_servers=servers)).reader()
     await reader.start(topic, None)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from running import all_committed, documents, ended, made, on_virtual_clock, send, settings, until, worker
-from test_topics import Given, examined
+from topics import Given, examined
 
 from streamrnn.config import sizes
 from streamrnn.config.sizes import (
@@ -20,8 +20,8 @@ from streamrnn.config.sizes import (
     sizes_of,
     too_much_memory,
 )
-from streamrnn.config.topics import raise_limits, refuse
 from streamrnn.serving import checkpoint
+from streamrnn.serving.topics import raise_limits, refuse
 from streamrnn.serving.worker import Worker
 from streamrnn.transports.base import TopicUnfit
 from streamrnn.transports.memory.broker import Appended

@@ -15,7 +15,8 @@ from broker import Broker
 from service import Forked, command, configure, drained, read_all
 
 from streamrnn.transports.base import Deadline
-from streamrnn.transports.kafka.transport import KafkaSettings, KafkaTransport
+from streamrnn.transports.kafka.settings import KafkaSettings
+from streamrnn.transports.kafka.transport import KafkaTransport
 
 pytestmark = pytest.mark.kafka
 

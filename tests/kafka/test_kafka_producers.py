@@ -9,7 +9,6 @@ A producer that is not installed is skipped: `apt-get install collectd-core liby
 from __future__ import annotations
 
 import csv
-import importlib
 import json
 import math
 import os
@@ -37,6 +36,7 @@ from confluent_kafka.schema_registry.avro import AvroSerializer
 from confluent_kafka.schema_registry.json_schema import JSONSerializer
 from confluent_kafka.schema_registry.protobuf import ProtobufSerializer
 from confluent_kafka.serialization import MessageField, SerializationContext
+from optional import needs
 from registry import serving
 from service import Forked, command, configure, drained, read_all
 from test_registry import MILLIS, READING, record_of
@@ -96,13 +96,6 @@ def installed(program: str, package: str) -> str:
     if path is None:
         pytest.skip(f"{program} is not installed ({package})")
     return path
-
-
-def library(module: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        pytest.skip(f"{module} is not installed (pip install -e '.[producers]')")
 
 
 @contextmanager
@@ -240,7 +233,7 @@ def wanted_of(written: list[tuple[str, int, float, float]]) -> Ticks:
 
 @pytest.mark.parametrize("legacy", [True, False])
 async def test_quix_streams(broker: Broker, tmp_path: Path, unique: Callable[[str], str], legacy: bool) -> None:
-    quix, models = library("quixstreams"), library("quixstreams.models")
+    quix, models = needs("quixstreams"), needs("quixstreams.models")
     app, written = unique("quix"), rows(200)
     broker.create(f"{app}.ticks", 3)
     application = quix.Application(broker_address=broker.servers, loglevel="ERROR")
@@ -460,7 +453,7 @@ def postgres() -> Iterator[tuple[str, Callable[[str], None]]]:
 
 async def test_debezium_on_postgresql(broker: Broker, tmp_path: Path, unique: Callable[[str], str]) -> None:
     """Its engine on a real database: a snapshot, inserts, updates, NaN, decimals, a reading of nobody, deletes and tombstones."""
-    library("pydbzengine")
+    needs("pydbzengine")
     installed("java", "apt-get install openjdk-17-jre-headless")
     app, count = unique("debezium"), 40
     broker.create(f"{app}.ticks", 1)

@@ -19,7 +19,7 @@ from service import Forked, Process, command, configure, drained, each, sources
 
 from simulators.faultproxy import FaultProxy
 from streamrnn.config.settings import Settings, load
-from streamrnn.config.topics import examine, input_state, refuse
+from streamrnn.serving.topics import examine, input_state, refuse
 from streamrnn.transports.base import OperatorNeeded
 from streamrnn.transports.kafka.transport import KafkaTransport
 

@@ -20,7 +20,8 @@ from service import Forked, command, configure, defects, each, quick, read_all
 from streamrnn.config.settings import load
 from streamrnn.serving.worker import Worker
 from streamrnn.transports.base import Deadline, TopicNeed
-from streamrnn.transports.kafka.transport import KafkaSettings, KafkaTransport
+from streamrnn.transports.kafka.settings import KafkaSettings
+from streamrnn.transports.kafka.transport import KafkaTransport
 
 pytestmark = pytest.mark.kafka
 

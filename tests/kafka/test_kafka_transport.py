@@ -206,7 +206,7 @@ async def test_a_frozen_broker_meets_a_deadline_not_a_hang(own_broker: Broker, u
 
 @leaves_connections
 async def test_a_broker_that_is_not_there_is_told_clearly() -> None:
-    from streamrnn.transports.kafka.transport import KafkaSettings
+    from streamrnn.transports.kafka.settings import KafkaSettings
 
     admin = KafkaTransport(KafkaSettings(bootstrap_servers="127.0.0.1:1", request_timeout_ms=2000)).admin()
     with pytest.raises(TransportError, match="no connection"):

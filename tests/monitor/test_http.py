@@ -15,8 +15,8 @@ from running import START, settings
 from streamrnn.monitor.health import DELIVERY_S, LAG_MAX, SILENCE_S, STALL_S, Health
 from streamrnn.monitor.http import ExposedError, HttpServer
 from streamrnn.monitor.observer import WorkerObserver
+from streamrnn.monitor.reported import Timing
 from streamrnn.records import TickBatch
-from streamrnn.serving.parts import Timing
 from streamrnn.serving.worker import collect_garbage
 from streamrnn.stream.engine import Engine
 

@@ -10,8 +10,8 @@ from structlog.testing import capture_logs
 
 from streamrnn.runtime.background import BackgroundTasks
 from streamrnn.serving import served_weights
+from streamrnn.serving.supervisor import Supervisor
 from streamrnn.stores.models import ModelsFollower
-from streamrnn.training.supervisor import Supervisor
 from streamrnn.transports.base import Deadline
 
 

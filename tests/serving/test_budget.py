@@ -11,15 +11,19 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from operated import BOTH, Life, said
+from partitions import Unreported, owned
 from running import START, Clock, committed, documents, logs, made, of, on_virtual_clock, settings, tick
-from test_offsets import BOTH, Life, said
 from test_topics import hints
 
 from streamrnn.config.settings import ConfigError
 from streamrnn.config.sizes import sizes_of
+from streamrnn.inputs import Numbering
 from streamrnn.serving import watch
 from streamrnn.serving.budget import LOOK_S, WriteBudget
+from streamrnn.serving.changelog_state import ChangelogState
 from streamrnn.serving.checkpoint import SLICE_ROW_BYTES, SLICE_ROWS, Checkpointer, CheckpointSettings
+from streamrnn.serving.partition import Partitions
 from streamrnn.stores.changelog import Checkpoint
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.snapshot import Snapshots
@@ -111,13 +115,26 @@ def test_what_is_owed_beyond_the_bound_is_forgotten() -> None:
 # ── when a checkpoint begins ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def of_series(count: int, settings_: CheckpointSettings, partitions: int = 1) -> tuple[Checkpointer, Any]:
+class Made(Checkpointer):
+    """A checkpointer, and the partitions that it is of."""
+
+    def __init__(self, engine: Engine, settings_: CheckpointSettings, partitions: int = 1) -> None:
+        served = Partitions(Numbering(one="ticks"))
+        super().__init__(engine, Snapshots(engine), "state", settings_, served, Unreported())
+        begun = [self.begun(Checkpoint("ticks", 0, "w", None, 1), ((0, "w"),), -1) for _ in range(partitions)]
+        self.of = [owned(served, engine.spec, number, changelog) for number, changelog in enumerate(begun)]
+
+    def changelog(self, number: int) -> ChangelogState:
+        changelog = self.of[number].changelog
+        assert changelog is not None
+        return changelog
+
+
+def of_series(count: int, settings_: CheckpointSettings, partitions: int = 1) -> tuple[Made, Any]:
     """A checkpointer of partitions whose series have all changed, and what marks them as changed again."""
     engine = Engine(settings(series_max=10_000, channels=[f"c{i}" for i in range(4)]).stream_spec())
     rows = {p: engine.table.adopt(p, [f"s{i}" for i in range(count)])[0] for p in range(partitions)}
-    known = Checkpointer(engine, Snapshots(engine), "state", settings_)
-    for p in rows:
-        known.begin(p, Checkpoint("ticks", 0, "w", None, 1), ((0, "w"),), -1)
+    known = Made(engine, settings_, partitions)
 
     def changed() -> None:
         for each in rows.values():
@@ -127,19 +144,19 @@ def of_series(count: int, settings_: CheckpointSettings, partitions: int = 1) ->
     return known, changed
 
 
-def written(known: Checkpointer, partition: int, position: int, force: bool = False) -> bool:
+def written(known: Made, partition: int, position: int, force: bool = False) -> bool:
     """Whether a checkpoint began at this position; it is then complete."""
-    piece = known.take(partition, position, 10**6, force)
+    piece = known.take(known.of[partition], position, 10**6, force)
     while piece is not None and piece.completes is None:
-        piece = known.take(partition, position, 10**6)
+        piece = known.take(known.of[partition], position, 10**6)
     if piece is None:
         return False
     known.arrived(piece)
-    assert known.complete(partition, position) is not None
+    assert known.complete(known.of[partition], position) is not None
     return True
 
 
-def interval(known: Checkpointer, changed: Any, clock: Clock, first: int, partition: int = 0) -> float:
+def interval(known: Made, changed: Any, clock: Clock, first: int, partition: int = 0) -> float:
     """Seconds to the next checkpoint of a partition whose series all change all the time."""
     begun = clock.now_s
     for position in range(first, first + 100_000):
@@ -198,7 +215,7 @@ def test_what_a_zombie_wrote_over_is_written_anew_at_once(clock: Clock) -> None:
     interval(known, changed, clock, 1)
     changed()
     assert not written(known, 0, 200_000)
-    known._partitions[0].end = 7
+    known.changelog(0).end = 7
     known.written({0: [(9, 1)]})
     assert written(known, 0, 200_001)
 
@@ -210,10 +227,10 @@ def test_no_more_swaps_of_weights_than_are_kept_lie_behind_a_checkpoint(clock: C
     clock.now_s += 20.0
     for swap in range(3):
         assert not written(known, 0, 200_000 + swap)
-        known.swapped(0, 200_000 + swap, f"w{swap}")
+        known.swapped(known.of[0], 200_000 + swap, f"w{swap}")
         changed()
     assert written(known, 0, 200_010)
-    assert not known._partitions[0].written.swaps
+    assert not known.changelog(0).written.swaps
 
 
 def test_a_budget_that_cannot_be_kept_is_reported_once(clock: Clock) -> None:
@@ -232,10 +249,9 @@ def test_a_budget_that_cannot_be_kept_is_reported_once(clock: Clock) -> None:
 def test_a_batch_carries_no_more_bytes_of_states_because_they_are_larger(channels: int) -> None:
     engine = Engine(settings(series_max=10_000, channels=[f"c{i}" for i in range(channels)]).stream_spec())
     engine.table.changed[engine.table.adopt(0, [f"s{i}" for i in range(3000)])[0]] = True
-    known = Checkpointer(engine, Snapshots(engine), "state", CheckpointSettings(0.0))
-    known.begin(0, Checkpoint("ticks", 0, "w", None, 1), ((0, "w"),), -1)
+    known = Made(engine, CheckpointSettings(0.0))
     for limit in (1, SLICE_ROWS, 2000):
-        piece = known.take(0, 10, limit)
+        piece = known.take(known.of[0], 10, limit)
         assert piece is not None and 1 <= piece.rows <= limit
         assert piece.rows == 1 or piece.rows * piece.row_bytes <= limit * SLICE_ROW_BYTES
         assert piece.weight() <= max(limit, -(-piece.row_bytes // SLICE_ROW_BYTES))

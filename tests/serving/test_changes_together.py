@@ -8,10 +8,9 @@ import json
 from typing import Any
 
 import pytest
+from operated import BOTH, NEVER, Life, done, lived, never_sent, reset, said, served, states, without_commits
 from running import committed, made, on_virtual_clock, send, tick, until
 from structlog.testing import capture_logs
-from test_offsets import BOTH, NEVER, Life, reset, said, states
-from test_starting_anew import done
 
 from streamrnn.serving import offsets
 from streamrnn.serving.commit_note import committed_with, is_ours, set_from, skips_beside, was_at
@@ -26,16 +25,6 @@ def spoilt(broker: MemoryBroker, step: int) -> None:
     """Two ticks that would spoil every forecast behind them."""
     for name in ("a0", "b0"):
         broker.append("ticks", 0, name.encode(), tick(name, step, 1e9), 1_700_000_000_000 + 1000 * step)
-
-
-async def never_sent(broker: MemoryBroker, skipped: tuple[int, int], count: int, **changes: Any) -> list[str]:
-    """The last forecasts, had the ticks of these offsets never been sent."""
-    _, other = made(partitions=1)
-    for record in broker.topics["ticks"][0]:
-        if not skipped[0] <= record.offset < skipped[1]:
-            other.append("ticks", 0, record.key, record.value, record.timestamp)
-    await (await Life(other, **changes).serves()).stop()
-    return [text for _, text in sorted(said(other))[-count:]]
 
 
 def texts(found: list[tuple[int, str]]) -> list[str]:
@@ -56,14 +45,12 @@ async def unwritten(broker: MemoryBroker, **changes: Any) -> Life:
 @pytest.mark.parametrize("to", [60, 120], ids=["back", "where it was"])
 @on_virtual_clock
 async def test_offsets_set_together_with_another_step_are_said_counted_and_served_warm(delivery: str, to: int) -> None:
-    _, broker = made(partitions=1)
-    send(broker, 60, partitions=1)
-    await (await Life(broker, delivery=delivery).serves()).stop()
+    broker = await served(60, delivery=delivery)
     send(broker, 10, first=60, partitions=1)
     reset(broker, to)
     begun = broker.end("app.forecasts", 0)
     with capture_logs() as logs:
-        life = await (await Life(broker, delivery=delivery, **COLD).serves()).stop()
+        life = await lived(broker, delivery=delivery, **COLD)
     assert life.counted() == (1 if to < 120 else 0, 0, 0)
     assert len([entry for entry in logs if entry["event"].startswith("offset set back")]) == (to < 120)
     assert life.worker.observer.metrics.cold_starts._value.get() == 1
@@ -72,7 +59,7 @@ async def test_offsets_set_together_with_another_step_are_said_counted_and_serve
     assert all(json.loads(text)["warm"] for _, text in found)
     # Once: the next life goes on.
     send(broker, 4, first=70, partitions=1)
-    life = await (await Life(broker, delivery=delivery, **COLD).serves()).stop()
+    life = await lived(broker, delivery=delivery, **COLD)
     assert life.counted() == (0, 0, 0) and not life.worker.observer.metrics.cold_starts._value.get()
 
 
@@ -80,14 +67,12 @@ async def test_offsets_set_together_with_another_step_are_said_counted_and_serve
 @on_virtual_clock
 async def test_another_step_is_served_warm_however_shortly_after_a_restart(delivery: str) -> None:
     """The note beside the offset goes back to where its worker began, and counts steps of before."""
-    _, broker = made(partitions=1)
-    send(broker, 60, partitions=1)
-    await (await Life(broker, delivery=delivery).serves()).stop()
+    broker = await served(60, delivery=delivery)
     send(broker, 2, first=60, partitions=1)
-    await (await Life(broker, delivery=delivery).serves()).stop()
+    await lived(broker, delivery=delivery)
     begun = broker.end("app.forecasts", 0)
     send(broker, 4, first=62, partitions=1)
-    life = await (await Life(broker, delivery=delivery, **COLD).serves()).stop()
+    life = await lived(broker, delivery=delivery, **COLD)
     assert life.worker.observer.metrics.cold_starts._value.get() == 1
     assert [json.loads(text)["warm"] for text in texts(said(broker, begun))] == [True] * 4
 
@@ -96,9 +81,7 @@ async def test_another_step_is_served_warm_however_shortly_after_a_restart(deliv
 @pytest.mark.parametrize("killed", [False, True])
 @on_virtual_clock
 async def test_what_is_skipped_together_with_another_step_is_in_no_state(delivery: str, killed: bool) -> None:
-    _, broker = made(partitions=1)
-    send(broker, 60, partitions=1)
-    await (await Life(broker, delivery=delivery).serves()).stop()
+    broker = await served(60, delivery=delivery)
     spoilt(broker, 60)
     send(broker, 10, first=61, partitions=1)
     reset(broker, 122)
@@ -107,7 +90,7 @@ async def test_what_is_skipped_together_with_another_step_is_in_no_state(deliver
     assert life.counted() == (0, 1, 2)
     await life.ends(killed)
     send(broker, 10, first=71, partitions=1)
-    life = await (await Life(broker, delivery=delivery, **COLD).serves()).stop()
+    life = await lived(broker, delivery=delivery, **COLD)
     assert life.counted() == (0, 0, 0)
     found = said(broker, begun)
     assert min(offset for offset, _ in found) >= 122
@@ -136,7 +119,7 @@ async def test_what_was_skipped_stays_skipped_when_the_states_begin_anew(deliver
     send(broker, 8, first=17, partitions=1)
     changes = {} if then == "states deleted" else COLD
     with capture_logs() as logs:
-        await (await Life(broker, delivery=delivery, **changes).serves()).stop()
+        await lived(broker, delivery=delivery, **changes)
     assert [entry["replay_from"] < 20 for entry in logs if entry["event"] == "partition assigned"] == [True]
     found = said(broker, begun)
     assert found and texts(found) == await never_sent(broker, (20, 22), len(found), **changes)
@@ -144,16 +127,14 @@ async def test_what_was_skipped_stays_skipped_when_the_states_begin_anew(deliver
 
 @on_virtual_clock
 async def test_going_back_to_behind_what_was_skipped_leaves_it_skipped() -> None:
-    _, broker = made(partitions=1)
-    send(broker, 40, partitions=1)
-    await (await Life(broker).serves()).stop()
+    broker = await served(40)
     spoilt(broker, 40)
     reset(broker, 82)
     send(broker, 40, first=41, partitions=1)
-    await (await Life(broker).serves()).stop()
+    await lived(broker)
     reset(broker, 120)
     begun = broker.end("app.forecasts", 0)
-    life = await (await Life(broker).serves()).stop()
+    life = await lived(broker)
     assert life.counted() == (1, 0, 0)
     again = said(broker, begun)
     assert {offset for offset, _ in again} == set(range(120, 162))
@@ -161,7 +142,7 @@ async def test_going_back_to_behind_what_was_skipped_leaves_it_skipped() -> None
     # Back to before it: it is wanted again.
     reset(broker, 70)
     begun = broker.end("app.forecasts", 0)
-    await (await Life(broker).serves()).stop()
+    await lived(broker)
     assert {offset for offset, _ in said(broker, begun)} == set(range(70, 162))
 
 
@@ -174,7 +155,7 @@ async def test_our_own_reset_knows_where_a_killed_worker_was(delivery: str) -> N
     """Kafka's tools leave no note: there, what the last states do not hold is all that is known."""
     chosen, broker = made(partitions=1)
     send(broker, 40, partitions=1)
-    await (await Life(broker, delivery=delivery).serves()).stop()
+    await lived(broker, delivery=delivery)
     send(broker, 20, first=40, partitions=1)
     await unwritten(broker, delivery=delivery)
     whole = said(broker)
@@ -194,7 +175,7 @@ async def test_our_own_reset_knows_where_a_killed_worker_was(delivery: str) -> N
     await done(broker, chosen, to="-1")
     await done(broker, chosen, to="+3")  # set twice: from where it was before
     begun = broker.end("app.forecasts", 0)
-    life = await (await Life(broker, delivery=delivery).serves()).stop()
+    life = await lived(broker, delivery=delivery)
     assert life.counted() == (0, 1, 2)
     assert texts(said(broker, begun)) == await never_sent(broker, (120, 122), 10)
 
@@ -202,18 +183,9 @@ async def test_our_own_reset_knows_where_a_killed_worker_was(delivery: str) -> N
 @on_virtual_clock
 async def test_a_crash_behind_an_offset_without_a_note_is_no_reset() -> None:
     """`--to-current`, and states that leave before the first commit."""
-    _, broker = made(partitions=1)
-    send(broker, 40, partitions=1)
-    await (await Life(broker).serves()).stop()
+    broker = await served(40)
     reset(broker, 80)
     send(broker, 20, first=40, partitions=1)
-
-    async def without_commits(what: str, client: str, effect: Any) -> Any:
-        await asyncio.sleep(0.001)
-        if what == "commit":
-            await asyncio.sleep(1e9)
-        return effect()
-
     broker.hook = without_commits
     life = Life(broker, batch_records_max=10)
     await until(lambda: len(said(broker)) >= 120)
@@ -226,7 +198,7 @@ async def test_a_crash_behind_an_offset_without_a_note_is_no_reset() -> None:
     assert states(broker) > 2  # they are ahead of what is committed
     assert committed(broker) == {0: 80}
     with capture_logs() as logs:
-        life = await (await Life(broker).serves()).stop()
+        life = await lived(broker)
     assert life.counted() == (0, 0, 0)
     assert not [entry for entry in logs if entry["event"].startswith("offset set")]
 

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from making import batch
+from partitions import Unreported, owned
 from running import START, Clock, settings
 
-from streamrnn.records import TickBatch
+from streamrnn.inputs import Numbering
 from streamrnn.serving.checkpoint import Checkpointer, CheckpointSettings, Slice
+from streamrnn.serving.partition import Partitions
 from streamrnn.stores.changelog import CHECKPOINT, SERIES, ChangelogReader, Checkpoint
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.snapshot import Snapshots
+from streamrnn.transports.base import Committed
 from streamrnn.transports.memory.transport import MemoryBroker, MemorySink, MemoryTransport
 
 MANY = 10**6
 
 
-class Written:
+class Written(Unreported):
     """A checkpointer of partition 0 whose engine has taken ticks of some series."""
 
     def __init__(self, series: int = 6, series_max: int = 64, **changes: Any) -> None:
@@ -25,18 +30,17 @@ class Written:
         self.position = 0
         self.reported: list[tuple[int, int]] = []
         self.zombies = 0
-        self.known = Checkpointer(
-            self.engine,
-            Snapshots(self.engine),
-            "state",
-            CheckpointSettings(**{"interval_s": 10.0, "records": 1000, **changes}),
-            lambda partition, offset, _: self.reported.append((partition, offset)),
-            self.seen,
-        )
-        self.known.begin(0, Checkpoint("ticks", 0, "w", None, 1), ((0, "w"),), 0)
+        partitions = Partitions(Numbering(one="ticks"))
+        chosen = CheckpointSettings(**{"interval_s": 10.0, "records": 1000, **changes})
+        self.known = Checkpointer(self.engine, Snapshots(self.engine), "state", chosen, partitions, self)
+        changelog = self.known.begun(Checkpoint("ticks", 0, "w", None, 1), ((0, "w"),), 0)
+        self.partition = owned(partitions, self.engine.spec, 0, changelog)
         self.tick([f"s{i}" for i in range(series)])
 
-    def seen(self, partition: int) -> None:
+    def checkpointed(self, partition: int, offset: int, interval_s: float) -> None:
+        self.reported.append((partition, offset))
+
+    def written_by_another(self, partition: int) -> None:
         self.zombies += 1
 
     def tick(self, names: list[str]) -> None:
@@ -44,13 +48,15 @@ class Written:
         count = len(names)
         ts = np.full(count, START + 1000 * self.position, dtype=np.int64)
         offsets = np.arange(self.position, self.position + count)
-        channel = np.full(count, -1, dtype=np.int16)
-        partition = np.zeros(count, dtype=np.int32)
-        self.engine.process(TickBatch([], partition, offsets, ts, names, 1000 * ts, np.ones((count, 2)), channel))
+        self.engine.process(replace(batch(names, ts, np.ones((count, 2))), offset=offsets))
         self.position += count
 
     def take(self, limit: int = MANY, force: bool = False) -> Slice | None:
-        return self.known.take(0, self.position, limit, force)
+        return self.known.take(self.partition, self.position, limit, force)
+
+    def park(self) -> None:
+        self.known.given_up(self.partition)
+        self.partition.parked(len(self.engine.table.series(0)))
 
     def whole(self, force: bool = False) -> Slice:
         piece = self.take(force=force)
@@ -96,14 +102,14 @@ def test_it_counts_only_when_its_rows_have_arrived_and_its_offset_is_committed(c
     clock.now_s += 10.0
     piece = made.whole()
     begun = made.position
-    assert made.known.complete(0, begun) is None and not made.known.completes(0, begun)
+    assert made.known.complete(made.partition, begun) is None and not made.known.completes(made.partition, begun)
     made.known.arrived(piece)
-    assert made.known.complete(0, begun - 1) is None
-    assert made.known.replays_from(0) == 0
-    done = made.known.complete(0, begun)
+    assert made.known.complete(made.partition, begun - 1) is None
+    assert made.known.replays_from(made.partition) == 0
+    done = made.known.complete(made.partition, begun)
     assert done is not None and done.keys == [CHECKPOINT]
-    assert made.known.replays_from(0) == begun and made.reported == [(0, begun)]
-    assert made.known.complete(0, begun) is None, "once"
+    assert made.known.replays_from(made.partition) == begun and made.reported == [(0, begun)]
+    assert made.known.complete(made.partition, begun) is None, "once"
 
 
 def test_rows_that_move_while_it_is_written_leave_as_they_are_when_their_slice_is_taken(clock: Clock) -> None:
@@ -124,7 +130,7 @@ def test_rows_that_move_while_it_is_written_leave_as_they_are_when_their_slice_i
 def test_nothing_new_is_no_checkpoint(clock: Clock) -> None:
     made = Written()
     made.known.arrived(made.whole(force=True))
-    assert made.known.complete(0, made.position) is not None
+    assert made.known.complete(made.partition, made.position) is not None
     clock.now_s += 100.0
     assert made.take() is None and made.take(force=True) is None
 
@@ -132,7 +138,7 @@ def test_nothing_new_is_no_checkpoint(clock: Clock) -> None:
 def test_series_that_were_evicted_are_deleted_from_the_changelog(clock: Clock) -> None:
     made = Written(series=4, series_max=4)
     made.known.arrived(made.whole(force=True))
-    made.known.complete(0, made.position)
+    made.known.complete(made.partition, made.position)
     made.tick(["new"])
     piece = made.whole(force=True)
     assert dict(zip(piece.keys, piece.values, strict=True))[b"s/s0"] is None
@@ -164,9 +170,9 @@ def test_what_another_worker_writes_in_between_makes_everything_be_written_anew(
     made.known.written({0: [(0, 5)]})
     assert made.zombies == 0
     made.known.written({0: [(6, 1)]})  # something else stands at 5
-    assert made.zombies == 1 and made.known.zombie_writes(0) == 1
+    assert made.zombies == 1 and made.known.zombie_writes(made.partition) == 1
     made.known.arrived(piece)
-    assert made.known.complete(0, made.position) is None, "it was taken before"
+    assert made.known.complete(made.partition, made.position) is None, "it was taken before"
     assert len(made.engine.table.changed_rows(0)) == 3
     made.tick(["s0"])
     assert sorted(names(made.whole())) == ["s0", "s1", "s2"], "at once"
@@ -174,25 +180,25 @@ def test_what_another_worker_writes_in_between_makes_everything_be_written_anew(
 
 def test_weights_are_noted_where_they_come_into_use_and_only_then(clock: Clock) -> None:
     made = Written()
-    assert made.known.swapped(0, 5, "w") is None
-    assert made.known.swapped(0, 7, "v") is not None
-    assert made.known.history(0) == ((0, "w"), (7, "v"))
-    assert made.known.swapped(0, 9, "v") is None
+    assert made.known.swapped(made.partition, 5, "w") is None
+    assert made.known.swapped(made.partition, 7, "v") is not None
+    assert made.known.history(made.partition) == ((0, "w"), (7, "v"))
+    assert made.known.swapped(made.partition, 9, "v") is None
     # An offset before: what was said of later ones came of batches that were not committed.
-    assert made.known.swapped(0, 6, "u") is not None
-    assert made.known.history(0) == ((0, "w"), (6, "u"))
+    assert made.known.swapped(made.partition, 6, "u") is not None
+    assert made.known.history(made.partition) == ((0, "w"), (6, "u"))
 
 
 def test_a_partition_that_was_parked_goes_on_where_it_was(clock: Clock) -> None:
     made = Written()
     made.known.arrived(made.whole(force=True))
-    made.known.complete(0, made.position)
-    since = made.known.replays_from(0)
-    parked = made.known.park(0)
-    assert parked is not None and made.known.replays_from(0) == -1
+    made.known.complete(made.partition, made.position)
+    since = made.known.replays_from(made.partition)
+    made.park()
+    assert made.known.replays_from(made.partition) == -1
     assert made.take(force=True) is None
-    made.known.resume(0, parked)
-    assert made.known.replays_from(0) == since
+    made.partition.returned(Committed(0))
+    assert made.known.replays_from(made.partition) == since
     made.tick(["s1"])
     assert names(made.whole(force=True)) == ["s1"]
 
@@ -201,9 +207,8 @@ def test_one_that_was_parked_while_it_was_written_begins_anew(clock: Clock) -> N
     made = Written(series=4)
     first = made.take(limit=2, force=True)
     assert first is not None and first.completes is None
-    parked = made.known.park(0)
-    assert parked is not None
-    made.known.resume(0, parked)
+    made.park()
+    made.partition.returned(Committed(0))
     made.tick(["s0"])
     piece = made.whole(force=True)
     assert piece.completes is not None and piece.completes.offset == made.position
@@ -231,7 +236,7 @@ async def test_what_it_appends_is_what_a_reader_finds(clock: Clock) -> None:
     piece = made.whole(force=True)
     await made.known.append(piece, sink, START)
     made.known.arrived(piece)
-    done = made.known.complete(0, made.position)
+    done = made.known.complete(made.partition, made.position)
     assert done is not None
     await made.known.append(done, sink, START)
     await sink.seal()

@@ -35,11 +35,11 @@ from lives import (
 )
 from running import on_virtual_clock
 
-from streamrnn.config.costs import costs
 from streamrnn.config.settings import Settings
 from streamrnn.kernels.columns import rungs_of
 from streamrnn.model.network import Network
 from streamrnn.model.weights import WeightsMeta, pack
+from streamrnn.serving.costs import costs
 from streamrnn.serving.worker import Worker
 from streamrnn.stores import changelog
 from streamrnn.stores.models import ModelsWriter

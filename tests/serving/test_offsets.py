@@ -8,98 +8,14 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from running import committed, documents, made, on_virtual_clock, send, settings, tick, until
+from operated import BOTH, NEVER, SOON, Life, lived, never_sent, reset, said, served, states, without_commits
+from running import committed, documents, made, on_virtual_clock, send, tick, until
 from structlog.testing import capture_logs
 
-from streamrnn.monitor.observer import WorkerObserver
-from streamrnn.serving import commit_note as restart
-from streamrnn.serving import offsets
+from streamrnn.serving import commit_note, offsets
 from streamrnn.serving.commit_note import committed_with, is_ours
-from streamrnn.serving.worker import Worker
 from streamrnn.stores.changelog import Checkpoint
 from streamrnn.transports.base import Committed
-from streamrnn.transports.memory.transport import MemoryBroker, MemoryTransport
-
-BOTH = pytest.mark.parametrize("delivery", ["at-least-once", "exactly-once"])
-SERIES = 2  # that `send` gives a partition
-SOON, NEVER = "10ms", "1h"
-
-
-class Life:
-    """A worker's process, which may be killed."""
-
-    count = 0
-
-    def __init__(self, broker: MemoryBroker, **changes: Any) -> None:
-        Life.count += 1
-        self.client, self.broker = f"w{Life.count}", broker
-        self.chosen = settings(**{"checkpoint": {"interval": SOON}, **changes})
-        self.worker = Worker(
-            self.chosen, MemoryTransport(broker, self.client), WorkerObserver(self.chosen.stream_spec())
-        )
-        loop: Any = asyncio.get_running_loop()
-        self.task = loop.spawn(self.client, self.worker.run())
-
-    async def serves(self) -> Life:
-        """Until all is read and committed."""
-        ends = {p: self.broker.end("ticks", p) for p in range(len(self.broker.topics["ticks"]))}
-        await until(lambda: self.task.done() or committed(self.broker) == ends)
-        if self.task.done():
-            self.task.result()
-        return self
-
-    async def stop(self) -> Life:
-        self.worker.stop()
-        await asyncio.wait_for(self.task, 60)
-        return self
-
-    def kill(self) -> Life:
-        loop: Any = asyncio.get_running_loop()
-        loop.stop_process(self.client)
-        for member in list(self.broker.group("app").members):
-            if member.client == self.client:
-                member.crash()  # type: ignore[attr-defined]
-        return self
-
-    async def ends(self, killed: bool) -> None:
-        """Stops; or is killed, after a second in which it has written what it served."""
-        if not killed:
-            await self.stop()
-            return
-        await asyncio.sleep(1.0)
-        self.kill()
-
-    def counted(self) -> tuple[float, float, float]:
-        """(set back, set ahead, records skipped)"""
-        metrics = self.worker.observer.metrics
-        directions = [metrics.offsets_set.labels(word)._value.get() for word in ("back", "ahead")]
-        return directions[0], directions[1], metrics.records_skipped._value.get()
-
-    def refused(self) -> float:
-        """States of the changelog that were of no use."""
-        metrics = self.worker.observer.metrics.state_refused.collect()
-        return sum(s.value for family in metrics for s in family.samples if s.name.endswith("_total"))
-
-
-def reset(broker: MemoryBroker, offset: int, partition: int = 0) -> None:
-    """What `kafka-consumer-groups.sh --reset-offsets --execute` writes."""
-    assert not broker.group("app").members
-    broker.group("app").committed["ticks", partition] = Committed(offset, "")
-
-
-def said(broker: MemoryBroker, since: int = 0) -> list[tuple[int, str]]:
-    """(source offset, all else) of the forecasts that stand in the topic from an offset on."""
-    found = []
-    for record in broker.topics["app.forecasts"][0][since:]:
-        if record.value is not None:
-            document = json.loads(record.value)
-            found.append((document.pop("source")["offset"], json.dumps(document, sort_keys=True)))
-    return found
-
-
-def states(broker: MemoryBroker) -> int:
-    """How many series' states were written so far."""
-    return sum(1 for r in broker.topics["app.state"][0] if r.value is not None and (r.key or b"").startswith(b"s/"))
 
 
 def content(found: list[tuple[int, str]]) -> list[str]:
@@ -120,7 +36,7 @@ async def test_what_is_reset_to_an_earlier_offset_is_processed_again(delivery: s
     reset(broker, to)
     begun = broker.end("app.forecasts", 0)
     with capture_logs() as logs:
-        life = await (await Life(broker, delivery=delivery).serves()).stop()
+        life = await lived(broker, delivery=delivery)
     # The log is short enough to begin at its begin: to the bit what was said the first time.
     assert sorted(said(broker, begun)) == sorted(each for each in first if each[0] >= to)
     assert life.counted() == (1, 0, 0)
@@ -130,7 +46,7 @@ async def test_what_is_reset_to_an_earlier_offset_is_processed_again(delivery: s
     # And that is that: the next life goes on.
     begun = broker.end("app.forecasts", 0)
     send(broker, 5, first=60, partitions=1)
-    life = await (await Life(broker, delivery=delivery).serves()).stop()
+    life = await lived(broker, delivery=delivery)
     assert {offset for offset, _ in said(broker, begun)} == set(range(120, 130))
     assert life.counted() == (0, 0, 0)
 
@@ -139,9 +55,7 @@ async def test_what_is_reset_to_an_earlier_offset_is_processed_again(delivery: s
 @pytest.mark.parametrize("interval", [SOON, NEVER])
 @on_virtual_clock
 async def test_a_second_reset_to_the_same_offset_counts_again(delivery: str, interval: str) -> None:
-    _, broker = made(partitions=1)
-    send(broker, 40, partitions=1)
-    await (await Life(broker, delivery=delivery).serves()).stop()
+    broker = await served(40, delivery=delivery)
     for times in (2, 3):
         reset(broker, 0)
         life = await Life(broker, delivery=delivery, checkpoint={"interval": interval}).serves()
@@ -175,21 +89,13 @@ async def test_what_a_reset_to_a_later_offset_leaves_out_is_skipped_said_and_cou
     [line] = [entry for entry in logs if entry["event"].startswith("offset set ahead by an operator")]
     assert (line["offset"], line["records"], line["skipped_from"]) == (to, to - 80, 80)
     # As if the skipped ones had never been sent.
-    _, other = made(partitions=1)
-    for record in broker.topics["ticks"][0]:
-        if record.offset < 80 or record.offset >= to:
-            other.append("ticks", 0, record.key, record.value, record.timestamp)
-    await (await Life(other, delivery=delivery).serves()).stop()
-    late = [text for offset, text in said(other) if offset >= 80]
-    assert content(said(broker, begun)) == sorted(late)
+    assert content(said(broker, begun)) == sorted(await never_sent(broker, (80, to), 200 - to, delivery=delivery))
 
 
 @on_virtual_clock
 async def test_what_was_skipped_stays_skipped_when_the_state_is_older_than_that() -> None:
     """Killed before the next checkpoint: the replay begins before the skipped records, and goes around them."""
-    _, broker = made(partitions=1)
-    send(broker, 40, partitions=1)
-    await (await Life(broker).serves()).stop()
+    broker = await served(40)
     send(broker, 40, first=40, partitions=1)
     broker.append("ticks", 0, b"a0", tick("a0", 80, 1e9), 1_700_000_080_000)  # would spoil every forecast behind it
     reset(broker, 161)
@@ -212,18 +118,9 @@ async def test_what_was_skipped_stays_skipped_when_the_state_is_older_than_that(
 @on_virtual_clock
 async def test_a_crash_before_the_first_commit_after_a_reset_is_no_second_reset(interval: str, to: int) -> None:
     """States leave when their outputs are acknowledged, commits come later: states ahead of the operator's offset."""
-    _, broker = made(partitions=1)
-    send(broker, 60, partitions=1)
-    await (await Life(broker).serves()).stop()
+    broker = await served(60)
     send(broker, 60, first=60, partitions=1)
     reset(broker, to)
-
-    async def without_commits(what: str, client: str, effect: Any) -> Any:
-        await asyncio.sleep(0.001)
-        if what == "commit":
-            await asyncio.sleep(1e9)
-        return effect()
-
     broker.hook = without_commits
     begun = broker.end("app.forecasts", 0)
     life = Life(broker, checkpoint={"interval": SOON}, batch_records_max=10)
@@ -233,7 +130,7 @@ async def test_a_crash_before_the_first_commit_after_a_reset_is_no_second_reset(
     assert life.counted()[:2] == ((1, 0) if to == 20 else (0, 1))
     broker.hook = None
     assert committed(broker)[0] == to
-    life = await (await Life(broker, checkpoint={"interval": interval}).serves()).stop()
+    life = await lived(broker, checkpoint={"interval": interval})
     assert life.counted() == (0, 0, 0)
     assert {offset for offset, _ in said(broker, begun)} == set(range(to, 240))
     assert len(said(broker, begun)) < 2 * (240 - to)  # those that states hold are not said twice
@@ -247,7 +144,7 @@ async def test_a_second_reset_counts_before_the_first_checkpoint_is_whole(monkey
     for step in range(20):
         for name in names:
             broker.append("ticks", 0, name.encode(), tick(name, step, 1.0 + step), 1_700_000_000_000 + 1000 * step)
-    await (await Life(broker).serves()).stop()
+    await lived(broker)
 
     async def slow(what: str, client: str, effect: Any) -> Any:
         await asyncio.sleep(0.001)
@@ -269,43 +166,27 @@ async def test_a_second_reset_counts_before_the_first_checkpoint_is_whole(monkey
 @on_virtual_clock
 async def test_a_state_of_before_the_skipped_records_goes_around_them() -> None:
     """One that a worker which had lost the partition wrote over a newer one: the replay begins before the skip."""
-    _, broker = made(partitions=1)
-    send(broker, 20, partitions=1)
-    await (await Life(broker).serves()).stop()
+    broker = await served(20)
     early = [record for record in broker.topics["app.state"][0] if record.key == b"s/a0"][-1]
     send(broker, 20, first=20, partitions=1)
-    await (await Life(broker).serves()).stop()
+    await lived(broker)
     broker.append("ticks", 0, b"a0", tick("a0", 40, 1e6), 1_700_000_040_000)
     reset(broker, 81)
     send(broker, 20, first=41, partitions=1)
-    await (await Life(broker).serves()).stop()
+    await lived(broker)
     broker.append("app.state", 0, early.key, early.value, early.timestamp)
     broker.compact("app.state", 0)
     send(broker, 5, first=61, partitions=1)
     begun = broker.end("app.forecasts", 0)
     with capture_logs() as logs:
-        await (await Life(broker).serves()).stop()
+        await lived(broker)
     assert any(entry["event"].startswith("a worker that had lost this partition") for entry in logs)
-    _, other = made(partitions=1)
-    for record in broker.topics["ticks"][0]:
-        if record.offset != 80:
-            other.append("ticks", 0, record.key, record.value, record.timestamp)
-    await (await Life(other).serves()).stop()
-    assert content(said(broker, begun)) == content(said(other)[-10:])
+    assert content(said(broker, begun)) == sorted(await never_sent(broker, (80, 81), 10))
 
 
 @on_virtual_clock
 async def test_states_ahead_of_an_offset_of_our_own_are_no_reset() -> None:
-    _, broker = made(partitions=1)
-    send(broker, 30, partitions=1)
-    await (await Life(broker).serves()).stop()
-
-    async def without_commits(what: str, client: str, effect: Any) -> Any:
-        await asyncio.sleep(0.001)
-        if what == "commit":
-            await asyncio.sleep(1e9)
-        return effect()
-
+    broker = await served(30)
     broker.hook = without_commits
     send(broker, 30, first=30, partitions=1)
     life = Life(broker, checkpoint={"interval": SOON}, batch_records_max=10)
@@ -314,7 +195,7 @@ async def test_states_ahead_of_an_offset_of_our_own_are_no_reset() -> None:
     life.kill()
     broker.hook = None
     assert committed(broker)[0] == 60
-    life = await (await Life(broker).serves()).stop()
+    life = await lived(broker)
     assert life.counted() == (0, 0, 0)
     assert {offset for offset, _ in said(broker)} == set(range(120))
 
@@ -322,12 +203,10 @@ async def test_states_ahead_of_an_offset_of_our_own_are_no_reset() -> None:
 @BOTH
 @on_virtual_clock
 async def test_an_offset_without_a_note_that_is_where_the_states_are_changes_nothing(delivery: str) -> None:
-    _, broker = made(partitions=1)
-    send(broker, 40, partitions=1)
-    await (await Life(broker, delivery=delivery).serves()).stop()
+    broker = await served(40, delivery=delivery)
     reset(broker, committed(broker)[0])  # --to-current, or a version that wrote no notes
     send(broker, 10, first=40, partitions=1)
-    life = await (await Life(broker, delivery=delivery).serves()).stop()
+    life = await lived(broker, delivery=delivery)
     assert life.counted() == (0, 0, 0)
     assert Counter(offset for offset, _ in said(broker)) == dict.fromkeys(range(100), 1)
 
@@ -336,9 +215,9 @@ async def test_an_offset_without_a_note_that_is_where_the_states_are_changes_not
 async def test_offsets_of_one_partition_say_nothing_of_another() -> None:
     _, broker = made(partitions=2)
     send(broker, 40)
-    await (await Life(broker).serves()).stop()
+    await lived(broker)
     reset(broker, 10, partition=1)
-    life = await (await Life(broker).serves()).stop()
+    life = await lived(broker)
     assert life.counted() == (1, 0, 0)
     seen = Counter((d["source"]["partition"], d["source"]["offset"]) for d in documents(broker, "app.forecasts"))
     assert seen == {(p, o): 2 if p == 1 and o >= 10 else 1 for p in (0, 1) for o in range(80)}
@@ -349,11 +228,11 @@ async def test_a_long_log_is_not_read_from_its_begin() -> None:
     _, broker = made(partitions=1)
     send(broker, 300, partitions=1)
     changes = {"checkpoint": {"interval": SOON, "records": 100}}
-    await (await Life(broker, **changes).serves()).stop()
+    await lived(broker, **changes)
     reset(broker, 500)
     begun = broker.end("app.forecasts", 0)
     with capture_logs() as logs:
-        await (await Life(broker, **changes).serves()).stop()
+        await lived(broker, **changes)
     [line] = [entry for entry in logs if entry["event"].startswith("offset set back by an operator")]
     assert line["replay_from"] == 400
     again = said(broker, begun)
@@ -390,4 +269,4 @@ def test_positions_go_around_what_is_skipped() -> None:
     assert offsets.next_skip(skips, 0) == (10, 20)
     assert offsets.next_skip(skips, 26) == (40, 50)
     assert offsets.next_skip(skips, 50) is None
-    assert restart.still_needed(skips, 24) == ((20, 25), (40, 50))
+    assert commit_note.still_needed(skips, 24) == ((20, 25), (40, 50))

@@ -11,7 +11,7 @@ import pytest
 from running import settings
 
 from streamrnn.inputs import Numbering
-from streamrnn.serving.checkpoint import ChangelogState
+from streamrnn.serving.changelog_state import ChangelogState
 from streamrnn.serving.commit_note import ReplayPoints, committed_with
 from streamrnn.serving.partition import OWNED, TRANSITIONS, Cause, ImpossibleTransition, Partition, Partitions, State
 from streamrnn.stores.changelog import Checkpoint
@@ -32,9 +32,9 @@ WAYS: dict[State, list[Cause]] = {
 # What makes each transition.
 CALLS: dict[Cause, Callable[[Partition], object]] = {
     Cause.ASSIGNED: lambda partition: partition.assigned(KNOWN, 0, 9),
-    Cause.RESTORED: lambda partition: partition.restored(3, 7, 7, "w"),
+    Cause.RESTORED: lambda partition: partition.restored(3, 7, 7, "w", CHANGELOG),
     Cause.CAUGHT_UP: lambda partition: partition.advance(7),
-    Cause.SETTLED: lambda partition: partition.parked(CHANGELOG, 2),
+    Cause.SETTLED: lambda partition: partition.parked(2),
     Cause.RETURNED: lambda partition: partition.returned(KNOWN),
     Cause.MOVED: lambda partition: partition.assigned(KNOWN, 0, 9),
     Cause.REVOKED: lambda partition: partition.released(),
@@ -132,6 +132,18 @@ def test_nothing_else_sets_a_state() -> None:
         assert calls[method] - {"repartition"} == {"assignment"}, method
 
 
+@pytest.mark.parametrize("state", State)
+def test_a_partition_has_what_its_state_needs_and_nobody_else_keeps_it(state: State) -> None:
+    partition = made(state)
+    assert (partition.reading is not None) == (state is State.RESTORING)
+    assert (partition.changelog is not None) == (state in (*OWNED, State.PARKED))
+    for path in sorted((PACKAGE / "serving").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Subscript) and path.stem != "changelog_state":
+                kept = ast.unparse(node)
+                assert not kept.startswith("dict[int, ") or "ChangelogState" not in kept, f"{path.name}: {kept}"
+
+
 def test_a_replay_ends_where_outputs_begin() -> None:
     partition = made(State.RESTORING)
     partition.restored(3, 7, 7, "w")
@@ -153,9 +165,9 @@ def test_a_partition_with_nothing_to_replay_is_served_at_once() -> None:
 
 def test_what_returns_is_as_it_was_and_what_was_moved_begins_anew() -> None:
     partition = made(State.PARKED)
-    assert partition.returned(KNOWN) is CHANGELOG
+    partition.returned(KNOWN)
     assert (partition.position, partition.emit_from, partition.weights) == (7, 7, "w")
-    assert partition.changelog is None
+    assert partition.changelog is CHANGELOG
     assert partition.points.replay_from(None, 1, 7) == 3  # as stands beside the committed offset
     partition = made(State.PARKED)
     partition.assigned(committed_with(8, 8), 0, 9)

@@ -21,7 +21,7 @@ from streamrnn.transports.base import Outgoing, Refused, TopicUnfit
 from streamrnn.transports.memory.broker import Appended
 from streamrnn.transports.memory.transport import MemoryBroker, MemoryRecord
 from streamrnn.transports.refusals import ROUNDS_MAX, replace
-from streamrnn.wire.published import source_in
+from streamrnn.wire.output_schemas import source_in
 
 both = pytest.mark.parametrize("delivery", ["at-least-once", "exactly-once"])
 

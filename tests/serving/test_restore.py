@@ -7,10 +7,13 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from making import batch
+from partitions import restoring
 from running import START, settings
 
-from streamrnn.records import TickBatch
+from streamrnn.inputs import Numbering
 from streamrnn.serving import restore
+from streamrnn.serving.partition import Partitions
 from streamrnn.serving.restore import DELETED, NO_CHECKPOINT, Restoration, Restorer
 from streamrnn.stores import changelog
 from streamrnn.stores.changelog import (
@@ -36,15 +39,8 @@ def engine(**changes: Any) -> Engine:
 def stepped(made: Engine, names: list[str], first: int, partition: int = 0, steps: int = 5) -> None:
     """A tick of each series a step, at input offsets from `first` on."""
     rows = [(name, step) for step in range(first, first + steps) for name in names]
-    ts = np.array([START + 1000 * step for _, step in rows], dtype=np.int64)
-    values = np.array([[float(step), 1.0] for _, step in rows])
-    count = len(rows)
-    made.process(
-        TickBatch(
-            [], np.full(count, partition, np.int32), np.arange(count, dtype=np.int64), ts, [name for name, _ in rows], 1000 * ts,
-            values, np.full(count, -1, dtype=np.int16),
-        )
-    )  # fmt: skip
+    ts, values = [START + 1000 * step for _, step in rows], np.array([[float(step), 1.0] for _, step in rows])
+    made.process(batch([name for name, _ in rows], ts, values, partition))
 
 
 class Changelog:
@@ -56,7 +52,10 @@ class Changelog:
         self.writer = engine()
         self.snapshots = Snapshots(self.writer)
         self.engine = engine(**changes)
-        self.restorer = Restorer(MemoryTransport(self.broker), TOPIC, input_topic, self.engine, Snapshots(self.engine))
+        self.partitions = Partitions(Numbering(one=input_topic))
+        self.restorer = Restorer(
+            MemoryTransport(self.broker), TOPIC, self.partitions, self.engine, Snapshots(self.engine)
+        )
 
     def append(self, key: bytes, value: bytes | None, partition: int = 0) -> None:
         self.broker.append(TOPIC, partition, key, value, START)
@@ -79,7 +78,8 @@ class Changelog:
     async def restored(self, *partitions: int) -> dict[int, Restoration]:
         """Reads until these partitions (0) are done."""
         wanted, found, polls = set(partitions or (0,)), {}, 0
-        self.restorer.add(sorted(wanted))
+        restoring(self.partitions, self.engine.spec, sorted(wanted))
+        self.restorer.changed()
         while wanted - found.keys():
             polls += 1
             assert polls < 1000, "it does not come to an end"
@@ -216,9 +216,12 @@ async def test_one_that_is_taken_away_before_its_end_is_not_finished() -> None:
         made.describe(partition)
         made.states(["a"], 5, partition=partition)
         made.checkpoint(5, partition)
-    made.restorer.add([0, 1])
+    restoring(made.partitions, made.engine.spec, [0, 1])
     await made.restorer.read()
-    made.restorer.remove(1)
+    taken = made.partitions.restoring[1]
+    taken.released()
+    made.partitions.forget(taken)
+    made.restorer.changed()
     assert made.restorer.apply() == [], "a rebalance came in between: what was read is read again"
     found = []
     while made.restorer.active:

@@ -384,7 +384,7 @@ def test_a_list_of_one_is_that_topic() -> None:
 
 @on_virtual_clock
 async def test_a_reader_without_a_group_reads_all_of_them() -> None:
-    from streamrnn.serving.inputs import to_be_read
+    from streamrnn.serving.input_topics import to_be_read
 
     chosen, broker = served({"a": 2, "b": 1})
     fill(broker, "a", 3)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from operated import BOTH, Life, done, lived, said
 from running import (
     START,
     all_committed,
@@ -22,7 +23,6 @@ from running import (
     worker,
 )
 from structlog.testing import capture_logs
-from test_offsets import Life, said
 
 from streamrnn.model.network import Network
 from streamrnn.model.weights import WeightsMeta, pack
@@ -33,19 +33,6 @@ from streamrnn.stores.models import ModelsFollower, ModelsWriter
 from streamrnn.training.trainer import Trainer
 from streamrnn.transports.base import Deadline, GroupAlive, TopicUnfit
 from streamrnn.transports.memory.transport import MemoryBroker, MemorySource, MemoryTransport
-
-BOTH = pytest.mark.parametrize("delivery", ["at-least-once", "exactly-once"])
-
-
-async def done(
-    broker: MemoryBroker, chosen: Any, state: bool = False, models: bool = False, to: str | None = None
-) -> Any:
-    transport = MemoryTransport(broker)
-    wanted = await plan(transport, chosen, state, models, to)
-    before = {topic: [len(log) for log in logs] for topic, logs in broker.topics.items()}, committed(broker)
-    assert before == ({topic: [len(log) for log in logs] for topic, logs in broker.topics.items()}, committed(broker))
-    await execute(transport, chosen, wanted)
-    return wanted
 
 
 def weights(chosen: Any, seed: int) -> tuple[str, bytes]:
@@ -58,10 +45,6 @@ def weights(chosen: Any, seed: int) -> tuple[str, bytes]:
 def begun(logs: Any) -> dict[int, int]:
     """Where each partition was read from."""
     return {entry["partition"]: entry["replay_from"] for entry in logs if entry["event"] == "partition assigned"}
-
-
-async def lived(broker: MemoryBroker, **changes: Any) -> Life:
-    return await (await Life(broker, **changes).serves()).stop()
 
 
 # ── states ───────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from operated import Life
 from running import logs, made, of, on_virtual_clock, send, until
-from test_offsets import Life
 
 from streamrnn.model.network import Network
 from streamrnn.model.weights import WeightsMeta, pack

@@ -15,13 +15,13 @@ from streamrnn.inputs import Numbering
 from streamrnn.inputs import Place as InputPlace
 from streamrnn.meaning import meaning_of
 from streamrnn.model.weights import fitted
-from streamrnn.records import I64
+from streamrnn.records import I64, PlainRecord
 from streamrnn.stream.engine import NO_MODEL, Engine
 from streamrnn.stream.snapshot import Restored, Snapshots
 from streamrnn.transports.memory.transport import MemoryRecord
 from streamrnn.wire.codec import Decoder
 from streamrnn.wire.encode import Encoder
-from streamrnn.wire.packed import PackedRecord, packed
+from streamrnn.wire.packed import packed
 
 # Which weights moved a series' state: (input offset, id) from there on, the first from the beginning. Where a worker of another
 # configuration took it up, that configuration's name stands between.
@@ -122,8 +122,7 @@ def _carry(partition: int, offset: int, before: Engine, now: Engine) -> None:
     mine.learn(theirs.layout()[1])
     names, states = theirs.pack(partition, rows, offset, 1)
     records = [
-        PackedRecord("", partition, i, 0, name, state)
-        for i, (name, state) in enumerate(zip(names, states, strict=True))
+        PlainRecord("", partition, i, 0, name, state) for i, (name, state) in enumerate(zip(names, states, strict=True))
     ]
     with mock.patch.object(Snapshots, "_planned", _PLANNED):
         mine.restore(partition, packed(partition, records), Restored())

@@ -11,7 +11,7 @@ from typing import Any
 from faults import KINDS, POLL_INTERVAL_S, SESSION_S, Faults
 from ledger import Violation
 from stream import LEARN, START
-from world import END_S, HEAL_S, Report, World, _loop
+from world import HEAL_S, Report, World, _loop
 
 from streamrnn.config.settings import load
 from streamrnn.inputs import Place
@@ -80,14 +80,7 @@ class Stages(World):
             if _loop().time() > until:
                 raise Violation(f"I10 liveness: {self._offsets()} after {HEAL_S} s without faults")
             await asyncio.sleep(0.5)
-        self._over = True
-        for stop in list(self._stops.values()):
-            stop()
-        _, pending = await asyncio.wait(slots, timeout=END_S)
-        if pending:
-            raise Violation(f"I10 liveness: {sorted(self._killed)} were asked to end and are there after {END_S} s")
-        for slot in slots:
-            slot.result()
+        await self._end(slots)
         self.check_end()
 
     def _put(self, topic: str, p: int, step: int) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from making import batch
 
 from streamrnn.kernels.columns import rungs_of
 from streamrnn.model.gate import CREDIT_MOST, evaluate
@@ -16,7 +17,6 @@ from streamrnn.model.weights import WeightsMeta, build, pack, unpack, weights_id
 from streamrnn.records import F64
 from streamrnn.spec import ModelSpec, StreamSpec
 from streamrnn.stream.engine import Engine
-from tests.support.making import batch
 
 HORIZON = 2
 WARM = 9  # steps before a series' forecasts are more than its last value

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from making import batch
 
-from streamrnn.records import F64, TickBatch
+from streamrnn.records import F64
 from streamrnn.season import SeasonSetting, season_of, season_setting
 from streamrnn.spec import EXPERTS, StreamSpec
 from streamrnn.stream.engine import Engine
@@ -33,11 +34,7 @@ def served(rows: F64, settings: StreamSpec, cut: int = 500) -> tuple[F64, F64, E
         part = rows[begin : begin + cut]
         at = np.arange(begin, begin + len(part))
         ts = START_MS + settings.step_ms * at
-        batch = TickBatch(
-            [], np.zeros(len(part), np.int32), at, ts, ["s"] * len(part), ts * 1000, part.copy(),
-            np.full(len(part), -1, np.int16),
-        )  # fmt: skip
-        out = engine.process(batch).forecasts
+        out = engine.process(replace(batch(["s"] * len(part), ts, part.copy()), offset=at)).forecasts
         means.append(out.mean)
         quantiles.append(out.quantiles)
     return np.concatenate(means), np.concatenate(quantiles), engine
@@ -198,17 +195,7 @@ def test_the_day_type_tells_what_a_holiday_is_like() -> None:
     errors = []
     for seasons in (season_of(setting, 86_400_000, None, 1), season_of(season_setting("7d"), 86_400_000, None, 1)):
         settings = replace(spec(horizon=1), step_ms=86_400_000, seasons=seasons)
-        batch = TickBatch(
-            [],
-            np.zeros(days, np.int32),
-            np.arange(days),
-            ts,
-            ["s"] * days,
-            ts * 1000,
-            rows.copy(),
-            np.full(days, -1, np.int16),
-        )
-        means = Engine(settings).process(batch).forecasts.mean[:, 0, 0]
+        means = Engine(settings).process(batch(["s"] * days, ts, rows.copy())).forecasts.mean[:, 0, 0]
         errors.append(np.abs(means[300:-1] - rows[301:, 0]).mean())
     assert errors[0] < 4.0
     assert errors[0] < 0.6 * errors[1]
@@ -237,10 +224,7 @@ def test_a_gap_beyond_what_is_filled_is_not_taken_for_one_step() -> None:
     at = np.concatenate([np.arange(500), np.arange(511, 911)])  # eleven hours are skipped
     ts = START_MS + HOUR_MS * at
     values = np.concatenate([rows[:500], daily(911, seed=6)[511:]])
-    batch = TickBatch(
-        [], np.zeros(900, np.int32), np.arange(900), ts, ["s"] * 900, ts * 1000, values, np.full(900, -1, np.int16)
-    )
-    means = engine.process(batch).forecasts.mean
+    means = engine.process(batch(["s"] * 900, ts, values)).forecasts.mean
     came = np.stack([values[520 + h : 880 + h] for h in range(1, 7)], axis=-1)
     naive = values[520:880][..., None]
     assert ((means[520:880] - came) ** 2).mean() < 0.4 * ((naive - came) ** 2).mean()

@@ -5,64 +5,35 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
+import making
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from making import START
 
 from streamrnn.records import KIND_GAP, KIND_IDLE, KIND_TICK, TickBatch
 from streamrnn.spec import StreamSpec
 from streamrnn.stream.frontend import Frames, FrontEnd
 
-START = 1_700_000_000_000
 NAN = float("nan")
 
 
 def spec(**changes: Any) -> StreamSpec:
-    base: dict[str, Any] = {
-        "channels": ("a", "b"),
-        "step_ms": 1000,
-        "horizon": 3,
-        "gap_max": 5,
-        "idle_after_ms": 8000,
-        "future_max_ms": 60_000,
-        "series_max": 50,
-    }
-    return StreamSpec(**{**base, **changes})
+    base = {"channels": ("a", "b"), "horizon": 3, "gap_max": 5, "idle_after_ms": 8000, "series_max": 50}
+    return making.spec(**{**base, "future_max_ms": 60_000, **changes})
 
 
 def ticks(rows: list[tuple[str, int, tuple[float, float], int]], partition: list[int] | None = None) -> TickBatch:
     """(series, ts, values, channel) rows; every record was appended at its own time or, for late ones, whenever."""
-    count = len(rows)
     ts = np.array([row[1] for row in rows], dtype=np.int64)
-    return TickBatch(
-        records=[],
-        partition=np.array(partition or [0] * count, dtype=np.int32),
-        offset=np.arange(count, dtype=np.int64),
-        record_ts_ms=np.minimum(ts, START + 500_000),
-        series=[row[0] for row in rows],
-        ts_us=ts * 1000,
-        values=np.array([row[2] for row in rows], dtype=np.float64).reshape(count, 2),
-        channel=np.array([row[3] for row in rows], dtype=np.int16),
-    )
+    values = np.array([row[2] for row in rows], dtype=np.float64).reshape(len(rows), 2)
+    names, channel = [row[0] for row in rows], [row[3] for row in rows]
+    return making.batch(names, ts, values, partition or 0, np.minimum(ts, START + 500_000), channel)
 
 
 def wide(series: str, ts: int, a: float = 1.0, b: float = 2.0) -> tuple[str, int, tuple[float, float], int]:
     return series, START + ts, (a, b), -1
-
-
-def cut(batch: TickBatch, begin: int, end: int) -> TickBatch:
-    part = slice(begin, end)
-    return TickBatch(
-        [],
-        batch.partition[part],
-        batch.offset[part],
-        batch.record_ts_ms[part],
-        batch.series[part],
-        batch.ts_us[part],
-        batch.values[part],
-        batch.channel[part],
-    )
 
 
 def run(front: FrontEnd, batch: TickBatch, cuts: list[int] | None = None) -> tuple[list[Any], list[Any]]:
@@ -71,7 +42,7 @@ def run(front: FrontEnd, batch: TickBatch, cuts: list[int] | None = None) -> tup
     rejected: list[Any] = []
     edges = [0, *sorted(set(cuts or [])), len(batch)]
     for begin, end in pairwise(edges):
-        part = cut(batch, begin, end)
+        part = making.cut(batch, begin, end)
         done = 0
         while done < len(part):
             frames = front.process(part, done)

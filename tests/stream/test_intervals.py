@@ -13,10 +13,10 @@ from making import START, batch, feed, spec, states
 from regimes import ABOVE, CONTINUOUS, LEVELS, REGIMES, hits, noise, run, stream
 
 from streamrnn.kernels.columns import rungs_of, strides_of
+from streamrnn.records import PlainRecord
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.frontend import frontend_fields, grid_fields
 from streamrnn.stream.snapshot import DIGEST_BYTES, HEADER, HEADER_BYTES, Restored, Snapshots
-from streamrnn.wire.packed import PackedRecord
 from streamrnn.wire.packed import packed as packed_records
 
 BACK = 500  # steps in which coverage is found again
@@ -183,7 +183,7 @@ def restored(engine: Engine, text: bytes, keys: list[bytes], records: list[bytes
     snapshots, found = Snapshots(engine), Restored()
     snapshots.learn(text)
     pairs = enumerate(zip(keys, records, strict=True))
-    packed = packed_records(0, [PackedRecord("state", 0, i, 0, key, record) for i, (key, record) in pairs])
+    packed = packed_records(0, [PlainRecord("state", 0, i, 0, key, record) for i, (key, record) in pairs])
     snapshots.restore(0, packed, found)
     return found
 

@@ -4,27 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from making import START, spec
+from making import START, batch, spec
 
-from streamrnn.records import Record, TickBatch
+from streamrnn.records import TickBatch
 from streamrnn.stream.frontend import FrontEnd
 from streamrnn.stream.places import PLACES_MAX, Places
 
 
-def batch(ticks: list[tuple[str, int, int]]) -> TickBatch:
+def arrived(ticks: list[tuple[str, int, int]]) -> TickBatch:
     """Ticks as (series, partition, step)."""
-    count = len(ticks)
-    records: list[Record] = []
-    return TickBatch(
-        records,
-        np.array([partition for _, partition, _ in ticks], dtype=np.int32),
-        np.arange(count, dtype=np.int64),
-        np.array([START + 1000 * step for *_, step in ticks], dtype=np.int64),
-        [series for series, *_ in ticks],
-        np.array([1000 * (START + 1000 * step) for *_, step in ticks], dtype=np.int64),
-        np.ones((count, 3)),
-        np.full(count, -1, dtype=np.int16),
-    )
+    names, partitions = [series for series, *_ in ticks], [partition for _, partition, _ in ticks]
+    return batch(names, [START + 1000 * step for *_, step in ticks], np.ones((len(ticks), 3)), partitions)
 
 
 def front(series_max: int = 100) -> FrontEnd:
@@ -33,7 +23,7 @@ def front(series_max: int = 100) -> FrontEnd:
 
 def feed(served: FrontEnd, ticks: list[tuple[str, int, int]], cut: int) -> None:
     for at in range(0, len(ticks), cut):
-        piece = batch(ticks[at : at + cut])
+        piece = arrived(ticks[at : at + cut])
         begin = 0
         while begin < len(piece):
             begin += served.process(piece, begin).consumed

@@ -15,13 +15,12 @@ from making import batch
 
 from streamrnn.calendar import parse_step, step_grid, zone_offsets
 from streamrnn.kernels.steps import local_times, offset_at
-from streamrnn.records import KIND_TICK, Outputs, TickBatch
+from streamrnn.records import KIND_TICK, Outputs, PlainRecord, TickBatch
 from streamrnn.spec import StreamSpec
 from streamrnn.stream.engine import Engine
 from streamrnn.wire.codec import Decoder
 from streamrnn.wire.encode import Encoder
 from streamrnn.wire.mapping import DecodeSpec
-from streamrnn.wire.packed import PackedRecord
 
 NOON = 1_795_777_200_000  # 2026-11-27 11:00 UTC
 
@@ -41,7 +40,7 @@ def served(
     spec: StreamSpec, documents: list[dict[str, Any]], decode: DecodeSpec | None = None
 ) -> tuple[Outputs, TickBatch]:
     """What the engine makes of these records; each was appended at noon."""
-    records = [PackedRecord("t", 0, i, NOON, None, json.dumps(d).encode()) for i, d in enumerate(documents)]
+    records = [PlainRecord("t", 0, i, NOON, None, json.dumps(d).encode()) for i, d in enumerate(documents)]
     ticks, undecodable = Decoder(spec, decode).decode(records)
     assert undecodable == []
     return Engine(spec).process(ticks), ticks
@@ -179,7 +178,7 @@ def test_a_refusal_tells_of_the_series_as_it_was_at_that_record() -> None:
 )
 def test_times_in_another_unit_are_refused_with_the_unit(factor: float, unit: str) -> None:
     documents = [{"series": "a", "ts": int((NOON + 1000 * k) * factor), "values": {"x": 1.0}} for k in range(-9, 0)]
-    records = [PackedRecord("t", 0, i, NOON, None, json.dumps(d).encode()) for i, d in enumerate(documents)]
+    records = [PlainRecord("t", 0, i, NOON, None, json.dumps(d).encode()) for i, d in enumerate(documents)]
     ticks, undecodable = Decoder(stream()).decode(records)
     outputs = Engine(stream()).process(ticks)
     refused = [(item.reason, item.detail) for item in undecodable] + [row[1:] for row in outputs.rejected]
@@ -190,13 +189,8 @@ def test_times_in_another_unit_are_refused_with_the_unit(factor: float, unit: st
 
 
 def test_a_real_history_is_read_where_past_max_allows_it() -> None:
-    documents = [{"series": "a", "ts": "1965-03-01T00:00:00Z", "values": {"x": 1.0}}]
-    records = [PackedRecord("t", 0, 0, NOON, None, json.dumps(documents[0]).encode())]
     spec = stream(past_max_ms=100 * 365 * 86_400_000)
-    ticks = TickBatch(
-        records=records, partition=np.zeros(1, np.int32), offset=np.zeros(1, np.int64), record_ts_ms=np.array([NOON]),
-        series=["a"], ts_us=np.array([-152_668_800_000_000]), values=np.ones((1, 1)), channel=np.full(1, -1, np.int16),
-    )  # fmt: skip
+    ticks = batch(["a"], [-152_668_800_000], np.ones((1, 1)), record_ts=[NOON])
     assert Engine(spec).process(ticks).rejected == []
     assert [reason for _, reason, _ in Engine(stream()).process(ticks).rejected] == ["timestamp"]
 

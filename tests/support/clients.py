@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from broker import Broker
 
-from streamrnn.transports.kafka.transport import KafkaSettings
+from streamrnn.transports.kafka.settings import KafkaSettings
 
 
 def settings_for(broker: Broker, **changes: object) -> KafkaSettings:

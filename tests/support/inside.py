@@ -18,7 +18,8 @@ from streamrnn.config.settings import Settings, load
 from streamrnn.monitor.observer import WorkerObserver
 from streamrnn.serving.worker import Worker
 from streamrnn.transports.base import TopicNeed
-from streamrnn.transports.kafka.transport import KafkaSettings, KafkaTransport
+from streamrnn.transports.kafka.settings import KafkaSettings
+from streamrnn.transports.kafka.transport import KafkaTransport
 
 # A second of event time each: the ticks of a long test must not come to lie in the future.
 BACK_MS = 1_000_000_000

@@ -11,14 +11,14 @@ import torch
 from streamrnn.kernels.columns import rungs_of
 from streamrnn.model.gate import Evaluation
 from streamrnn.model.network import Network
-from streamrnn.records import F64, I32, I64, Outputs, TickBatch
+from streamrnn.records import F64, I32, I64, Outputs, PlainRecord, TickBatch
 from streamrnn.season import Season, season_of, season_setting
 from streamrnn.spec import Cell, ModelSpec, StreamSpec
 from streamrnn.stream.engine import Engine
 from streamrnn.stream.forecasting import inputs_of
 from streamrnn.stream.resting import Worth
 from streamrnn.wire.encode import Encoder
-from streamrnn.wire.packed import Packed, PackedRecord
+from streamrnn.wire.packed import Packed
 from streamrnn.wire.packed import packed as packed_records
 
 START = 1_700_000_000_000
@@ -80,12 +80,13 @@ def network(stream: StreamSpec, cell: Any = "gru", seed: int = 0, **shape: Any) 
     return made.eval()
 
 
-def batch(series: list[str], ts: Any, values: Any, partition: Any = 0, record_ts: Any = None) -> TickBatch:
+def batch(
+    series: list[str], ts: Any, values: Any, partition: Any = 0, record_ts: Any = None, channel: Any = -1
+) -> TickBatch:
+    """Ticks at `ts` ms; `partition`, `channel`: of all, or of each. `record_ts`: None, as `ts`."""
     count = len(series)
     times: I64 = np.asarray(ts, dtype=np.int64)
-    parts: I32 = (
-        np.full(count, partition, dtype=np.int32) if np.isscalar(partition) else np.asarray(partition, np.int32)
-    )
+    parts: I32 = np.array(np.broadcast_to(partition, count), np.int32)
     return TickBatch(
         records=[],
         partition=parts,
@@ -94,7 +95,7 @@ def batch(series: list[str], ts: Any, values: Any, partition: Any = 0, record_ts
         series=series,
         ts_us=times * 1000,
         values=np.asarray(values, dtype=np.float64),
-        channel=np.full(count, -1, dtype=np.int16),
+        channel=np.array(np.broadcast_to(channel, count), np.int16),
     )
 
 
@@ -162,7 +163,7 @@ def cut(ticks: TickBatch, begin: int, end: int) -> TickBatch:
 def laid(keys: list[bytes], records: list[bytes]) -> Packed:
     """As they are read from the changelog."""
     pairs = enumerate(zip(keys, records, strict=True))
-    return packed_records(0, [PackedRecord("state", 0, i, 0, key, record) for i, (key, record) in pairs])
+    return packed_records(0, [PlainRecord("state", 0, i, 0, key, record) for i, (key, record) in pairs])
 
 
 def said(stream: StreamSpec, outputs: Outputs, ticks: TickBatch) -> list[tuple[int, bytes]]:

@@ -17,12 +17,15 @@ import msgspec
 import torch
 import xxhash
 from broker import Broker
+from partitions import restoring
 from service import Output, committed, each, read_all
 
 from streamrnn.config.settings import Settings
+from streamrnn.inputs import of_topic
 from streamrnn.model.network import Network
 from streamrnn.model.weights import WeightsMeta, build, pack, weights_id
 from streamrnn.records import Record
+from streamrnn.serving.partition import Partitions
 from streamrnn.serving.restore import Restoration, Restorer
 from streamrnn.stores.models import ModelsWriter
 from streamrnn.stream.engine import Engine
@@ -100,10 +103,11 @@ async def said(broker: Broker, settings: Settings) -> dict[Key, list[Saying]]:
 async def kept(settings: Settings, blobs: Mapping[str, bytes], partitions: int) -> tuple[Engine, list[Restoration]]:
     """The states in the changelog, as a new owner would read them."""
     engine = loaded(settings, blobs)
+    found = Partitions(of_topic(settings.input))
+    restoring(found, engine.spec, range(partitions))
     restorer = Restorer(
-        KafkaTransport(settings.kafka_settings()), settings.topics.state, settings.input, engine, Snapshots(engine)
+        KafkaTransport(settings.kafka_settings()), settings.topics.state, found, engine, Snapshots(engine)
     )
-    restorer.add(range(partitions))
     done: list[Restoration] = []
     while restorer.active:
         await restorer.read()

@@ -26,7 +26,8 @@ from broker import Broker
 
 from streamrnn.cli import main
 from streamrnn.transports.base import Deadline
-from streamrnn.transports.kafka.transport import KafkaSettings, KafkaTransport
+from streamrnn.transports.kafka.settings import KafkaSettings
+from streamrnn.transports.kafka.transport import KafkaTransport
 
 
 class Source(msgspec.Struct):

@@ -32,7 +32,7 @@ from poison import Plain
 from streamrnn.config.settings import ConfigError, load
 from streamrnn.model.weights import MAGIC, WeightsError, WeightsMeta, build, pack
 from streamrnn.model.weights import VERSION as WEIGHTS_VERSION
-from streamrnn.records import REASONS, Rejected, TickBatch
+from streamrnn.records import REASONS, PlainRecord, Rejected, TickBatch
 from streamrnn.serving.commit_note import committed_with, history_of, starting_points
 from streamrnn.spec import StreamSpec
 from streamrnn.stores.changelog import CHECKPOINT, ChangelogReader, Checkpoint, encode_checkpoint, weights_at
@@ -52,7 +52,7 @@ from streamrnn.transports.base import Committed, TopicUnfit
 from streamrnn.transports.memory.transport import MemoryBroker, MemoryTransport
 from streamrnn.wire.codec import DETAIL_CHARS_MAX, Decoder, DecodeSpec, dead_letter
 from streamrnn.wire.instants import Refused
-from streamrnn.wire.packed import Packed, PackedRecord, packed
+from streamrnn.wire.packed import Packed, packed
 from streamrnn.wire.schemas import Definition, Schemas
 
 # A record of a few kilobytes takes some ten microseconds; the bound has room for a machine with better things to do.
@@ -306,7 +306,7 @@ def _state(stream: StreamSpec) -> tuple[bytes, bytes, bytes]:
 
 def _laid(*pairs: tuple[bytes, bytes | None]) -> Packed:
     return packed(
-        PARTITION, [PackedRecord("state", PARTITION, i, 0, key, value) for i, (key, value) in enumerate(pairs)]
+        PARTITION, [PlainRecord("state", PARTITION, i, 0, key, value) for i, (key, value) in enumerate(pairs)]
     )
 
 
@@ -511,7 +511,7 @@ def models(data: bytes) -> None:
     lines = data.split(b"\n")[:200]
     for offset, line in enumerate(lines):
         key, sign, value = line.partition(b"=")
-        record = PackedRecord("models", 0, offset, 0, key, value if sign else None)
+        record = PlainRecord("models", 0, offset, 0, key, value if sign else None)
         told = follower.pointer
         ignored = sum(follower.ignored.values())
         follower._take([(0, [record])])
@@ -522,7 +522,7 @@ def models(data: bytes) -> None:
         assert hashlib.sha256(found).hexdigest() == follower.manifests[model].sha256
     for offset, line in enumerate(models_records(b"the truth", "true-1").split(b"\n")):
         key, _, value = line.partition(b"=")
-        follower._take([(0, [PackedRecord("models", 0, 1000 + offset, 0, key, value)])])
+        follower._take([(0, [PlainRecord("models", 0, 1000 + offset, 0, key, value)])])
     assert follower.blob("true-1") == b"the truth"
     stands, told = follower.pointer, follower._told
     assert stands is not None

@@ -25,7 +25,8 @@ from streamrnn.stores.models import (
     Pointer,
     rolled_back,
 )
-from streamrnn.training.trainer import REACH_BACK_MAX, DeviceFailed, Trainer, step_back
+from streamrnn.training.process import step_back
+from streamrnn.training.trainer import REACH_BACK_MAX, DeviceFailed, Trainer
 from streamrnn.transports.memory.transport import MemorySink, MemoryTransport
 
 SMALL: dict[str, Any] = {
@@ -239,7 +240,7 @@ def test_the_trainer_reads_its_limits_from_the_configuration() -> None:
 def test_it_lets_everybody_else_go_first() -> None:
     code = """
 import os
-from streamrnn.training.trainer import step_back
+from streamrnn.training.process import step_back
 for idle in (True, False):
     child = os.fork()
     if not child:
@@ -303,7 +304,7 @@ async def test_what_torch_raises_is_the_device_s_fault_unless_that_is_the_proces
 def test_the_same_command_begins_again_on_the_processor() -> None:
     code = """
 import os, sys
-from streamrnn.training.trainer import start_again_without_gpu
+from streamrnn.training.process import start_again_without_gpu
 if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
     print(os.getppid(), os.getpid(), *sys.argv[1:], input())
 else:
@@ -329,7 +330,8 @@ sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(Path(__file__).parents[1] /
 import torch
 from running import made, send, until
 from test_trainer import SMALL
-from streamrnn.training.trainer import DeviceFailed, Trainer, start_again_without_gpu
+from streamrnn.training.process import start_again_without_gpu
+from streamrnn.training.trainer import DeviceFailed, Trainer
 from streamrnn.transports.memory.transport import MemoryTransport
 
 def fails(enough):

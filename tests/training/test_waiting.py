@@ -12,10 +12,10 @@ from running import made, send, settings, until
 
 from streamrnn.durations import parse_ms
 from streamrnn.monitor.observer import WorkerObserver
+from streamrnn.serving.supervisor import heard
 from streamrnn.stream.forecasting import inputs_of
 from streamrnn.stream.learner import Lack
 from streamrnn.stream.replay import WINDOW_LEAST, step_bytes
-from streamrnn.training.supervisor import heard
 from streamrnn.training.trainer import Trainer, learn_spec
 from streamrnn.training.waiting import LINE_S_MAX, NEVER_S, Wait, roughly
 from streamrnn.transports.memory.transport import MemoryTransport

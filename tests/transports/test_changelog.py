@@ -8,16 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streamrnn.records import PlainRecord
 from streamrnn.stores.changelog import CHECKPOINT, ChangelogReader, Checkpoint, encode_checkpoint, series_key
 from streamrnn.transports.memory.transport import MemoryBroker, MemoryTransport
-from streamrnn.wire.packed import PackedRecord, packed
+from streamrnn.wire.packed import packed
 
 VOUCHED, OF_ONE = "checkpoint", "checkpoint of one who cannot be interrupted"
 # What is appended: a checkpoint, or (a series' name, whether it is a state).
 Entry = str | tuple[str, bool]
 
 
-def laid(entries: list[Entry]) -> list[PackedRecord]:
+def laid(entries: list[Entry]) -> list[PlainRecord]:
     records = []
     for stand, entry in enumerate(entries):
         if isinstance(entry, str):
@@ -25,7 +26,7 @@ def laid(entries: list[Entry]) -> list[PackedRecord]:
             key, value = CHECKPOINT, encode_checkpoint(Checkpoint("ticks", 0, "abc", None, 1, at=at))
         else:
             key, value = series_key(entry[0].encode()), b"%d" % stand if entry[1] else None
-        records.append(PackedRecord("state", 0, stand, 0, key, value))
+        records.append(PlainRecord("state", 0, stand, 0, key, value))
     return records
 
 
@@ -37,7 +38,7 @@ class Held:
     doubtful: set[str] = field(default_factory=set)
 
 
-def read(pieces: list[list[PackedRecord]]) -> Held:
+def read(pieces: list[list[PlainRecord]]) -> Held:
     reader, held = ChangelogReader(MemoryTransport(MemoryBroker()), "state", [0]), Held()
     for records in pieces:
         piece = reader._sorted(packed(0, records))

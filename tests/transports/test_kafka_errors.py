@@ -7,7 +7,7 @@ from aiokafka.errors import ProducerFenced, TopicAuthorizationFailedError, for_c
 
 from streamrnn.transports.base import NotPermitted
 from streamrnn.transports.kafka.errors import CONTENT, explained, kind_of
-from streamrnn.transports.kafka.transport import KafkaSettings
+from streamrnn.transports.kafka.settings import KafkaSettings
 
 
 def test_content_is_never_what_the_client_would_try_again() -> None:

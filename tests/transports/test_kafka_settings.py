@@ -9,7 +9,8 @@ import pytest
 
 from streamrnn.transports.base import Deadline, TransportError
 from streamrnn.transports.kafka.errors import explained
-from streamrnn.transports.kafka.transport import KafkaSettings, KafkaTransport
+from streamrnn.transports.kafka.settings import KafkaSettings
+from streamrnn.transports.kafka.transport import KafkaTransport
 
 
 def in_the_open(servers: str, **changes: object) -> KafkaSettings:

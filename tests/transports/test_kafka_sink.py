@@ -10,8 +10,8 @@ import pytest
 from aiokafka.errors import ProducerFenced
 
 from streamrnn.transports.base import Committed, Deadline, DeliveryFailed
+from streamrnn.transports.kafka.settings import KafkaSettings
 from streamrnn.transports.kafka.sink import Handed, KafkaTransactionalSink
-from streamrnn.transports.kafka.transport import KafkaSettings
 
 
 class Fenced:

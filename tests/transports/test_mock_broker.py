@@ -9,7 +9,8 @@ import pytest
 from contract import Follow, collect, send
 
 from streamrnn.transports.base import Committed, Deadline, TopicNeed
-from streamrnn.transports.kafka.transport import KafkaSettings, KafkaTransport
+from streamrnn.transports.kafka.settings import KafkaSettings
+from streamrnn.transports.kafka.transport import KafkaTransport
 
 confluent_kafka = pytest.importorskip("confluent_kafka")
 

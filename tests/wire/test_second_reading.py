@@ -7,7 +7,6 @@ What a library would do to a number is not worked out here: what went in is what
 from __future__ import annotations
 
 import csv
-import importlib
 import io
 import json
 import math
@@ -29,6 +28,7 @@ from confluent_kafka.schema_registry.protobuf import ProtobufSerializer
 from confluent_kafka.serialization import MessageField, SerializationContext
 from google.protobuf import json_format
 from opentelemetry.proto.metrics.v1.metrics_pb2 import MetricsData
+from optional import needs
 from registry import serving
 from test_producers import Plain
 from test_registry import MILLIS, READING, configured, fetch, record_of
@@ -40,14 +40,6 @@ CONTEXT = SerializationContext("t", MessageField.VALUE)
 SHORT, LONG = 300, 10_000
 NAMES = ["pump-7", "ü ж", "a/b", "x.y", "名前", 'q"uote', "back\\slash", "comma,=; ", "42"]
 PLAIN_NAMES = ["pump-7", "host-a", "x.y", "42", "ä"]
-
-
-def needs(module: str) -> Any:
-    """A library that is not among the tests' own; the test is skipped where it is not installed."""
-    try:
-        return importlib.import_module(module)
-    except ImportError:
-        pytest.skip(f"{module} is not installed (pip install -e '.[producers]')")
 
 
 @dataclass

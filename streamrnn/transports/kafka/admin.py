@@ -40,7 +40,7 @@ from streamrnn.transports.kafka.starting import start_client
 from streamrnn.transports.kafka.topic_configs import AlterTopic
 
 if TYPE_CHECKING:
-    from streamrnn.transports.kafka.transport import KafkaSettings
+    from streamrnn.transports.kafka.settings import KafkaSettings
 
 
 VISIBLE_S = 10.0

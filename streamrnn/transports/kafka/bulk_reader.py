@@ -34,7 +34,7 @@ from streamrnn.transports.kafka.record_batches import unpack
 from streamrnn.wire.packed import Packed
 
 if TYPE_CHECKING:
-    from streamrnn.transports.kafka.transport import KafkaSettings
+    from streamrnn.transports.kafka.settings import KafkaSettings
 
 # Of one partition and of all in one answer: enough that a request's cost does not count, nor that of looking at many
 # columns of it, and little enough that the event loop is not held up for more than some ten milliseconds. A batch that is

@@ -22,7 +22,7 @@ from aiokafka.errors import (
 from streamrnn.transports.base import NotPermitted, TransportError, Unreadable
 
 if TYPE_CHECKING:
-    from streamrnn.transports.kafka.transport import KafkaSettings
+    from streamrnn.transports.kafka.settings import KafkaSettings
 
 # What an error of the broker is about, by its code. Only `content` is the record's own fault: whatever is not in this
 # table counts as the connection's, for which clients are built anew.

@@ -31,7 +31,7 @@ from streamrnn.transports.kafka.starting import start_client
 from streamrnn.transports.kafka.topic_id import Uuid
 
 if TYPE_CHECKING:
-    from streamrnn.transports.kafka.transport import KafkaSettings
+    from streamrnn.transports.kafka.settings import KafkaSettings
 
 # How long a coordinator may take to come up, and how often it is asked: the first group of a cluster has to wait for it.
 COORDINATOR_S, AGAIN_S = 10.0, 0.1

@@ -36,7 +36,7 @@ from streamrnn.transports.kafka.starting import start_client
 from streamrnn.transports.refusals import replace
 
 if TYPE_CHECKING:
-    from streamrnn.transports.kafka.transport import KafkaSettings
+    from streamrnn.transports.kafka.settings import KafkaSettings
 
 # An idempotent producer's sequence number per partition wraps to a negative one after 2³¹ records and is then refused
 # for ever (seen on a real broker); well before that the producer is replaced.

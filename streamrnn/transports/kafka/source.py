@@ -37,7 +37,7 @@ from streamrnn.transports.kafka.starting import start_client
 from streamrnn.transports.kafka.topic_id import TopicIds, ids_in
 
 if TYPE_CHECKING:
-    from streamrnn.transports.kafka.transport import KafkaSettings
+    from streamrnn.transports.kafka.settings import KafkaSettings
 
 
 class _Rebalances(ConsumerRebalanceListener):  # type: ignore[misc] # aiokafka has no types

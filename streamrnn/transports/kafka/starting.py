@@ -15,7 +15,7 @@ from aiokafka.errors import KafkaConnectionError, KafkaError
 from streamrnn.transports.kafka.errors import explained
 
 if TYPE_CHECKING:
-    from streamrnn.transports.kafka.transport import KafkaSettings
+    from streamrnn.transports.kafka.settings import KafkaSettings
 
 # A client sends several requests when it starts; each has the request's time-out, all of them this much more.
 SPARE_S = 10.0

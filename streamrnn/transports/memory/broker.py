@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
+from streamrnn.records import PlainRecord
 from streamrnn.transports.base import Committed, DeliveryFailed, TopicMissing, TransportError, Unreadable
 from streamrnn.transports.memory.groups import Group
 
@@ -45,14 +46,7 @@ class Transaction:
 
 
 @dataclass(frozen=True, slots=True)
-class MemoryRecord:
-    topic: str
-    partition: int
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes]] = ()
+class MemoryRecord(PlainRecord):
     transaction: Transaction | None = None
     marker: bool = False  # of a transaction's end: takes an offset, is never read
 

@@ -27,7 +27,7 @@ from streamrnn.calendar import milliseconds, parse_step
 from streamrnn.records import ForecastBatch, ImputationBatch, TickBatch
 from streamrnn.spec import OutputSpec, StreamSpec
 from streamrnn.wire.encode import Encoder, encoder_for
-from streamrnn.wire.published import WHATS, definition, source_in, subject_of
+from streamrnn.wire.output_schemas import WHATS, definition, source_in, subject_of
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 IDS = {"forecasts": 7, "imputed": 70_000}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from streamrnn.config.sizes import Sizes, limit_for, needs_with_limits, shrinking, sizes_of
 from streamrnn.durations import DURATION_MS_MAX, format_ms
 from streamrnn.inputs import Numbering
-from streamrnn.serving.inputs import existing, numbering_of, topics_there
+from streamrnn.serving.input_topics import existing, numbering_of, topics_there
 from streamrnn.serving.members import ANOTHER_APP, other_inputs
 from streamrnn.serving.outbox import transactional_id
 from streamrnn.stream.snapshot import ROW_BYTES_MAX

@@ -18,8 +18,8 @@ from running import settings, until
 from structlog.testing import capture_logs
 
 from streamrnn.monitor.observer import WorkerObserver
-from streamrnn.training import supervisor as supervision
-from streamrnn.training.supervisor import Supervisor, heard, train_command
+from streamrnn.serving import supervisor as supervision
+from streamrnn.serving.supervisor import Supervisor, heard, train_command
 from streamrnn.transports.base import Deadline
 
 SLOW = (0.01, 0.05)

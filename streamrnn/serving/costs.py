@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from streamrnn.meaning import Change
 from streamrnn.model.weights import WeightsError, fitted
-from streamrnn.serving.inputs import numbering_of
+from streamrnn.serving.input_topics import numbering_of
 from streamrnn.serving.members import refuse_another_input
 from streamrnn.stores.changelog import newest_checkpoints
 from streamrnn.stores.models import ModelsFollower
