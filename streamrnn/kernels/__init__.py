@@ -60,6 +60,18 @@ def inner(function: F) -> F:
     return _made(function, fastmath={"contract"}, _nrt=False, no_cfunc_wrapper=True, no_cpython_wrapper=True)
 
 
+def folded(function: F) -> F:
+    """As `inner`, compiled once and then made part of each caller by LLVM: for what is called in several places. No call remains."""
+    return _made(
+        function,
+        fastmath={"contract"},
+        _nrt=False,
+        no_cfunc_wrapper=True,
+        no_cpython_wrapper=True,
+        forceinline=True,
+    )
+
+
 def inlined(function: F) -> F:
-    """As `compiled`, pasted into its callers: a call that passes an array costs two atomic counts, more than a digit."""
+    """As `compiled`, pasted into its callers before these are compiled, with their settings: once more in each place."""
     return _made(function, inline="always")

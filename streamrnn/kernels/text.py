@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from streamrnn.kernels import compiled, inlined
+from streamrnn.kernels import compiled, folded, inlined
 from streamrnn.records import F32, F64, I32, I64, U8, U64, Bool
 
 DIGITS = 3  # decimal places below the leading digit of the scale
@@ -41,7 +41,7 @@ def decimals_of(scale: float) -> int:
     return max(0, DIGITS - int(np.floor(np.log10(np.float64(scale)))))
 
 
-@inlined
+@folded
 def _put_digits(buffer: U8, at: int, value: Any, digits: int) -> None:
     """Writes exactly `digits` digits of a non-negative number, in pairs from the right: one division for two digits."""
     rest = np.uint64(value)
@@ -58,7 +58,7 @@ def _put_digits(buffer: U8, at: int, value: Any, digits: int) -> None:
         buffer[k] = np.uint8(48) + np.uint8(rest % np.uint64(10))
 
 
-@inlined
+@folded
 def _put_integer(buffer: U8, at: int, value: Any) -> int:
     """Writes a whole number; returns the next free position."""
     if value < 0:
@@ -259,7 +259,7 @@ def _put_ms(buffer: U8, at: int, us: int) -> int:
     return at
 
 
-@inlined
+@folded
 def _put_piece(buffer: U8, at: int, pieces: U8, edges: I64, piece: int) -> int:
     for k in range(edges[piece], edges[piece + 1]):
         buffer[at] = pieces[k]
