@@ -19,7 +19,7 @@ from typing import Any, TypeVar, cast
 import numba
 
 from streamrnn.kernels.caching import KernelCache
-from streamrnn.kernels.compiling import hasten
+from streamrnn.kernels.compiling import hasten, without_constants
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -30,6 +30,7 @@ def _made(function: F, **settings: Any) -> F:
     dispatcher = numba.njit(nogil=True, error_model="numpy", **settings)(function)
     if hasattr(dispatcher, "_cache"):  # not so where NUMBA_DISABLE_JIT leaves the function as it is
         dispatcher._cache = KernelCache(function)  # noqa: SLF001 - as `cache=True` does with numba's own
+        without_constants(dispatcher)
     return cast(F, dispatcher)
 
 

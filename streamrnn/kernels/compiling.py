@@ -14,6 +14,7 @@ import contextlib
 import gc
 from typing import Any
 
+from numba import types
 from numba.core import event
 
 SELDOM = 50_000  # objects made since the last collection
@@ -50,6 +51,17 @@ def _share_scopes() -> None:
         return found
 
     InlineWorker.run_untyped_passes = shared
+
+
+def without_constants(dispatcher: Any) -> None:
+    """Has a kernel compiled once for calls by kernels with a constant and with a variable: numba makes code of its own for each
+    constant, and for what looks like one while it works out the types of a loop. All of it is the same code."""
+    usual = dispatcher.get_call_template
+
+    def get_call_template(args: Any, kws: Any) -> Any:
+        return usual(tuple(map(types.unliteral, args)), {name: types.unliteral(kind) for name, kind in kws.items()})
+
+    dispatcher.get_call_template = get_call_template
 
 
 def hasten() -> None:
