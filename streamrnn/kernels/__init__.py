@@ -62,7 +62,7 @@ def inner(function: F) -> F:
 
 
 def folded(function: F) -> F:
-    """As `inner`, compiled once and then made part of each caller by LLVM: for what is called in several places. No call remains."""
+    """As `inner`, compiled once and then made part of each caller by LLVM: for what is called in several places."""
     return _made(
         function,
         fastmath={"contract"},

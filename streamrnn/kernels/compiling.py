@@ -17,6 +17,8 @@ from typing import Any
 from numba import types
 from numba.core import event
 
+_types: Any = types  # numba says nothing of their types
+
 SELDOM = 50_000  # objects made since the last collection
 
 
@@ -40,9 +42,10 @@ class _SeldomCollected(event.Listener):
 
 def _share_scopes() -> None:
     """Has numba's inliner share a pasted function's scope between the copies of its blocks, in place of one for each."""
-    from numba.core.inline_closurecall import InlineWorker  # noqa: PLC0415 - numba's own: it may not be there one day
+    from numba.core.inline_closurecall import InlineWorker
 
-    usual: Any = InlineWorker.run_untyped_passes
+    worker: Any = InlineWorker
+    usual = worker.run_untyped_passes
 
     def shared(self: Any, func: Any, enable_ssa: bool = False) -> Any:
         found = usual(self, func, enable_ssa)
@@ -50,16 +53,16 @@ def _share_scopes() -> None:
             scope.__deepcopy__ = lambda memo, scope=scope: scope
         return found
 
-    InlineWorker.run_untyped_passes = shared
+    worker.run_untyped_passes = shared
 
 
 def without_constants(dispatcher: Any) -> None:
     """Has a kernel compiled once for calls by kernels with a constant and with a variable: numba makes code of its own for each
     constant, and for what looks like one while it works out the types of a loop. All of it is the same code."""
-    usual = dispatcher.get_call_template
+    usual, unliteral = dispatcher.get_call_template, _types.unliteral
 
     def get_call_template(args: Any, kws: Any) -> Any:
-        return usual(tuple(map(types.unliteral, args)), {name: types.unliteral(kind) for name, kind in kws.items()})
+        return usual(tuple(map(unliteral, args)), {name: unliteral(kind) for name, kind in kws.items()})
 
     dispatcher.get_call_template = get_call_template
 

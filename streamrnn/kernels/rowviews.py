@@ -75,7 +75,6 @@ FIELDS = (
 )  # fmt: skip
 
 
-
 # (address, shape) → the arrays of the row that begins there. The table's arrays must stay where they are while these are used.
 f32, f64, i64, u8, u16 = np.float32, np.float64, np.int64, np.uint8, np.uint16
 series_row: Callable[[int, Shape], State] = views(

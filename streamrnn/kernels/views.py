@@ -22,7 +22,10 @@ from numba.np.numpy_support import from_dtype
 # Numba says nothing of their types.
 _make: Any = arrayobj.make_array
 _populate: Any = arrayobj.populate_array
-_template: Any = AttributeTemplate
+_builders: Any = cgutils
+_named_tuple: Any = types.NamedTuple
+_Template: Any = AttributeTemplate
+_Struct: Any = models.StructModel
 _register_attributes: Any = infer_getattr
 _register_model: Any = register_model
 _register_getter: Any = lower_getattr_generic
@@ -84,7 +87,7 @@ class Views(types.Type):
         field = _PARTS[self.part].fields.get(name)
         if isinstance(field, Part):
             inner = Views(f"{self.part}.{name}", self.by)
-            return types.NamedTuple([inner.typed(key) for key in field.of._fields], field.of) if field.whole else inner
+            return _named_tuple([inner.typed(key) for key in field.of._fields], field.of) if field.whole else inner
         if isinstance(field, str):
             return self._number(field)[1]
         return field.kind if field else None
@@ -114,12 +117,16 @@ class Views(types.Type):
             if isinstance(of, tuple):
                 first, second = map(length, of)
                 return builder.add(first, second)
-            return context.get_constant(types.intp, of) if isinstance(of, int) else builder.extract_value(value, self._number(of)[0])
+            return (
+                context.get_constant(types.intp, of)
+                if isinstance(of, int)
+                else builder.extract_value(value, self._number(of)[0])
+            )
 
         relative = isinstance(self.by[0], types.Integer)
         path, kind = self._number("at" if relative else "where")
         listed = _make(kind)(context, builder, builder.extract_value(value, path))
-        address = builder.load(cgutils.gep_inbounds(builder, listed.data, field.at))
+        address = builder.load(_builders.gep_inbounds(builder, listed.data, field.at))
         address.set_metadata("invariant.load", builder.module.add_metadata([]))
         if relative:
             address = builder.add(builder.extract_value(value, [0]), address)
@@ -142,22 +149,24 @@ class Views(types.Type):
 
 
 @_register_model(Views)
-class _Model(models.StructModel):  # type: ignore[misc]
+class _Model(_Struct):  # type: ignore[misc]
     def __init__(self, manager: Any, kind: Views) -> None:
         super().__init__(manager, kind, [(f"by{k}", by) for k, by in enumerate(kind.by)])
 
 
 @_register_attributes
-class _Attributes(_template):  # type: ignore[misc]
+class _Attributes(_Template):  # type: ignore[misc]
     key = Views
 
     def generic_resolve(self, views: Views, name: str) -> Any:
         return views.typed(name)
 
 
-@_register_getter(Views)
 def _get(context: Any, builder: Any, views: Views, value: Any, name: str) -> Any:
     return views.value(context, builder, value, name)
+
+
+_register_getter(Views)(_get)
 
 
 def views(name: str, of: Part, *, after: str | None = None) -> Any:
@@ -169,7 +178,7 @@ def views(name: str, of: Part, *, after: str | None = None) -> Any:
         by = tuple(types.intp if isinstance(kind, types.Integer) else kind for kind in (one, other))
 
         def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            made = cgutils.create_struct_proxy(signature.return_type)(context, builder)
+            made = _builders.create_struct_proxy(signature.return_type)(context, builder)
             made.by0, made.by1 = arguments
             return made._getvalue()  # noqa: SLF001
 
