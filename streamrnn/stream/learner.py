@@ -233,7 +233,8 @@ class Learner:
         verdict = judge(mine, theirs, self.spec.gate)
         if not verdict.accepted:
             return self._refuse(verdict, updates, loss, mine, theirs, since)
-        candidate.credit.copy_(torch.from_numpy(mine.credit))
+        # One gate's steps are few, and a first network is soon outdone.
+        candidate.credit.copy_(torch.from_numpy(mine.credit * self.worth.vouches))
         self.accepted += 1
         self._refused_in_a_row = 0
         self.incumbent = candidate.copied().eval()

@@ -13,7 +13,7 @@ import math
 from streamrnn.model.gate import Evaluation
 
 LITTLE = 0.005  # of the mixture's squared error
-LOOKS = 6  # before anything is said
+LOOKS = 6  # before anything is said, and new series believe all that the gate found
 MEMORY = 32  # looks
 REST = 10
 
@@ -51,6 +51,11 @@ class Worth:
     def gain(self) -> float:
         """Mean share of the mixture's squared error that was removed."""
         return self._mean
+
+    @property
+    def vouches(self) -> float:
+        """0 to 1: how far looks, each ahead of time, vouch for what the gate found once."""
+        return min(self.looks / LOOKS, 1.0) if self._mean > 0.0 else 0.0
 
     @property
     def little(self) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from making import NETWORKS, batch, bends, cut, feed, network, shaped, spec, walk
+from making import NETWORKS, batch, bends, cut, feed, look, network, shaped, spec, walk
 
 from streamrnn.kernels.columns import rungs_of
 from streamrnn.learning import LearnSpec, TrainSpec
@@ -191,12 +191,15 @@ def test_a_first_round_gives_a_network_that_adds_to_the_mixture() -> None:
     assert done.candidate is not None
     assert done.candidate.gain[0] > 0.5
     assert made.incumbent is not None
+    assert done.candidate.credit.any() and not done.network.credit.any()  # no look ahead of time has vouched for it
 
 
 @pytest.mark.parametrize("shape", NETWORKS[4:], ids=str)
 def test_every_kind_of_network_is_trained_published_and_serves(shape: dict[str, Any]) -> None:
     made = learner(updates=40, **shape)
     made.feed(waves(200))
+    for _ in range(LOOKS + 1):
+        look(made.worth, 0.1)
     done = made.round()
     assert done.network is not None, done.verdict
     recurrent = getattr(done.network.beside, "decoder", done.network.beside)

@@ -3,18 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+from making import look
 
-from streamrnn.model.gate import Evaluation
 from streamrnn.stream.resting import LOOKS, Worth
-
-
-def look(worth: Worth, cross: float) -> float:
-    """One look at numbers of power 1 that go with what came as `cross` says; returns the gain at the slope that suits it best."""
-    slope = max(cross, 0.0)
-    gain = slope * (2.0 * cross - slope)
-    none = np.zeros((1, 1))
-    worth.look(Evaluation(True, (gain,), (slope,), none, none, 100, np.array([[cross, 1.0]])))
-    return gain
 
 
 def test_numbers_of_chance_are_little_though_each_look_has_a_slope_that_flatters_them() -> None:
@@ -49,3 +40,16 @@ def test_candidates_that_add_nothing_are_in_vain_after_some_of_them() -> None:
     assert not worth.in_vain
     worth.nothing_added()
     assert worth.in_vain
+
+
+def test_what_looks_have_not_seen_they_do_not_vouch_for() -> None:
+    right, wrong = Worth(), Worth()
+    seen = []
+    for _ in range(LOOKS + 2):
+        look(right, 0.3)
+        look(wrong, -0.3)
+        seen.append(right.vouches)
+        assert wrong.vouches == 0.0
+    assert seen[0] == 0.0  # it settled the slope
+    assert seen[-2:] == [1.0, 1.0]
+    assert seen == sorted(seen)
