@@ -41,7 +41,7 @@ def decimals_of(scale: float) -> int:
     return max(0, DIGITS - int(np.floor(np.log10(np.float64(scale)))))
 
 
-@folded
+@inlined
 def _put_digits(buffer: U8, at: int, value: Any, digits: int) -> None:
     """Writes exactly `digits` digits of a non-negative number, in pairs from the right: one division for two digits."""
     rest = np.uint64(value)
@@ -58,7 +58,7 @@ def _put_digits(buffer: U8, at: int, value: Any, digits: int) -> None:
         buffer[k] = np.uint8(48) + np.uint8(rest % np.uint64(10))
 
 
-@folded
+@inlined
 def _put_integer(buffer: U8, at: int, value: Any) -> int:
     """Writes a whole number; returns the next free position."""
     if value < 0:
@@ -79,10 +79,16 @@ def _put_integer(buffer: U8, at: int, value: Any) -> int:
     return at + digits
 
 
+@folded
+def _put_whole(buffer: U8, at: int, value: Any) -> int:
+    """As `_put_integer`, for all that is not written number by number."""
+    return _put_integer(buffer, at, value)
+
+
 @compiled
 def _put_exponent(buffer: U8, at: int, exponent: int) -> int:
     buffer[at] = 101
-    return _put_integer(buffer, at + 1, exponent)
+    return _put_whole(buffer, at + 1, exponent)
 
 
 @compiled
@@ -249,7 +255,7 @@ def _put_ms(buffer: U8, at: int, us: int) -> int:
     if us < 0 and fraction > 0 and size < 1000:
         buffer[at] = 45  # "-0.5": the whole part alone would lose the sign
         at += 1
-    at = _put_integer(buffer, at, size // 1000 if us >= 0 else -(size // 1000))
+    at = _put_whole(buffer, at, size // 1000 if us >= 0 else -(size // 1000))
     if fraction > 0:
         buffer[at] = 46
         _put_digits(buffer, at + 1, fraction, 3)
@@ -330,7 +336,7 @@ def write_forecasts(
         at = _put_piece(buffer, at, pieces, edges, TRUE if warm[i] else FALSE)
         for k in range(2):
             at = _put_piece(buffer, at, pieces, edges, SOURCE + k)  # then OFFSET
-            at = _put_integer(buffer, at, np.int64(partition[i]) if k == 0 else offset[i])
+            at = _put_whole(buffer, at, np.int64(partition[i]) if k == 0 else offset[i])
         at = _put_piece(buffer, at, pieces, edges, END)
         ends[i] = at
     return len(mean)
