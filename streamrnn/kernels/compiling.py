@@ -4,8 +4,8 @@ While it does, its garbage is collected seldom: the collector walks again and ag
 None at all would cost 100 MB of memory.
 
 Where a function is pasted into another (`inline="always"`), numba copies each of its blocks twice, and with each block anew
-all variables that the function has. They need not be copied: the function was read for this one place. That was a third
-of the time.
+all variables that the function has. They need not be copied: the function was read for this one place. Of `_expect`, into
+which a dozen are pasted, that was a third of the time.
 """
 
 from __future__ import annotations
