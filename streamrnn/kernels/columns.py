@@ -212,8 +212,9 @@ class Filling(NamedTuple):
     """`covariance` [channel, channel] of one-step errors in units of their root mean squares; `error` [channel], their squares;
     the mean square of what lies between a value and what is usual at its time (`swing`), and the variance of the last
     frame's fill in squares of one-step errors (`doubt`, 0: it came);
-    the lowest and highest value seen, `reach` [channel, 2] from the anchor in the channel's own numbers; how much wider
-    fills are, `width` [channel, (one step, by the gap's length)]; the last frame in which anything was `missed`."""
+    the lowest and highest value seen, `reach` [channel, 2] from the anchor in the channel's own numbers, and how often it was
+    there again (`ends` [channel, 2], 255 at most); how much wider fills are, `width` [channel, (one step, by the gap's
+    length)]; the last frame in which anything was `missed`."""
 
     covariance: F32
     error: F32
@@ -222,6 +223,7 @@ class Filling(NamedTuple):
     reach: F32
     width: F32
     missed: I64
+    ends: U8
 
 
 class Plan(NamedTuple):

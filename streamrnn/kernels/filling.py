@@ -7,8 +7,9 @@ Gaussian), and enters the moment with its conditional mean and variance (the E s
 Little & Rubin, "Statistical analysis with missing data", ch. 11), so it is a mean of matrices that are positive
 semidefinite and stays one. What an older version left is mended where it is found not to be.
 
-Fills go into the rings: the next forecast is made from them. A fill lies no further out than the channel has ever been, but
-for the moves that it may have made since.
+Fills go into the rings: the next forecast is made from them. A fill lies no further out than the channel has ever been. A
+channel that was at its highest or lowest when it was last seen, and is there for the first time, may have moved on since: so
+do counters and prices. Where it has been before is its end: no rain is below 0.
 
 Intervals of fills are those of a forecast as long as the gap, narrower by what the other channels explain, and wider by two
 numbers that are tracked as quantiles are: one for the first step of a gap (every frame one channel that came is taken for
@@ -38,6 +39,7 @@ RIDGE = 0.02
 CLIP = 6.0  # in root mean squares: what a one-step error enters the moment with, and moves a fill by, at most
 # Fills reach wider by so much more or less at each test.
 FILL_RATE, FILL_WIDTH_MAX = 0.05, 1.5
+SAME = np.float32(1e-6)  # ends are the same to so many digits
 LONGEST_GAP = 1e6  # in steps: a gap is no longer than this, whatever a foreign record says
 FURTHER = 4  # moves beyond what it has shown that a missing channel may have made, at most one a step
 TESTED = 4096  # frames since anything was missing for which widths are tested
@@ -165,6 +167,27 @@ def _interval(
     return min((lower - middle) * wide, 0.0), max((upper - middle) * wide, 0.0)
 
 
+@inlined
+def note_end(c: int, k: int, near: Real, filling: Filling) -> None:
+    """Takes in whether a value, from the anchor, is the channel's lowest (k = 0) or highest (k = 1), and was before."""
+    end = filling.reach[c, k]
+    beyond = end - near if k == 0 else near - end
+    # What was said from another anchor is not the same to the last digit. NaN: it has no end yet.
+    if not beyond <= SAME * abs(end):
+        filling.reach[c, k] = near
+        filling.ends[c, k] = 0
+    elif beyond >= -SAME * abs(end):
+        filling.ends[c, k] = min(filling.ends[c, k] + 1, 255)
+
+
+@inlined
+def _end(c: int, k: int, x: Real, further: float, unit: float, filling: Filling) -> float:
+    """How far out a fill may lie, in units, after the value `x`."""
+    end, sign = np.float64(filling.reach[c, k]) / unit, 2.0 * k - 1.0
+    goes_on = filling.ends[c, k] == 0 and sign * (np.float64(x) - end) >= 0.0
+    return float(end + sign * further / unit) if goes_on else float(end)
+
+
 @inner
 def fill(
     i: int,
@@ -269,9 +292,8 @@ def fill(
         gap = int(np.rint(min(max(np.float64(frames.age[i, c]), 1.0), LONGEST_GAP)))
         further = min(gap, FURTHER) * np.float64(frames.scale[i, c])
         if filling.reach[c, 0] <= filling.reach[c, 1] and unit > 0.0:
-            low = (np.float64(filling.reach[c, 0]) - further) / unit
-            high = (np.float64(filling.reach[c, 1]) + further) / unit
-            value = min(max(value, low), high)
+            last = history.x[c, before]
+            value = min(max(value, _end(c, 0, last, further, unit, filling)), _end(c, 1, last, further, unit, filling))
         x[c] = np.float32(value)
         variance = noise[c] + _step(explained[c], np.float64(filling.width[c, 0]))
         if row >= 0:

@@ -202,11 +202,8 @@ def _arrive(i: int, frames: Frames, address: int, shape: Shape, given: Given) ->
             unit = np.float64(history.unit[c])
             x[c] = within(np.float32(away / unit), X_MAX) if unit > 0.0 else np.float32(0.0)
             near = np.float32(away)
-            # The other way round, so that the first value is taken: nothing is less than NaN.
-            if not near >= filling.reach[c, 0]:
-                filling.reach[c, 0] = near
-            if not near <= filling.reach[c, 1]:
-                filling.reach[c, 1] = near
+            for k in range(2):
+                fills.note_end(c, k, near, filling)
 
 
 @inlined

@@ -70,7 +70,7 @@ FIELDS = (
     "deviations_gram", "deviations_right", "deviations_weights", "deviations_seen",
     "losses", "weight", "move_size", "energy", "slope", "stack_gram", "stack_right", "stack_weight",
     "pend_mean", "pend_raw", "pend_moves", "pend_offsets", "next_move", "sigma", "standing", "quick", "level_theta",
-    "covariance", "one_step", "swing", "doubt", "seen_range", "fill_widths", "missed",
+    "covariance", "one_step", "swing", "doubt", "seen_range", "fill_widths", "missed", "ends",
     "error_size", "error_last", "error_means", "network_worth", "pend_said", "pend_added",
 )  # fmt: skip
 
@@ -150,6 +150,7 @@ series_row: Callable[[int, Shape], State] = views(
             reach=(f32, "channels", 2),
             width=(f32, "channels", 2),
             missed=(i64, 1),
+            ends=(u8, "channels", 2),
         ),
         errors=part(
             Remainder,

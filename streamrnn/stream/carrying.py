@@ -71,7 +71,7 @@ EXPERT, SHARE, MOVE, FEATURE, TRIANGLE, BIN, SEASON = (
 AXES: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("last", "level", "level_spread", "move_scale", "fresh", "run", "still", "seen", "since"), (CHANNEL,)),
     **dict.fromkeys(("anchor", "unit", "born", "next_move", "quick", "one_step", "swing", "doubt"), (CHANNEL,)),
-    **dict.fromkeys(("sizes", "week", "seen_range", "fill_widths", "moves_seen", "deviations_seen"), (CHANNEL, PLAIN)),
+    **dict.fromkeys(("sizes", "week", "seen_range", "ends", "fill_widths", "moves_seen", "deviations_seen"), (CHANNEL, PLAIN)),
     **dict.fromkeys(("x", "deviation"), (CHANNEL, FRAME)),
     "known": (CHANNEL, BITS),
     "phases": (FRAME, SEASON),

@@ -184,6 +184,7 @@ def forecast_fields(spec: StreamSpec) -> list[Field]:
         Field("pend_added", (channels, cells), np.uint16),
         Field("pend_offsets", (channels, cells, levels), np.uint16),
         Field("known", (channels, -(-x // 8) if linear else 0), np.uint8),
+        Field("ends", (channels, 2), np.uint8),
     ]
 
 

@@ -53,7 +53,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "unbroken", "frame_step",
     ),
     "mixing": ("loss", "losses", "weight", "move_size", "energy", "slope", "error_", "network_worth"),
-    "fills": ("covariance", "carried", "fill_width", "seen_range", "one_step", "next_move", "missed"),
+    "fills": ("covariance", "carried", "fill_width", "seen_range", "ends", "one_step", "next_move", "missed"),
 }  # fmt: skip
 GRID, SPARE, OTHER = "grid and scale", "spare", "other"
 # Series that are packed and unpacked, and bytes of them.

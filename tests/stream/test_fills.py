@@ -105,6 +105,24 @@ def test_meters_that_only_rise_are_filled_beyond_what_they_have_shown() -> None:
     assert inside.mean() > 0.6
 
 
+@pytest.mark.parametrize("code", [0.0, -200.0])
+@pytest.mark.parametrize("factor", [1e-9, 1.0, 1e6])
+def test_an_end_that_a_channel_has_been_at_before_is_its_end(code: float, factor: float) -> None:
+    """No rain is below 0, and no value below a sensor's code for none; the fills between are not flattened for it."""
+    rng = np.random.default_rng(1)
+    common = np.cumsum(rng.standard_normal((600, 1)), axis=0)
+    values = 20.0 + np.abs(common + rng.standard_normal((600, 3)))
+    values[np.repeat(rng.random((120, 3)) < 0.3, 5, axis=0)] = code
+    values *= factor
+    shown = np.where(rng.random(values.shape) < 0.3, np.nan, values)
+    fills = fed(Engine(spec(channels=("a", "b", "c"))), shown)
+    missing = np.isnan(shown[fills.tick])
+    late = missing & (np.cumsum(shown == code * factor, axis=0) > 1)[fills.tick]
+    assert late.sum() > 400
+    assert (fills.values[late] >= code * factor * (1.0 + 1e-6 * np.sign(-code))).all()
+    assert np.ptp(fills.values[late]) > 10.0 * factor
+
+
 def test_a_covariance_that_is_none_is_mended() -> None:
     """As the version left it that updated it pair by pair."""
     rng = np.random.default_rng(1)

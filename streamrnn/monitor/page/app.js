@@ -5,7 +5,7 @@ const byId = (id) => document.getElementById(id);
 const style = () => getComputedStyle(document.documentElement);
 const colour = (name) => style().getPropertyValue(name).trim();
 const number = (x, digits = 3) => (x === null || x === undefined ? "–" : Number(x).toPrecision(digits).replace(/\.?0+$/, (m) => (m.includes(".") ? "" : m)));
-const percent = (x) => (x === null || x === undefined ? "–" : (100 * x).toFixed(1) + " %");
+const percent = (x) => (x === null || x === undefined ? "–" : (100 * x).toFixed(1).replace(/^-(?=0\.0$)/, "") + " %");
 const token = new URLSearchParams(location.search).get("token");
 
 async function get(path) {
@@ -34,10 +34,10 @@ function figures(status) {
     [number(status.series, 6), "series"],
     [number(status.lag, 6), "records behind"],
     [percent(s.coverage), "inside the " + percent(s.coverage_nominal) + " interval"],
-    [s.network_gain === null ? "–" : `${number(100 * s.network_gain)} %`, "of the error taken away by the network"],
+    [percent(s.network_gain), "of the error taken away by the network"],
     [number(s.forecast_ratio), "forecast error / persistence"],
     [experts(status.forecasting), "experts, season " + (status.forecasting.season.join(" and ") || "none")],
-    [status.model, "weights in use, " + status.swaps + " swaps"],
+    [status.model, "weights in use, " + status.swaps + (status.swaps === 1 ? " swap" : " swaps")],
     [t.up === undefined ? "off" : t.up || t.state === "starting" ? t.state || "starting" : "down", "trainer, " + (t.waits ? "has " + t.waits : (t.accepted ?? 0) + " accepted, " + (t.refused ?? 0) + " refused")],
   ];
   byId("figures").replaceChildren(...rows.map(([value, label]) => {
