@@ -57,7 +57,7 @@ def decode(
     proposal: Proposal | None = None
     if not shown:
         proposal, settings = _proposed(
-            records, settings, bool(config), topic or (records[0].topic if records else "input")
+            records, settings, sets, bool(config), topic or (records[0].topic if records else "input")
         )
     decoder = Decoder(settings.stream_spec(), settings.decode_spec())
     fetch(settings, decoder, records)
@@ -82,17 +82,29 @@ def init(
     config: Config = None,
     sets: Sets = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
+    create: Annotated[
+        bool, typer.Option("--create", help="Make the topics of the service, too, as `streamrnn topics --create` does.")
+    ] = False,
 ) -> None:
     """Look at a topic and write a commented config.yaml for it."""
     if out.exists() and not force:
         raise BadUse(f"{out} is there already (--force replaces it, --out writes another)")
     settings = _settings(config, sets, bootstrap_servers, topic)
     records = _sample(file, topic, settings, SAMPLE)
-    proposal, settings = _proposed(records, settings, bool(config), topic)
+    proposal, settings = _proposed(records, settings, sets, bool(config), topic)
     out.write_text(_yaml(proposal, settings, with_comments=True) + "\n", encoding="utf-8")
     for note in proposal.notes:
         typer.echo(note)
-    typer.echo(f"wrote {out}: look at it, then `streamrnn topics -c {out} --create` and `streamrnn run -c {out}`")
+    files = [*(config or []), out]
+    given = " ".join(f"-c {file}" for file in files)
+    then = "" if create else f"`streamrnn topics {given} --create` and "
+    typer.echo(f"wrote {out}: look at it, then {then}`streamrnn run {given}`")
+    if create:
+        from streamrnn.cli.topics import topics
+
+        topics(
+            config=files, sets=sets, bootstrap_servers=bootstrap_servers, create=True, partitions=None, as_json=False
+        )
 
 
 def _settings(config: list[Path] | None, sets: list[str] | None, servers: str | None, topic: str | None) -> Settings:
@@ -115,7 +127,28 @@ def _sample(file: Path | None, topic: str | None, settings: Settings, count: int
     return found
 
 
-def _proposed(records: Sequence[Record], settings: Settings, given: bool, topic: str) -> tuple[Proposal, Settings]:
+# What is found out, or written down elsewhere.
+_FOUND = ("kafka", "registry", "input", "channels", "decode")
+
+
+def _said(settings: Settings, sets: list[str] | None, given: bool) -> dict[str, Any]:
+    """Settings of --set, and the step and the horizon of a file, as they are written."""
+    keys = [*(key for key in ("step", "horizon") if given and key in settings.model_fields_set), *overrides(sets)]
+    shown, said = settings.effective(), dict[str, Any]()
+    for key in keys:
+        *around, last = key.split(".")
+        if key.split(".")[0] in _FOUND:
+            continue
+        at, into = shown, said
+        for part in around:
+            at, into = at[part], into.setdefault(part, {})
+        into[last] = at[last]
+    return said
+
+
+def _proposed(
+    records: Sequence[Record], settings: Settings, sets: list[str] | None, given: bool, topic: str
+) -> tuple[Proposal, Settings]:
     from streamrnn.config.settings import load
     from streamrnn.discovery.proposing import NoProposal, propose
     from streamrnn.serving.schemas import known_for
@@ -125,10 +158,8 @@ def _proposed(records: Sequence[Record], settings: Settings, given: bool, topic:
         proposal = propose(records, topic, known)
     except NoProposal as error:
         raise BadUse(f'{topic}: {error} (deploy/GUIDE.md, "Topics as they are")') from error
-    if given:  # what the file says of the stream stands
-        proposal.settings.update(
-            {key: getattr(settings, key) for key in ("step", "horizon") if key in settings.model_fields_set}
-        )
+    # What was said of the stream, and of the service, stands.
+    proposal.settings = {**proposal.settings, **_said(settings, sets, given)}
     if known is not None:
         registry = settings.registry.model_dump(mode="json", exclude_none=True, exclude={"password"})
         proposal.settings["registry"] = registry

@@ -87,9 +87,24 @@ _APART = re.compile(
 
 def warnings(decoder: Decoder, records: Sequence[Record]) -> list[str]:
     """What is read, and is most likely not what is meant: two series under one name, one series in several partitions."""
+    found = not_as_meant(decoder, records)
+    places: dict[str, set[int]] = {}
+    for record in records:
+        for name in set(decoder.read([record]).batch.series):
+            places.setdefault(name, set()).add(record.partition)
+    shared = [name for name, where in places.items() if len(where) > 1]
+    if shared:
+        found.append(
+            f"{len(shared)} series lie in several partitions (such as {shared[0]}): each partition keeps a state of its own, "
+            "and sees gaps that are none. Key the records by series"
+        )
+    return found
+
+
+def not_as_meant(decoder: Decoder, records: Sequence[Record]) -> list[str]:
+    """The same of the names and the times alone."""
     spec, odd = decoder.spec, 0
     first: tuple[int | float, bool, int, str] = (0, False, 0, "")
-    places: dict[str, set[int]] = {}
     texts: dict[tuple[str, str], list[str]] = {}  # (series, field) → its texts, one for each time that it changes
     for record in records:
         batch, _, _ = decoder.read([record])
@@ -104,10 +119,7 @@ def warnings(decoder: Decoder, records: Sequence[Record]) -> list[str]:
                         _unit(ts_us, record),
                     )
                 odd += 1
-        names = set(batch.series)
-        for name in names:
-            places.setdefault(name, set()).add(record.partition)
-        if len(names) == 1:
+        if len(set(batch.series)) == 1:
             for path, text in _texts(record.value or b""):
                 seen = texts.setdefault((batch.series[0], path), [])
                 if not seen or seen[-1] != text:
@@ -128,12 +140,6 @@ def warnings(decoder: Decoder, records: Sequence[Record]) -> list[str]:
         found.append(
             f"{odd} ticks are refused by the service as `{reason}`: the first is at {first[0]} ms, and its record's own time is "
             f"{first[2]}{first[3]}"
-        )
-    shared = [name for name, where in places.items() if len(where) > 1]
-    if shared:
-        found.append(
-            f"{len(shared)} series lie in several partitions (such as {shared[0]}): each partition keeps a state of its own, "
-            "and sees gaps that are none. Key the records by series"
         )
     return found
 

@@ -23,13 +23,13 @@ from streamrnn.durations import format_ms
 from streamrnn.records import Record
 from streamrnn.spec import StreamSpec
 from streamrnn.wire import lines, numerals
-from streamrnn.wire.codec import Decoder
+from streamrnn.wire.codec import cloud_event
 from streamrnn.wire.elements import Layout
 from streamrnn.wire.influx import metrics_of
 from streamrnn.wire.instants import UNREADABLE, Refused, TextTimes, text_us
 from streamrnn.wire.mapping import DecodeSpec, Format
 from streamrnn.wire.otlp import OtlpReader
-from streamrnn.wire.paths import ROOTS, Key, Mistyped, parse_path
+from streamrnn.wire.paths import ABSENT, ROOTS, Key, Mistyped, parse_path
 from streamrnn.wire.presets import with_preset
 from streamrnn.wire.schemas import Schemas, available
 from streamrnn.wire.sparkplug import SparkplugReader
@@ -44,7 +44,7 @@ NEAR_US = 400 * 86_400 * 10**6
 
 _TIMES = re.compile(
     r"(^|[._@$])(ts|time|timestamp|datetime|date|dt|at|when|instant|event_?time|t)($|_|\d)|_(at|ts|time|timestamp)($|_)|time$|Time|"
-    r"timestamp$|Timestamp|^clock$|time_?in_?|TimeIn|^epoch|^(zeit|zeitstempel|uhrzeit|fecha|horodatage|tijd)$|(^|_)(created|updated|measured|recorded|sampled|observed|sent|last_seen|last_changed)($|_)",
+    r"timestamp$|Timestamp|^clock$|time_?in_?|TimeIn|^epoch|^(zeit|zeitstempel|uhrzeit|fecha|horodatage|tijd|datum|day|month|jour|giorno|mess_?datum)$|(^|_)date(_|$)|[a-z]Date$|(^|_)(created|updated|measured|recorded|sampled|observed|sent|last_seen|last_changed)($|_)",
     re.ASCII,
 )
 _NOT_VALUES = re.compile(
@@ -52,12 +52,16 @@ _NOT_VALUES = re.compile(
     r"longitude|trade_id|code|status)$|_(id|at|ts|time|timestamp|seq|ms|us|ns|naive)$|(Id|Time|Timestamp)$|"
     # Numbers of protocols and kinds, in any case, and what was before.
     r"(?i:(^|[._])(ns|clock|qos|type|period|specversion|[$]oid|[a-z]*nanos?|timezone|cod|xid|f_?cnt|f_?port|dr|adr|dev_?addr|dev_?eui)$|"
-    r"(item|host|device|sensor|event|object|node|trade|order)ids?$|seq(uence)?_?(number|no|nr|num|id)$|"
+    r"(item|host|device|sensor|event|object|node|trade|order|unit|slave|instrument|publisher|template|writer|message)_?ids?$|"
+    r"seq(uence)?_?(number|no|nr|num|id)$|(major|minor|meta|schema)_?version$|status_?code$|(^|[._])(status|quality(_?code)?)$|checksum$|crc(16|32)?$|"
+    r"(^|[._])(network|ieee|mac|ip|port|slave|unit|node|register)_?addr(ess)?$|(^|[._])(slave|address|register|rtype|mmsi|imei)$|"
+    r"(^|[._])(year|month|week|weekday|day|hour|minute)$|"
     r"(^|[._])(old|prev|previous|before)(_[^.]*)?[.])"
 )
 _SERIES = re.compile(
     r"(device|sensor|host|hostname|machine|asset|series|unit|station|meter|symbol|ticker|product_?id|instrument|tag|node|name|"
-    r"entity|equipment|thing|client|location|site|room|pump|publisher|id|uid|key|sym|sn|s|src|source|subject|topic|channel|stream)(_?(id|name|no|number|uid))?$",
+    r"entity|equipment|thing|client|location|site|room|pump|publisher|id|uid|key|sym|sn|s|src|source|subject|topic|channel|stream|"
+    r"dev|vehicle|vin|mmsi|imei|serial|plc|well|turbine|inverter|robot|valve|motor|boiler|(tag|node|browse)_?path)(_?(id|name|no|number|uid))?$",
     re.IGNORECASE,
 )
 # Fields that name a message, and not what it is of.
@@ -81,6 +85,35 @@ _KINDS = frozenset(
         "summary",
         "set",
         "sum",
+    }
+    | {
+        "insert",
+        "update",
+        "delete",
+        "snapshot",
+        "struct",
+        "record",
+        "object",
+        "array",
+        "boolean",
+        "float4",
+        "float8",
+        "float32",
+    }
+    | {
+        "float64",
+        "int1",
+        "int2",
+        "int4",
+        "int8",
+        "int16",
+        "int32",
+        "int64",
+        "uint16",
+        "uint32",
+        "uint64",
+        "decimal",
+        "numeric",
     }
     | {
         "untyped",
@@ -138,6 +171,9 @@ _LONG_NAMES = (
     "target",
     "attribute",
     "point",
+    "register",
+    "item",
+    "measure",
     "type",
     "kind",
     "name",
@@ -207,7 +243,16 @@ def propose(records: Sequence[Record], topic: str, known: tuple[Format, Schemas]
     if inner:
         documents = inner[1]
         notes.append(f"the records hold JSON as a text, at {inner[0]} (decode.unwrap)")
+    events = _cloud_events(documents) if form == "json" else None
+    if events is not None:
+        documents = events.data
+        notes.append("the records are CloudEvents: what the fields of `data` do not say, the event does")
     preset = _PRESET_OF[form] if form in _PRESET_OF else _preset_of(documents)
+    connect = preset is None and sum(_is_connect(document) for document, _ in documents) > len(documents) / 2
+    if connect:
+        documents = [(_unwrapped(document, "payload"), record) for document, record in documents]
+        documents = [(document, record) for document, record in documents if isinstance(document, dict)]
+        notes.append("the records stand beside their schema, as Kafka Connect writes them (decode.unwrap)")
     if preset == "":
         channels = _contract_channels(documents)
     elif preset is not None:
@@ -216,8 +261,13 @@ def propose(records: Sequence[Record], topic: str, known: tuple[Format, Schemas]
         channels = _settle_preset(decode, documents, notes)
     else:
         decode, channels = _inferred(documents, notes)
+        _without_deletes(decode, documents, notes)
+    if events is not None:
+        events.settle(decode, notes)
     if inner:
         decode = {"unwrap": inner[0], **decode, "tombstones": "skip"}
+    if connect:
+        decode = {"unwrap": "payload", **decode, "tombstones": "skip"}
     if 2 * len(framed) > len(records):
         decode["format"] = "json-schema"
         notes.append("the records are JSON after the id of a schema (Confluent's frame)")
@@ -236,7 +286,13 @@ def propose(records: Sequence[Record], topic: str, known: tuple[Format, Schemas]
         notes.append("NaN or Infinity stand as bare words: read as missing")
     channels = [channel for channel in channels if channel]
     if not channels:
+        if preset in ("otlp-json", "otlp-proto") and (kinds := _not_gauges(documents)):
+            raise NoProposal(
+                f"of OTLP gauges and sums are read, and these records hold {kinds} alone: have the collector make gauges of them"
+            )
         raise NoProposal("no numbers were found that could be channels; map them with decode.values")
+    if preset in ("otlp-json", "otlp-proto") and (kinds := _not_gauges(documents)):
+        notes.append(f"of OTLP gauges and sums are read; there are {kinds}, too")
     if len(channels) > CHANNELS_MAX:
         notes.append(f"{len(channels)} numbers were found; these are the {CHANNELS_MAX} most frequent")
         channels = channels[:CHANNELS_MAX]
@@ -298,6 +354,76 @@ def _inner_texts(documents: Documents) -> tuple[str, Documents] | None:
         if 2 * len(found) > len(documents):
             return key, found
     return None
+
+
+def _is_connect(document: Any) -> bool:
+    """Whether it is a schema of Kafka Connect and what is by it (JsonConverter with schemas.enable)."""
+    return (
+        isinstance(document, dict) and set(document) == {"schema", "payload"} and isinstance(document["schema"], dict)
+    )
+
+
+@dataclass(slots=True)
+class _Events:
+    """CloudEvents by their headers, whose names and times the decoder takes where no field is mapped."""
+
+    data: Documents
+    named: bool
+    timed: bool
+
+    def settle(self, decode: dict[str, Any], notes: list[str]) -> None:
+        if self.named and str(decode.get("series")).startswith("@"):
+            del decode["series"]
+            notes[:] = [note for note in notes if not note.startswith("series: ")]
+            notes.append("series: the event's subject names it (or its partition key)")
+        if self.timed and ("ts" not in decode or decode["ts"] == "@time"):
+            decode.pop("ts", None)
+            notes[:] = [note for note in notes if not note.startswith("no field is a time")]
+
+
+def _cloud_events(documents: Documents) -> _Events | None:
+    found: Documents = []
+    named = timed = 0
+    for document, record in documents:
+        structured, subject, time = cloud_event(record.headers)
+        if structured and isinstance(document, dict):
+            subject = document.get("subject") or document.get("partitionkey")
+            time, document = document.get("time"), document.get("data")
+        elif not any(name.lower() == "ce_specversion" for name, _ in record.headers):
+            continue
+        if isinstance(document, dict | list) and document:
+            found.append((document, record))
+            named += bool(subject)
+            timed += bool(time)
+    most = len(documents) / 2
+    return _Events(found, named > most, timed > most) if len(found) > most else None
+
+
+# Fields that say what was done to a row, by the words of those after which it is there.
+_DONE = re.compile(r"(^|[._])(type|op|operation|action|change_?type|event_?type|kind|__op)$", re.IGNORECASE)
+_THERE = ("insert", "update", "modify", "snapshot", "read", "create", "c", "r", "u", "i")
+_AWAY = ("delete", "remove", "d")
+_SURELY = frozenset({"insert", "modify", "delete", "remove", "c", "r", "d", "i"})
+_TABLES = re.compile(r"(^|[._])(table|database|db|schema|eventsourcearn)(_?name)?$", re.IGNORECASE)
+
+
+def _without_deletes(decode: dict[str, Any], documents: Documents, notes: list[str]) -> None:
+    """Rows of a table that were deleted are no readings, though their last values stand in the record."""
+    leaves = _leaves(documents)
+    of_a_table = any(_TABLES.search(path) for path in leaves)
+    for path, leaf in leaves.items():
+        said = {text.lower() for text in leaf.texts}
+        if not _DONE.search(path) or not said or said - {*_THERE, *_AWAY} or not (said & _SURELY or of_a_table):
+            continue
+        if path in (decode.get("channel"), decode.get("series")) or len(leaf.texts) < len(leaf.values):
+            continue
+        write = str.upper if leaf.texts[0].isupper() else str.capitalize if leaf.texts[0].istitle() else str.lower
+        outs = "^." * len(re.findall(r"\[\*\]", decode.get("each", "")))
+        long = len(leaf.texts[0]) > 1
+        wanted = [write(word) for word in _THERE if (len(word) > 1) == long]
+        decode["where"] = {outs + path: wanted}
+        notes.append(f"{outs}{path} says what was done to a row: deleted ones are skipped (decode.where)")
+        return
 
 
 def _bare_values(records: Sequence[Record], topic: str) -> Proposal | None:
@@ -487,11 +613,13 @@ def _other_documents(records: Sequence[Record], form: str) -> Documents:
         document: Any = None
         try:
             if form in _LINES:
+                if form == "graphite" and _EXPOSED.search((record.value or b"")[:1000]):
+                    continue
                 document = _LINES[form](record.value or b"", CHANNELS_MAX**2)
                 (found_lines,) = document.values()
                 if not found_lines or any(isinstance(each, Mistyped) for each in found_lines):
                     continue
-                if form == "graphite" and not all(_NUMBER.fullmatch(each["value"]) for each in found_lines):
+                if form == "graphite" and not _are_points(found_lines):
                     continue
             elif form == "sparkplug":
                 if edges is not None and (record.key or b"").startswith(b"spBv1.0/"):
@@ -514,6 +642,17 @@ def _other_documents(records: Sequence[Record], form: str) -> Documents:
     return found if 2 * len(found) > len(records) else []
 
 
+def _are_points(found: Sequence[Any]) -> bool:
+    values = [each["value"] for each in found]
+    return any(map(_NUMBER.fullmatch, values)) and all(
+        _NUMBER.fullmatch(value) or value.lower() in _WORDS for value in values
+    )
+
+
+# Lines of Prometheus' text format, which are what a target shows, and no records.
+_EXPOSED = re.compile(rb"# (HELP|TYPE) |^[a-zA-Z_:][a-zA-Z0-9_:]*\{[^}]*\} \S+", re.MULTILINE)
+
+
 def _not_json(records: Sequence[Record]) -> str:
     values = [record.value for record in records if record.value]
     if not values:
@@ -523,6 +662,11 @@ def _not_json(records: Sequence[Record]) -> str:
         return (
             f"the records begin with a schema's id ({int.from_bytes(first[1:5], 'big')}), as those of a schema registry do: say "
             "where it is, with --set registry.url=http://HOST:8081"
+        )
+    if _EXPOSED.search(first[:1000]):
+        return (
+            "the records are texts of Prometheus' exposition format, which is not read: have them sent as JSON "
+            "(prometheus-kafka-adapter), as Influx lines (Telegraf) or as OTLP"
         )
     return "the records are in none of the formats that are known by their looks"
 
@@ -601,6 +745,7 @@ _MARKS: dict[str, Callable[[Any, Record], bool]] = {
     ),
     "rsyslog": lambda d, r: _has(d, "name", "origin") and isinstance(d["origin"], str),
     "binance": lambda d, r: _is_binance(d),
+    "databento": lambda d, r: _has(d, "hd") and _has(d["hd"], "ts_event", "rtype"),
     "coinbase": lambda d, r: _has(d, "type", "product_id") or _has(d, "channel", "events"),
     "kraken": lambda d, r: _has(d, "channel", "data") and _has(_first(d["data"]), "symbol"),
     "thingsboard-gateway": lambda d, r: _is_gateway(d),
@@ -630,12 +775,33 @@ def _is_own(document: Any, record: Record) -> bool:
     return named and ("ts" in document or not any(_TIMES.search(key) for key in document))
 
 
+def _not_gauges(documents: Documents) -> str:
+    """Kinds of OTLP metrics in these documents that are not read, with an example of each."""
+    found: dict[str, str] = {}
+    for document, _ in documents:
+        for metric in _nested(document, "resourceMetrics", "scopeMetrics", "metrics"):
+            for kind in ("histogram", "exponentialHistogram", "summary"):
+                if isinstance(metric, dict) and kind in metric:
+                    found.setdefault(kind, str(metric.get("name")))
+    return ", ".join(f"{kind} ({name})" for kind, name in found.items())
+
+
+def _nested(at: Any, *keys: str) -> Iterator[Any]:
+    """What stands in arrays within arrays, each under its key."""
+    if not keys:
+        yield at
+        return
+    inside = at.get(keys[0]) if isinstance(at, dict) else None
+    for each in inside if isinstance(inside, list) else ():
+        yield from _nested(each, *keys[1:])
+
+
 def _contract_channels(documents: Documents) -> list[str]:
     count: Counter[str] = Counter()
     for document, _ in documents:
         wide = document.get("values") if isinstance(document, dict) else None
         if isinstance(wide, dict):
-            count.update(key for key, value in wide.items() if value is None or _is_number(value))
+            count.update(key for key, value in wide.items() if value is None or _is_number(value, "text"))
         elif _has(document, "channel", "value"):
             count[str(document["channel"])] += 1
     return [name for name, _ in count.most_common()]
@@ -719,7 +885,7 @@ def _probed(base: Mapping[str, Any], documents: Documents) -> Iterator[tuple[dic
                     values = row[columns["list" + name[5:]][0]]
                     found |= dict(zip(value, values, strict=False)) if isinstance(values, list) else {}
             long = row[layout.channel] if layout.channel >= 0 else ""
-            numbers = [row[column] for column in layout.value]
+            numbers = [row[column] for column in layout.value if row[column] is not ABSENT]
             taken = isinstance(long, str) and any(_is_number(each, base.get("numbers", "strict")) for each in numbers)
             yield {key: value for key, value in found.items() if isinstance(key, str)}, long if taken else ""
 
@@ -816,6 +982,16 @@ class _Leaf:
     @property
     def texts(self) -> list[str]:
         return [value for value in self.values if isinstance(value, str)]
+
+    @property
+    def others(self) -> list[str] | None:
+        """A few words, such as unavailable or N/A, in a field that holds numbers as texts; None where it is no such field."""
+        words = dict.fromkeys(text for text in self.texts if not _is_number(text, "text"))
+        numbers = [text for text in self.texts if _is_number(text, "text")]
+        few = words and len(words) <= 4 and len(numbers) >= 3 and 2 * len(numbers) >= len(self.texts)
+        if not few or len(self.texts) < sum(value is not None for value in self.values):
+            return None
+        return None if any(letter.isdigit() for word in words for letter in word) else list(words)
 
     def numeric(self, numbers: str = "strict") -> bool:
         """Whether there are numbers here, and nothing else but null."""
@@ -966,6 +1142,15 @@ def _time_of(leaves: Mapping[str, _Leaf], documents: Documents, notes: list[str]
             3.0 if re.search(r"receiv|receipt|ingest|process|insert|update|create", path, re.IGNORECASE) else 0
         )
         found.append((rank, place, _Time(path, settings), note))
+    clocks = [path for path, leaf in leaves.items() if leaf.texts and all(map(_CLOCK.fullmatch, leaf.texts))]
+    if clocks:
+        days = [each[2].path for each in found if each[2].settings.get("ts_format") in _DAYS]
+        found = [each for each in found if each[2].path not in days]
+        if days and not found:
+            notes.append(
+                f"the day stands in {days[0]} and the time of day in {clocks[0]}: two fields cannot be joined to an event time, "
+                "have the producer write one"
+            )
     if not found:
         return None
     _, _, time, note = min(found, key=lambda each: each[:2])
@@ -977,11 +1162,35 @@ def _time_of(leaves: Mapping[str, _Leaf], documents: Documents, notes: list[str]
     return time
 
 
+def _say_no_time(leaves: Mapping[str, _Leaf], notes: list[str]) -> None:
+    if any(note.startswith("the day stands") for note in notes):
+        notes.append("until then the record's own time counts")
+        return
+    for path, leaf in leaves.items():
+        last = path.split(".")[-1]
+        there = [value for value in leaf.values if value is not None]
+        if there and (_TIMES.search(last) or _TIMES.search(last.lower()) or _PERIODS.search(last)):
+            notes.append(
+                f"{path} looks like a time, and how it is written is not known ({there[0]!r}): say it with decode.ts and "
+                "ts_format (or ts_unit). Until then the record's own time counts"
+            )
+            return
+    notes.append("no field is a time; the record's own time counts")
+
+
+_PERIODS = re.compile(r"^(year|quarter|week|month|day|hour|period|jahr|monat|woche)$", re.IGNORECASE)
+
+
 def _time_settings(values: Sequence[Any], record_ms: float) -> tuple[dict[str, Any] | None, str]:
     """(settings, what is left open) of a field that may be a time; None where it is none."""
     texts = [value for value in values if isinstance(value, str)]
     if texts and len(texts) < len(values):
         return None, ""
+    if texts and all(text.isascii() and text.isdigit() for text in texts):
+        # Days and hours without signs between them: 20251124, 2025112416.
+        form = next((form for form in _DIGITS if len(set(texts)) > 1 and _all_by(texts, form)), None)
+        if form is not None:
+            return {"ts_format": form}, NO_ZONE
     if texts and not all(_NUMBER.fullmatch(text) for text in texts):
         try:
             for text in texts[:50]:
@@ -1010,26 +1219,9 @@ def _time_settings(values: Sequence[Any], record_ms: float) -> tuple[dict[str, A
         form, open_ = _slashed(texts)
         if form or open_:
             return ({"ts_format": form} if form else {}), open_
-        for form in (
-            "%d.%m.%Y %H:%M:%S",
-            "%d.%m.%Y %H:%M",
-            "%Y/%m/%d %H:%M:%S",
-            "%Y/%m/%d %H:%M",
-            "%d/%b/%Y:%H:%M:%S %z",
-            "%Y%m%d%H%M%S",
-            "%a %b %d %H:%M:%S %Y",
-        ):
-            try:
-                for text in texts[:50]:
-                    TextTimes("ms", form, _utc()).us(text)
-            except Refused:
-                continue
-            open_ = (
-                ""
-                if "%z" in form
-                else "times have no zone: set decode.timezone, such as Europe/London, or every record is refused."
-            )
-            return {"ts_format": form}, open_
+        for form in _FORMS:
+            if _all_by(texts, form):
+                return {"ts_format": form}, "" if "%z" in form else NO_ZONE
         return None, ""
     numbers = [float(value) for value in values]
     middle = statistics.median(numbers)
@@ -1043,8 +1235,45 @@ def _time_settings(values: Sequence[Any], record_ms: float) -> tuple[dict[str, A
     return ({} if min(fits)[1] == "ms" else {"ts_unit": min(fits)[1]}), ""
 
 
-_SLASHED = re.compile(r"[0-9]{1,2}/[0-9]{1,2}/[0-9]{4} [0-9]{1,2}:[0-9]{2}(:[0-9]{2})?( ?[AaPp][Mm])?", re.ASCII)
+_FORMS = (
+    "%d.%m.%Y %H:%M:%S",
+    "%d.%m.%Y %H:%M",
+    "%d.%m.%Y",
+    "%Y/%m/%d %H:%M:%S",
+    "%Y/%m/%d %H:%M",
+    "%Y/%m/%d",
+    "%Y-%m-%d",
+    "%Y-%m",
+    "%Y-%m-%d %H",
+    "%Y-%m-%d %I:%M:%S %p",
+    "%d-%b-%Y",
+    "%d-%b-%Y %H:%M:%S",
+    "%d %b %Y",
+    "%d %b %Y %H:%M:%S",
+    "%d/%b/%Y:%H:%M:%S %z",
+    "%Y%m%dT%H%M%S",
+    "%a %b %d %H:%M:%S %Y",
+    "%a, %d %b %Y %H:%M:%S %z",
+)
+# Those that say the day alone.
+_DAYS = frozenset(
+    {"%d.%m.%Y", "%Y/%m/%d", "%Y-%m-%d", "%Y-%m", "%d-%b-%Y", "%d %b %Y", "%Y%m%d", "%d/%m/%Y", "%m/%d/%Y"}
+)
+# By the number of digits, which strptime would not insist on.
+_DIGITS = {"%Y%m%d%H%M%S": 14, "%Y%m%d%H%M": 12, "%Y%m%d%H": 10, "%Y%m%d": 8}
+_SLASHED = re.compile(r"[0-9]{1,2}/[0-9]{1,2}/[0-9]{4}(?: [0-9]{1,2}:[0-9]{2}(:[0-9]{2})?( ?[AaPp][Mm])?)?", re.ASCII)
+_CLOCK = re.compile(r"[0-9]{1,2}:[0-9]{2}(:[0-9]{2}([.,][0-9]+)?)?( ?[AaPp][Mm])?", re.ASCII)
 NO_ZONE = "times have no zone: set decode.timezone, such as Europe/London, or every record is refused."
+
+
+def _all_by(texts: Sequence[str], form: str) -> bool:
+    """Whether all are times of 1990 to 2100 by this format."""
+    reads = TextTimes("ms", form, _utc())
+    try:
+        found = [reads.us(text) for text in texts[:50] if len(text) == _DIGITS.get(form, len(text))]
+    except Refused:
+        return False
+    return len(found) == len(texts[:50]) and all(BELIEVED_US[0] <= us < BELIEVED_US[1] for us in found)
 
 
 def _slashed(texts: Sequence[str]) -> tuple[str, str]:
@@ -1054,17 +1283,19 @@ def _slashed(texts: Sequence[str]) -> tuple[str, str]:
         return "", ""
     pairs = [tuple(map(int, text.split(" ")[0].split("/")[:2])) for text in texts]
     clock = texts[0].partition(" ")[2]
-    tail = "%H:%M" if clock[-1].isdigit() else "%I:%M"
-    tail += ":%S" if clock.count(":") == 2 else ""
-    tail += "" if clock[-1].isdigit() else " %p" if " " in clock else "%p"
+    tail = ""
+    if clock:
+        tail = " %H:%M" if clock[-1].isdigit() else " %I:%M"
+        tail += ":%S" if clock.count(":") == 2 else ""
+        tail += "" if clock[-1].isdigit() else " %p" if " " in clock else "%p"
     day_first, month_first = any(a > 12 for a, _ in pairs), any(b > 12 for _, b in pairs)
     if day_first and not month_first:
-        return f"%d/%m/%Y {tail}", NO_ZONE
+        return f"%d/%m/%Y{tail}", NO_ZONE
     if month_first and not day_first:
-        return f"%m/%d/%Y {tail}", NO_ZONE
+        return f"%m/%d/%Y{tail}", NO_ZONE
     return (
         "",
-        f"{texts[0]} can be day/month or month/day: set decode.ts_format, such as '%d/%m/%Y {tail}', and decode.timezone",
+        f"{texts[0]} can be day/month or month/day: set decode.ts_format, such as '%d/%m/%Y{tail}', and decode.timezone",
     )
 
 
@@ -1087,7 +1318,10 @@ def _series_of(leaves: Mapping[str, _Leaf], documents: Documents, time: str, not
         if (
             _OF_MESSAGE.search(name)
             or not _SERIES.search(name)
-            or (not isinstance(there[0], str) and not re.search(r"(id|no|number|device|sensor)$", name, re.IGNORECASE))
+            or (
+                not isinstance(there[0], str)
+                and not re.search(r"(id|no|number|device|sensor|mmsi|imei|serial)$", name, re.IGNORECASE)
+            )
         ):
             continue
         different = len(set(there))
@@ -1105,6 +1339,22 @@ def _series_of(leaves: Mapping[str, _Leaf], documents: Documents, time: str, not
             f"series: {found[0][3]}; {_listed([each[3] for each in found[1:]])} could name it, too (decode.series)"
         )
     return found[0][3]
+
+
+def _telling_apart(leaves: Mapping[str, _Leaf], elements: Documents, time: str) -> str | None:
+    """The one text that several ticks of the same time differ by, each of its words many times."""
+    times = [_at(document, time) for document, _ in elements]
+    if len(set(map(str, times))) == len(times):
+        return None
+    found = []
+    for path, leaf in leaves.items():
+        words = Counter(leaf.texts)
+        if path == time or len(leaf.texts) < len(elements) or len(words) < 2 or 2 * len(words) > len(elements):
+            continue
+        rows = {(str(at), str(_at(document, path))) for at, (document, _) in zip(times, elements, strict=True)}
+        if len(rows) == len(elements) and not _KINDS.issuperset(word.lower() for word in words):
+            found.append(path)
+    return found[0] if len(found) == 1 else None
 
 
 def _inferred(documents: Documents, notes: list[str]) -> tuple[dict[str, Any], list[str]]:
@@ -1149,6 +1399,14 @@ def _inferred(documents: Documents, notes: list[str]) -> tuple[dict[str, Any], l
     if series is None and long is not None and _keys(documents) is None:
         # What could be a channel's name is the only one there is: it names the series.
         series, long = _series_of(leaves, elements, "", notes), None
+    if series is not None and series.split(".")[-1].lower() == "id" and _keys(documents) is not None and not series_at:
+        if set(map(type, leaves[series].values)) == {int} and len(set(leaves[series].values)) == 1:
+            series = None  # the number of a part, such as switch 0, and the key says of what
+            notes[:] = [note for note in notes if not note.startswith("series: ")]
+    if series is None and long is None and _keys(documents) is None and time is not None and not time_at:
+        series = _telling_apart(leaves, elements, time.path)
+        if series is not None:
+            notes.append(f"series: {series}, which tells ticks of the same time apart (decode.series)")
     numbers = {path: leaf for path, leaf in numbers.items() if series_at or path != series}
     if long is not None:
         decode["channel"], decode["value"] = long
@@ -1180,7 +1438,7 @@ def _inferred(documents: Documents, notes: list[str]) -> tuple[dict[str, Any], l
             decode["ts"] = time_at + time.path
         decode |= time.settings
     else:
-        notes.append("no field is a time; the record's own time counts")
+        _say_no_time(leaves, notes)
         if any(path.split(".")[0] == "ts" for path in leaves):
             decode["ts"] = "@time"
     if any(leaf.texts for leaf in numbers.values()):
@@ -1222,13 +1480,20 @@ def _numbers_of(
             f"{_listed(commas)}: {unsure} is {unsure.replace(',', '.')} or {unsure.replace(',', '')}: with a decimal comma set "
             'decode.decimal: "," and numbers: text, and add them to channels'
         )
-    return {
+    numbers = {
         path: leaf
         for path, leaf in leaves.items()
-        if (leaf.numeric("text") or (proof and path in commas))
+        if (leaf.numeric("text") or leaf.others is not None or (proof and path in commas))
         and path not in points
         and not _are_times(leaf.values, record_ms)
     }
+    for path, leaf in numbers.items():
+        if leaf.others:
+            notes.append(
+                f"{path}: among the numbers stand {_listed([repr(text) for text in leaf.others])}: records with such a text "
+                "are refused"
+            )
+    return numbers
 
 
 # Objects that hold one thing after another, by the name of each.
@@ -1295,7 +1560,7 @@ def _by_things(path: str, documents: Documents, notes: list[str]) -> tuple[dict[
     if time is None and around:
         time, out = _time_of(around, documents, notes), "^."
     if time is None:
-        notes.append("no field is a time; the record's own time counts")
+        _say_no_time(leaves, notes)
         decode["ts"] = "@time"
     else:
         decode |= {"ts": out + time.path, **time.settings}
@@ -1634,7 +1899,7 @@ def _keys(documents: Documents) -> list[str] | None:
             keys.append(bytes(record.key).decode() if record.key is not None else "")
         except UnicodeDecodeError:
             return None
-    if not all(keys) or (len(set(keys)) == len(keys) and len(keys) > 20):
+    if not all(key and key.isprintable() for key in keys) or (len(set(keys)) == len(keys) and len(keys) > 20):
         return None
     return list(dict.fromkeys(keys))
 
@@ -1665,27 +1930,26 @@ def _checked(
     settings: dict[str, Any], records: Sequence[Record], notes: list[str], known: tuple[Format, Schemas] | None = None
 ) -> Proposal:
     """Reads the sample as proposed, and adds what the ticks themselves say."""
-    from streamrnn.config.settings import ConfigError, load
+    from streamrnn.config.settings import ConfigError
+    from streamrnn.discovery.amending import Trial, amended
+    from streamrnn.discovery.decode_report import not_as_meant
 
+    schemas = known[1] if known is not None else None
     try:
-        # Where the registry is, is not looked at here.
-        loaded = load([], settings if known is None else {**settings, "registry": {"url": "http://registry"}}, {})
+        found = amended(settings, records, notes, schemas)
     except ConfigError as error:
         raise NoProposal(f"what was found cannot be a configuration: {error}") from error
-    decoder = Decoder(loaded.stream_spec(), loaded.decode_spec())
-    if known is not None and decoder.schemas is not None:
-        decoder.schemas.share(known[1])
-    batch, refused, skipped = decoder.read(records)
+    settings = dict(found.settings)
+    batch, refused, skipped = found.batch, found.refused, found.skipped
     if refused:
-        reasons = Counter(each.reason for each in refused)
         first = f"{refused[0].reason}: {refused[0].detail}"
-        notes.append(f"{len(refused)} of the sample are refused ({_listed(list(reasons))}); the first: {first}")
+        notes.append(f"{len(refused)} of the sample are refused ({_listed(list(found.reasons))}); the first: {first}")
     if not len(batch) and refused and "timezone" not in settings.get("decode", {}):
         # Which zone it is changes neither the distances nor the series.
-        zoned = {**settings, "decode": {**settings.get("decode", {}), "timezone": "UTC"}}
         with contextlib.suppress(ConfigError):
-            loaded = load([], zoned if known is None else {**zoned, "registry": {"url": "http://registry"}}, {})
-            batch = Decoder(loaded.stream_spec(), loaded.decode_spec()).read(records).batch if known is None else batch
+            zoned = {**settings, "decode": {**settings.get("decode", {}), "timezone": "UTC"}}
+            batch = Trial(zoned, records, schemas).batch
+    notes += not_as_meant(found.decoder, records)
     if skipped:
         kinds = Counter(each.reason for each in skipped)
         notes.append(f"{sum(each.elements for each in skipped)} of the sample are skipped ({_listed(list(kinds))})")
@@ -1716,11 +1980,18 @@ def _checked(
         return Proposal(settings, notes)
     usual = statistics.median(distances)
     even = sum(abs(each - usual) <= 0.2 * usual for each in distances) >= 0.5 * len(distances)
+    if (calendar := _calendar_step(distances)) is not None:
+        settings["step"] = calendar
+        notes.append(
+            f"step: {calendar}, by the calendar of `timezone`"
+            + ("" if "timezone" in settings else " (UTC unless it is set)")
+        )
+        return Proposal(settings, notes)
     nearest = min(_STEPS_MS, key=lambda ms: abs(ms - usual) / max(ms, usual))
     exact = abs(nearest - usual) <= 0.1 * usual
     step = nearest if exact or not even else max(1, round(usual))
     settings["step"] = format_ms(step)
-    notes.append(f"step: ticks of a series are {usual:g} ms apart, mostly")
+    notes.append(f"step: ticks of a series are {_apart(usual)} apart, mostly")
     if repeated or not even:
         if not repeated and not even:
             settings["step"] = format_ms(max(step, 1000))
@@ -1730,6 +2001,30 @@ def _checked(
         settings["align"] = "nearest"
         notes.append("times waver around the step's edges: each tick goes to the step it is nearest to (align)")
     return Proposal(settings, notes)
+
+
+_DAY_MS, _HOUR_MS = 86_400_000, 3_600_000
+
+
+def _calendar_step(distances: Sequence[float]) -> str | None:
+    """1mo or 1y where the distances are those of months or years; 1d where days have 23, 24 and 25 hours."""
+    days = [each / _DAY_MS for each in distances]
+    for step, least, most in (("1mo", 28, 31), ("1y", 365, 366)):
+        # A clock that is set moves a begin by an hour.
+        if len(days) > 2 and all(least - 0.05 <= each <= most + 0.05 for each in days) and max(days) - min(days) > 0.5:
+            return step
+    set_ = [each for each in distances if abs(each - _DAY_MS) == _HOUR_MS]
+    if set_ and all(each in (_DAY_MS - _HOUR_MS, _DAY_MS, _DAY_MS + _HOUR_MS) for each in distances):
+        return "1d"
+    return None
+
+
+def _apart(ms: float) -> str:
+    """A distance in the largest unit that says it to a thousandth: 1d, 10s, 33.3ms."""
+    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000)):
+        if (ms >= size and abs(ms / size - round(ms / size)) < 0.001) or (unit == "s" and ms >= size):
+            return f"{ms / size:.4g}{unit}"
+    return f"{ms:.4g}ms"
 
 
 __all__ = ["NoProposal", "Proposal", "propose"]

@@ -40,6 +40,8 @@ from streamrnn.kernels.columns import (
 )
 from streamrnn.kernels.experts import deviations, mixing, moves, ridge, stack
 from streamrnn.kernels.experts.history import (
+    ANCHOR_COARSEST,
+    ANCHOR_FINEST,
     ANCHOR_REACH,
     X_MAX,
     fits,
@@ -189,7 +191,7 @@ def _arrive(i: int, frames: Frames, address: int, shape: Shape, given: Given) ->
             if history.unit[c] == 0.0:
                 history.unit[c] = power_of_two(scale)
             unit = np.float64(history.unit[c])
-            reach = ANCHOR_REACH * max(scale, unit)
+            reach = ANCHOR_REACH * min(max(scale, ANCHOR_FINEST * unit), ANCHOR_COARSEST * unit)
             before = np.float64(history.x[c, (n - 1) % history.x.shape[1]]) * unit
             # A spike is no reason: twice in a row it is a level.
             if abs(base - history.anchor[c]) > reach and abs(before) > reach:
@@ -246,6 +248,10 @@ def _score(i: int, frames: Frames, address: int, shape: Shape, given: Given, mat
         per_size = 1.0 / size if size > 0.0 else 0.0
         x, age = scratch.x[c], n - history.born[c]
         now = history.sizes[c, 0] if history.sizes.shape[1] > 0 else np.float32(0.0)
+        quiet = np.float32((size / unit) ** 2) if unit > 0.0 else np.float32(0.0)
+        if now > np.float32(0.0) and x != ring[(n - 1) % ring.shape[0]]:
+            history.sizes[c, 0] *= mixing.hurried(now, quiet)
+            now = history.sizes[c, 0]
         before, still = np.float64(frames.age_before[i, c]), frames.rest[i, c]
         for r in range(ladder.h.shape[0]):
             h = ladder.h[r]
@@ -263,7 +269,7 @@ def _score(i: int, frames: Frames, address: int, shape: Shape, given: Given, mat
             says, added = from_bits(state.errors.said[c, cell[r]]), from_bits(state.errors.added[c, cell[r]])
             if age >= h + mixing.FIRST:
                 mixing.score(
-                    r, age, h, ladder.stride[r], scratch.turn[r], ladder.discount[r], ladder.fade[r], now, y,
+                    r, age, h, ladder.stride[r], scratch.turn[r], ladder.discount[r], ladder.fade[r], now, quiet, y,
                     said, from_bits(pending.raw[c, cell[r]]), mixture.loss[c, r], mixture.size[c], mixture.energy[c],
                     mixture.slope[c], mixture.stack_gram[c, r], mixture.stack_right[c, r], mixture.stack_weight[c, r],
                     place, plan.members, plan.wakes, scratch.work,

@@ -26,7 +26,7 @@ from streamrnn.wire.mapping import DecodeSpec, check_bounds, shape_of
 from streamrnn.wire.paths import ABSENT, named
 from streamrnn.wire.schemas import FRAME_BYTES, Schemas, available, unframed
 
-__all__ = ["DETAIL_CHARS_MAX", "DecodeSpec", "Decoder", "dead_letter"]
+__all__ = ["DETAIL_CHARS_MAX", "DecodeSpec", "Decoder", "cloud_event", "dead_letter"]
 
 # A refusal's detail goes into a header and into logs: it names the fault, it does not repeat the payload.
 DETAIL_CHARS_MAX = 200
@@ -69,7 +69,7 @@ def _strategy(root: type[msgspec.Struct]) -> _Strategy:
     def row(value: bytes, headers: Sequence[tuple[str, bytes]]) -> _Row:
         if not headers:
             return plain.decode(value), None, None
-        structured, subject, time = _cloud_event(headers)
+        structured, subject, time = cloud_event(headers)
         if not structured:
             return plain.decode(value), subject, time
         event: Any = envelope.decode(value)
@@ -98,7 +98,7 @@ def _envelope(root: type[msgspec.Struct]) -> type[msgspec.Struct]:
     )
 
 
-def _cloud_event(headers: Sequence[tuple[str, bytes]]) -> tuple[bool, bytes | None, bytes | None]:
+def cloud_event(headers: Sequence[tuple[str, bytes]]) -> tuple[bool, bytes | None, bytes | None]:
     """(structured?, series, time) as far as the headers say it (CloudEvents Kafka protocol binding 1.0.2).
 
     Headers of other systems are left alone: without `ce_specversion` no `ce_` header means anything.
@@ -154,7 +154,7 @@ class Decoder:
         framed = self.decode_spec.format == "json-schema"
         if not (replace(self.decode_spec, format="json") if framed else self.decode_spec).plain:
             self._general = General(
-                spec, self.decode_spec, self._check_name, self._name_outside, self._instant_outside, _cloud_event
+                spec, self.decode_spec, self._check_name, self._name_outside, self._instant_outside, cloud_event
             )
             self.schemas = self._general.layout.schemas
             if self.schemas is not None and self.decode_spec.format == "avro":

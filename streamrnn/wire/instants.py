@@ -27,11 +27,14 @@ _INSTANT = msgspec.json.Decoder(Annotated[datetime, Meta(tz=True)])
 # "2026-11-27T12:00:05.123456Z": only a longer text can have more than microseconds, or an offset instead of the Z.
 _INSTANT_CHARS = 27
 _BELOW_MICROSECONDS = re.compile(r"(?<=\.[0-9]{6})[0-9]+")
-# Offsets as databases and Java write them: +00, +0100, a blank before them, UTC.
-_OTHER_OFFSET = re.compile(
-    r"([0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]+)?)(?: ?([+-][0-9]{2})([0-9]{2})?| ?UTC| GMT| Z)",
-    re.ASCII,
+# The same instants as databases, Java and the basic format of ISO 8601 write them: offsets +00 and +0100, a blank before them,
+# UTC; no seconds where they are zero (Java's OffsetDateTime); a comma for the point; the zone's name after the offset (RFC 9557).
+_OFFSET = r" ?(Z|z|UTC|GMT|[+-][0-9]{2}(?::?[0-9]{2})?)(?:\[[A-Za-z0-9_+/-]{1,40}\])?"
+_OTHERWISE = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9]{2}):([0-9]{2})(?::([0-9]{2})(?:[.,]([0-9]+))?)?" + _OFFSET, re.ASCII
 )
+_BASIC = re.compile(r"([0-9]{8})[Tt]([0-9]{2})([0-9]{2})(?:([0-9]{2})(?:[.,]([0-9]+))?)?" + _OFFSET, re.ASCII)
+_OTHERWISE_CHARS_MAX = 96
 # What is written longer, or with a larger exponent, is no time that anybody measured.
 _NUMBER_CHARS_MAX, _EXPONENT_MAX = 64, 64
 # Texts of fewer digits are years and dates.
@@ -145,15 +148,35 @@ def text_us(text: str) -> int:
     try:
         since = _INSTANT.decode(f'"{cut}"') - EPOCH
     except (*UNREADABLE, ValueError, OverflowError):
-        match = _OTHER_OFFSET.fullmatch(text) if len(text) <= _NUMBER_CHARS_MAX else None
-        if match is not None:
-            begin, hours, minutes = match.groups()
-            return text_us(f"{begin}{hours}:{minutes or '00'}" if hours else f"{begin}Z")
+        written = _rfc_3339(text)
+        if written is not None and written != text:
+            return text_us(written)
+        if written is not None:
+            raise Refused(
+                "timestamp", f"{short(text)} is no time that there is: a day, an hour or a second too many (decode.ts)"
+            ) from None
         raise Refused(
             "timestamp", f"{short(text)} is not RFC 3339 with an offset, and not a number (decode.ts)"
         ) from None
     us: int = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
     return us
+
+
+def _rfc_3339(text: str) -> str | None:
+    """The same instant in the letters of RFC 3339; None where it is not written in one of the ways that leave nothing open."""
+    if len(text) > _OTHERWISE_CHARS_MAX:
+        return None
+    match = _OTHERWISE.fullmatch(text) or _BASIC.fullmatch(text)
+    if match is None:
+        return None
+    day, hours, minutes, seconds, fraction, offset = match.groups()
+    if len(day) == len("20251124"):
+        day = f"{day[:4]}-{day[4:6]}-{day[6:]}"
+    if offset[0] in "+-":
+        offset = f"{offset[:3]}:{offset[3:].lstrip(':') or '00'}"
+    else:
+        offset = "Z"
+    return f"{day}T{hours}:{minutes}:{seconds or '00'}{'.' + fraction[:6] if fraction else ''}{offset}"
 
 
 def number_us(text: bytes, ns: int) -> int:

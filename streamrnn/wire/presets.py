@@ -188,6 +188,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "ts": ["time", "^.^.timestamp"],
         "values": {"price": "price", "size": ["size", "last_size"], "*": "*"},
     },
+    # DBN records as JSON: prices in billionths or pretty, times in nanoseconds or pretty.
+    "databento": {**_FEED, "quirk": "databento", "series": "series", "ts": ["ts", "@time"], "ts_unit": "ns", "values": "*"},
     # WebSocket v2.
     "kraken": {**_FEED, "each": "data[*]", "series": "symbol", "ts": ["timestamp", "@time"], "values": "*"},
 }  # fmt: skip

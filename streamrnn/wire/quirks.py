@@ -173,4 +173,47 @@ def _binance(event: Any) -> Any:
     return found
 
 
-QUIRKS: dict[str, Quirk] = {"senml": senml, "sparkplug": sparkplug, "ditto": ditto, "binance": binance}
+# Of the records of DBN: prices are whole billionths, and the largest number of 64 bits is none.
+_FIXED = ("price", "open", "high", "low", "close", "bid_px", "ask_px")
+_COUNTED = ("size", "volume", "bid_sz", "ask_sz", "bid_ct", "ask_ct", "quantity")
+_NO_PRICE, _NO_TIME, _BILLION = 2**63 - 1, 2**64 - 1, 10**9
+
+
+def databento(document: Any, record: Record) -> Any:
+    """Databento's records as JSON (DBN, pretty or not): what is traded or quoted, and when."""
+    head = document.get("hd") if isinstance(document, dict) else None
+    if not isinstance(head, dict):
+        return document
+    symbol = document.get("symbol")
+    made: dict[str, Any] = {"series": symbol if symbol not in (None, "") else head.get("instrument_id")}
+    made["ts"] = head.get("ts_event")
+    if made["ts"] is None or _whole(made["ts"]) == _NO_TIME:
+        made["ts"] = document.get("ts_recv")
+    levels = document.get("levels")
+    best = levels[0] if isinstance(levels, list) and levels and isinstance(levels[0], dict) else {}
+    found = {**best, **document}
+    for name in _FIXED:
+        if name in found:
+            made[name] = _billionths(found[name])
+    made |= {name: found[name] for name in _COUNTED if name in found}
+    return made
+
+
+def _billionths(value: Any) -> Any:
+    """A price as a text of its decimals; texts with a point are such already."""
+    text = value.removeprefix("-") if isinstance(value, str) else value
+    number = _whole(text)
+    if number is None and isinstance(value, int) and not isinstance(value, bool):
+        number = value
+    if number is None:
+        return value
+    if number == _NO_PRICE:
+        return None
+    sign = "-" if (isinstance(value, str) and text != value) or number < 0 else ""
+    whole, part = divmod(abs(number), _BILLION)
+    return f"{sign}{whole}.{part:09d}"
+
+
+QUIRKS: dict[str, Quirk] = {
+    "senml": senml, "sparkplug": sparkplug, "ditto": ditto, "binance": binance, "databento": databento,
+}  # fmt: skip

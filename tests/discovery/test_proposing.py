@@ -462,6 +462,14 @@ def test_the_commands_in_the_order_of_a_new_user(tmp_path: Path) -> None:
     assert made.returncode == 0, made.stdout
     assert streamrnn("init", "--topic", "metrics", "--file", path, "--out", config).returncode == 2
     assert streamrnn("validate", "--offline", "-c", config).returncode == 0
+    said = tmp_path / "said.yaml"
+    more = ("--set", "app=plant", "--set", "horizon=24", "--set", "step=30s", "--set", "http.port=0")
+    assert streamrnn("init", "--topic", "metrics", "--file", path, "--out", said, *more).returncode == 0
+    written = yaml.safe_load(said.read_text())
+    assert (written["app"], written["horizon"], written["step"], written["http"]) == ("plant", 24, "30s", {"port": 0})
+    again = streamrnn("init", "--topic", "metrics", "--file", path, "--out", tmp_path / "b.yaml", "-c", said)
+    assert again.returncode == 0, again.stdout
+    assert yaml.safe_load((tmp_path / "b.yaml").read_text())["step"] == "30s"
     read = streamrnn("decode", path, "-c", config, "-n", 3, "--json")
     assert [json.loads(line) for line in read.stdout.splitlines()] == [
         {

@@ -55,11 +55,11 @@ async def test_from_an_unknown_topic_to_forecasts_in_two_commands(
     await send(broker, topic, 0, [record.encode() for record in records] + [other.encode()])
     shown = command("decode", "--topic", topic, "--bootstrap-servers", broker.servers, "-n", "500")
     assert yaml.safe_load(shown)["decode"] == {"preset": "collectd"}
-    command("init", "--topic", topic, "--bootstrap-servers", broker.servers, "--out", config, "--set", f"app={app}")
-    mine = {**yaml.safe_load(config.read_text()), "app": app, "http": {"port": 0}, "train": "off"}
+    sets = [part for word in (f"app={app}", "http.port=0", "train=off") for part in ("--set", word)]
+    command("init", "--topic", topic, "--bootstrap-servers", broker.servers, "--out", config, *sets, "--create")
+    mine = yaml.safe_load(config.read_text())
     assert (mine["step"], mine["channels"]) == ("10s", ["shortterm", "midterm", "longterm"])
-    config.write_text(yaml.safe_dump(mine))
-    command("topics", "-c", config, "--create")
+    assert (mine["app"], mine["http"], mine["train"]) == (app, {"port": 0}, "off")
     worker = Forked(tmp_path / "run.log", "run", "-c", config)
     await drained(broker, app)
     assert worker.stop() == 0

@@ -131,7 +131,7 @@ def spoilt(what: str, rows: F64, begin: int, length: int) -> F64:
     [
         ("spike 3", 1.02, 1.01), ("spike 6", 1.02, 1.01), ("spike 9", 1.02, 1.01), ("spike 20", 1.02, 1.01),
         ("standstill", 1.2, 1.03), ("missing", 1.03, 1.01), ("level 10", 1.35, 1.04), ("level 10000", 9.0, 1.06),
-        ("scale 0.001", 1.2, 1.03), ("scale 30", 2.5, 1.12), ("scale 1000", 1200.0, 1.27),
+        ("scale 0.001", 1.2, 1.03), ("scale 30", 2.5, 1.12), ("scale 1000", 20.0, 1.35),
     ],
 )  # fmt: skip
 def test_what_disturbs_a_channel_is_forgotten(what: str, soon: float, later: float) -> None:

@@ -537,3 +537,30 @@ def test_a_dead_letter_names_the_element() -> None:
     _, value, headers = dead_letter(refused)
     assert value == record.encode()
     assert dict(headers)["streamrnn-index"] == b"1"
+
+
+# ── Databento ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+DBN = (
+    '{"ts_recv":"1764000000000000007","hd":{"ts_event":"1764000000123456789","rtype":0,"publisher_id":1,"instrument_id":5482},'
+    '"action":"T","side":"A","depth":0,"price":"5411750000000","size":5,"flags":128,"ts_in_delta":22993,"sequence":1170352}'
+)
+
+
+def test_databento() -> None:
+    preset = {"preset": "databento"}
+    right(DBN, "price size", preset, ("5482", T0 + 123.456, {"price": 5411.75, "size": 5}))
+    named = DBN[:-1] + ',"symbol":"ESZ5"}'
+    pretty = named.replace('"5411750000000"', '"5411.750000000"').replace(
+        '"1764000000123456789"', '"2025-11-24T16:00:00.123456789Z"'
+    )
+    right(pretty, "price size", preset, ("ESZ5", T0 + 123.456, {"price": 5411.75, "size": 5}))
+    # A spread may be negative; the largest number of 64 bits is no price, and no time.
+    right(named.replace('"541', '"-541'), "price", preset, ("ESZ5", T0 + 123.456, {"price": -5411.75}))
+    right(
+        named.replace("5411750000000", "9223372036854775807"), "price size", preset, ("ESZ5", T0 + 123.456, {"size": 5})
+    )
+    right(named.replace("1764000000123456789", "18446744073709551615"), "size", preset, ("ESZ5", T0, {"size": 5}))
+    quote = '{"hd":{"ts_event":"1764000000000000000","rtype":1,"publisher_id":1,"instrument_id":7},"price":"9223372036854775807","size":0,"levels":[{"bid_px":"1500000000","ask_px":"1750000000","bid_sz":3,"ask_sz":4}]}'
+    right(quote, "bid_px ask_px", preset, ("7", T0, {"bid_px": 1.5, "ask_px": 1.75}))
+    assert why('{"hd":{"ts_event":"1","rtype":23},"msg":"Heartbeat"}', "price", preset) == ["skipped other"]

@@ -35,7 +35,9 @@ UNIT_LOW, UNIT_HIGH = 2.0**-24, 2.0**24
 # Before the channel has shown how it moves, its unit is a guess.
 YOUNG, GUESS_LOW, GUESS_HIGH = 48, 2.0**-8, 2.0**8
 X_MAX = np.float32(2.0**28)
-ANCHOR_REACH = 4096.0
+# What lies farther from the anchor than this many scales has lost the digits that its moves are in (float32 has 24 bits). Scales
+# are counted from a billionth of the unit, where the channel begins anew, to where `X_MAX` is still far.
+ANCHOR_REACH, ANCHOR_FINEST, ANCHOR_COARSEST = 4096.0, 2.0**-30, 2.0**12
 RATES = 1.0 - 0.5 ** (1.0 / np.array(HALF_LIVES))
 WEEK_LOW, WEEK_WIDTH = 0.1, 0.2
 

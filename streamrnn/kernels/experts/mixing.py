@@ -38,10 +38,21 @@ CAP_MAX, ENERGY_MAX = np.float32(1e30), np.float32(1e38)  # whatever a foreign r
 STACKED_MAX = np.float32(1e6)
 # What has been summed up is forgotten in a hurry where its squared moves were so many times those of now.
 STRONG, HASTY = np.float32(10.0), np.float32(0.99)
+# Where they were so many times the channel's scale of now, nothing slower will do (an instrument that spans decades, such as
+# light at dusk): the logarithm of what is too large loses this share at each step.
+VAST, HURRY = np.float32(1e4), 1.0 / 32.0
 FIRST = 8  # frames of a channel that nothing is scored on
 NEGLIGIBLE = 12.0  # a weight of e^−12 is 0
 # Weights and stacks are solved for at every 4th forecast of a rung, at each one while the channel is young.
 SELDOM, YOUNG = 4, 32
+
+
+@inlined
+def hurried(past: Real, quiet: Real) -> Real:
+    """The share that a step keeps of a mean of squared moves, `past`, by the squared scale of now, `quiet`: 1 where they fit."""
+    if not (quiet > np.float32(0.0) and past > VAST * quiet):
+        return np.float32(1.0)
+    return np.float32((np.float64(VAST) * np.float64(quiet) / np.float64(past)) ** HURRY)
 
 
 @inlined
@@ -54,6 +65,7 @@ def score(
     discount: float,
     fade: float,
     now: Real,
+    quiet: Real,
     y: Real,
     moves: F32,
     raw: Real,
@@ -70,7 +82,7 @@ def score(
     factor: F32,
 ) -> None:
     """Takes in what came of a channel: `y` the move over rung r, `moves` [expert] what each had said, `raw` the mixture; `now`
-    the usual squared move of one step (0: not known).
+    the usual squared move of one step (0: not known), `quiet` the square of the channel's scale (0: none yet).
 
     `age`: frames between the channel's first and the target; `turn`: number of the forecast among those of this rung, by which
     solving takes turns. The arrays are those of `Mixture`, of one channel; `loss` [expert in use] and the stack's of one rung.
@@ -84,6 +96,11 @@ def score(
             discounted = min(discounted, HASTY)
         if energy[0, 0] * np.float32(1.0 - fade) > STRONG * now:
             faded = min(faded, HASTY)
+        discounted = min(discounted, hurried(size[0], quiet))
+        # Not what the stack has learnt: its weights are of shares, whatever the size of the moves.
+        kept = min(faded, hurried(energy[0, 0] * np.float32(1.0 - fade), quiet))
+    else:
+        kept = faded
     limit = FARTHEST
     if settled and usual > np.float32(0.0):
         limit = min(np.float32(BELIEVED) * np.sqrt(usual), FARTHEST)
@@ -100,8 +117,8 @@ def score(
     size[r] = usual
     cap = min(CAP * usual, CAP_MAX)
     squared = min(y * y, cap)
-    energy[r, 0] = faded * energy[r, 0] + squared
-    energy[r, 1] = min(faded * faded * energy[r, 1] + squared * squared, ENERGY_MAX)
+    energy[r, 0] = kept * energy[r, 0] + squared
+    energy[r, 1] = min(kept * kept * energy[r, 1] + squared * squared, ENERGY_MAX)
     # losses
     spoken = age - h
     first = place[PERSISTENCE]
@@ -119,8 +136,8 @@ def score(
     weight = np.float32(1.0)
     if y * y > ABSURD * usual:
         weight = ABSURD * usual / (y * y)
-    slope[r, 0] = faded * slope[r, 0] + weight * raw * y
-    slope[r, 1] = faded * slope[r, 1] + weight * raw * raw
+    slope[r, 0] = kept * slope[r, 0] + weight * raw * y
+    slope[r, 1] = kept * slope[r, 1] + weight * raw * raw
     if place[STACK] >= 0:
         trusted = DEVIATIONS if place[DEVIATIONS] >= 0 else MOVES
         for k in range(1, STACK):
