@@ -19,7 +19,7 @@ from typing import Any, TypeVar, cast
 import numba
 
 from streamrnn.kernels.caching import KernelCache
-from streamrnn.kernels.compiling import hasten
+from streamrnn.kernels.compiling import hasten, without_constants
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -30,6 +30,7 @@ def _made(function: F, **settings: Any) -> F:
     dispatcher = numba.njit(nogil=True, error_model="numpy", **settings)(function)
     if hasattr(dispatcher, "_cache"):  # not so where NUMBA_DISABLE_JIT leaves the function as it is
         dispatcher._cache = KernelCache(function)  # noqa: SLF001 - as `cache=True` does with numba's own
+        without_constants(dispatcher)
     return cast(F, dispatcher)
 
 
@@ -60,6 +61,18 @@ def inner(function: F) -> F:
     return _made(function, fastmath={"contract"}, _nrt=False, no_cfunc_wrapper=True, no_cpython_wrapper=True)
 
 
+def folded(function: F) -> F:
+    """As `inner`, compiled once and then made part of each caller by LLVM: for what is called in several places."""
+    return _made(
+        function,
+        fastmath={"contract"},
+        _nrt=False,
+        no_cfunc_wrapper=True,
+        no_cpython_wrapper=True,
+        forceinline=True,
+    )
+
+
 def inlined(function: F) -> F:
-    """As `compiled`, pasted into its callers: a call that passes an array costs two atomic counts, more than a digit."""
+    """As `compiled`, pasted into its callers before these are compiled, with their settings: once more in each place."""
     return _made(function, inline="always")

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from streamrnn.kernels import inlined
+from streamrnn.kernels import folded, inlined
 from streamrnn.records import F32, F64, I32, I64, U8, U16
 
 # A float32 or a float64: the kernels mix them, float32 where many stand in a row.
@@ -316,7 +316,7 @@ def from_bits(bits: np.uint16) -> Real:
     return np.uint32(np.uint32(bits) << np.uint32(16)).view(np.float32)
 
 
-@inlined
+@folded
 def within(x: Real, limit: Real) -> Real:
     """x, no further from 0 than `limit`."""
     return min(max(x, -limit), limit)

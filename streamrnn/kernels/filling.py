@@ -284,7 +284,7 @@ def fill(
     for m in range(absent):
         c = missing[m]
         unit = np.float64(history.unit[c])
-        value = np.float64(history.x[c, before])
+        value: float = np.float64(history.x[c, before])
         if n > history.unbroken[0]:
             value += np.float64(pending.next[c])
         if joint:

@@ -891,12 +891,12 @@ def compile_ahead(
     written: Written,
     matured: Matured,
 ) -> None:
-    """Compiles the largest parts of `advance`, which a process that comes to them later finds kept. Arguments as there;
-    only their types are looked at."""
+    """Compiles the largest parts of `advance`, in the order in which it comes to them, which a process that comes to them later
+    finds kept. Arguments as there; only their types are looked at."""
     parts: tuple[tuple[Any, tuple[Any, ...]], ...] = (
+        (_learn, (0, frames, 0, shape, given)),
         (_expect, (0, frames, net, recorded, 0, shape, given)),
         (_say, (0, frames, True, 0, shape, given, written)),
-        (_learn, (0, frames, 0, shape, given)),
     )
     for part, arguments in parts:
         part.compile(tuple(map(numba.typeof, arguments)))

@@ -11,7 +11,7 @@ Cho et al. 2014 with the reset gate after the product, silu of Elfwing et al. 20
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -106,6 +106,12 @@ def _turn(into: F32, of_hidden: F32, own: F32) -> None:
         own[j] = candidate[j] + update[j] * (own[j] - candidate[j])
 
 
+@inlined
+def _address(array: F32) -> Any:
+    """Where an array begins, signed as all other numbers: `product` is compiled once."""
+    return np.int64(array.ctypes.data)
+
+
 @inner
 def step(
     count: int,
@@ -128,30 +134,26 @@ def step(
         lanes.gate_in.shape[1],
         lanes.said.shape[1],
     )
-    to_first, to_second, to_said = lanes.first.ctypes.data, lanes.second.ctypes.data, lanes.said.ctypes.data
-    to_in, to_hidden, h = lanes.gate_in.ctypes.data, lanes.gate_hidden.ctypes.data, lanes.hidden.ctypes.data
-    w_head, total = layers.head.ctypes.data, count * channels
+    to_first, to_second, to_said = _address(lanes.first), _address(lanes.second), _address(lanes.said)
+    to_in, to_hidden, h = _address(lanes.gate_in), _address(lanes.gate_hidden), _address(lanes.hidden)
+    w_head, total = _address(layers.head), count * channels
     for begin in range(0, total, LANES):
         n = min(LANES, total - begin)
-        x = shown.ctypes.data + 4 * begin * inputs
+        x = _address(shown) + 4 * begin * inputs
         for lane in range(n):
             row, of_row = (begin + lane) // channels, (begin + lane) % channels * hidden
             for j in range(hidden):
                 lanes.hidden[lane, j] = state[slots[row], of_row + j]
-        product(
-            n, to_first, first, layers.first_bias.ctypes.data, 0, layers.first.ctypes.data, first, x, inputs, inputs
-        )
+        product(n, to_first, first, _address(layers.first_bias), 0, _address(layers.first), first, x, inputs, inputs)
         _silu(n, lanes.first)
         product(
-            n, to_second, second, layers.second_bias.ctypes.data, 0, layers.second.ctypes.data, second,
+            n, to_second, second, _address(layers.second_bias), 0, _address(layers.second), second,
             to_first, first, width,
         )  # fmt: skip
         _silu(n, lanes.second)
+        product(n, to_in, gates, _address(layers.bias_in), 0, _address(layers.cell_in), gates, to_second, second, trunk)
         product(
-            n, to_in, gates, layers.bias_in.ctypes.data, 0, layers.cell_in.ctypes.data, gates, to_second, second, trunk
-        )
-        product(
-            n, to_hidden, gates, layers.bias_hidden.ctypes.data, 0, layers.cell_hidden.ctypes.data, gates,
+            n, to_hidden, gates, _address(layers.bias_hidden), 0, _address(layers.cell_hidden), gates,
             h, hidden, hidden,
         )  # fmt: skip
         for lane in range(n):
@@ -159,7 +161,7 @@ def step(
             row, of_row = (begin + lane) // channels, (begin + lane) % channels * hidden
             for j in range(hidden):
                 state[slots[row], of_row + j] = lanes.hidden[lane, j]
-        product(n, to_said, wide, layers.head_bias.ctypes.data, 0, w_head, wide, to_second, second, trunk)
+        product(n, to_said, wide, _address(layers.head_bias), 0, w_head, wide, to_second, second, trunk)
         product(n, to_said, wide, to_said, wide, w_head + 4 * trunk * wide, wide, h, hidden, hidden)
         for lane in range(n):
             for r in range(rungs):

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from streamrnn.kernels import inlined, inner, lean
+from streamrnn.kernels import folded, inlined, inner, lean
 from streamrnn.kernels.columns import (
     DEVIATIONS,
     LEVELS,
@@ -143,7 +143,7 @@ def believed(r: int, cells: int, credit: F32, worth: F32, out: F32) -> None:
         out[c, r] = min(max(beta, np.float32(0.0)), np.float32(MOST)) * sure
 
 
-@inlined
+@folded
 def _share(size: Real) -> Real:
     """1 / √size, 0 where nothing is known."""
     return np.float32(1.0) / np.sqrt(size) if size > np.float32(0.0) else np.float32(0.0)

@@ -7,16 +7,13 @@ from the row's address has neither.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
-from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
-from numba.np import arrayobj
 
-from streamrnn.kernels import inlined
 from streamrnn.kernels.columns import Calibration, Filling, History, Mixture, Pending, Regression, Remainder
+from streamrnn.kernels.views import part, views
 from streamrnn.records import I64
 
 
@@ -51,8 +48,10 @@ class Shape(NamedTuple):
     week: int
     moves: int
     moves_packed: int
+    moves_seen: int
     deviations: int
     deviations_packed: int
+    deviations_seen: int
     rungs: int
     losses: int
     stack: int
@@ -71,120 +70,96 @@ FIELDS = (
     "deviations_gram", "deviations_right", "deviations_weights", "deviations_seen",
     "losses", "weight", "move_size", "energy", "slope", "stack_gram", "stack_right", "stack_weight",
     "pend_mean", "pend_raw", "pend_moves", "pend_offsets", "next_move", "sigma", "standing", "quick", "level_theta",
-    "covariance", "one_step", "swing", "doubt", "seen_range", "fill_widths", "missed",
-    "error_size", "error_last", "error_means", "network_worth", "pend_said", "pend_added", "ends",
+    "covariance", "one_step", "swing", "doubt", "seen_range", "fill_widths", "missed", "ends",
+    "error_size", "error_last", "error_means", "network_worth", "pend_said", "pend_added",
 )  # fmt: skip
 
 
-# Numba says nothing of their types.
-_make: Any = arrayobj.make_array
-_populate: Any = arrayobj.populate_array
-_unpacked: Any = cgutils.unpack_tuple
-
-
-def _view(typingctx: Any, address: Any, shape: Any, dtype: Any) -> Any:
-    """The array of this shape and kind whose numbers begin at an address, one after the other. Nobody owns it."""
-    kind = types.Array(dtype.dtype, shape.count, "C")
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        made = _make(kind)(context, builder)
-        number = context.get_data_type(kind.dtype)
-        width = context.get_constant(types.intp, context.get_abi_sizeof(number))
-        lengths = _unpacked(builder, arguments[1])
-        strides = [width]
-        for length in reversed(lengths[1:]):
-            strides.insert(0, builder.mul(strides[0], length))
-        _populate(
-            made,
-            data=builder.inttoptr(arguments[0], number.as_pointer()),
-            shape=lengths,
-            strides=strides,
-            itemsize=width,
-            meminfo=None,
-        )
-        return made._getvalue()  # noqa: SLF001 - there is no other way to a struct's value
-
-    return kind(types.intp, shape, dtype), codegen
-
-
-array_at: Any = intrinsic(_view)
-
-
-@inlined
-def series_row(address: int, shape: Shape) -> State:
-    """The arrays of the row that begins at `address`. The table's arrays must stay where they are while these are used."""
-    at = shape.at
-    c, r = shape.channels, shape.rungs
-    f32, f64, i64, u8, u16 = np.float32, np.float64, np.int64, np.uint8, np.uint16
-    return State(
-        History(
-            array_at(address + at[0], (c,), f64),
-            array_at(address + at[1], (c,), f32),
-            array_at(address + at[2], (c,), i64),
-            array_at(address + at[3], (1,), i64),
-            array_at(address + at[4], (1,), i64),
-            array_at(address + at[5], (c, shape.x), f32),
-            array_at(address + at[6], (c, shape.known), u8),
-            array_at(address + at[7], (c, shape.deviation), f32),
-            array_at(address + at[8], (shape.phases, shape.seasons), f32),
-            array_at(address + at[9], (c, shape.bins), f32),
-            array_at(address + at[10], (c, shape.bins), u16),
-            array_at(address + at[11], (c, 2, shape.means), f32),
-            array_at(address + at[12], (c, 2, shape.deviation_means), f32),
-            array_at(address + at[13], (c, shape.sizes), f32),
-            array_at(address + at[14], (c, shape.week), f32),
+# (address, shape) → the arrays of the row that begins there. The table's arrays must stay where they are while these are used.
+f32, f64, i64, u8, u16 = np.float32, np.float64, np.int64, np.uint8, np.uint16
+series_row: Callable[[int, Shape], State] = views(
+    "row",
+    part(
+        State,
+        history=part(
+            History,
+            anchor=(f64, "channels"),
+            unit=(f32, "channels"),
+            born=(i64, "channels"),
+            unbroken=(i64, 1),
+            step=(i64, 1),
+            x=(f32, "channels", "x"),
+            known=(u8, "channels", "known"),
+            deviation=(f32, "channels", "deviation"),
+            phases=(f32, "phases", "seasons"),
+            profile=(f32, "channels", "bins"),
+            visits=(u16, "channels", "bins"),
+            means=(f32, "channels", 2, "means"),
+            deviation_means=(f32, "channels", 2, "deviation_means"),
+            sizes=(f32, "channels", "sizes"),
+            week=(f32, "channels", "week"),
         ),
-        Regression(
-            array_at(address + at[15], (c, shape.moves_packed), f32),
-            array_at(address + at[16], (c, r, shape.moves), f32),
-            array_at(address + at[17], (c, shape.moves, r), f32),
-            array_at(address + at[18], (c, 3 if shape.moves > 0 else 0), f32),
+        moves=part(
+            Regression,
+            whole=True,
+            gram=(f32, "channels", "moves_packed"),
+            right=(f32, "channels", "rungs", "moves"),
+            weights=(f32, "channels", "moves", "rungs"),
+            seen=(f32, "channels", "moves_seen"),
         ),
-        Regression(
-            array_at(address + at[19], (c, shape.deviations_packed), f32),
-            array_at(address + at[20], (c, r, shape.deviations), f32),
-            array_at(address + at[21], (c, shape.deviations, r), f32),
-            array_at(address + at[22], (c, 3 if shape.deviations > 0 else 0), f32),
+        deviations=part(
+            Regression,
+            whole=True,
+            gram=(f32, "channels", "deviations_packed"),
+            right=(f32, "channels", "rungs", "deviations"),
+            weights=(f32, "channels", "deviations", "rungs"),
+            seen=(f32, "channels", "deviations_seen"),
         ),
-        Mixture(
-            array_at(address + at[23], (c, r, shape.losses), f32),
-            array_at(address + at[24], (c, r, shape.losses + 1), f32),
-            array_at(address + at[25], (c, r), f32),
-            array_at(address + at[26], (c, r, 2), f32),
-            array_at(address + at[27], (c, r, 2), f32),
-            array_at(address + at[28], (c, r, shape.stack_packed), f32),
-            array_at(address + at[29], (c, r, shape.stack), f32),
-            array_at(address + at[30], (c, r, shape.stack), f32),
+        mixture=part(
+            Mixture,
+            loss=(f32, "channels", "rungs", "losses"),
+            weight=(f32, "channels", "rungs", ("losses", 1)),
+            size=(f32, "channels", "rungs"),
+            energy=(f32, "channels", "rungs", 2),
+            slope=(f32, "channels", "rungs", 2),
+            stack_gram=(f32, "channels", "rungs", "stack_packed"),
+            stack_right=(f32, "channels", "rungs", "stack"),
+            stack_weight=(f32, "channels", "rungs", "stack"),
         ),
-        Pending(
-            array_at(address + at[31], (c, shape.cells), f32),
-            array_at(address + at[32], (c, shape.cells), u16),
-            array_at(address + at[33], (c, shape.cells, shape.kept), u16),
-            array_at(address + at[34], (c, shape.cells, shape.levels), u16),
-            array_at(address + at[35], (c,), f32),
+        pending=part(
+            Pending,
+            mean=(f32, "channels", "cells"),
+            raw=(u16, "channels", "cells"),
+            moves=(u16, "channels", "cells", "kept"),
+            offsets=(u16, "channels", "cells", "levels"),
+            next=(f32, "channels"),
         ),
-        Calibration(
-            array_at(address + at[36], (c, r), f32),
-            array_at(address + at[37], (c, r), f32),
-            array_at(address + at[38], (c, 1), f32),
-            array_at(address + at[39], (c, r, shape.levels), f32),
+        calibration=part(
+            Calibration,
+            sigma=(f32, "channels", "rungs"),
+            standing=(f32, "channels", "rungs"),
+            quick=(f32, "channels", 1),
+            theta=(f32, "channels", "rungs", "levels"),
         ),
-        Filling(
-            array_at(address + at[40], (shape.correlated, shape.correlated), f32),
-            array_at(address + at[41], (c,), f32),
-            array_at(address + at[42], (c,), f32),
-            array_at(address + at[43], (c,), f32),
-            array_at(address + at[44], (c, 2), f32),
-            array_at(address + at[45], (c, 2), f32),
-            array_at(address + at[46], (1,), i64),
-            array_at(address + at[53], (c, 2), u8),
+        filling=part(
+            Filling,
+            covariance=(f32, "correlated", "correlated"),
+            error=(f32, "channels"),
+            swing=(f32, "channels"),
+            doubt=(f32, "channels"),
+            reach=(f32, "channels", 2),
+            width=(f32, "channels", 2),
+            missed=(i64, 1),
+            ends=(u8, "channels", 2),
         ),
-        Remainder(
-            array_at(address + at[47], (c, r), f32),
-            array_at(address + at[48], (c, r), f32),
-            array_at(address + at[49], (c, r, 2), f32),
-            array_at(address + at[50], (c, r, 2), f32),
-            array_at(address + at[51], (c, shape.cells), u16),
-            array_at(address + at[52], (c, shape.cells), u16),
+        errors=part(
+            Remainder,
+            size=(f32, "channels", "rungs"),
+            last=(f32, "channels", "rungs"),
+            means=(f32, "channels", "rungs", 2),
+            worth=(f32, "channels", "rungs", 2),
+            said=(u16, "channels", "cells"),
+            added=(u16, "channels", "cells"),
         ),
-    )
+    ),
+)

@@ -6,14 +6,15 @@ copying than calculating. So a kernel is given one array of where they begin (`G
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from streamrnn.kernels import inlined
 from streamrnn.kernels.columns import EXPERTS, Ladder, Plan, Seasons, Tracking
-from streamrnn.kernels.rowviews import Shape, array_at
+from streamrnn.kernels.rowviews import Shape
+from streamrnn.kernels.views import part, views
 from streamrnn.records import F32, F64, I64, Bool
 
 
@@ -206,101 +207,104 @@ def in_room(given: Given, rooms: Rooms, room: int) -> Given:
     )  # fmt: skip
 
 
-@inlined
-def settings_at(given: Given, shape: Shape) -> Settings:
-    """The arrays that `given_of` was given."""
-    where, horizon, k, r, q = given.where, given.horizon, given.seasons, shape.rungs, shape.levels
-    f32, f64, i64 = np.float32, np.float64, np.int64
-    return Settings(
-        Ladder(
-            array_at(where[0], (r,), i64),
-            array_at(where[1], (r,), i64),
-            array_at(where[2], (r,), i64),
-            array_at(where[3], (r,), i64),
-            array_at(where[4], (r,), i64),
-            array_at(where[5], (r,), f64),
-            array_at(where[6], (r,), f64),
-            array_at(where[7], (horizon,), f32),
+f32, f64, i64 = np.float32, np.float64, np.int64
+# The arrays that `given_of` was given.
+settings_at: Callable[[Given, Shape], Settings] = views(
+    "settings",
+    part(
+        Settings,
+        ladder=part(
+            Ladder,
+            h=(i64, "rungs"),
+            lower=(i64, "rungs"),
+            stride=(i64, "rungs"),
+            cells=(i64, "rungs"),
+            begin=(i64, "rungs"),
+            discount=(f64, "rungs"),
+            fade=(f64, "rungs"),
+            share=(f32, "horizon"),
         ),
-        Seasons(
-            array_at(where[8], (k,), i64),
-            array_at(where[9], (k,), i64),
-            array_at(where[10], (k,), f64),
-            array_at(where[11], (k,), i64),
-            array_at(where[12], (k,), i64),
-            given.keyed,
+        seasons=part(
+            Seasons,
+            bins=(i64, "seasons"),
+            cells=(i64, "seasons"),
+            per_step=(f64, "seasons"),
+            lag=(i64, "seasons"),
+            begin=(i64, "seasons"),
+            keyed="keyed",
         ),
-        Plan(
-            array_at(where[13], (EXPERTS,), i64),
-            array_at(where[14], (EXPERTS,), i64),
-            array_at(where[15], (EXPERTS,), i64),
-            array_at(where[16], (given.members,), i64),
-            given.cross,
+        plan=part(
+            Plan,
+            place=(i64, EXPERTS),
+            kept=(i64, EXPERTS),
+            wakes=(i64, EXPERTS),
+            members=(i64, "members"),
+            cross="cross",
         ),
-        Tracking(
-            array_at(where[17], (q,), f64),
-            array_at(where[18], (q,), f64),
-            array_at(where[19], (q,), f64),
-            array_at(where[20], (q,), f64),
-            array_at(where[21], (q,), f64),
-            array_at(where[22], (r, q), f64),
-            array_at(where[23], (r,), f64),
-            array_at(where[24], (r,), f64),
-            array_at(where[25], (r,), f64),
+        tracking=part(
+            Tracking,
+            level=(f64, "levels"),
+            normal=(f64, "levels"),
+            up=(f64, "levels"),
+            furthest=(f64, "levels"),
+            most=(f64, "levels"),
+            limit=(f64, "rungs", "levels"),
+            root=(f64, "rungs"),
+            per_step=(f64, "rungs"),
+            keeps=(f64, "rungs"),
         ),
-        given.regular,
-        array_at(where[26], (r, 2), f32),
-    )
-
-
-@inlined
-def scratch_at(given: Given, shape: Shape) -> Scratch:
-    """The arrays that `given_of` was given."""
-    where, horizon, widest, channels, rungs = given.where, given.horizon, given.widest, shape.channels, shape.rungs
-    f32, f64, i64 = np.float32, np.float64, np.int64
-    return Scratch(
-        array_at(where[27], (channels,), f32),
-        array_at(where[28], (channels,), np.bool_),
-        array_at(where[29], (channels,), i64),
-        array_at(where[30], (EXPERTS,), f32),
-        array_at(where[31], (rungs,), f32),
-        array_at(where[32], (rungs,), f32),
-        array_at(where[33], (widest,), f32),
-        array_at(where[34], (4,), f32),
-        array_at(where[35], (4,), f32),
-        array_at(where[36], (1 + horizon,), f32),
-        array_at(where[37], (EXPERTS, horizon), f32),
-        array_at(where[38], (horizon,), f32),
-        array_at(where[39], (channels, horizon), f32),
-        array_at(where[40], (horizon,), f32),
-        array_at(where[41], (channels, given.inputs), f32),
-        array_at(where[42], (given.waves,), f32),
-        array_at(where[43], (channels, rungs), f32),
-        array_at(where[44], (channels, rungs), f32),
-        array_at(where[45], (rungs,), i64),
-        array_at(where[46], (rungs,), i64),
-        array_at(where[47], (rungs,), i64),
-        array_at(where[48], (rungs,), i64),
-        array_at(where[49], (rungs,), i64),
-        array_at(where[50], (rungs,), i64),
-        array_at(where[51], (widest, widest + rungs), f32),
-        array_at(where[52], (widest,), f32),
-        array_at(where[53], (shape.levels, horizon), f64),
-        array_at(where[54], (rungs,), f64),
-        array_at(where[55], (2,), f32),
-        array_at(where[56], (channels,), f64),
-        array_at(where[57], (channels, channels), f64),
-        array_at(where[58], (channels, channels), f64),
-        array_at(where[59], (channels, channels), f64),
-        array_at(where[60], (channels,), f64),
-        array_at(where[61], (channels,), f64),
-        array_at(where[62], (channels,), f64),
-        array_at(where[63], (channels,), f64),
-        array_at(where[64], (channels,), f64),
-        array_at(where[65], (channels, 2), f64),
-        array_at(where[66], (channels,), f64),
-        array_at(where[67], (channels,), i64),
-        array_at(where[68], (channels,), i64),
-        array_at(where[69], (channels,), i64),
-        array_at(where[70], (channels,), i64),
-    )
+        regular="regular",
+        credit=(f32, "rungs", 2),
+    ),
+)
+scratch_at: Callable[[Given, Shape], Scratch] = views(
+    "scratch",
+    part(
+        Scratch,
+        x=(f32, "channels"),
+        came=(np.bool_, "channels"),
+        seen=(i64, "channels"),
+        said=(f32, EXPERTS),
+        moves=(f32, "rungs"),
+        labels=(f32, "rungs"),
+        features=(f32, "widest"),
+        wave=(f32, 4),
+        wave_ago=(f32, 4),
+        level=(f32, ("horizon", 1)),
+        foreseen=(f32, EXPERTS, "horizon"),
+        raw=(f32, "horizon"),
+        mean=(f32, "channels", "horizon"),
+        added=(f32, "horizon"),
+        shown=(f32, "channels", "inputs"),
+        calendar=(f32, "waves"),
+        says=(f32, "channels", "rungs"),
+        share=(f32, "channels", "rungs"),
+        due=(i64, "rungs"),
+        cell=(i64, "rungs"),
+        newest=(i64, "rungs"),
+        origin=(i64, "rungs"),
+        turn=(i64, "rungs"),
+        label_at=(i64, "rungs"),
+        work=(f32, "widest", ("widest", "rungs")),
+        inverse=(f32, "widest"),
+        offsets=(f64, "levels", "horizon"),
+        sigma=(f64, "rungs"),
+        phases=(f32, 2),
+        residual=(f64, "channels"),
+        left=(f64, "channels", "channels"),
+        part=(f64, "channels", "channels"),
+        joint=(f64, "channels", "channels"),
+        solved=(f64, "channels"),
+        explained=(f64, "channels"),
+        shifts=(f64, "channels"),
+        apart=(f64, "channels"),
+        noise=(f64, "channels"),
+        bounds=(f64, "channels", 2),
+        none=(f64, "channels"),
+        known=(i64, "channels"),
+        missing=(i64, "channels"),
+        but=(i64, "channels"),
+        everyone=(i64, "channels"),
+    ),
+    after="settings",
+)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from streamrnn.kernels import compiled, inlined
+from streamrnn.kernels import compiled, folded, inlined
 from streamrnn.records import F32, F64, I32, I64, U8, U64, Bool
 
 DIGITS = 3  # decimal places below the leading digit of the scale
@@ -79,10 +79,16 @@ def _put_integer(buffer: U8, at: int, value: Any) -> int:
     return at + digits
 
 
+@folded
+def _put_whole(buffer: U8, at: int, value: Any) -> int:
+    """As `_put_integer`, for all that is not written number by number."""
+    return _put_integer(buffer, at, value)
+
+
 @compiled
 def _put_exponent(buffer: U8, at: int, exponent: int) -> int:
     buffer[at] = 101
-    return _put_integer(buffer, at + 1, exponent)
+    return _put_whole(buffer, at + 1, exponent)
 
 
 @compiled
@@ -249,7 +255,7 @@ def _put_ms(buffer: U8, at: int, us: int) -> int:
     if us < 0 and fraction > 0 and size < 1000:
         buffer[at] = 45  # "-0.5": the whole part alone would lose the sign
         at += 1
-    at = _put_integer(buffer, at, size // 1000 if us >= 0 else -(size // 1000))
+    at = _put_whole(buffer, at, size // 1000 if us >= 0 else -(size // 1000))
     if fraction > 0:
         buffer[at] = 46
         _put_digits(buffer, at + 1, fraction, 3)
@@ -259,7 +265,7 @@ def _put_ms(buffer: U8, at: int, us: int) -> int:
     return at
 
 
-@inlined
+@folded
 def _put_piece(buffer: U8, at: int, pieces: U8, edges: I64, piece: int) -> int:
     for k in range(edges[piece], edges[piece + 1]):
         buffer[at] = pieces[k]
@@ -330,7 +336,7 @@ def write_forecasts(
         at = _put_piece(buffer, at, pieces, edges, TRUE if warm[i] else FALSE)
         for k in range(2):
             at = _put_piece(buffer, at, pieces, edges, SOURCE + k)  # then OFFSET
-            at = _put_integer(buffer, at, np.int64(partition[i]) if k == 0 else offset[i])
+            at = _put_whole(buffer, at, np.int64(partition[i]) if k == 0 else offset[i])
         at = _put_piece(buffer, at, pieces, edges, END)
         ends[i] = at
     return len(mean)

@@ -201,7 +201,8 @@ def shape_of(spec: StreamSpec, table: SeriesTable) -> tuple[U8, Shape]:
         at, block.size, len(spec.channels), length("x", 2), length("known", 2), length("deviation", 2), length("phases", 1),
         length("phases", 2), length("profile", 2), length("means", 3), length("deviation_means", 3), length("sizes", 2),
         length("week", 2),
-        length("moves_right", 3), length("moves_gram", 2), length("deviations_right", 3), length("deviations_gram", 2),
+        length("moves_right", 3), length("moves_gram", 2), length("moves_seen", 2),
+        length("deviations_right", 3), length("deviations_gram", 2), length("deviations_seen", 2),
         length("losses", 2), length("losses", 3), length("stack_right", 3), length("stack_gram", 3), length("pend_mean", 2),
         length("pend_moves", 3), length("pend_offsets", 3), length("covariance", 1),
     )  # fmt: skip

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from streamrnn.kernels import inlined
+from streamrnn.kernels import folded, inlined
 from streamrnn.kernels.columns import HALF_LIVES, LEVELS, History, Real, Seasons, within
 from streamrnn.kernels.experts.history import PROFILE_RATE
 from streamrnn.records import F32
@@ -52,7 +52,7 @@ def waves(place: float, cells: int, out: F32) -> None:
         out[2 * q + 1] = np.float32(np.cos(angle) + 1.0) - np.float32(1.0)
 
 
-@inlined
+@folded
 def look(c: int, x_at: int, at: int, ago: int, cross: bool, wave: F32, history: History, seen: F32) -> None:
     """`seen` [feature] ← what the expert sees at places of the two rings; `ago` 1: with the means of then, a horizon ago."""
     length, ring = history.x.shape[1], history.deviation.shape[1]

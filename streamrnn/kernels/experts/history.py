@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from streamrnn.kernels import inlined, inner
+from streamrnn.kernels import folded, inlined, inner
 from streamrnn.kernels.columns import HALF_LIVES, LEVELS, Filling, History, Real, Seasons, within
 from streamrnn.records import F32, I64, U16, Bool
 
@@ -103,7 +103,7 @@ def move_anchor(c: int, to: float, history: History, filling: Filling, seasons: 
         history.means[c, 1, k] -= units
 
 
-@inlined
+@folded
 def value_at(profile: F32, visits: U16, begin: int, cells: int, place: float) -> Real:
     """A profile's value at a place among its bins: a line between two; NaN where it was never seen.
 
@@ -121,7 +121,7 @@ def value_at(profile: F32, visits: U16, begin: int, cells: int, place: float) ->
     return value
 
 
-@inlined
+@folded
 def _moved(
     c: int, season: int, place: float, x: Real, by: Real, rate: float, history: History, seasons: Seasons
 ) -> None:
@@ -144,14 +144,14 @@ def _moved(
             history.visits[c, at] = visits + 1
 
 
-@inlined
+@folded
 def _run(means: F32, horizon_ago: int, x: Real, age: int, limit: Real) -> None:
     for k in range(LEVELS):
         rate = np.float32(max(RATES[k], 1.0 / (age + 1.0)))
         means[horizon_ago, k] += rate * within(x - means[horizon_ago, k], limit)
 
 
-@inlined
+@folded
 def believed(week: F32) -> Real:
     """How far the second profile is believed: by the share of the first one's deviations that it has explained, past days of
     which it knew nothing."""

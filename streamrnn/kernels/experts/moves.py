@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from streamrnn.kernels import inlined
+from streamrnn.kernels import folded
 from streamrnn.kernels.columns import HALF_LIVES, LEVELS, History, within
 from streamrnn.records import F32
 
@@ -33,7 +33,7 @@ def feature_names(channel: str, channels: Sequence[str], cross: bool) -> list[st
     ]
 
 
-@inlined
+@folded
 def look(c: int, at: int, ago: int, cross: bool, history: History, seen: F32) -> None:
     """`seen` [feature] ← what the expert sees `at` a place of the ring; `ago` 1: with the means of then, a horizon ago."""
     length = history.x.shape[1]
