@@ -1406,7 +1406,7 @@ def _inferred(documents: Documents, notes: list[str]) -> tuple[dict[str, Any], l
     if series is None and long is None and _keys(documents) is None and time is not None and not time_at:
         series = _telling_apart(leaves, elements, time.path)
         if series is not None:
-            notes.append(f"series: {series}, which tells ticks of the same time apart (decode.series)")
+            notes.append(f"series: {series}, which is what ticks of the same time differ in (decode.series)")
     numbers = {path: leaf for path, leaf in numbers.items() if series_at or path != series}
     if long is not None:
         decode["channel"], decode["value"] = long

@@ -294,7 +294,7 @@ def fill(
         if filling.reach[c, 0] <= filling.reach[c, 1] and unit > 0.0:
             last = history.x[c, before]
             low, high = _end(c, 0, last, further, unit, filling), _end(c, 1, last, further, unit, filling)
-            value = np.float64(min(max(value, low), high))
+            value = min(max(value, low), high)
         x[c] = np.float32(value)
         variance = noise[c] + _step(explained[c], np.float64(filling.width[c, 0]))
         if row >= 0:

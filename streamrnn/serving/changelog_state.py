@@ -46,7 +46,7 @@ class ChangelogState:
     cycle: Cycle | None = None
     waiting: Checkpoint | None = None  # its rows are acknowledged; it waits for its offset to be committed
     end: int = -1  # of the changelog, as far as it is acknowledged; -1: not known
-    unacknowledged: int = 0  # records appended behind it
+    unacknowledged: int = 0  # records appended after it
     zombie_writes: int = 0
     due: bool = False  # states wait to be written though nothing has come: they were carried from another meaning
 

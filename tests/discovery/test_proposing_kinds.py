@@ -130,8 +130,8 @@ def test_deleted_rows_are_no_readings(write: Callable[[str], str]) -> None:
 
     sample = every_second(change)
     proposal = check(sample, {"a"}, {"temp"})
-    gone = [Plain(json.dumps(change(9, kind)).encode(), timestamp=T0) for kind in ("delete", "update")]
-    found, refused, skipped = reading(proposal, gone)
+    deleted = [Plain(json.dumps(change(9, kind)).encode(), timestamp=T0) for kind in ("delete", "update")]
+    found, refused, skipped = reading(proposal, deleted)
     assert (found[2], refused, [each.reason for each in skipped]) == (T0 + 9000, [], ["where"])
 
 

@@ -155,7 +155,7 @@ def test_a_local_time_that_there_is_not_is_refused(text: str) -> None:
         ("2025-11-24 16:00:00.123+00", T0 + 123), ("2025-11-24T17:00:00.1234567890+0100", T0 + 123.456), ("2025-11-24 16:00:00 UTC", T0),
         ("2025-11-24 16:00:00 -00", T0), ("2025-11-24 12:30:00 -0330", T0), ("2025-11-24 16:00:00 GMT", T0), ("2025-11-24 16:00:00 CET", None),
         ("2025-11-24 16:00:00+9", None), ("2025-11-24 16:00:60+00", None), ("2025-11-24 16:00:00+9900", None), ("2025-11-24 16:00:00", None),
-        # Java leaves out seconds that are zero, and puts the zone's name behind; the basic format has no signs between.
+        # Java leaves out seconds that are zero, and puts the zone's name last; the basic format has no signs between.
         ("2025-11-24T16:00Z", T0), ("2025-11-24T17:00+01:00", T0), ("2025-11-24T17:00:00.5+01:00[Europe/Berlin]", T0 + 500),
         ("2025-11-24T16:00:00Z[UTC]", T0), ("20251124T160000Z", T0), ("20251124T170000.25+0100", T0 + 250), ("20251124T1600Z", T0),
         ("2025-11-24T16:00:00,5Z", T0 + 500), ("20251124T160000", None), ("2025-11-24T24:00Z", None), ("2025-W48-1T16:00:00Z", None),
